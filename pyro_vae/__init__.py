@@ -1,0 +1,39 @@
+"""Variational autoencoders as Pyro programs: train any model/guide pair, and measure what it is worth.
+
+A pair is two Pyro functions, `model(x, *args)` and `guide(x, *args)`, with the same latent sites.
+"""
+
+from importlib.metadata import version
+
+from pyro_vae import conditionals, data, elbo, evaluate, models, nets, plots, priors
+from pyro_vae.evaluate import bound, log_marginal, preflight, reconstruct, sample
+from pyro_vae.fit import fit
+from pyro_vae.guard import NonFiniteLoss
+from pyro_vae.history import History
+from pyro_vae.models import VAE
+from pyro_vae.runs import load_run
+from pyro_vae.svi import SVI
+
+__version__ = version("pyro-vae")
+
+__all__ = [
+    "SVI",
+    "VAE",
+    "History",
+    "NonFiniteLoss",
+    "bound",
+    "conditionals",
+    "data",
+    "elbo",
+    "evaluate",
+    "fit",
+    "load_run",
+    "log_marginal",
+    "models",
+    "nets",
+    "plots",
+    "preflight",
+    "priors",
+    "reconstruct",
+    "sample",
+]

@@ -1,0 +1,65 @@
+"""What likelihoods and posteriors share: a module that turns features into a distribution, and bounded scales."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.nets import as_sizes, leading_shape
+
+__all__ = ["Conditional", "bounded_exp", "soft_bound"]
+
+
+def soft_bound(x: Tensor) -> Tensor:
+    """Squeeze `x` into (-7, 7): the identity on [-3, 3], `3 + t / (1 + t / 4)` at `3 + t`, odd.
+
+    Monotone, with a continuous derivative. The derivative falls off like `1 / t**2`, so a feature that ran away
+    can come back, where `tanh` or `softplus` would leave it with a gradient of zero. It costs five elementwise
+    operations and no transcendental one.
+    """
+    core = x.clamp(-3.0, 3.0)
+    rest = x - core
+    return torch.addcdiv(core, rest, rest.abs() + 4.0, value=4.0)
+
+
+def bounded_exp(log_scale: Tensor) -> Tensor:
+    """`exp(soft_bound(log_scale))`, a scale between 0.0009 and 1097.
+
+    A raw `exp` sooner or later meets an input that it blows up on: unbounded scales gave test ELBOs of -1e24.
+
+    >>> bounded_exp(torch.tensor([-1e4, 0.0, 1e4])).log().round(decimals=1)
+    tensor([-7.,  0.,  7.])
+    """
+    return soft_bound(log_scale).exp()
+
+
+class Conditional(nn.Module):
+    """A distribution whose parameters are features `h`: a module `(*, *param_shape) -> Distribution`.
+
+    The distribution has batch shape `*` and event shape `event_shape`. A subclass says how in `distribution`.
+    Half-precision features are raised to float32 first: log-probabilities summed in half precision are useless.
+
+    Args:
+        event_shape: shape of one datum or one latent.
+        param_shape: shape of the features for one, what the network before must emit.
+
+    Raises:
+        ValueError: for sizes below one, or features of another shape.
+    """
+
+    def __init__(self, event_shape: int | Sequence[int], param_shape: int | Sequence[int]) -> None:
+        super().__init__()
+        self.event_shape = as_sizes(event_shape, "event_shape")
+        self.param_shape = as_sizes(param_shape, "param_shape")
+
+    def forward(self, h: Tensor) -> Any:
+        leading_shape(h, self.param_shape, type(self).__name__)
+        return self.distribution(h.float() if h.dtype in (torch.float16, torch.bfloat16) else h)
+
+    def distribution(self, h: Tensor) -> Any:
+        """The `pyro.distributions` object for features `h`, whose shape is already checked."""
+        raise NotImplementedError(f"{type(self).__name__} must define distribution(h)")
+
+    def extra_repr(self) -> str:
+        return f"event_shape={tuple(self.event_shape)}, param_shape={tuple(self.param_shape)}"

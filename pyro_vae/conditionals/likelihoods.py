@@ -1,0 +1,325 @@
+"""Likelihoods p(x|z): decoder features -> a distribution over the data."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from pyro_vae.conditionals.base import Conditional, bounded_exp
+from pyro_vae.conditionals.distributions import (
+    BatchOptimalNormal,
+    DiscretizedLogisticMixture,
+    ExactContinuousBernoulli,
+    Grid,
+    GridCategorical,
+)
+from pyro_vae.nets import as_sizes, same_shape
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Laplace",
+    "Likelihood",
+    "Normal",
+    "Poisson",
+]
+
+
+class Likelihood(Conditional):
+    """A distribution over data with independent elements, `(*, m C, ...) -> (*, C, ...)`.
+
+    The m parameters of an element lie along the first event axis: features `[p * C + c]` are parameter p of
+    channel c, so that a convolutional decoder emits m C channels. A subclass gives the distribution of the
+    elements in `elements`, and in `features_at` features that it has a given mean at.
+
+    Attributes:
+        discrete: whether p is a mass function, so that bits/dim need no correction for the size of a level.
+        support: the constraint that each element of the data meets.
+
+    Args:
+        shape: shape of one datum, an int or `(C, H, W)`.
+        parameters: m, the number of parameters per element.
+    """
+
+    discrete: ClassVar[bool] = False
+    support: constraints.Constraint
+
+    def __init__(self, shape: int | Sequence[int], parameters: int = 1) -> None:
+        sizes = as_sizes(shape, "shape")
+        super().__init__(sizes, (parameters * sizes[0], *sizes[1:]))
+
+    def distribution(self, h: Tensor) -> TorchDistributionMixin:
+        return self.elements(h).to_event(len(self.event_shape))
+
+    def elements(self, h: Tensor) -> Any:
+        """The distribution with batch shape `(*, *event_shape)` and no event dimension."""
+        raise NotImplementedError(f"{type(self).__name__} must define elements(h)")
+
+    def split(self, h: Tensor) -> Tensor:
+        """Features `(*, m C, ...)` with the m parameters last: `(*, C, ..., m)`."""
+        rank = len(self.event_shape)
+        return h.unflatten(-rank, (-1, self.event_shape[0])).movedim(-rank - 1, -1)
+
+    def join(self, parameters: Tensor) -> Tensor:
+        """The inverse of `split`."""
+        rank = len(self.event_shape)
+        return parameters.movedim(-1, -rank - 1).flatten(-rank - 1, -rank)
+
+    def init_features(self, data_mean: Tensor) -> Tensor | None:
+        """Features, of shape `param_shape`, whose distribution has mean `data_mean`: a start for the output bias.
+
+        Means on the edge of the support are moved inside. None where a likelihood offers no such start.
+
+        Args:
+            data_mean: mean of the training data, of shape `event_shape`.
+
+        Raises:
+            ValueError: for a mean of another shape.
+        """
+        same_shape(data_mean, self.event_shape, f"{type(self).__name__}.init_features")
+        with torch.no_grad():
+            return self.features_at(data_mean)
+
+    def features_at(self, mean: Tensor) -> Tensor | None:
+        """`init_features` for a checked mean."""
+        return None
+
+    def _solve(self, features: Callable[[Tensor], Tensor], mean: Tensor) -> Tensor:
+        """`features(t)` for the t in [-50, 50], found by bisection, at which the mean, increasing in t, is `mean`.
+
+        Means are clipped to [0.05, 0.95]: a density on [0, 1] with a mean nearer to the edge is so steep that it
+        gives a rare bright pixel hundreds of nats, which is no place to start from.
+        """
+        target = mean.cpu().double().clamp(0.05, 0.95)
+        low, high = torch.full_like(target, -50.0), torch.full_like(target, 50.0)
+        for _ in range(50):
+            middle = (low + high) / 2
+            below = self.elements(features(middle)).mean < target
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return features(low).to(mean)
+
+
+class Bernoulli(Likelihood):
+    """`p(x = 1) = sigmoid(h)` for binary data. With validation on, grey pixels are refused.
+
+    >>> Bernoulli((1, 28, 28))(torch.zeros(8, 1, 28, 28)).log_prob(torch.ones(8, 1, 28, 28)).shape
+    torch.Size([8])
+    """
+
+    discrete = True
+    support = constraints.boolean
+
+    def __init__(self, shape: int | Sequence[int]) -> None:
+        super().__init__(shape)
+
+    def elements(self, h: Tensor) -> TorchDistributionMixin:
+        return dist.Bernoulli(logits=h)
+
+    def features_at(self, mean: Tensor) -> Tensor:
+        return torch.logit(mean, eps=0.001)  # clipped as in Burda et al. 2016, arXiv 1509.00519
+
+
+class ContinuousBernoulli(Likelihood):
+    """`p(x) = h exp(h x) / (exp(h) - 1)` for data in [0, 1], a density, where grey pixels under a Bernoulli have none.
+
+    Loaiza-Ganem & Cunningham 2019, arXiv 1907.06845.
+    """
+
+    support = constraints.unit_interval
+
+    def __init__(self, shape: int | Sequence[int]) -> None:
+        super().__init__(shape)
+
+    def elements(self, h: Tensor) -> TorchDistributionMixin:
+        return ExactContinuousBernoulli(logits=h)
+
+    def features_at(self, mean: Tensor) -> Tensor:
+        return self._solve(lambda logits: logits, mean)
+
+
+class _LocationScale(Likelihood):
+    """A family with a location from the network and a scale that is fixed, learned or from the network too."""
+
+    support = constraints.real
+    family: ClassVar[Any]
+    choices: ClassVar[tuple[str, ...]] = ("shared", "pixel")
+    log_scale: Tensor
+
+    def __init__(self, shape: int | Sequence[int], scale: float | str) -> None:
+        if isinstance(scale, str):
+            if scale not in self.choices:
+                raise ValueError(f"scale must be a positive number or one of {self.choices}, got {scale!r}")
+        elif not 0 < scale < math.inf:
+            raise ValueError(f"scale must be positive and finite, got {scale!r}")
+        super().__init__(shape, 2 if scale == "pixel" else 1)
+        self.scale = scale
+        if scale == "shared":
+            self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def elements(self, h: Tensor) -> TorchDistributionMixin:
+        if self.scale == "pixel":
+            loc, log_scale = self.split(h).unbind(-1)
+            return self.family(loc, bounded_exp(log_scale))
+        if self.scale == "shared":
+            return self.family(h, bounded_exp(self.log_scale))
+        return self.family(h, h.new_full((), float(self.scale)))
+
+    def features_at(self, mean: Tensor) -> Tensor:
+        return self.join(torch.stack([mean, torch.zeros_like(mean)], -1)) if self.scale == "pixel" else mean.clone()
+
+
+class Normal(_LocationScale):
+    """`p(x) = Normal(h, scale)` for real data.
+
+    With `scale="optimal"` the training mode scores data under the variance that is best for the batch, its mean
+    squared error over data, particles and elements, with gradients through it (masked data count too). That is a
+    valid objective, but no density of one datum: it has seen the batch. Call `eval()` before evaluating; then the
+    scale is a running average from training, one until there was any. The average moves only while gradients are
+    recorded.
+
+    Args:
+        shape: shape of one datum.
+        scale: a positive number; "shared", one learned scale (sigma-VAE, Rybkin et al. 2021, arXiv 2006.13202);
+            "pixel", one per element from the network, m = 2; "optimal", see above.
+
+    >>> Normal((3, 8, 8), "pixel").param_shape
+    torch.Size([6, 8, 8])
+    """
+
+    family = dist.Normal
+    choices = ("shared", "pixel", "optimal")
+    updates: Tensor
+
+    def __init__(
+        self, shape: int | Sequence[int], scale: float | Literal["shared", "pixel", "optimal"] = "shared"
+    ) -> None:
+        super().__init__(shape, scale)
+        if scale == "optimal":
+            self.register_buffer("log_scale", torch.zeros(()))
+            self.register_buffer("updates", torch.zeros(()))
+
+    def elements(self, h: Tensor) -> TorchDistributionMixin:
+        if self.scale != "optimal":
+            return super().elements(h)
+        scale = self.log_scale.exp()
+        if not self.training:
+            return dist.Normal(h, scale)
+        normal = BatchOptimalNormal(h, scale)
+        normal.observe = self._observe
+        return normal
+
+    def _observe(self, log_scale: Tensor) -> None:
+        with torch.no_grad():
+            self.updates.add_(1)
+            # a plain average of the first hundred batches, so that the initial value leaves no trace
+            self.log_scale.lerp_(log_scale.to(self.log_scale.dtype), self.updates.reciprocal().clamp_min(0.01))
+
+
+class Laplace(_LocationScale):
+    """`p(x) = Laplace(h, scale)` for real data: an absolute error where `Normal` has a squared one.
+
+    Args:
+        shape: shape of one datum.
+        scale: a positive number; "shared", one learned scale; "pixel", one per element from the network, m = 2.
+    """
+
+    family = dist.Laplace
+
+    def __init__(self, shape: int | Sequence[int], scale: float | Literal["shared", "pixel"] = "shared") -> None:
+        super().__init__(shape, scale)
+
+
+class _Levels(Likelihood):
+    """A mass function over the values `k / (levels - 1)`."""
+
+    discrete = True
+
+    def __init__(self, shape: int | Sequence[int], parameters: int, levels: int) -> None:
+        if levels < 2:
+            raise ValueError(f"levels must be at least 2, got {levels}")
+        super().__init__(shape, parameters)
+        self.levels = levels
+        self.support = Grid(levels)
+
+
+class Categorical(_Levels):
+    """A free mass function per element, `p(x = k / (levels - 1)) = softmax(h)[k]`, m = levels.
+
+    Data are floats in [0, 1] on the levels; with validation on, others are refused, without it they are rounded.
+
+    Args:
+        shape: shape of one datum.
+        levels: number of values, 256 for bytes.
+    """
+
+    def __init__(self, shape: int | Sequence[int], levels: int = 256) -> None:
+        super().__init__(shape, levels, levels)
+
+    def elements(self, h: Tensor) -> TorchDistributionMixin:
+        return GridCategorical(self.split(h))
+
+    def features_at(self, mean: Tensor) -> Tensor:
+        def tilted(slope: Tensor) -> Tensor:  # of all mass functions with this mean, the one of greatest entropy
+            return self.join(slope.unsqueeze(-1) * torch.linspace(0, 1, self.levels, dtype=slope.dtype))
+
+        return self._solve(tilted, mean)
+
+
+class DiscretizedLogistic(_Levels):
+    """A mixture of logistics rounded to the levels, m = 3 mixtures: log-weights, locations, log-scales.
+
+    Salimans et al. 2017 (PixelCNN++), arXiv 1701.05517, without the autoregression over channels. Locations and
+    scales are in units where the values run from -1 to 1. Data are floats in [0, 1] on the levels; with validation
+    on, others are refused, without it they are rounded.
+
+    Args:
+        shape: shape of one datum.
+        mixtures: number of components per element.
+        levels: number of values, 256 for bytes.
+    """
+
+    def __init__(self, shape: int | Sequence[int], mixtures: int = 5, levels: int = 256) -> None:
+        if mixtures < 1:
+            raise ValueError(f"mixtures must be at least 1, got {mixtures}")
+        super().__init__(shape, 3 * mixtures, levels)
+        self.mixtures = mixtures
+
+    def elements(self, h: Tensor) -> TorchDistributionMixin:
+        logits, loc, log_scale = self.split(h).chunk(3, -1)
+        return DiscretizedLogisticMixture(logits, loc, bounded_exp(log_scale), self.levels)
+
+    def features_at(self, mean: Tensor) -> Tensor:
+        def shifted(shift: Tensor) -> Tensor:
+            # narrow components side by side: equal ones would stay equal
+            spread = (
+                torch.linspace(-0.5, 0.5, self.mixtures, dtype=shift.dtype) if self.mixtures > 1 else shift[..., :0]
+            )
+            loc = shift.unsqueeze(-1) + spread
+            return self.join(torch.cat([torch.zeros_like(loc), loc, torch.full_like(loc, -1.5)], -1))
+
+        return self._solve(shifted, mean)
+
+
+class Poisson(Likelihood):
+    """`p(x) = Poisson(softplus(h) + 1e-6)` for counts. The small rate keeps every count possible."""
+
+    discrete = True
+    support = constraints.nonnegative_integer
+
+    def __init__(self, shape: int | Sequence[int]) -> None:
+        super().__init__(shape)
+
+    def elements(self, h: Tensor) -> TorchDistributionMixin:
+        return dist.Poisson(softplus(h) + 1e-6)
+
+    def features_at(self, mean: Tensor) -> Tensor:
+        rate = (mean - 1e-6).clamp_min(0.001)
+        return rate + torch.log(-torch.expm1(-rate))

@@ -1,0 +1,71 @@
+"""What SVI optimises: estimators by name, and the weights on their KL."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import pyro.infer
+
+from pyro_vae.elbo.bounds import MeanField, TensorELBO, Trace
+from pyro_vae.elbo.weights import Cyclical, Schedule, Warmup, WeightedKL
+
+__all__ = [
+    "Cyclical",
+    "MeanField",
+    "Schedule",
+    "TensorELBO",
+    "Trace",
+    "Warmup",
+    "WeightedKL",
+    "make",
+    "names",
+    "register",
+]
+
+_REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
+    "mean_field": MeanField,
+    "trace": Trace,
+    "trace_graph": pyro.infer.TraceGraph_ELBO,
+    "enum": pyro.infer.TraceEnum_ELBO,
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `make` knows."""
+    return tuple(_REGISTRY)
+
+
+def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:
+    """Let `make(name, num_particles=..., **options)` build an ELBO of your own."""
+    if name in _REGISTRY:
+        raise ValueError(f"an ELBO named {name!r} is registered already; known are {', '.join(_REGISTRY)}")
+    _REGISTRY[name] = factory
+
+
+def make(name: str | pyro.infer.ELBO, *, num_particles: int = 1, **options: Any) -> pyro.infer.ELBO:
+    """Build an estimator by name; an ELBO object passes through.
+
+    >>> make("mean_field", num_particles=5).num_particles
+    5
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, with the nearest known one; or if options come with a ready object.
+    """
+    if isinstance(name, pyro.infer.ELBO):
+        if num_particles not in (1, name.num_particles) or options:
+            raise ValueError(
+                f"elbo is an object, {type(name).__name__}(num_particles={name.num_particles}): give num_particles and "
+                "options to its constructor, or pass its name"
+            )
+        return name
+    if not isinstance(name, str):
+        raise TypeError(f"elbo must be a name or a pyro.infer.ELBO object, got {type(name).__name__}")
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown ELBO {name!r}{hint} Known are {', '.join(_REGISTRY)}")
+    return _REGISTRY[name](num_particles=num_particles, **options)

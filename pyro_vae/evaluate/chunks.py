@@ -1,0 +1,70 @@
+"""Work over data and particles cut to a memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pyro_vae.elbo.tracing import fork_rng
+
+__all__ = ["check_data", "default_memory", "row_bytes", "slices", "take"]
+
+
+def check_data(args: tuple[Any, ...]) -> int:
+    """The number of data in `args[0]`; every tensor in `args` with as many rows counts as per-datum."""
+    if not args or not isinstance(args[0], Tensor):
+        came = type(args[0]).__name__ if args else "nothing"
+        raise TypeError(f"the first argument after the pair must be the tensor of data, (N, ...), got {came}")
+    if args[0].dim() == 0 or len(args[0]) == 0:
+        raise ValueError(f"the data must have at least one row, got shape {tuple(args[0].shape)}")
+    return len(args[0])
+
+
+def take(args: tuple[Any, ...], start: int, stop: int) -> tuple[Any, ...]:
+    """Rows `start:stop` of every per-datum tensor in `args`; other arguments pass unchanged."""
+    n = len(args[0])
+    return tuple(a[start:stop] if isinstance(a, Tensor) and a.dim() > 0 and len(a) == n else a for a in args)
+
+
+def slices(total: int, size: int) -> Iterator[tuple[int, int]]:
+    """Consecutive (start, stop) that cover `range(total)`, the last one possibly shorter."""
+    for start in range(0, total, size):
+        yield start, min(start + size, total)
+
+
+class _LargestTensor(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        # a view, of a weight matrix say, takes no memory of its own
+        old = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() not in old:
+                self.bytes = max(self.bytes, leaf.untyped_storage().nbytes())
+        return out
+
+
+def row_bytes(run: Callable[[], Any], rows: int) -> int:
+    """Estimated peak bytes for one row (one datum and particle) of `run`, which works on `rows` of them.
+
+    Without autograd few intermediates live at once; eight of the largest size is what dense and convolutional pairs
+    were seen to stay under.
+    """
+    with torch.no_grad(), fork_rng(), _LargestTensor() as largest:
+        run()
+    return max(1, 8 * largest.bytes // rows)
+
+
+def default_memory(device: torch.device) -> int:
+    """Bytes that an evaluation may use when nothing is said: half of a GPU's free memory, 512 MiB on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return 512 * 2**20

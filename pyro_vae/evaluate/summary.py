@@ -1,0 +1,128 @@
+"""The figures of a trained pair on one data set, in one small table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pyro_vae.elbo.tracing import trace_pair
+from pyro_vae.evaluate.bound import bound
+from pyro_vae.evaluate.chunks import take
+from pyro_vae.evaluate.likelihood import log_marginal
+
+__all__ = ["Summary", "summarize"]
+
+
+@dataclass(frozen=True, repr=False)
+class Summary:
+    """ELBO, its terms and log p(x) of a data set.
+
+    Means over the data in nats per datum. `log_prob_error` is the Monte Carlo error of `log_prob` on these data,
+    `log_prob_sampling_error` its error as an estimate for the population. `bits_per_dim` is `-log_prob / (D log 2)`
+    over the D observed elements of a datum; where `density` is set the observations are continuous, so `log_prob` is a
+    log-density and can have any sign.
+    """
+
+    elbo: float
+    log_likelihood: float
+    kl: float
+    log_prob: float
+    log_prob_error: float
+    log_prob_sampling_error: float
+    bits_per_dim: float
+    density: bool
+    ess_median: float
+    num_samples: int
+    num_data: int
+    data: str = ""
+    binarize: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, ready for JSON."""
+        return asdict(self)
+
+    def table(self) -> Table:
+        """The figures as a rich table."""
+        of = f" of {self.data}" if self.data else ""
+        binary = f", binarize={self.binarize}" if self.binarize else ""
+        table = Table(title=f"{self.num_data} data{of}{binary}", title_justify="left")
+        table.add_column("")
+        table.add_column("nats per datum", justify="right")
+        table.add_column("bits/dim", justify="right")
+        per_bit = self.bits_per_dim / -self.log_prob
+        rows = [
+            ("ELBO", self.elbo, 0.0),
+            ("  reconstruction E[log p(x|z)]", self.log_likelihood, 0.0),
+            ("  KL(q(z|x) || p(z))", self.kl, 0.0),
+            (f"log p(x), {self.num_samples} importance samples", self.log_prob, self.log_prob_error),
+        ]
+        for name, value, error in rows:
+            bits = "" if name.startswith(" ") else f"{-value * per_bit:.4f}"
+            table.add_row(escape(name), f"{value:.3f}" + (f" ± {error:.3f}" if error else ""), bits)
+        if self.density:
+            table.caption = "continuous observations: log p is a log-density"
+        return table
+
+    def __repr__(self) -> str:
+        console = Console(width=100)
+        with console.capture() as capture:
+            console.print(self.table())
+        return capture.get().rstrip()
+
+
+def summarize(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    *args: Any,
+    num_samples: int = 1000,
+    num_particles: int = 1,
+    seed: int | None = 0,
+    progress: bool | None = False,
+    data: str = "",
+    binarize: str = "",
+) -> Summary:
+    """ELBO, reconstruction, KL and importance-sampled log p(x) of `args[0]`, for any pair.
+
+    Parameters
+    ----------
+    model, guide
+        The pair.
+    *args
+        The data `x` of shape `(N, ...)`, then whatever else the pair takes.
+    num_samples
+        Importance samples per datum for log p(x).
+    num_particles
+        Draws per datum for the ELBO.
+    seed
+        Of the noise; torch's generators are left as they were.
+    progress
+        Show a bar.
+    data, binarize
+        Names to record with the figures.
+    """
+    marginal = log_marginal(model, guide, *args, num_samples=num_samples, seed=seed, progress=progress)
+    figures = bound(model, guide, *args, num_particles=num_particles, seed=seed).to_dict()
+    traces = trace_pair(model, guide, take(args, 0, 1))
+    observed = [traces.model.nodes[name] for name in traces.observed]
+    dims = sum(site["value"].numel() for site in observed)
+    return Summary(
+        elbo=figures["elbo"],
+        log_likelihood=figures["log_likelihood"],
+        kl=figures["kl"],
+        log_prob=marginal.mean,
+        log_prob_error=marginal.mean_error,
+        log_prob_sampling_error=marginal.sampling_error,
+        bits_per_dim=-marginal.mean / (dims * math.log(2)),
+        density=any(not site["fn"].support.is_discrete for site in observed),
+        ess_median=float(marginal.ess.median()),
+        num_samples=num_samples,
+        num_data=len(marginal),
+        data=data,
+        binarize=binarize,
+    )

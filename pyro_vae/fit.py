@@ -1,0 +1,284 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyro
+import pyro.infer
+import torch
+from torch import Tensor
+
+from pyro_vae import elbo as elbos
+from pyro_vae.data import Data
+from pyro_vae.device import choose_device
+from pyro_vae.elbo.tracing import fork_rng
+from pyro_vae.evaluate.preflight import preflight as run_preflight
+from pyro_vae.feed import feed
+from pyro_vae.guard import WeightGuard
+from pyro_vae.history import Epoch, History
+from pyro_vae.meter import Meter
+from pyro_vae.progress import progress_bar
+from pyro_vae.svi import SVI, OptimizerFactory
+
+__all__ = ["State", "fit"]
+
+Program = Callable[..., Any]
+LRSchedule = Literal["constant", "linear", "cosine"] | Callable[[float], float]
+
+_LR_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda t: 1.0,
+    "linear": lambda t: 1.0 - t,
+    "cosine": lambda t: 0.5 * (1.0 + math.cos(math.pi * t)),
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """What a callback sees after each epoch."""
+
+    history: History
+    svi: SVI
+
+    @property
+    def epoch(self) -> Epoch:
+        """The epoch that just ended."""
+        return self.history[-1]
+
+
+def fit(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    valid: Any = None,
+    elbo: str | pyro.infer.ELBO = "mean_field",
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 100,
+    lr: float = 1e-3,
+    lr_schedule: LRSchedule = "constant",
+    optim: OptimizerFactory | None = None,
+    clip_norm: float | None = None,
+    num_particles: int = 1,
+    kl_weight: float | elbos.Schedule | Callable[[float], float] = 1.0,
+    early_stopping: int | None = None,
+    keep_best: bool = True,
+    seed: int | None = None,
+    device: str = "auto",
+    preflight: bool = True,
+    progress: bool | None = None,
+    callbacks: Sequence[Callable[[State], bool | None]] = (),
+) -> History:
+    """Train any model/guide pair by stochastic variational inference.
+
+    What is minimised is the mean over the batch of the negative objective. The true ELBO is measured after each epoch
+    beside it, on training and validation data, whatever the objective.
+
+    Parameters
+    ----------
+    model, guide
+        The pair.
+    data
+        What `pv.data.load` returns; a tensor; a tuple of tensors, whose further members are passed on as `*args`; or a
+        loader, whose batches are passed on as far as the model takes arguments.
+    valid
+        Validation data, in any of these forms. Default: the validation split of `data`, if it has one.
+    elbo
+        An estimator's name (`pv.elbo.names()`) or a `pyro.infer.ELBO` object.
+    epochs, steps
+        Length of the run: one of them. Default: 50 epochs.
+    batch_size
+        Data per step; the last batch of an epoch may be smaller. A loader brings its own.
+    lr, lr_schedule
+        Learning rate, and its course over the run: "constant", "linear" or "cosine" (both to zero), or a function of
+        the share of the run done, in [0, 1], that gives a factor.
+    optim
+        A function `params -> torch.optim.Optimizer`. Default: fused Adam at rate `lr`.
+    clip_norm
+        Rescale the gradient (of the mean loss) to at most this norm.
+    num_particles
+        Draws from the guide per datum and step.
+    kl_weight
+        Weight of the KL in the objective: a number (beta), a `pv.elbo.Warmup` or `pv.elbo.Cyclical`, or a function of
+        the epoch (fractional, from 0).
+    early_stopping
+        Stop after so many epochs without a better validation ELBO, counted once the KL weight has settled.
+    keep_best
+        End with the weights of the epoch with the best validation ELBO (again, once the KL weight has settled).
+        Without validation data the last weights stay.
+    seed
+        Covers the shuffling and all noise, and leaves torch's generators as they were. Weights are initialised before
+        this function is called: seed them there.
+    device
+        "auto": a GPU if there is one and the pair's networks can be found and moved, else where they are.
+    preflight
+        Check the pair on the first few data before training.
+    progress
+        Show a progress bar: True, False, or None (in a terminal).
+    callbacks
+        Called with a `State` after each epoch; returning True ends the run.
+
+    Returns
+    -------
+    History
+        The figures of each epoch. After Ctrl-C, too: the pair then has its best weights so far.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For bad arguments, an unsound pair (see `preflight`) or unusable data, before any step.
+    NonFiniteLoss
+        When the loss becomes NaN or infinite: it says at which site, step and batch. The weights are the last good
+        ones.
+    """
+    _check(lr=lr, num_particles=num_particles, early_stopping=early_stopping, epochs=epochs, steps=steps)
+    place = choose_device(device, model, guide)
+    train = feed(data, batch_size, place, model)
+    if valid is None and isinstance(data, Data):
+        valid = data.valid
+    held_out = None if valid is None else feed(valid, 1, place, model)
+    if early_stopping is not None and held_out is None:
+        raise ValueError("early_stopping needs validation data: load(..., valid=0.1), or fit(..., valid=x_valid)")
+    length = _Length.of(epochs, steps, train.steps_per_epoch)
+    factor = _lr_factor(lr_schedule)
+    kl, settles = _kl_schedule(kl_weight, length.epochs)
+    objective = elbos.make(elbo, num_particles=num_particles)
+    weighted = elbos.WeightedKL(objective) if kl_weight != 1.0 else None
+    svi = SVI(model, guide, optim or _fused_adam(lr), weighted or objective, clip_norm=clip_norm)
+    history = History(seed=seed, elbo=elbo if isinstance(elbo, str) else type(elbo).__name__)
+    if isinstance(data, Data):
+        history.data = data.describe()
+
+    # what Pyro would check again at every step has been checked once; unseen batches of a loader keep the checks
+    checks = pyro.validation_enabled(False) if train.in_memory else nullcontext()
+    with fork_rng(seed) if seed is not None else nullcontext():
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
+        meter = Meter(model, guide, train, held_out)
+        if preflight:
+            run_preflight(model, guide, *meter.few, elbo=objective, num_particles=num_particles)
+        guard = WeightGuard(svi, place)
+        step, best, started = 0, -math.inf, time.perf_counter()
+        with progress_bar("training", length.steps, progress) as advance, checks:
+            try:
+                for epoch in range(1, length.epochs + 1):
+                    losses: list[Tensor] = []
+                    for batch in train.batches(generator):
+                        position = epoch - 1 + len(losses) / (train.steps_per_epoch or 1)
+                        if weighted is not None:
+                            weighted.weight = kl(position)
+                        guard.before_step()
+                        size = meter.divisor(batch)
+                        loss = svi.gradients(*batch, scale=1.0 / size) / size
+                        guard.check(step, loss, batch)
+                        _set_lr(svi, factor(step / length.steps if length.steps else position / length.epochs))
+                        svi.update()
+                        losses.append(loss)
+                        step += 1
+                        advance(1)
+                        if step == length.last_step:
+                            break
+                    guard.flush()
+                    guard.keep()
+                    history.epochs.append(
+                        Epoch(
+                            epoch=epoch,
+                            step=step,
+                            loss=float(torch.stack(losses).mean()),
+                            kl_weight=weighted.weight if weighted else 1.0,
+                            lr=_get_lr(svi),
+                            seconds=time.perf_counter() - started,
+                            **meter.measure(),
+                        )
+                    )
+                    advance(0, _status(history[-1]))
+                    settled = epoch >= settles or step == length.last_step
+                    if held_out is not None and settled and history[-1].monitored > best:
+                        best, history.best = history[-1].monitored, epoch
+                        guard.keep_best()
+                    answers = [callback(State(history, svi)) for callback in callbacks]
+                    if any(answers):
+                        history.stopped = "callback"
+                        break
+                    waited = epoch - (history.best or epoch)
+                    if early_stopping is not None and waited >= early_stopping:
+                        history.stopped = "early stopping"
+                        break
+                    if step == length.last_step:
+                        break
+            except KeyboardInterrupt:
+                history.stopped = "interrupted"
+    if keep_best and history.best is not None:
+        guard.restore_best()
+    else:
+        history.best = None
+    return history
+
+
+@dataclass(frozen=True)
+class _Length:
+    """How long a run is; `steps` is None where a loader cannot tell."""
+
+    epochs: int
+    steps: int | None
+    last_step: int | None
+
+    @staticmethod
+    def of(epochs: int | None, steps: int | None, steps_per_epoch: int | None) -> _Length:
+        if epochs is not None and steps is not None:
+            raise ValueError(f"give epochs or steps, not both (got epochs={epochs}, steps={steps})")
+        if steps is not None:
+            return _Length(-(-steps // steps_per_epoch) if steps_per_epoch else steps, steps, steps)
+        epochs = 50 if epochs is None else epochs
+        return _Length(epochs, epochs * steps_per_epoch if steps_per_epoch else None, None)
+
+
+def _check(**values: float | None) -> None:
+    for name, value in values.items():
+        whole = name != "lr"
+        if value is not None and (not value > 0 or math.isinf(value) or (whole and value != int(value))):
+            raise ValueError(f"{name} must be a positive {'whole ' if whole else ''}number, got {value}")
+
+
+def _fused_adam(lr: float) -> OptimizerFactory:
+    return lambda params: torch.optim.Adam(params, lr=lr, fused=True)
+
+
+def _lr_factor(schedule: LRSchedule) -> Callable[[float], float]:
+    if callable(schedule):
+        return schedule
+    if schedule not in _LR_SCHEDULES:
+        raise ValueError(f"lr_schedule must be one of {', '.join(_LR_SCHEDULES)} or a function, got {schedule!r}")
+    return _LR_SCHEDULES[schedule]
+
+
+def _set_lr(svi: SVI, factor: float) -> None:
+    for group in svi.optimizer.param_groups if svi.optimizer else ():
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
+def _get_lr(svi: SVI) -> float:
+    return float(svi.optimizer.param_groups[0]["lr"]) if svi.optimizer else math.nan
+
+
+def _kl_schedule(weight: Any, epochs: int) -> tuple[Callable[[float], float], float]:
+    """The weight as a function of the epoch, and the epoch from which it no longer changes."""
+    if not callable(weight):
+        return lambda epoch: float(weight), 0.0
+    settles = float(getattr(weight, "settles", 0.0))
+    if settles > epochs:
+        raise ValueError(
+            f"the KL weight settles at epoch {settles:g}, after the run's {epochs} epochs, at whose end it would be "
+            f"{weight(epochs):.3g}: train longer or shorten {weight}"
+        )
+    return weight, settles
+
+
+def _status(now: Epoch) -> str:
+    valid = "" if now.valid_elbo is None else f" valid {now.valid_elbo:.2f}"
+    return f"ELBO train {now.train_elbo:.2f}{valid}"

@@ -1,0 +1,113 @@
+"""The weights of a pair kept in memory, and the check that training has not lost them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluate.modules import modules_of
+from pyro_vae.evaluate.preflight import find_nonfinite
+from pyro_vae.svi import SVI
+
+__all__ = ["NonFiniteLoss", "WeightGuard"]
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss became NaN or infinite; the pair has the last good weights.
+
+    Attributes: `step`, `batch` (the arguments of the failed step) and `sites` (what was not finite, in order).
+    """
+
+    def __init__(self, message: str, step: int, batch: tuple[Any, ...], sites: list[str]) -> None:
+        super().__init__(message)
+        self.step, self.batch, self.sites = step, batch, sites
+
+
+class WeightGuard:
+    """Watches the losses of `svi` and keeps copies of its weights, the last good ones and the best ones.
+
+    On a CPU every loss is looked at before its update. On a GPU that would make each step wait, so losses are looked
+    at `every` steps.
+    """
+
+    def __init__(self, svi: SVI, device: torch.device, every: int = 50) -> None:
+        self.svi = svi
+        self.every = 1 if device.type == "cpu" else every
+        self._buffers = [b for net in modules_of(svi.model, svi.guide).values() for b in net.buffers()]
+        self._good: list[Tensor] = []
+        self._best: list[Tensor] = []
+        self._unseen: list[tuple[int, Tensor, tuple[Any, ...]]] = []
+        self._rng = torch.get_rng_state()
+
+    def _weights(self) -> list[Tensor]:
+        return [*self.svi.params.values(), *self._buffers]
+
+    def keep(self) -> None:
+        """Remember the present weights as good."""
+        self._good = [w.detach().clone() for w in self._weights()]
+
+    def keep_best(self) -> None:
+        """Remember the last good weights as the best."""
+        self._best = self._good
+
+    def restore_best(self) -> None:
+        """Bring the best weights back."""
+        self._restore(self._best)
+
+    def _restore(self, kept: list[Tensor]) -> None:
+        with torch.no_grad():
+            # buffers first registered after the copy was taken stay as they are
+            for weight, value in zip(self._weights(), kept, strict=False):
+                weight.copy_(value)
+
+    def before_step(self) -> None:
+        """Note the noise that the step will use, so that a failure can be looked at again."""
+        if self.every == 1:
+            self._rng = torch.get_rng_state()
+
+    def check(self, step: int, loss: Tensor, batch: tuple[Any, ...]) -> None:
+        """Take a step's loss, before its update.
+
+        Raises
+        ------
+        NonFiniteLoss
+            If it, or one not yet looked at, is NaN or infinite.
+        """
+        self._unseen.append((step, loss, batch))
+        if len(self._unseen) >= self.every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Look at the losses that wait."""
+        if not self._unseen:
+            return
+        finite = torch.stack([loss.detach() for _, loss, _ in self._unseen]).isfinite()
+        if bool(finite.all()):
+            self._unseen.clear()
+            if self.every > 1:
+                self.keep()
+            return
+        step, loss, batch = self._unseen[int((~finite).nonzero()[0])]
+        self._fail(step, float(loss), batch)
+
+    def _fail(self, step: int, loss: float, batch: tuple[Any, ...]) -> None:
+        bad = [name for name, p in self.svi.params.items() if not bool(p.detach().isfinite().all())]
+        if self.every == 1:
+            torch.set_rng_state(self._rng)
+        with torch.no_grad():
+            sites = find_nonfinite(self.svi.model, self.svi.guide, *batch)
+        if bad:
+            self._restore(self._good)
+        self.svi.zero_grad()
+        where = "; ".join(sites[:3]) or "no site by itself (the sum overflowed, or other noise was drawn)"
+        shapes = [tuple(b.shape) for b in batch if isinstance(b, Tensor)]
+        broken = f" The update before it had made {len(bad)} parameters non-finite, first {bad[0]!r}." if bad else ""
+        raise NonFiniteLoss(
+            f"the loss is {loss} at step {step + 1}: {where}. The batch has shapes {shapes} (the error's .batch holds "
+            f"it).{broken} The pair has its last good weights. Try a smaller lr, clip_norm, or bounded scales",
+            step,
+            batch,
+            sites,
+        )

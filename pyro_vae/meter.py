@@ -1,0 +1,96 @@
+"""The true ELBO measured while training, whatever is being optimised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+
+from pyro_vae.elbo import Trace
+from pyro_vae.elbo.tracing import data_plate, fork_rng, log_prob, trace_pair
+from pyro_vae.evaluate.bound import bound
+from pyro_vae.evaluate.modules import eval_mode
+from pyro_vae.feed import Feed
+
+__all__ = ["Meter"]
+
+TRAIN_HEAD = 1000  # training data on which the ELBO is measured
+SEED = 0  # the same noise at every measurement, so that epochs differ by their weights alone
+
+
+class Meter:
+    """Measures a pair on the first training data and on all validation data.
+
+    A pair with latent variables shared by all data has no ELBO per datum; its total is divided by the number of data.
+    """
+
+    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any], train: Feed, valid: Feed | None) -> None:
+        self.model, self.guide, self.train, self.valid = model, guide, train, valid
+        # parameters made for each datum only fit the whole data
+        full_batch = train.batch_size is not None and train.batch_size == train.num_data
+        self._head = train.head(train.batch_size if full_batch and train.batch_size else TRAIN_HEAD)
+        self.few = self._head if full_batch else tuple(a[:8] if isinstance(a, torch.Tensor) else a for a in self._head)
+        self._chunks = not full_batch
+        self._subsampled: float | None = None
+        self._per_datum = True
+        self._looked = False
+
+    def _look(self) -> None:
+        """Find the plate over the data, and whether it scales minibatches up."""
+        self._looked = True
+        with torch.no_grad(), fork_rng(SEED):
+            traces = trace_pair(self.model, self.guide, self.few)
+        try:
+            data_plate(traces, len(self.few[0]))
+        except ValueError:
+            self._per_datum = False
+        for name in traces.observed[:1]:
+            frames = traces.model.nodes[name]["cond_indep_stack"]
+            ratio = math.prod((f.full_size or f.size) / f.size for f in frames)
+            if ratio != 1.0:
+                self._subsampled = ratio * len(self.few[0])
+
+    def divisor(self, batch: tuple[Any, ...]) -> float:
+        """What turns the loss of a batch into nats per datum."""
+        if not self._looked:
+            self._look()
+        return self._subsampled or len(batch[0])
+
+    def measure(self) -> dict[str, Any]:
+        """`train_elbo`, `valid_elbo`, and the validation data's `log_likelihood` and `kl`, in nats per datum."""
+        train = self._elbo(self.train, self._head)
+        result = train if self.valid is None else self._elbo(self.valid, None)
+        return {
+            "train_elbo": train[0],
+            "valid_elbo": None if self.valid is None else result[0],
+            "log_likelihood": result[1],
+            "kl": result[1] - result[0],
+        }
+
+    def _elbo(self, source: Feed, args: tuple[Any, ...] | None) -> tuple[float, float]:
+        """Mean ELBO and log-likelihood term on `args`, or on all that `source` has."""
+        measure = self._of_data if self._per_datum else self._of_total
+        if args is None or not self._per_datum:
+            parts = [source.head(source.num_data)] if source.in_memory and source.num_data else source.batches()
+        else:
+            parts = [args]
+        sums, count = torch.zeros(2, dtype=torch.float64), 0
+        for part in parts:
+            sums += torch.tensor(measure(part), dtype=torch.float64)
+            count += len(part[0])
+        elbo, log_likelihood = (sums / count).tolist()
+        return elbo, log_likelihood
+
+    def _of_data(self, args: tuple[Any, ...]) -> tuple[float, float]:
+        result = bound(self.model, self.guide, *args, chunk=TRAIN_HEAD if self._chunks else len(args[0]), seed=SEED)
+        return float(result.elbo.double().sum()), float(result.log_likelihood.double().sum())
+
+    def _of_total(self, args: tuple[Any, ...]) -> tuple[float, float]:
+        with torch.no_grad(), eval_mode(self.model, self.guide), fork_rng(SEED):
+            traces = trace_pair(self.model, self.guide, args)
+            elbo = -float(Trace().particle_loss(traces))
+            observed = (traces.model.nodes[name] for name in traces.observed)
+            return elbo, sum(float(scale_and_mask(log_prob(s["name"], s), s["scale"]).sum()) for s in observed)

@@ -1,0 +1,6 @@
+"""Systems of the literature, each a module with the methods `model` and `guide`."""
+
+from pyro_vae.models.pair import Pair
+from pyro_vae.models.vae import VAE
+
+__all__ = ["VAE", "Pair"]

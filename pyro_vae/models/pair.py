@@ -1,0 +1,22 @@
+"""What a system is: an object with a model and a guide."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+__all__ = ["Pair"]
+
+
+@runtime_checkable
+class Pair(Protocol):
+    """A model/guide pair as one object, usually an `nn.Module` with these two methods.
+
+    Nothing in the library needs it but the command line and run directories, which build a pair from its class and
+    arguments. A class of your own need not inherit from it.
+    """
+
+    def model(self, x: Any, /) -> Any:
+        """The generative model of the data `x`, `(N, ...)`: a Pyro program."""
+
+    def guide(self, x: Any, /) -> Any:
+        """The variational posterior of the model's latents: a Pyro program with the same latent sites."""

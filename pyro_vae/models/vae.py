@@ -1,0 +1,168 @@
+"""The variational autoencoder."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyro_vae import conditionals, priors
+from pyro_vae.conditionals import Conditional, Likelihood
+from pyro_vae.models.pair import Pair
+from pyro_vae.nets import MLP
+from pyro_vae.priors import Prior
+
+__all__ = ["VAE"]
+
+_instances = itertools.count()
+
+
+class VAE(nn.Module, Pair):
+    r"""Variational autoencoder: a latent per datum, an amortised posterior, any likelihood and prior.
+
+    .. math:: z \sim p(z), \quad x \sim p(x \mid \mathrm{decoder}(z)); \qquad
+        q(z \mid x) = \mathrm{posterior}(\mathrm{encoder}(x))
+
+    `model` and `guide` are the pair: pass them to `pv.fit`, `pyro.infer.SVI` or any question of this library. The
+    networks are registered with Pyro under `name`, which no other instance has.
+
+    Parameters
+    ----------
+    data_shape
+        Shape of one datum: an int D, or an image shape (C, H, W).
+    latent_dim
+        Size of z.
+    hidden
+        Widths of the encoder's hidden layers; the decoder has them in reverse.
+    activation
+        Name of the nonlinearity, see `pv.nets`.
+    likelihood
+        p(x|z): a name in `pv.conditionals.LIKELIHOODS`, or a `Likelihood` with event shape `data_shape`.
+    posterior
+        q(z|x): a name in `pv.conditionals.POSTERIORS`, or a `Conditional` with event shape `(latent_dim,)`.
+    prior
+        p(z): a name in `pv.priors.PRIORS`, or a `Prior` with event shape `(latent_dim,)`.
+    encoder, decoder
+        Networks in place of the default MLPs: `(*, *data_shape) -> (*, *posterior.param_shape)` and
+        `(*, latent_dim) -> (*, *likelihood.param_shape)`.
+
+    Raises
+    ------
+    ValueError
+        For unknown names, sizes below 1, or parts whose shapes do not fit.
+
+    Reference: Kingma and Welling 2014, arXiv 1312.6114; Rezende et al. 2014, arXiv 1401.4082.
+
+    Examples
+    --------
+    >>> vae = VAE(784, latent_dim=50)
+    >>> vae.encode(torch.zeros(3, 784)).event_shape
+    torch.Size([50])
+    >>> vae.sample(2).shape
+    torch.Size([2, 784])
+    """
+
+    def __init__(
+        self,
+        data_shape: int | Sequence[int],
+        latent_dim: int = 20,
+        hidden: Sequence[int] = (200, 200),
+        activation: str = "elu",
+        likelihood: str | Likelihood = "bernoulli",
+        posterior: str | Conditional = "diagonal_normal",
+        prior: str | Prior = "standard_normal",
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = f"VAE_{next(_instances)}"
+        shape = torch.Size([data_shape] if isinstance(data_shape, int) else data_shape)
+        if isinstance(likelihood, str):
+            likelihood = conditionals.likelihood(likelihood, shape)
+        if isinstance(posterior, str):
+            posterior = conditionals.posterior(posterior, latent_dim)
+        if isinstance(prior, str):
+            prior = priors.prior(prior, latent_dim)
+        _check_shape("likelihood", likelihood, shape)
+        _check_shape("posterior", posterior, torch.Size([latent_dim]))
+        _check_shape("prior", prior, torch.Size([latent_dim]))
+        self.data_shape, self.latent_dim = shape, latent_dim
+        self.likelihood, self.posterior, self.prior = likelihood, posterior, prior
+        self.encoder = encoder or MLP(shape, hidden, posterior.param_shape, activation)
+        self.decoder = decoder or MLP(latent_dim, tuple(reversed(hidden)), likelihood.param_shape, activation)
+
+    def model(self, x: Tensor) -> None:
+        """The generative model of the data `x`, `(N, *data_shape)`."""
+        self._register("prior", "decoder", "likelihood")
+        self._check(x)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.decode(z), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        """The amortised posterior of the latents of `x`, `(N, *data_shape)`."""
+        self._register("encoder", "posterior")
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.encode(x))
+
+    def encode(self, x: Tensor) -> Any:
+        """q(z|x) as a distribution: batch shape `*`, event shape `(latent_dim,)`, for x of shape `(*, *data_shape)`."""
+        self._check(x)
+        return self.posterior(self.encoder(x))
+
+    def decode(self, z: Tensor) -> Any:
+        """p(x|z) as a distribution: batch shape `*`, event shape `data_shape`, for z of shape `(*, latent_dim)`."""
+        return self.likelihood(self.decoder(z))
+
+    @torch.no_grad()
+    def sample(self, n: int, *, mean: bool = True) -> Tensor:
+        """`(n, *data_shape)` from the prior: the means of p(x|z), or draws with `mean=False`."""
+        if n < 1:
+            raise ValueError(f"sample({n}): expected at least 1")
+        p = self.decode(self.prior().sample((n,)))
+        return p.mean if mean else p.sample()
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, *, mean: bool = True) -> Tensor:
+        """`(N, *data_shape)`: the mean of p(x|z) at one draw z from q(z|x), or a draw from it with `mean=False`."""
+        p = self.decode(self.encode(x).sample())
+        return p.mean if mean else p.sample()
+
+    @torch.no_grad()
+    def start_at_mean(self, data_mean: Tensor) -> VAE:
+        """Set the decoder's output bias so that p(x|z) begins at the data's mean, `data_shape`; returns the VAE.
+
+        What Burda et al. 2016 (arXiv 1509.00519) do; the mean is clipped where the likelihood needs it.
+
+        Raises
+        ------
+        ValueError
+            If the decoder has no `set_output_bias`, as this library's networks have.
+        """
+        setter = getattr(self.decoder, "set_output_bias", None)
+        if setter is None:
+            raise ValueError(f"{type(self.decoder).__name__} has no set_output_bias(features): set its bias yourself")
+        features = self.likelihood.init_features(data_mean.to(next(self.decoder.parameters())))
+        if features is not None:
+            setter(features)
+        return self
+
+    def _register(self, *parts: str) -> None:
+        for part in parts:
+            pyro.module(f"{self.name}.{part}", getattr(self, part))
+
+    def _check(self, x: Tensor) -> None:
+        if x.shape[-len(self.data_shape) :] != self.data_shape:
+            raise ValueError(
+                f"data of shape {tuple(x.shape)} came, {('N', *self.data_shape)} was expected: build the VAE with "
+                "data_shape=data.shape, or load the data with or without flatten=True"
+            )
+
+
+def _check_shape(name: str, part: Any, shape: torch.Size) -> None:
+    if part.event_shape != shape:
+        raise ValueError(f"the {name} is over events of shape {tuple(part.event_shape)}, expected {tuple(shape)}")
