@@ -6,7 +6,7 @@ A pair is two Pyro functions, `model(x, *args)` and `guide(x, *args)`, with the 
 from importlib.metadata import version
 
 from pyro_vae import conditionals, data, elbo, evaluate, models, nets, plots, priors
-from pyro_vae.evaluate import bound, log_marginal, preflight, reconstruct, sample
+from pyro_vae.evaluate import bound, compare_elbos, log_marginal, preflight, reconstruct, sample, summarize
 from pyro_vae.fit import fit
 from pyro_vae.guard import NonFiniteLoss
 from pyro_vae.history import History
@@ -22,6 +22,7 @@ __all__ = [
     "History",
     "NonFiniteLoss",
     "bound",
+    "compare_elbos",
     "conditionals",
     "data",
     "elbo",
@@ -36,4 +37,5 @@ __all__ = [
     "priors",
     "reconstruct",
     "sample",
+    "summarize",
 ]

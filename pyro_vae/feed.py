@@ -30,7 +30,7 @@ class Feed:
         if isinstance(source, Split):
             self.split = source.to(device)
             self.num_data: int | None = len(source)
-        elif isinstance(source, Tensor) or (isinstance(source, tuple | list) and source and _tensors(source)):
+        elif isinstance(source, Tensor) or (isinstance(source, tuple) and source and _tensors(source)):
             self.tensors = tuple(t.to(device) for t in ((source,) if isinstance(source, Tensor) else source))
             self.num_data = len(self.tensors[0])
             if not all(len(t) == self.num_data for t in self.tensors):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import pyro
@@ -137,7 +138,9 @@ def fit(
         When the loss becomes NaN or infinite: it says at which site, step and batch. The weights are the last good
         ones.
     """
-    _check(lr=lr, num_particles=num_particles, early_stopping=early_stopping, epochs=epochs, steps=steps)
+    _check("a number", lr=lr)
+    counts = {"num_particles": num_particles, "early_stopping": early_stopping, "epochs": epochs, "steps": steps}
+    _check("a whole number", batch_size=batch_size, **counts)
     place = choose_device(device, model, guide)
     train = feed(data, batch_size, place, model)
     if valid is None and isinstance(data, Data):
@@ -147,7 +150,7 @@ def fit(
         raise ValueError("early_stopping needs validation data: load(..., valid=0.1), or fit(..., valid=x_valid)")
     length = _Length.of(epochs, steps, train.steps_per_epoch)
     factor = _lr_factor(lr_schedule)
-    kl, settles = _kl_schedule(kl_weight, length.epochs)
+    kl, settles = _kl_schedule(kl_weight, length.exact)
     objective = elbos.make(elbo, num_particles=num_particles)
     weighted = elbos.WeightedKL(objective) if kl_weight != 1.0 else None
     svi = SVI(model, guide, optim or _fused_adam(lr), weighted or objective, clip_norm=clip_norm)
@@ -155,8 +158,6 @@ def fit(
     if isinstance(data, Data):
         history.data = data.describe()
 
-    # what Pyro would check again at every step has been checked once; unseen batches of a loader keep the checks
-    checks = pyro.validation_enabled(False) if train.in_memory else nullcontext()
     with fork_rng(seed) if seed is not None else nullcontext():
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
         meter = Meter(model, guide, train, held_out)
@@ -164,17 +165,23 @@ def fit(
             run_preflight(model, guide, *meter.few, elbo=objective, num_particles=num_particles)
         guard = WeightGuard(svi, place)
         step, best, started = 0, -math.inf, time.perf_counter()
-        with progress_bar("training", length.steps, progress) as advance, checks:
+        with progress_bar("training", length.steps, progress) as advance, ExitStack() as checks:
             try:
+                per_epoch = train.steps_per_epoch
                 for epoch in range(1, length.epochs + 1):
                     losses: list[Tensor] = []
                     for batch in train.batches(generator):
-                        position = epoch - 1 + len(losses) / (train.steps_per_epoch or 1)
+                        position = epoch - 1 + (min(1.0, len(losses) / per_epoch) if per_epoch else 0.0)
                         if weighted is not None:
                             weighted.weight = kl(position)
                         guard.before_step()
                         size = meter.divisor(batch)
-                        loss = svi.gradients(*batch, scale=1.0 / size) / size
+                        try:
+                            total = svi.gradients(batch, scale=1.0 / size)
+                        except ValueError:
+                            guard.look_into(step, batch)
+                            raise
+                        loss = torch.stack(total if isinstance(total, tuple) else (total,)).sum() / size
                         guard.check(step, loss, batch)
                         _set_lr(svi, factor(step / length.steps if length.steps else position / length.epochs))
                         svi.update()
@@ -183,8 +190,10 @@ def fit(
                         advance(1)
                         if step == length.last_step:
                             break
-                    guard.flush()
-                    guard.keep()
+                    if not losses:
+                        raise ValueError(f"the data gave no batch in epoch {epoch}: a loader must start anew each time")
+                    per_epoch = per_epoch or len(losses)
+                    guard.end_epoch(step, batch)
                     history.epochs.append(
                         Epoch(
                             epoch=epoch,
@@ -196,6 +205,9 @@ def fit(
                             **meter.measure(),
                         )
                     )
+                    if epoch == 1 and train.in_memory:
+                        # Pyro's checks have now seen every datum; a loader may still bring new ones
+                        checks.enter_context(pyro.validation_enabled(False))
                     advance(0, _status(history[-1]))
                     settled = epoch >= settles or step == length.last_step
                     if held_out is not None and settled and history[-1].monitored > best:
@@ -212,6 +224,7 @@ def fit(
                     if step == length.last_step:
                         break
             except KeyboardInterrupt:
+                svi.zero_grad()
                 history.stopped = "interrupted"
     if keep_best and history.best is not None:
         guard.restore_best()
@@ -222,9 +235,10 @@ def fit(
 
 @dataclass(frozen=True)
 class _Length:
-    """How long a run is; `steps` is None where a loader cannot tell."""
+    """How long a run is, in epochs begun and exactly; `steps` is None, `exact` infinite, where a loader cannot tell."""
 
     epochs: int
+    exact: float
     steps: int | None
     last_step: int | None
 
@@ -233,16 +247,21 @@ class _Length:
         if epochs is not None and steps is not None:
             raise ValueError(f"give epochs or steps, not both (got epochs={epochs}, steps={steps})")
         if steps is not None:
-            return _Length(-(-steps // steps_per_epoch) if steps_per_epoch else steps, steps, steps)
+            exact = steps / steps_per_epoch if steps_per_epoch else math.inf
+            return _Length(math.ceil(exact) if steps_per_epoch else steps, exact, steps, steps)
         epochs = 50 if epochs is None else epochs
-        return _Length(epochs, epochs * steps_per_epoch if steps_per_epoch else None, None)
+        return _Length(epochs, epochs, epochs * steps_per_epoch if steps_per_epoch else None, None)
 
 
-def _check(**values: float | None) -> None:
+def _check(kind: str, **values: float | None) -> None:
+    number = Integral if kind == "a whole number" else Real
     for name, value in values.items():
-        whole = name != "lr"
-        if value is not None and (not value > 0 or math.isinf(value) or (whole and value != int(value))):
-            raise ValueError(f"{name} must be a positive {'whole ' if whole else ''}number, got {value}")
+        if value is None:
+            continue
+        if not isinstance(value, number) or isinstance(value, bool):
+            raise TypeError(f"{name} must be {kind} above 0, got {value!r}")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be {kind} above 0, got {value!r}")
 
 
 def _fused_adam(lr: float) -> OptimizerFactory:
@@ -266,14 +285,14 @@ def _get_lr(svi: SVI) -> float:
     return float(svi.optimizer.param_groups[0]["lr"]) if svi.optimizer else math.nan
 
 
-def _kl_schedule(weight: Any, epochs: int) -> tuple[Callable[[float], float], float]:
+def _kl_schedule(weight: Any, epochs: float) -> tuple[Callable[[float], float], float]:
     """The weight as a function of the epoch, and the epoch from which it no longer changes."""
     if not callable(weight):
         return lambda epoch: float(weight), 0.0
     settles = float(getattr(weight, "settles", 0.0))
     if settles > epochs:
         raise ValueError(
-            f"the KL weight settles at epoch {settles:g}, after the run's {epochs} epochs, at whose end it would be "
+            f"the KL weight settles at epoch {settles:g}, after the run's {epochs:g} epochs, at whose end it would be "
             f"{weight(epochs):.3g}: train longer or shorten {weight}"
         )
     return weight, settles

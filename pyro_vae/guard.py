@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -42,7 +45,8 @@ class WeightGuard:
         self._rng = torch.get_rng_state()
 
     def _weights(self) -> list[Tensor]:
-        return [*self.svi.params.values(), *self._buffers]
+        # parameters last: a branch of the pair that runs late adds to them
+        return [*self._buffers, *self.svi.params.values()]
 
     def keep(self) -> None:
         """Remember the present weights as good."""
@@ -58,7 +62,7 @@ class WeightGuard:
 
     def _restore(self, kept: list[Tensor]) -> None:
         with torch.no_grad():
-            # buffers first registered after the copy was taken stay as they are
+            # parameters first seen after the copy was taken stay as they are
             for weight, value in zip(self._weights(), kept, strict=False):
                 weight.copy_(value)
 
@@ -75,9 +79,34 @@ class WeightGuard:
         NonFiniteLoss
             If it, or one not yet looked at, is NaN or infinite.
         """
+        if not self._good:
+            self.keep()
         self._unseen.append((step, loss, batch))
         if len(self._unseen) >= self.every:
             self.flush()
+
+    def end_epoch(self, step: int, batch: tuple[Any, ...]) -> None:
+        """Remember the weights after `step` steps, the last of them on `batch`, as good.
+
+        Raises
+        ------
+        NonFiniteLoss
+            If they are not finite, or a loss not yet looked at.
+        """
+        self.flush()
+        if self._broken():
+            self._fail(step, math.nan, batch)
+        self.keep()
+
+    def look_into(self, step: int, batch: tuple[Any, ...]) -> None:
+        """After an error in a step, possibly of Pyro's validation: raise NonFiniteLoss if that is what it met."""
+        self.svi.zero_grad()
+        self._rewind()
+        loss = 0.0
+        with pyro.validation_enabled(False), suppress(Exception):
+            loss = float(self.svi.evaluate_loss(*batch).sum())
+        if not math.isfinite(loss):
+            self._fail(step, loss, batch)
 
     def flush(self) -> None:
         """Look at the losses that wait."""
@@ -92,14 +121,22 @@ class WeightGuard:
         step, loss, batch = self._unseen[int((~finite).nonzero()[0])]
         self._fail(step, float(loss), batch)
 
-    def _fail(self, step: int, loss: float, batch: tuple[Any, ...]) -> None:
-        bad = [name for name, p in self.svi.params.items() if not bool(p.detach().isfinite().all())]
+    def _rewind(self) -> None:
         if self.every == 1:
             torch.set_rng_state(self._rng)
+
+    def _broken(self) -> list[str]:
+        return [name for name, p in self.svi.params.items() if not bool(p.detach().isfinite().all())]
+
+    def _fail(self, step: int, loss: float, batch: tuple[Any, ...]) -> None:
+        bad = self._broken()
+        self._rewind()
         with torch.no_grad():
             sites = find_nonfinite(self.svi.model, self.svi.guide, *batch)
         if bad:
             self._restore(self._good)
+        elif not all(bool(b.isfinite().all()) for b in self._buffers):  # running averages that have seen the NaN
+            self._restore(self._good[: len(self._buffers)])
         self.svi.zero_grad()
         where = "; ".join(sites[:3]) or "no site by itself (the sum overflowed, or other noise was drawn)"
         shapes = [tuple(b.shape) for b in batch if isinstance(b, Tensor)]

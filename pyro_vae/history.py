@@ -95,7 +95,8 @@ class History:
     def table(self, last: int = 10) -> Table:
         """The last epochs as a rich table."""
         table = Table(title=f"{self.elbo}, {self.stopped}" + (f", weights of epoch {self.best}" if self.best else ""))
-        names = [n for n in Epoch.__dataclass_fields__ if n != "valid_elbo" or any(e.valid_elbo for e in self.epochs)]
+        validated = any(v is not None for v in self.valid_elbo)
+        names = [n for n in Epoch.__dataclass_fields__ if n != "valid_elbo" or validated]
         for name in names:
             table.add_column(name, justify="right")
         for e in self.epochs[-last:]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,24 +33,24 @@ class Meter:
         self._head = train.head(train.batch_size if full_batch and train.batch_size else TRAIN_HEAD)
         self.few = self._head if full_batch else tuple(a[:8] if isinstance(a, torch.Tensor) else a for a in self._head)
         self._chunks = not full_batch
-        self._subsampled: float | None = None
+        self._subsampled: int | None = None
         self._per_datum = True
         self._looked = False
 
     def _look(self) -> None:
         """Find the plate over the data, and whether it scales minibatches up."""
         self._looked = True
-        with torch.no_grad(), fork_rng(SEED):
+        with torch.no_grad(), eval_mode(self.model, self.guide), fork_rng(SEED):
             traces = trace_pair(self.model, self.guide, self.few)
         try:
-            data_plate(traces, len(self.few[0]))
+            plate = data_plate(traces, len(self.few[0]))
         except ValueError:
             self._per_datum = False
-        for name in traces.observed[:1]:
-            frames = traces.model.nodes[name]["cond_indep_stack"]
-            ratio = math.prod((f.full_size or f.size) / f.size for f in frames)
-            if ratio != 1.0:
-                self._subsampled = ratio * len(self.few[0])
+            frames = [f for name in traces.observed[:1] for f in traces.model.nodes[name]["cond_indep_stack"]]
+            full = [f.full_size for f in frames if f.full_size not in (None, f.size)]
+        else:
+            full = [plate.full_size] if plate.full_size != plate.size else []
+        self._subsampled = full[0] if full else None
 
     def divisor(self, batch: tuple[Any, ...]) -> float:
         """What turns the loss of a batch into nats per datum."""
@@ -93,4 +92,7 @@ class Meter:
             traces = trace_pair(self.model, self.guide, args)
             elbo = -float(Trace().particle_loss(traces))
             observed = (traces.model.nodes[name] for name in traces.observed)
-            return elbo, sum(float(scale_and_mask(log_prob(s["name"], s), s["scale"]).sum()) for s in observed)
+            likelihood = sum(float(scale_and_mask(log_prob(s["name"], s), s["scale"]).sum()) for s in observed)
+        # a subsampled plate scales any number of data up to the full size
+        share = len(args[0]) / (self._subsampled or len(args[0]))
+        return elbo * share, likelihood * share

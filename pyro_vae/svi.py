@@ -13,6 +13,11 @@ from torch import Tensor
 
 __all__ = ["SVI"]
 
+_NO_PARAMETERS = (
+    "the loss depends on no parameter that the optimizer holds: register networks with pyro.module(name, net) and "
+    "single parameters with pyro.param(name, value) inside the model or the guide"
+)
+
 OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
@@ -85,6 +90,7 @@ class SVI:
         ready = isinstance(optim, torch.optim.Optimizer | PyroOptim)
         self._factory: Any = None if ready else (optim or _fused_adam)
         self._params: dict[Tensor, str] = {}
+        self._trains = False
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -93,23 +99,32 @@ class SVI:
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """One gradient step; returns the loss before it (0-d tensor, nats summed over the batch)."""
-        loss = self.gradients(*args, **kwargs)
+        loss = self.gradients(args, kwargs)
         self.update()
         return loss
 
-    def gradients(self, *args: Any, scale: float = 1.0, **kwargs: Any) -> Any:
-        """Compute the loss and leave the gradient of `scale * loss` in the parameters' `.grad`; return the loss."""
+    def gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, *, scale: float = 1.0) -> Any:
+        """Leave the gradient of `scale * loss` of `(*args, **kwargs)` in the parameters' `.grad`; return the loss.
+
+        Raises
+        ------
+        ValueError
+            If the loss depends on no parameter, or on none that the optimizer holds.
+        """
         with poutine.trace(param_only=True) as capture:
-            loss, rescaled = self._backward(scale, args, kwargs)
+            loss, rescaled = self._backward(scale, args, kwargs or {})
         self._register((name, site["value"].unconstrained()) for name, site in capture.trace.nodes.items())
+        if not self._trains and all(p.grad is None for p in self._held()):
+            raise ValueError(_NO_PARAMETERS)
+        self._trains = True
         if not rescaled and scale != 1.0:
-            torch._foreach_mul_([p.grad for p in self._params if p.grad is not None], scale)
+            torch._foreach_mul_([p.grad for p in {*self._held(), *self._params} if p.grad is not None], scale)
         return loss
 
     def update(self) -> None:
         """Move the parameters along the gradients left by `gradients`, then clear these."""
         if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(list(self._params), self.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self._held(), self.clip_norm)
         if self.pyro_optim is not None:
             self.pyro_optim([p for p in self._params if p.grad is not None])
         elif self.optimizer is not None:
@@ -118,8 +133,14 @@ class SVI:
 
     def zero_grad(self) -> None:
         """Clear the gradients."""
-        for param in self._params:
+        for param in (*self._held(), *self._params):
             param.grad = None
+
+    def _held(self) -> list[Tensor]:
+        """What the optimizer trains: of a ready one its own weights, whether or not the pair registers them."""
+        if self._factory is None and self.optimizer is not None:
+            return [p for group in self.optimizer.param_groups for p in group["params"]]
+        return list(self._params)
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The loss without a gradient (0-d tensor, nats summed over the batch)."""
@@ -132,13 +153,12 @@ class SVI:
         if isinstance(self.loss, pyro.infer.ELBO):
             differentiable = getattr(self.loss, "differentiable_loss", None)
         if differentiable is None:  # Pyro's RenyiELBO and TraceGraph_ELBO only offer loss_and_grads
-            return self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs), False
+            loss: Any = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
+            # ReweightedWakeSleep has one loss for the model and one for the guide
+            return (tuple(map(torch.as_tensor, loss)) if isinstance(loss, tuple) else torch.as_tensor(loss)), False
         loss = differentiable(self.model, self.guide, *args, **kwargs)
         if not loss.requires_grad:
-            raise ValueError(
-                "the loss does not depend on any parameter: register networks with pyro.module(name, net) and single "
-                "parameters with pyro.param(name, value) inside the model or the guide"
-            )
+            raise ValueError(_NO_PARAMETERS)
         (loss * scale).backward()
         return loss.detach(), True
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
+import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -18,7 +18,7 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 
 from pyro_vae.elbo import MeanField, WeightedKL
-from pyro_vae.evaluate.preflight import Problem, Report, find_nonfinite, preflight
+from pyro_vae.evaluate.preflight import Problem, Report, find_nonfinite, modules_of, preflight
 
 N, D, Z = 6, 5, 3
 Program = Callable[..., Any]
@@ -116,9 +116,9 @@ class Net(nn.Module):
 class Regression(PyroModule):
     def __init__(self) -> None:
         super().__init__()
-        self.net = PyroModule[nn.Linear](D, 1)
+        self.net = PyroModule[nn.Linear](D, 1)  # type: ignore[call-arg, arg-type]
         self.plain = nn.Linear(D, 1)
-        self.sigma = PyroParam(torch.tensor(1.0), constraint=constraints.positive)
+        self.sigma: Any = PyroParam(torch.tensor(1.0), constraint=constraints.positive)
         self.slope = PyroSample(dist.Normal(0.0, 1.0))
 
     def forward(self, x: Tensor) -> None:
@@ -129,7 +129,8 @@ class Regression(PyroModule):
 
 def nested(dims: bool) -> Pair:
     # (M, N): an inner plate to the left of the data
-    a, b = ({"dim": -1}, {"dim": -2}) if dims else ({}, {})
+    a: dict[str, Any] = {"dim": -1} if dims else {}
+    b: dict[str, Any] = {"dim": -2} if dims else {}
 
     def model(x: Tensor) -> None:
         weight = pyro.param("weight", torch.ones(4, 1))
@@ -206,7 +207,7 @@ def missing_values() -> Pair:
         pyro.module("decoder", decoder)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", prior())
-            with pyro.plate("pixels", D, dim=-2), poutine.mask(mask=(x < 0.6).T):
+            with pyro.plate("pixels", D, dim=-2), poutine.mask(mask=cast(Any, (x < 0.6).T)):
                 pyro.sample("x", dist.Bernoulli(logits=decoder(z).T), obs=x.T)
 
     def guide(x: Tensor) -> None:
@@ -227,6 +228,11 @@ def pyro_module_pair() -> Pair:
     return model, AutoDiagonalNormal(model)
 
 
+def scaled_pair() -> Pair:
+    model, guide = make_pair()
+    return poutine.scale(model, scale=0.5), poutine.scale(guide, scale=0.5)
+
+
 SOUND: dict[str, Callable[[], Pair]] = {
     "functions": make_pair,
     "methods": method_pair,
@@ -239,7 +245,7 @@ SOUND: dict[str, Callable[[], Pair]] = {
     "subsampled parameters": lambda: subsampled(True),
     "frozen": frozen,
     "masked": missing_values,
-    "scaled": lambda: tuple(poutine.scale(p, scale=0.5) for p in make_pair()),  # type: ignore[return-value]
+    "scaled": scaled_pair,
 }
 
 
@@ -314,7 +320,7 @@ def test_guide_that_observes(x: Tensor) -> None:
 
     message = only((model, guide), x, code="missing_in_model")
     assert "'x'" in message
-    assert "remove it from the guide" in message
+    assert "remove `pyro.sample('x', ...)` from the guide" in message
 
 
 def ordered(first: str, second: str) -> Program:
@@ -366,7 +372,11 @@ def test_batch_outside_plate_of_images() -> None:
     def likelihood(h: Tensor) -> Any:
         return dist.Independent(dist.Bernoulli(logits=h.unflatten(-1, (1, 1, D)).expand(-1, 2, 2, D)), 1)
 
-    message = only(make_pair(likelihood=likelihood, q=lambda h: normal(h[..., 0, 0, :])), torch.ones(N, 2, 2, D), code="batch_outside_plate")
+    message = only(
+        make_pair(likelihood=likelihood, q=lambda h: normal(h[..., 0, 0, :])),
+        torch.ones(N, 2, 2, D),
+        code="batch_outside_plate",
+    )
     assert "`dist.Bernoulli(...).to_event(3)`" in message
 
 
@@ -418,6 +428,14 @@ def test_plate_size(x: Tensor) -> None:
     assert f"{N} data" in message
     assert "pyro.plate('data', len(x))" in message
     assert "subsample_size=len(x)" in message
+
+
+def test_plate_without_size(x: Tensor) -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data"):
+            pyro.sample("x", dist.Bernoulli(logits=pyro.param("w", torch.ones(N, D))).to_event(1), obs=x)
+
+    assert "has no size" in only((model, lambda x: None), x, code="plate_size")
 
 
 def test_plate_size_by_shape(x: Tensor) -> None:
@@ -495,7 +513,7 @@ def test_support_of_a_latent(x: Tensor) -> None:
         return dist.LogNormal(torch.zeros(Z), 1.0).to_event(1)
 
     message = only(make_pair(p=p), x, code="support")
-    assert "guide's draws of 'z'" in message
+    assert "that the guide draws for site 'z'" in message
     assert "LogNormal" in message
 
 
@@ -507,6 +525,14 @@ def test_nan_input(x: Tensor) -> None:
     model, guide = make_pair()
     cleaned = (lambda x: model(x.nan_to_num()), lambda x: guide(x.nan_to_num()))
     only(cleaned, x, level="warning", code="nan_input")
+    # a mask takes the NaN out of the density, but not out of the gradient
+    model, guide = make_pair(likelihood=lambda h: dist.Normal(h, 1.0).to_event(1))
+    mask: Any = ~x.isnan().any(-1)
+
+    def clean(x: Tensor) -> None:
+        guide(x.nan_to_num())
+
+    only((poutine.mask(model, mask=mask), poutine.mask(clean, mask=mask)), x, code="nan_input")
 
 
 def test_nonfinite(x: Tensor) -> None:
@@ -561,6 +587,9 @@ def test_unregistered(x: Tensor) -> None:
     assert "pyro.module('encoder', encoder)" in message
     report = preflight(*make_pair(modules=(None, None)), x, strict=False)
     assert found(report) == [("error", "unregistered")] * 2
+    loc = torch.zeros(Z, requires_grad=True)
+    pair = make_pair(modules=("decoder", "encoder"), q=lambda h: normal(h + torch.cat([loc, loc])))
+    assert "pyro.param(name, tensor)" in only(pair, x, level="warning", code="unregistered")
 
 
 def test_unregistered_attribute(x: Tensor) -> None:
@@ -624,8 +653,6 @@ def test_not_reparameterized(x: Tensor) -> None:
 
 
 def test_enumerated_latents_are_fine(x: Tensor) -> None:
-    model, _ = make_pair()
-
     def mixture(x: Tensor) -> None:
         logits = pyro.param("logits", torch.zeros(2, D))
         with pyro.plate("data", len(x)):
@@ -644,8 +671,32 @@ def test_relaxed_guide(straight_through: bool, x: Tensor) -> None:
         message = only(pair, x, code="relaxed_guide", elbo=elbo)
         assert family.__name__ in message
         assert "OneHotCategorical in the model" in message
+        assert "dist.OneHotCategoricalStraightThrough(logits=...)" in message
+    bits = make_pair(
+        lambda: dist.Bernoulli(torch.full((Z,), 0.5)).to_event(1),
+        lambda h: dist.RelaxedBernoulli(torch.tensor(0.5), logits=h[..., :Z]).to_event(1),
+    )
+    assert "`dist.Bernoulli(logits=...)` with elbo='trace'" in only(bits, x, code="relaxed_guide")
+    # what the message proposes
+    assert preflight(
+        *make_pair(categorical_prior, lambda h: dist.OneHotCategoricalStraightThrough(logits=h[..., :Z])), x
+    ).ok
     prior = family(torch.tensor(0.5), logits=torch.zeros(Z))
     assert preflight(*make_pair(lambda: prior, lambda h: family(torch.tensor(0.5), logits=h[..., :Z])), x).ok
+
+
+def test_modules_of() -> None:
+    net = Net()
+    assert list(modules_of(net.model, net.guide).values()) == [net]
+    assert list(modules_of(poutine.scale(net.model, scale=0.5)).values()) == [net]
+    nets = {"a": nn.Linear(1, 1), "b": [nn.Linear(1, 1)]}
+    single = nn.Linear(1, 1)
+
+    def program(x: Tensor) -> Tensor:
+        return single(nets["a"](x))  # type: ignore[operator]
+
+    assert modules_of(program) == {"single": single, "nets['a']": nets["a"], "nets['b'][0]": nets["b"][0]}  # type: ignore[index]
+    assert list(modules_of(functools.partial(lambda n, x: n(x), single)).values()) == [single]
 
 
 # Errors, and the search for NaN
@@ -692,8 +743,7 @@ def test_find_nonfinite(x: Tensor) -> None:
     assert lines[0].startswith(f"guide site 'z': Normal loc has 1 NaN of {N * Z}, value has 1 NaN of {N * Z}")
     assert lines[-1].startswith(f"model site 'x': Bernoulli logits has {D} NaN of {N * D}")
     rng = torch.get_rng_state()
-    with warnings.catch_warnings():
-        lines = find_nonfinite(*make_pair(q=q, decoder=nn.Linear(7, D)), x)
+    lines = find_nonfinite(*make_pair(q=q, decoder=nn.Linear(7, D)), x)
     assert lines[0].startswith("guide site 'z'")
     assert lines[-1].startswith("the model raised RuntimeError")
     assert not torch.equal(rng, torch.get_rng_state())

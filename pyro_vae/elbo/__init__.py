@@ -9,32 +9,69 @@ from typing import Any
 import pyro.infer
 
 from pyro_vae.elbo.bounds import MeanField, TensorELBO, Trace
+from pyro_vae.elbo.importance import CIWAE, IWAE, MIWAE, PIWAE, RWS, DReG, Renyi, StickingTheLanding
+from pyro_vae.elbo.score import VIMCO, Reinforce
+from pyro_vae.elbo.surrogate import Coefficients, SurrogateELBO
 from pyro_vae.elbo.weights import Cyclical, Schedule, Warmup, WeightedKL
 
 __all__ = [
+    "CIWAE",
+    "IWAE",
+    "MIWAE",
+    "PIWAE",
+    "RWS",
+    "VIMCO",
+    "Coefficients",
     "Cyclical",
+    "DReG",
     "MeanField",
+    "Reinforce",
+    "Renyi",
     "Schedule",
+    "StickingTheLanding",
+    "SurrogateELBO",
     "TensorELBO",
     "Trace",
     "Warmup",
     "WeightedKL",
+    "least_particles",
     "make",
     "names",
     "register",
 ]
 
+
+def _tail_adaptive(num_particles: int = 2, **options: Any) -> pyro.infer.ELBO:
+    return pyro.infer.TraceTailAdaptive_ELBO(num_particles=num_particles, vectorize_particles=True, **options)
+
+
 _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "mean_field": MeanField,
     "trace": Trace,
+    "stl": StickingTheLanding,
+    "iwae": IWAE,
+    "dreg": DReG,
+    "miwae": MIWAE,
+    "piwae": PIWAE,
+    "ciwae": CIWAE,
+    "renyi": Renyi,
+    "rws": RWS,
+    "reinforce": Reinforce,
+    "vimco": VIMCO,
     "trace_graph": pyro.infer.TraceGraph_ELBO,
     "enum": pyro.infer.TraceEnum_ELBO,
+    "tail_adaptive": _tail_adaptive,
 }
 
 
 def names() -> tuple[str, ...]:
     """The names that `make` knows."""
     return tuple(_REGISTRY)
+
+
+def least_particles(name: str) -> int:
+    """The smallest number of particles that the estimator called `name` works with."""
+    return getattr(_REGISTRY.get(name), "least_particles", 2 if name == "tail_adaptive" else 1)
 
 
 def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:
@@ -66,6 +103,6 @@ def make(name: str | pyro.infer.ELBO, *, num_particles: int = 1, **options: Any)
         raise TypeError(f"elbo must be a name or a pyro.infer.ELBO object, got {type(name).__name__}")
     if name not in _REGISTRY:
         near = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown ELBO {name!r}{hint} Known are {', '.join(_REGISTRY)}")
+        hint = f", did you mean {near[0]!r}" if near else ""
+        raise ValueError(f"unknown ELBO {name!r}{hint}? Known: {', '.join(_REGISTRY)}")
     return _REGISTRY[name](num_particles=num_particles, **options)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.infer
 import torch
 from pyro.distributions.util import scale_and_mask
+from pyro.infer.util import MultiFrameTensor
 from torch import Tensor
 
 from pyro_vae.elbo.terms import kl_sites
 from pyro_vae.elbo.tracing import (
     PairTrace,
+    fork_rng,
     log_prob,
     particles_agree,
     plate_nesting,
@@ -42,38 +44,44 @@ class TensorELBO(pyro.infer.ELBO):
         to the second, with a warning, if the pair's networks do not take a leading dimension.
     """
 
+    bound: ClassVar[str] = "elbo"  # what the value bounds log p(x) by: the ELBO, IWAE's bound, or one of its own
+
     def __init__(self, num_particles: int = 1, vectorize_particles: bool | None = None, **kwargs: Any) -> None:
         if num_particles < 1:
             raise ValueError(f"num_particles must be at least 1, got {num_particles}")
         super().__init__(num_particles=num_particles, **kwargs)
         self.vectorize_particles = vectorize_particles
-        self._plan: tuple[Program, Program, int, bool] | None = None
+        self._plan: tuple[Program, Program, int | None] | None = None
 
     def particle_loss(self, traces: PairTrace) -> Tensor:
         """Negative objective, summed over data and particles, with the sites' scales applied."""
         raise NotImplementedError(f"{type(self).__name__} must define particle_loss(traces)")
 
-    def traces(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any) -> Iterator[PairTrace]:
-        """The runs of the pair that one loss needs: one with K vectorised particles, or K plain ones."""
+    def layout(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any) -> tuple[int, int | None]:
+        """How the K particles run: the number of runs, and the batch dimension of the particles within one."""
         if self.num_particles == 1:
-            yield trace_pair(model, guide, args, kwargs)
-            return
-        # planned once for a pair: the probe costs a few forward passes
+            return 1, None
+        # found once for a pair: the probe costs a few forward passes
         if self._plan is None or self._plan[:2] != (model, guide):
             vectorize = self.vectorize_particles
             if vectorize is None:
                 vectorize = particles_agree(model, guide, args, **kwargs)
                 if not vectorize:
                     warn_not_vectorized()
-            with torch.no_grad():
+            with torch.no_grad(), fork_rng():
                 plain = trace_pair(model, guide, args, kwargs)
-            self._plan = (model, guide, plate_nesting(plain.model, plain.guide), vectorize)
-        _, _, nesting, vectorize = self._plan
-        if vectorize:
-            yield trace_pair(model, guide, args, kwargs, num_particles=self.num_particles, nesting=nesting)
-        else:
-            for _ in range(self.num_particles):
+            self._plan = (model, guide, -1 - plate_nesting(plain.model, plain.guide) if vectorize else None)
+        dim = self._plan[2]
+        return (self.num_particles, None) if dim is None else (1, dim)
+
+    def traces(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any) -> Iterator[PairTrace]:
+        """The runs of the pair that one loss needs: one with K vectorised particles, or K plain ones."""
+        runs, dim = self.layout(model, guide, args, kwargs)
+        for _ in range(runs):
+            if dim is None:
                 yield trace_pair(model, guide, args, kwargs)
+            else:
+                yield trace_pair(model, guide, args, kwargs, num_particles=self.num_particles, nesting=-1 - dim)
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Negative objective in nats, summed over the data, as a tensor whose gradient is the estimator's."""
@@ -102,23 +110,28 @@ class Trace(TensorELBO):
     .. math:: L = E_{q(z|x)}[\log p(x, z) - \log q(z|x)]
 
     Unbiased for the ELBO and for its gradient. The variance includes that of the KL term, which `MeanField` integrates
-    out. Sites that cannot be reparameterised go through Pyro's `Trace_ELBO`, which adds the score-function term.
+    out. A site that cannot be reparameterised gets a score-function term instead, weighted with all that stands in its
+    plates.
 
-    Reference: Kingma and Welling 2014, arXiv 1312.6114, eq. 6 (estimator A).
+    Reference: Kingma and Welling 2014, arXiv 1312.6114, eq. 6 (estimator A); Ranganath et al. 2014, arXiv 1401.0118
+    (score function).
     """
 
     def particle_loss(self, traces: PairTrace) -> Tensor:
-        return -sum(
-            (sign * scale_and_mask(log_prob(name, site), site["scale"]).sum() for name, site, sign in traces.sites()),
-            start=torch.zeros(()),
-        )
-
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        runs = list(self.traces(model, guide, args, kwargs))
-        if any(not site["fn"].has_rsample for _, site in sample_sites(runs[0].guide)):
-            score = pyro.infer.Trace_ELBO(num_particles=self.num_particles)
-            return score.differentiable_loss(model, guide, *args, **kwargs)
-        return torch.stack([self.particle_loss(traces) for traces in runs]).sum() / self.num_particles
+        score = [site for _, site in sample_sites(traces.guide) if not site["fn"].has_rsample]
+        elbo, terms = torch.zeros(()), MultiFrameTensor()
+        for name, site, sign in traces.sites():
+            value = sign * scale_and_mask(log_prob(name, site), site["scale"])
+            if score:
+                terms.add((site["cond_indep_stack"], value.detach()))
+                if sign < 0 and not site["fn"].has_rsample:
+                    value = value.detach()  # the gradient of log q has mean zero
+            elbo = elbo + value.sum()
+        for site in score:
+            log_q = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            weight = terms.sum_to(site["cond_indep_stack"])
+            elbo = elbo + (weight * (log_q - log_q.detach())).sum()
+        return -elbo
 
 
 class MeanField(TensorELBO):
@@ -148,7 +161,7 @@ class MeanField(TensorELBO):
                     "the mean-field ELBO needs one: use elbo='trace' (score function) or a relaxed distribution"
                 )
             kl = analytic.get(name)
-            if kl is None:
+            if kl is None or _scaled_unlike(q, traces.model.nodes[name]):
                 kl = scale_and_mask(log_prob(name, q), q["scale"])
                 if name in traces.model.nodes:
                     p = traces.model.nodes[name]
@@ -160,3 +173,9 @@ class MeanField(TensorELBO):
             site = traces.model.nodes[name]
             loss = loss - scale_and_mask(log_prob(name, site), site["scale"]).sum()
         return loss
+
+
+def _scaled_unlike(q: Any, p: Any) -> bool:
+    # no KL has one factor on log q and another on log p; tensors are not compared, which would wait for a GPU
+    scales = q["scale"], p["scale"]
+    return not any(isinstance(scale, Tensor) for scale in scales) and scales[0] != scales[1]

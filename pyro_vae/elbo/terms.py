@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -44,14 +45,20 @@ def kl_sites(traces: PairTrace) -> dict[str, Tensor]:
     Integrating a site z_i out analytically needs everything that q(z_i|.) and p(z_i|.) condition on to be drawn
     before z_i. The guide's own order gives that for q; for p it holds when every latent that precedes z_i in the model
     also precedes it in the guide. Other sites (a bottom-up guide for a top-down model, say) are left out, so that the
-    caller samples them. Auxiliary sites and pairs of families without a registered KL are left out too.
+    caller samples them. Auxiliary sites and pairs of families without a registered KL are left out too, and so are
+    point masses: Pyro's KL of a `Delta` forgets its `log_density`, by which autoguides account for their transforms.
     """
     before_in_guide: set[str] = set()
     order = [name for name, site in sample_sites(traces.model) if not site["is_observed"]]
     result = {}
     for name, q in sample_sites(traces.guide):
         p = traces.model.nodes.get(name)
-        if p is not None and q["mask"] is p["mask"] and before_in_guide.issuperset(order[: order.index(name)]):
+        if (
+            p is not None
+            and q["mask"] is p["mask"]
+            and before_in_guide.issuperset(order[: order.index(name)])
+            and not _is_point_mass(q["fn"])
+        ):
             try:
                 value = kl_divergence(q["fn"], p["fn"])
             except NotImplementedError:
@@ -61,6 +68,12 @@ def kl_sites(traces: PairTrace) -> dict[str, Tensor]:
                 result[name] = scale_and_mask(value, 1.0, q["mask"])
         before_in_guide.add(name)
     return result
+
+
+def _is_point_mass(fn: Any) -> bool:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, Delta)
 
 
 def elbo_terms(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.infer
 import torch
@@ -48,7 +48,11 @@ class WeightedKL(pyro.infer.ELBO):
     Reference: Higgins et al. 2017 (beta-VAE); Bowman et al. 2016, arXiv 1511.06349 (warm-up).
     """
 
+    bound: ClassVar[str] = "own"
+
     def __init__(self, elbo: pyro.infer.ELBO, weight: float = 1.0) -> None:
+        if not isinstance(elbo, pyro.infer.ELBO):
+            raise TypeError(f"WeightedKL wraps a pyro.infer.ELBO object, got {elbo!r}: use pv.elbo.make(name)")
         super().__init__(num_particles=elbo.num_particles)
         self.elbo = elbo
         self._weight = torch.ones(())
@@ -81,9 +85,17 @@ class WeightedKL(pyro.infer.ELBO):
         """The wrapped ELBO's loss and gradients of the weighted pair."""
         return self.elbo.loss_and_grads(*self._scaled(model, guide), *args, **kwargs)
 
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
-        """The wrapped ELBO's differentiable loss of the weighted pair."""
-        return self.elbo.differentiable_loss(*self._scaled(model, guide), *args, **kwargs)
+    @property
+    def differentiable_loss(self) -> Callable[..., Any]:
+        """The wrapped ELBO's differentiable loss of the weighted pair.
+
+        Raises
+        ------
+        AttributeError
+            If the wrapped ELBO has none, as Pyro's RenyiELBO and TraceGraph_ELBO.
+        """
+        loss = self.elbo.differentiable_loss
+        return lambda model, guide, *args, **kwargs: loss(*self._scaled(model, guide), *args, **kwargs)
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         return self.elbo._get_trace(*self._scaled(model, guide), args, kwargs)

@@ -65,11 +65,12 @@ def bound(
     model, guide
         The pair.
     *args
-        The data `x` of shape `(N, ...)`, then whatever else the pair takes; tensors with N rows are per-datum.
+        The data `x` of shape `(N, ...)`, then whatever else the pair takes, also by keyword; tensors with N rows are
+        per-datum.
     num_particles
         Draws from the guide to average over (one run of the pair each).
     chunk
-        Data per run.
+        Data per run. A pair with parameters of its own for each datum needs them all in one.
     seed
         Draw the noise from this seed and leave torch's generators as they were, so that two calls share their noise.
 
@@ -86,8 +87,8 @@ def bound(
     noise = nullcontext() if seed is None else fork_rng(seed)
     with torch.no_grad(), eval_mode(model, guide), noise:
         for start, stop in slices(n, chunk):
-            data = take(args, start, stop)
-            runs = [elbo_terms(model, guide, *data, **kwargs) for _ in range(num_particles)]
+            rows, named = take(args, kwargs, start, stop)
+            runs = [elbo_terms(model, guide, *rows, **named) for _ in range(num_particles)]
             likelihoods.append(sum(r.log_likelihood for r in runs) / num_particles)
             for name in runs[0].kl:
                 kls.setdefault(name, []).append(sum(r.kl[name] for r in runs) / num_particles)

@@ -16,7 +16,7 @@ __all__ = ["check_data", "default_memory", "row_bytes", "slices", "take"]
 
 
 def check_data(args: tuple[Any, ...]) -> int:
-    """The number of data in `args[0]`; every tensor in `args` with as many rows counts as per-datum."""
+    """The number of data in `args[0]`; every tensor argument with as many rows counts as per-datum."""
     if not args or not isinstance(args[0], Tensor):
         came = type(args[0]).__name__ if args else "nothing"
         raise TypeError(f"the first argument after the pair must be the tensor of data, (N, ...), got {came}")
@@ -25,10 +25,16 @@ def check_data(args: tuple[Any, ...]) -> int:
     return len(args[0])
 
 
-def take(args: tuple[Any, ...], start: int, stop: int) -> tuple[Any, ...]:
-    """Rows `start:stop` of every per-datum tensor in `args`; other arguments pass unchanged."""
+def take(
+    args: tuple[Any, ...], kwargs: dict[str, Any], start: int, stop: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Rows `start:stop` of every per-datum tensor among a pair's arguments; others pass unchanged."""
     n = len(args[0])
-    return tuple(a[start:stop] if isinstance(a, Tensor) and a.dim() > 0 and len(a) == n else a for a in args)
+
+    def rows(a: Any) -> Any:
+        return a[start:stop] if isinstance(a, Tensor) and a.dim() > 0 and len(a) == n else a
+
+    return tuple(map(rows, args)), {name: rows(a) for name, a in kwargs.items()}
 
 
 def slices(total: int, size: int) -> Iterator[tuple[int, int]]:

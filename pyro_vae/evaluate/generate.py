@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.elbo.tracing import trace_pair
+from pyro_vae.elbo.tracing import sample_sites, trace_pair
 from pyro_vae.evaluate.modules import eval_mode
 
 __all__ = ["reconstruct", "sample"]
@@ -42,7 +42,7 @@ def sample(model: Callable[..., Any], *args: Any, site: str | None = None, mean:
     with torch.no_grad(), eval_mode(model):
         trace = poutine.trace(poutine.uncondition(model)).get_trace(*args)
         # `uncondition` turns observed sites into latent ones, and remembers that it did
-        names = [n for n, s in trace.nodes.items() if s["type"] == "sample" and s["infer"].get("was_observed")]
+        names = [name for name, site in sample_sites(trace) if site["infer"].get("was_observed")]
         return _value(trace.nodes, names, site, mean)
 
 

@@ -102,7 +102,8 @@ def log_marginal(
     model, guide
         The pair.
     *args
-        The data `x` of shape `(N, ...)`, then whatever else the pair takes; tensors with N rows are per-datum.
+        The data `x` of shape `(N, ...)`, then whatever else the pair takes, also by keyword; tensors with N rows are
+        per-datum.
     num_samples
         Importance samples per datum, K.
     memory
@@ -117,7 +118,7 @@ def log_marginal(
     ------
     ValueError
         If a site stands outside the plate over the data, if latent sites differ between model and guide, if an
-        importance weight is NaN, or if `num_samples` is not positive.
+        importance weight is NaN or infinite, or if `num_samples` is not positive.
 
     Reference: Rezende et al. 2014, arXiv 1401.4082, appendix E; Burda et al. 2016, arXiv 1509.00519.
 
@@ -142,38 +143,40 @@ def log_marginal(
     if memory is not None and memory < 1:
         raise ValueError(f"memory must be a positive number of bytes, got {memory}")
     with torch.no_grad(), eval_mode(model, guide), fork_rng(seed) if seed is not None else nullcontext():
-        few = take(args, 0, min(n, 4))
+        few, whole = take(args, kwargs, 0, min(n, 4)), False
         with fork_rng():
-            plain = trace_pair(model, guide, few, kwargs)
-            nesting = plate_nesting(plain.model, plain.guide)
-        vectorize = particles_agree(model, guide, few, **kwargs)
+            try:
+                plain = trace_pair(model, guide, *few)
+            except (RuntimeError, ValueError):  # parameters made for each datum only fit the whole data
+                few, whole = (args, kwargs), True
+                plain = trace_pair(model, guide, *few)
+        nesting = plate_nesting(plain.model, plain.guide)
+        vectorize = particles_agree(model, guide, few[0], **few[1])
         if not vectorize:
             warn_not_vectorized()
 
-        def weights(data: tuple[Any, ...], count: int) -> Tensor:
-            return log_weights(
-                model, guide, data, kwargs, num_particles=count, vectorize=vectorize, nesting=nesting
-            ).double()
+        def weights(data: tuple[tuple[Any, ...], dict[str, Any]], count: int) -> Tensor:
+            return log_weights(model, guide, *data, num_particles=count, vectorize=vectorize, nesting=nesting).double()
 
         probe = 2 if vectorize else 1
-        bytes_each = row_bytes(lambda: weights(few, probe), probe * len(few[0]))
+        bytes_each = row_bytes(lambda: weights(few, probe), probe * len(few[0][0]))
         rows = max(1, (memory or default_memory(args[0].device)) // bytes_each)
         if args[0].device.type == "cpu":
             rows = min(rows, CPU_ROWS)  # larger chunks fall out of the cache
         # many samples of few data, so that encoders run seldom; one sample of many data if particles run in a loop
-        per_sample = min(num_samples, rows) if vectorize else num_samples
-        per_data = max(1, rows // per_sample) if vectorize else rows
+        per_data = n if whole else max(1, rows // num_samples if vectorize else rows)
+        per_sample = min(num_samples, max(1, rows // per_data)) if vectorize else 1
         results = []
         with progress_bar("log p(x)", n, progress) as advance:
             for start, stop in slices(n, per_data):
-                data = take(args, start, stop)
+                data = take(args, kwargs, start, stop)
                 results.append(_accumulate(lambda k, data=data: weights(data, k), num_samples, per_sample))
-                bad = results[-1][0].isnan()
+                bad = ~(results[-1][0] < math.inf)
                 if bad.any():
                     index = start + int(bad.nonzero()[0])
                     raise ValueError(
-                        f"{int(bad.sum())} of the data {start}..{stop - 1} have a NaN importance weight, first datum "
-                        f"{index}: pv.preflight(model, guide, x[{index}:{index + 1}]) names the site"
+                        f"{int(bad.sum())} of the data {start}..{stop - 1} have a NaN or infinite importance weight, "
+                        f"first datum {index}: pv.preflight(model, guide, x[{index}:{index + 1}]) names the site"
                     )
                 advance(stop - start)
     log_sum, log_sum_sq = (torch.cat(parts) for parts in zip(*results, strict=True))
@@ -201,5 +204,5 @@ def _summarise(log_sum: Tensor, log_sum_sq: Tensor, k: int, dtype: torch.dtype) 
         std_error = ((inverse_ess - 1 / k).clamp(min=0) * k / (k - 1)).sqrt()
     else:
         std_error = torch.full_like(log_sum, math.inf)
-    dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
+    dtype = torch.promote_types(dtype, torch.float32)
     return LogMarginal((log_sum - math.log(k)).to(dtype), std_error.to(dtype), (1 / inverse_ess).to(dtype), k)

@@ -3,70 +3,122 @@
 from __future__ import annotations
 
 import functools
-import inspect
+import itertools
+import sys
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["eval_mode", "modules_of"]
+
+MAX_DEPTH = 6
+MAX_ITEMS = 1000  # of a container: a list that long holds data, not networks
+LIBRARIES = {"torch", "pyro", "numpy", *sys.stdlib_module_names}
 
 
 def modules_of(*programs: Callable[..., Any]) -> dict[str, nn.Module]:
     """The networks that some callables use, by the name they go under there; best effort.
 
-    Found are: a callable that is a module, the module a method belongs to, modules among a function's closure, globals
-    and defaults, and in lists, tuples and dicts there; partial objects and wrapped functions are looked through.
+    Found are: a callable that is a module, the module that a method belongs to, modules among the closure, defaults and
+    globals of a function (of the functions inside it, too), and in containers and attributes of objects found there.
+    Partial objects, wrapped functions and Pyro's handlers are looked through. A module inside another one found is not
+    listed by itself.
     """
-    found: dict[str, nn.Module] = {}
-    seen: set[int] = set()
-
-    def visit(name: str, value: Any, depth: int) -> None:
-        if id(value) in seen or depth > 4:
-            return
-        if isinstance(value, nn.Module):
-            seen.add(id(value))
-            found.setdefault(name or type(value).__name__, value)
-        elif isinstance(value, list | tuple):
-            for i, item in enumerate(value):
-                visit(f"{name}[{i}]", item, depth + 1)
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                visit(f"{name}[{key!r}]", item, depth + 1)
-        elif callable(value) and not inspect.isclass(value) and not inspect.isbuiltin(value):
-            seen.add(id(value))
-            enter(value, depth + 1)
-
-    def enter(program: Any, depth: int) -> None:
-        if isinstance(program, functools.partial):
-            visit("", program.func, depth)
-            visit("args", [*program.args, *program.keywords.values()], depth)
-            return
-        if inspect.ismethod(program):
-            if isinstance(program.__self__, nn.Module):
-                visit("", program.__self__, depth)
-            else:
-                visit("self", vars(program.__self__) if hasattr(program.__self__, "__dict__") else None, depth)
-            program = program.__func__
-        program = inspect.unwrap(program)
-        if not inspect.isfunction(program):
-            call = getattr(program, "__dict__", None)
-            if call:
-                visit(type(program).__name__, call, depth)
-            return
-        # a library's own functions hold no networks of the pair
-        if (program.__module__ or "").split(".")[0] in {"torch", "pyro", "numpy"} and not program.__closure__:
-            return
-        variables = inspect.getclosurevars(program)
-        for name, value in (*variables.nonlocals.items(), *variables.globals.items()):
-            if not inspect.ismodule(value):
-                visit(name, value, depth)
-        visit("default", list(program.__defaults__ or ()), depth)
-
+    search = _Search()
     for program in programs:
-        visit("", program, 0)
-    return found
+        search.visit("", program)
+    inner = {id(part) for net in search.found.values() for part in net.modules() if part is not net}
+    return {name: net for name, net in search.found.items() if id(net) not in inner}
+
+
+class _Search:
+    def __init__(self) -> None:
+        self.found: dict[str, nn.Module] = {}
+        self.seen: dict[int, Any] = {}  # the objects too: an id means nothing once its object is gone
+        self.depth = 0
+
+    def visit(self, name: str, value: Any) -> None:
+        if self.depth >= MAX_DEPTH or id(value) in self.seen:
+            return
+        if isinstance(value, type | types.ModuleType | Tensor | str | bytes | int | float):
+            return
+        self.seen[id(value)] = value
+        self.depth += 1
+        self.enter(name, value)
+        self.depth -= 1
+
+    def enter(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module):
+            self.module(name or type(value).__name__, value)
+        elif isinstance(value, types.MethodType):
+            owner = "" if isinstance(value.__self__, nn.Module) else "self"
+            self.visit(owner, value.__self__)
+            self.visit("", value.__func__)
+        elif isinstance(value, types.FunctionType):
+            self.function(value)
+        elif isinstance(value, functools.partial):
+            self.visit("", value.func)
+            self.items((f"args[{i}]", item) for i, item in enumerate(value.args))
+            self.items(value.keywords.items())
+        elif isinstance(value, dict):
+            self.items((f"{name}[{key!r}]", item) for key, item in value.items())
+        elif isinstance(value, list | tuple | set | frozenset):
+            self.items((f"{name}[{i}]", item) for i, item in enumerate(value))
+        elif isinstance(value, types.SimpleNamespace) or not _from_library(type(value)):
+            self.items((f"{name or 'self'}.{key}", item) for key, item in getattr(value, "__dict__", {}).items())
+            if callable(value):
+                self.visit("", type(value).__call__)
+        else:  # a handler of Pyro, say
+            self.items((key, getattr(value, key, None)) for key in ("fn", "func", "__wrapped__"))
+
+    def items(self, items: Any) -> None:
+        for name, item in itertools.islice(items, MAX_ITEMS):
+            self.visit(name, item)
+
+    def module(self, name: str, net: nn.Module) -> None:
+        unique = next(
+            n for n in itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2))) if n not in self.found
+        )
+        self.found[unique] = net
+        # what a module holds outside its registered parts: a plain list of networks, an autoguide's model
+        held = {k: v for k, v in vars(net).items() if k not in ("_parameters", "_buffers", "_modules")}
+        self.items((f"{name}.{key}", item) for key, item in held.items())
+        if not _from_library(type(net)):
+            self.visit("", type(net).forward)
+
+    def function(self, function: types.FunctionType) -> None:
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                self.visit(name, cell.cell_contents)
+            except ValueError:  # not filled yet
+                continue
+        self.visit("", getattr(function, "__wrapped__", None))
+        if _from_library(function):
+            return
+        code = function.__code__
+        arguments = code.co_varnames[: code.co_argcount]
+        self.items(zip(reversed(arguments), reversed(function.__defaults__ or ()), strict=False))
+        self.items((function.__kwdefaults__ or {}).items())
+        names = _names(code)
+        for name in names:
+            value = function.__globals__.get(name)
+            if isinstance(value, types.ModuleType):
+                nets = {other: vars(value).get(other) for other in names}
+                self.items((f"{name}.{other}", net) for other, net in nets.items() if isinstance(net, nn.Module))
+            else:
+                self.visit(name, value)
+
+
+def _names(code: types.CodeType) -> list[str]:
+    inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names(const)]
+    return list(dict.fromkeys([*code.co_names, *inner]))
+
+
+def _from_library(thing: Any) -> bool:
+    return (getattr(thing, "__module__", None) or "").partition(".")[0] in LIBRARIES
 
 
 @contextmanager

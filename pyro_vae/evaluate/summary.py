@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pyro_vae.elbo.tracing import trace_pair
+from pyro_vae.elbo.tracing import fork_rng, trace_pair
 from pyro_vae.evaluate.bound import bound
 from pyro_vae.evaluate.chunks import take
 from pyro_vae.evaluate.likelihood import log_marginal
@@ -108,7 +109,8 @@ def summarize(
     """
     marginal = log_marginal(model, guide, *args, num_samples=num_samples, seed=seed, progress=progress)
     figures = bound(model, guide, *args, num_particles=num_particles, seed=seed).to_dict()
-    traces = trace_pair(model, guide, take(args, 0, 1))
+    with torch.no_grad(), fork_rng():
+        traces = trace_pair(model, guide, *take(args, {}, 0, 1))
     observed = [traces.model.nodes[name] for name in traces.observed]
     dims = sum(site["value"].numel() for site in observed)
     return Summary(

@@ -13,12 +13,16 @@ from torch import Tensor, nn
 from pyro_vae import conditionals, priors
 from pyro_vae.conditionals import Conditional, Likelihood
 from pyro_vae.models.pair import Pair
-from pyro_vae.nets import MLP
+from pyro_vae.nets import MLP, as_sizes
 from pyro_vae.priors import Prior
 
 __all__ = ["VAE"]
 
 _instances = itertools.count()
+
+
+def _unique_name() -> str:
+    return f"VAE_{next(_instances)}"
 
 
 class VAE(nn.Module, Pair):
@@ -79,8 +83,8 @@ class VAE(nn.Module, Pair):
         decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.name = f"VAE_{next(_instances)}"
-        shape = torch.Size([data_shape] if isinstance(data_shape, int) else data_shape)
+        self.name = _unique_name()
+        shape = as_sizes(data_shape, "data_shape")
         if isinstance(likelihood, str):
             likelihood = conditionals.likelihood(likelihood, shape)
         if isinstance(posterior, str):
@@ -92,19 +96,28 @@ class VAE(nn.Module, Pair):
         _check_shape("prior", prior, torch.Size([latent_dim]))
         self.data_shape, self.latent_dim = shape, latent_dim
         self.likelihood, self.posterior, self.prior = likelihood, posterior, prior
-        self.encoder = encoder or MLP(shape, hidden, posterior.param_shape, activation)
-        self.decoder = decoder or MLP(latent_dim, tuple(reversed(hidden)), likelihood.param_shape, activation)
+        if encoder is None:
+            encoder = MLP(shape, hidden, posterior.param_shape, activation)
+        if decoder is None:
+            decoder = MLP(latent_dim, tuple(reversed(hidden)), likelihood.param_shape, activation)
+        self.encoder, self.decoder = encoder, decoder
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # a copy has weights of its own, which Pyro would take for those of the original under its name
+        super().__setstate__(state)
+        self.name = _unique_name()
 
     def model(self, x: Tensor) -> None:
         """The generative model of the data `x`, `(N, *data_shape)`."""
+        self._check(x, batch=True)
         self._register("prior", "decoder", "likelihood")
-        self._check(x)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             pyro.sample("x", self.decode(z), obs=x)
 
     def guide(self, x: Tensor) -> None:
         """The amortised posterior of the latents of `x`, `(N, *data_shape)`."""
+        self._check(x, batch=True)
         self._register("encoder", "posterior")
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.encode(x))
@@ -155,10 +168,12 @@ class VAE(nn.Module, Pair):
         for part in parts:
             pyro.module(f"{self.name}.{part}", getattr(self, part))
 
-    def _check(self, x: Tensor) -> None:
-        if x.shape[-len(self.data_shape) :] != self.data_shape:
+    def _check(self, x: Tensor, *, batch: bool = False) -> None:
+        lead = x.dim() - len(self.data_shape)
+        if x.shape[max(lead, 0) :] != self.data_shape or (batch and lead != 1):
+            expected = ", ".join(map(str, ("N" if batch else "*", *self.data_shape)))
             raise ValueError(
-                f"data of shape {tuple(x.shape)} came, {('N', *self.data_shape)} was expected: build the VAE with "
+                f"data of shape {tuple(x.shape)} came, ({expected}) was expected: build the VAE with "
                 "data_shape=data.shape, or load the data with or without flatten=True"
             )
 

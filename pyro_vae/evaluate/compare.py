@@ -1,0 +1,384 @@
+"""ELBO estimators compared on one pair: bound, gradient bias, variance and signal, time and memory."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyro.infer
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pyro_vae import elbo as elbos
+from pyro_vae.elbo.tracing import fork_rng, sample_sites, trace_pair
+from pyro_vae.evaluate.chunks import check_data
+from pyro_vae.evaluate.likelihood import LogMarginal, log_marginal
+from pyro_vae.progress import progress_bar
+
+__all__ = ["Comparison", "EstimatorRow", "compare_elbos"]
+
+Program = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class EstimatorRow:
+    """One estimator with one number of particles.
+
+    `value` is the bound in nats per datum, `gap` the reference log p(x) minus it. Gradients are of the mean loss over
+    the data, split into the model's and the guide's parameters: `variance` is the trace of the covariance of one
+    gradient, `snr` the norm of the expected gradient over the root of the variance, `bias` the norm of the expected
+    gradient's deviation from an unbiased gradient of the same bound, relative to the latter's norm and corrected for
+    the noise of both (0 where noise explains it). `seconds` and `memory` (bytes at the peak) are for one gradient.
+    """
+
+    estimator: str
+    num_particles: int
+    value: float
+    value_error: float
+    gap: float
+    model_bias: float
+    guide_bias: float
+    model_variance: float
+    guide_variance: float
+    model_snr: float
+    guide_snr: float
+    seconds: float
+    memory: int
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """What `compare_elbos` found: rows by estimator and particles, and the reference log p(x)."""
+
+    rows: list[EstimatorRow]
+    reference: LogMarginal
+    repeats: int
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One dictionary a row."""
+        return [asdict(row) for row in self.rows]
+
+    def table(self) -> Table:
+        """The rows as a rich table; `var x s` is the guide's gradient variance times seconds: cost at equal accuracy."""
+        table = Table(
+            title=f"reference log p(x) {self.reference.mean:.2f} ± {self.reference.mean_error:.3f} nats per datum; "
+            f"{len(self.reference)} data, {self.repeats} repeats",
+            title_justify="left",
+        )
+        names = ["estimator", "K", "bound", "gap", "bias model", "guide", "var model", "guide", "SNR model", "guide"]
+        for name in [*names, "ms", "MB", "var x s"]:
+            table.add_column(name, justify="left" if name == "estimator" else "right")
+        for r in self.rows:
+            table.add_row(
+                r.estimator,
+                str(r.num_particles),
+                f"{r.value:.3f} ± {r.value_error:.3f}",
+                f"{r.gap:.3f}",
+                *(f"{v:.2g}" for v in (r.model_bias, r.guide_bias, r.model_variance, r.guide_variance)),
+                *(f"{v:.2f}" for v in (r.model_snr, r.guide_snr)),
+                f"{1e3 * r.seconds:.1f}",
+                f"{r.memory / 2**20:.1f}",
+                f"{r.guide_variance * r.seconds:.2g}",
+            )
+        return table
+
+    def __repr__(self) -> str:
+        console = Console(width=150)
+        with console.capture() as capture:
+            console.print(self.table())
+        return capture.get().rstrip()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the rows as CSV or JSON, by the ending of the path."""
+        path = Path(path)
+        if path.suffix == ".csv":
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(EstimatorRow.__dataclass_fields__))
+                writer.writeheader()
+                writer.writerows(self.to_dicts())
+        elif path.suffix == ".json":
+            path.write_text(
+                json.dumps({"reference": self.reference.to_dict(), "rows": self.to_dicts()}, indent=2) + "\n"
+            )
+        else:
+            raise ValueError(f"a comparison is saved as .csv or .json, got {path.name!r}")
+        return path
+
+    def plot(self) -> Any:
+        """Bound against particles; guide's SNR against particles; variance against time. Returns a matplotlib figure."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(12, 3.8), layout="constrained")
+        bounds, signal, cost = figure.subplots(1, 3)
+        grouped: dict[str, list[EstimatorRow]] = {}
+        for row in self.rows:
+            grouped.setdefault(row.estimator, []).append(row)
+        for name, rows in grouped.items():
+            k = [r.num_particles for r in rows]
+            bounds.errorbar(k, [r.value for r in rows], [r.value_error for r in rows], marker="o", ms=3, label=name)
+            signal.plot(k, [r.guide_snr for r in rows], marker="o", ms=3, label=name)
+            cost.plot([1e3 * r.seconds for r in rows], [r.guide_variance for r in rows], marker="o", ms=3, label=name)
+        bounds.axhline(self.reference.mean, color="black", lw=0.8, ls=":", label="log p(x)")
+        ks = sorted({r.num_particles for r in self.rows})
+        positive = [r.guide_snr for r in self.rows if r.guide_snr > 0 and r.num_particles == ks[0]]
+        if positive and len(ks) > 1:
+            for power, label in ((0.5, "√K"), (-0.5, "1/√K")):
+                line = [max(positive) * (k / ks[0]) ** power for k in ks]
+                signal.plot(ks, line, color="grey", lw=0.8, ls="--", label=label)
+        bounds.set(xscale="log", xlabel="particles K", ylabel="bound (nats per datum)")
+        signal.set(xscale="log", yscale="log", xlabel="particles K", ylabel="SNR of the guide's gradient")
+        cost.set(xscale="log", yscale="log", xlabel="milliseconds per gradient", ylabel="variance, guide")
+        for ax in (bounds, signal, cost):
+            ax.legend(fontsize=7)
+        return figure
+
+
+def compare_elbos(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    estimators: Sequence[str | pyro.infer.ELBO],
+    *,
+    args: tuple[Any, ...] = (),
+    num_particles: Sequence[int] = (1, 5, 50),
+    repeats: int = 100,
+    reference_samples: int = 5000,
+    seed: int = 0,
+    progress: bool | None = False,
+) -> Comparison:
+    """Compare ELBO estimators on any pair, at its present parameters, which are left as they are.
+
+    Parameters
+    ----------
+    model, guide
+        The pair.
+    x, args
+        The data, `(N, ...)`, and whatever else the pair takes.
+    estimators
+        Names (`pv.elbo.names()`) or ELBO objects; an object brings its own number of particles.
+    num_particles
+        Particles K for each name; a name that needs more than K is left out at that K.
+    repeats
+        Gradients per row. Repeat r has the same noise seed for every estimator.
+    reference_samples
+        Importance samples per datum for the reference log p(x).
+    seed
+        Of the noise; torch's generators are left as they were.
+    progress
+        Show a bar.
+
+    Raises
+    ------
+    ValueError
+        For unknown names, fewer than two repeats, or an estimator that the pair does not allow.
+    """
+    data = (x, *args)
+    n = check_data(data)
+    if repeats < 2:
+        raise ValueError(f"repeats must be at least 2 to tell a variance, got {repeats}")
+    jobs = _jobs(estimators, num_particles)
+    reference = log_marginal(model, guide, *data, num_samples=reference_samples, seed=seed, progress=progress)
+    sides, pathwise = _sides(model, guide, data)
+    rows = []
+    references: dict[Any, dict[str, _Moments]] = {}
+    with progress_bar("gradients", len(jobs) * repeats, progress) as advance:
+        for name, objective in jobs:
+            run = _Gradients(model, guide, data, objective, sides, n)
+            moments, values, seconds = run.repeat(range(seed, seed + repeats), advance)
+            target, unbiased, draws = _unbiased(objective, pathwise)
+            if target not in references:
+                # seeds that no row uses
+                seeds = range(seed + 10**6, seed + 10**6 + max(2, draws * repeats // 100))
+                references[target] = _Gradients(model, guide, data, unbiased, sides, n).repeat(seeds)[0]
+            value = float(values.mean())
+            rows.append(
+                EstimatorRow(
+                    name,
+                    objective.num_particles,
+                    value,
+                    float(values.std()) / math.sqrt(repeats),
+                    reference.mean - value,
+                    *(moments[side].distance(references[target][side]) for side in ("model", "guide")),
+                    *(moments[side].variance for side in ("model", "guide")),
+                    *(moments[side].snr for side in ("model", "guide")),
+                    seconds,
+                    run.peak_memory(seed),
+                )
+            )
+    return Comparison(rows, reference, repeats)
+
+
+def _jobs(
+    estimators: Iterable[str | pyro.infer.ELBO], num_particles: Iterable[int]
+) -> list[tuple[str, pyro.infer.ELBO]]:
+    jobs: list[tuple[str, pyro.infer.ELBO]] = []
+    counts = list(num_particles)
+    if not counts or min(counts) < 1:
+        raise ValueError(f"num_particles must be positive numbers, got {counts}")
+    for estimator in estimators:
+        if isinstance(estimator, str):
+            least = elbos.least_particles(estimator)
+            jobs += [(estimator, elbos.make(estimator, num_particles=k)) for k in counts if k >= least]
+        else:
+            jobs.append((type(estimator).__name__, elbos.make(estimator)))
+    if not jobs:
+        raise ValueError("no estimator to compare: give names or ELBO objects, and particles enough for them")
+    return jobs
+
+
+def _sides(model: Program, guide: Program, data: tuple[Any, ...]) -> tuple[dict[str, list[Tensor]], bool]:
+    """The parameters of the model and of the guide, and whether every latent can be reparameterised."""
+    sides: dict[str, list[Tensor]] = {}
+    with torch.no_grad(), fork_rng():
+        traces = trace_pair(model, guide, data)
+        for side, trace in (("model", traces.model), ("guide", traces.guide)):
+            found = [s["value"].unconstrained() for s in trace.nodes.values() if s["type"] == "param"]
+            sides[side] = list({id(p): p for p in found if p.requires_grad}.values())
+    return sides, all(site["fn"].has_rsample for _, site in sample_sites(traces.guide))
+
+
+def _unbiased(objective: pyro.infer.ELBO, pathwise: bool) -> tuple[Any, pyro.infer.ELBO, int]:
+    """A key for the objective's bound, a low-variance estimator with an unbiased gradient of it, and repeats for it."""
+    k, bound = objective.num_particles, getattr(objective, "bound", "elbo")
+    if bound == "iwae" and k > 1:
+        return ("iwae", k), elbos.make("dreg" if pathwise else "vimco", num_particles=k), 50
+    if bound == "own":
+        return objective, objective, 100
+    if pathwise:
+        return "elbo", elbos.make("stl", num_particles=50), 20
+    return "elbo", elbos.make("reinforce", num_particles=50, baseline="leave_one_out"), 20
+
+
+class _Moments:
+    """Mean and total variance of a random vector."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.squares, self.count = 0.0, 0
+
+    def add(self, vector: Tensor) -> None:
+        vector = vector.double()
+        self.total = vector if self.total is None else self.total + vector
+        self.squares += float(vector.square().sum())
+        self.count += 1
+
+    @property
+    def mean(self) -> Tensor:
+        assert self.total is not None
+        return self.total / self.count
+
+    @property
+    def variance(self) -> float:
+        return max(0.0, self.squares - self.count * float(self.mean.square().sum())) / (self.count - 1)
+
+    @property
+    def norm(self) -> float:
+        """Norm of the expectation, corrected for the noise of the mean."""
+        return math.sqrt(max(0.0, float(self.mean.square().sum()) - self.variance / self.count))
+
+    @property
+    def snr(self) -> float:
+        spread = math.sqrt(self.variance)
+        return self.norm / spread if spread > 0 else math.inf
+
+    def distance(self, other: _Moments) -> float:
+        """Norm of the difference of expectations beyond noise, relative to the other's norm."""
+        noise = self.variance / self.count + other.variance / other.count
+        excess = math.sqrt(max(0.0, float((self.mean - other.mean).square().sum()) - noise))
+        return excess / other.norm if other.norm > 0 else (math.nan if excess > 0 else 0.0)
+
+
+class _Gradients:
+    """Gradients of the mean loss of one estimator, taken without touching the parameters' own `.grad`."""
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        data: tuple[Any, ...],
+        objective: pyro.infer.ELBO,
+        sides: dict[str, list[Tensor]],
+        n: int,
+    ) -> None:
+        self.model, self.guide, self.data, self.objective, self.sides, self.n = model, guide, data, objective, sides, n
+        self.params = list({id(p): p for side in sides.values() for p in side}.values())
+
+    def once(self, seed: int) -> tuple[Tensor, dict[int, Tensor]]:
+        """The mean loss and the gradient of each parameter, by its id."""
+        with fork_rng(seed):
+            if hasattr(self.objective, "differentiable_loss"):
+                loss = self.objective.differentiable_loss(self.model, self.guide, *self.data) / self.n
+                found = torch.autograd.grad(loss, self.params, allow_unused=True)
+            else:
+                kept = [p.grad for p in self.params]
+                for p in self.params:
+                    p.grad = None
+                loss = torch.as_tensor(self.objective.loss_and_grads(self.model, self.guide, *self.data)) / self.n
+                found = tuple(None if p.grad is None else p.grad / self.n for p in self.params)
+                for p, grad in zip(self.params, kept, strict=True):
+                    p.grad = grad
+        grads = {id(p): torch.zeros_like(p) if g is None else g for p, g in zip(self.params, found, strict=True)}
+        return loss.detach(), grads
+
+    def repeat(
+        self, seeds: Iterable[int], advance: Callable[..., None] = lambda: None
+    ) -> tuple[dict[str, _Moments], Tensor, float]:
+        """Moments of the gradient by side, the values of the bound, and the median seconds of one gradient."""
+        moments = {side: _Moments() for side in self.sides}
+        values, seconds = [], []
+        self.once(0)  # plans and caches
+        for seed in seeds:
+            started = time.perf_counter()
+            loss, grads = self.once(seed)
+            if loss.device.type == "cuda":
+                torch.cuda.synchronize(loss.device)
+            seconds.append(time.perf_counter() - started)
+            values.append(-float(loss))
+            for side, params in self.sides.items():
+                parts = [grads[id(p)].flatten() for p in params]
+                moments[side].add(torch.cat(parts) if parts else torch.zeros(1))
+            advance()
+        return moments, torch.tensor(values, dtype=torch.float64), float(torch.tensor(seconds).median())
+
+    def peak_memory(self, seed: int) -> int:
+        """Bytes of tensors alive at the peak of one gradient, beyond those alive before."""
+        with _LiveBytes() as live:
+            self.once(seed)
+        return live.peak
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the storages made inside it while they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        old = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                if storage._cdata not in old and storage._cdata not in self._seen:
+                    self._seen.add(storage._cdata)
+                    self.live += storage.nbytes()
+                    self.peak = max(self.peak, self.live)
+                    weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+        return out
+
+    def _free(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.live -= size

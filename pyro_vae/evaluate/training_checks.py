@@ -1,0 +1,184 @@
+"""The checks of preflight on densities, gradients and registered networks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import suppress
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import unwrap
+from pyro_vae.elbo.tracing import log_prob, particles_agree
+from pyro_vae.evaluate.modules import modules_of
+from pyro_vae.evaluate.probe import (
+    Level,
+    Problem,
+    Program,
+    Run,
+    counted,
+    nonfinite_parts,
+    parameters,
+    shape,
+    some,
+)
+from torch import Tensor, nn
+
+__all__ = [
+    "check_finite",
+    "check_networks",
+    "check_vectorized",
+    "parameter_names",
+]
+
+
+def check_finite(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, list[Tensor]]:
+    """NaN and infinities in inputs, sites and gradients; returns the log-densities of the guide and of the model."""
+    log_probs: dict[str, list[Tensor]] = {"guide": [], "model": []}
+    found: tuple[str | None, str] | None = None
+    for where, name, site in run.sites():
+        if name in run.faulty:
+            continue
+        try:
+            density = log_prob(name, site)
+        except Exception as error:
+            run.raised = run.raised or (f"the log-density of the {where}'s site {name!r}", error)
+            continue
+        log_probs[where].append(density)
+        # an observed NaN may be masked
+        if found is None and not (density.isfinite().all() and (site["is_observed"] or site["value"].isfinite().all())):
+            parts = ", ".join([*nonfinite_parts(site), *counted("log-probability", density)])
+            sizes = [f"{key} {float(v.detach().abs().max()):.3g}" for key, v in parameters(site["fn"]) if v.numel()]
+            found = name, f"the {where}'s site {name!r}: {parts} (largest sizes: {', '.join(sizes) or 'none'})"
+    if found is None and not run.raised:
+        bad = nonfinite_gradients(log_probs)
+        if bad:
+            text = f"the gradient of {bad} parameter(s), though all densities are finite (a masked NaN does that, too)"
+            found = None, text
+    inputs = {f"argument {i}": a for i, a in enumerate(args)} | {f"argument {k!r}": a for k, a in kwargs.items()}
+    tensors = {key: a for key, a in inputs.items() if isinstance(a, Tensor)}
+    unclean = [part for key, a in tensors.items() for part in counted(f"{key}, shape {shape(a)},", a)]
+    if unclean:
+        # a pair may well replace missing values itself; then only a warning is due
+        level: Level = "error" if found or run.raised else "warning"
+        fix = "replace them, `x = x.nan_to_num(0.0)`, and if they are missing leave them out, `poutine.mask(mask=...)`"
+        run.problems.insert(0, Problem(level, "nan_input", None, f"{' and '.join(unclean)}: {fix}"))
+    elif found:
+        fix = "bound what the networks give, `scale = log_scale.clamp(-10, 10).exp()`, or rescale the data"
+        run.error("nonfinite", found[0], f"not finite at the start, first {found[1]}: {fix}")
+    return log_probs
+
+
+def nonfinite_gradients(log_probs: dict[str, list[Tensor]]) -> int:
+    terms = [value.sum() for value in log_probs["model"]] + [-value.sum() for value in log_probs["guide"]]
+    total, leaves = sum(terms, start=torch.zeros(())), list(leaves_of(terms).values())
+    with suppress(RuntimeError):  # a graph that torch.autograd.grad cannot take, a re-entrant checkpoint for one
+        grads = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True) if leaves else ()
+        return sum(grad is not None and not bool(grad.isfinite().all()) for grad in grads)
+    return 0
+
+
+def check_networks(
+    run: Run, log_probs: dict[str, list[Tensor]], nets: dict[int, tuple[str, str]], inputs: list[Any]
+) -> None:
+    """Weights that the pair uses but training does not reach, and registered ones that get no gradient."""
+    for where, name, site in run.sites():
+        if name in run.faulty:  # its density cannot be told, but what it depends on can
+            log_probs[where] += [value for _, value in parameters(site["fn"])]
+    by_guide = leaves_of(log_probs["guide"])
+    used = by_guide | leaves_of(log_probs["model"])
+    trained = {id(p): name for name, p in run.params.trained.items()}
+    refused: dict[str, dict[int, str]] = defaultdict(dict)
+    for name, tensor in run.params.offered:
+        if id(tensor) in used and id(tensor) not in trained:
+            prefix = name.partition("$$$")[0] if "$$$" in name else name.rpartition(".")[0] or name
+            refused[prefix][id(tensor)] = name
+    for prefix, names in refused.items():
+        report_refused(run, prefix, names, used, nets)
+    known = trained.keys() | {id(a) for a in inputs} | {key for names in refused.values() for key in names}
+    unregistered: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+    for key in used.keys() - known:
+        unregistered[nets.get(key, ("", ""))[0], "guide" if key in by_guide else "model"].append(used[key])
+    for (net, where), leaves in sorted(unregistered.items(), key=lambda item: item[0]):
+        which = sorted(nets[id(p)][1] if id(p) in nets else f"of shape {shape(p)}" for p in leaves)
+        local = net.rpartition(".")[2]
+        register = "pyro.param" if which == [local] else "pyro.module"
+        fix = f"add `{register}({local!r}, {net})` to the {where}, or freeze it, `{net}.requires_grad_(False)`"
+        if not net:
+            fix = f"add `pyro.module(name, net)`, or `pyro.param(name, tensor)` for a tensor, to the {where}"
+        text = f"the {where} uses {len(leaves)} parameter(s) of {net or 'a network'} ({some(which)}) that are not "
+        # a plain tensor that requires a gradient may serve another purpose
+        add = run.error if any(isinstance(leaf, nn.Parameter) for leaf in leaves) else run.warn
+        add("unregistered", None, f"{text}registered with Pyro, so training never changes them: {fix}")
+    if run.faulty:
+        return  # what the missing densities depend on cannot be told
+    taken = {name for names in refused.values() for name in names.values()}
+    idle = [n for n, p in run.params.trained.items() if p.requires_grad and id(p) not in used and n not in taken]
+    if not used.keys() & trained.keys() and not refused and not unregistered:
+        text = f"the loss depends on no parameter (registered: {some(idle) or 'none'}): register the networks with "
+        text += "`pyro.module(name, net)`, and look for `.detach()` and `torch.no_grad()` in the pair"
+        run.error("no_gradient", None, text)
+    elif idle:
+        text = f"{len(idle)} registered parameter(s) get no gradient, the loss does not depend on them: {some(idle)}. "
+        text += "Use them, remove a `.detach()`, or freeze them, `p.requires_grad_(False)`"
+        run.warn("no_gradient", None, text)
+
+
+def report_refused(
+    run: Run, prefix: str, names: dict[int, str], used: dict[int, Tensor], nets: dict[int, tuple[str, str]]
+) -> None:
+    """Tensors offered to the parameter store under a name for which it held others."""
+    kept = [run.params.trained[name] for name in names.values()]
+    offered = {id(tensor) for _, tensor in run.params.offered}
+    mine = next((nets[key][0] for key in names if key in nets), "a network")
+    other = next((nets[id(tensor)][0] for tensor in kept if id(tensor) in nets), "another")
+    code = "shared_name"
+    if any(id(tensor) in offered for tensor in kept):
+        text = f"two networks are registered under the name {prefix!r}, {other} and {mine}: Pyro keeps the first"
+        fix = f"give each its own name, `pyro.module('{prefix}_2', {mine})` (PyroModules: `super().__init__(name=...)`)"
+    elif any(not used[key].is_contiguous() for key in names):
+        code = "unregistered"
+        text = f"Pyro trains copies of those parameters of {mine} that are not contiguous in memory"
+        fix = "`net.weight = nn.Parameter(net.weight.detach().contiguous())` before the first run"
+    else:
+        text = f"Pyro's parameter store holds an earlier network under the name {prefix!r}, not {mine}"
+        fix = "call `pyro.clear_param_store()` before building the pair, or use a new name in `pyro.module`"
+    run.error(code, None, f"{text}, so training never changes {some(sorted(names.values()))} of {mine}: {fix}")
+
+
+def leaves_of(tensors: list[Tensor]) -> dict[int, Tensor]:
+    """The leaves of the autograd graph of some tensors, by id."""
+    leaves = {id(t): t for t in tensors if t.is_leaf and t.requires_grad}
+    todo: list[Any] = [t.grad_fn for t in tensors if t.grad_fn is not None]
+    seen = set(todo)
+    while todo:
+        node = todo.pop()
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor):
+            leaves[id(variable)] = variable
+        new = {following for following, _ in node.next_functions if following is not None} - seen
+        seen |= new
+        todo += new
+    return leaves
+
+
+def parameter_names(*programs: Program) -> dict[int, tuple[str, str]]:
+    """Each parameter of the pair's networks, by id: (the network as the code may call it, the parameter's name)."""
+    owners = [getattr(unwrap(program), "__self__", None) for program in programs]
+    names = {}
+    for key, net in modules_of(*programs).items():
+        for name, parameter in net.named_parameters():
+            head = name.partition(".")[0]
+            if any(net is owner for owner in owners):
+                names[id(parameter)] = f"self.{head}", name
+            elif any(net is program for program in programs):
+                names[id(parameter)] = f"{key}.{head}", name
+            else:
+                names[id(parameter)] = key, f"{key}.{name}"
+    return names
+
+
+def check_vectorized(run: Run, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if not particles_agree(model, guide, args, **kwargs):
+        text = "the pair does not give the same densities with a leading particle dimension, so particles run one at a "
+        text += "time, which is slower: let networks map (*, in) to (*, out), a convolutional one with "
+        run.warn("not_vectorized", None, f"{text}`net(x.flatten(0, -4)).unflatten(0, x.shape[:-3])`")

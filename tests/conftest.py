@@ -1,0 +1,33 @@
+"""Every test starts from the same state, and leaves the process as it found it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyro
+import pyro.distributions
+import pytest
+import torch
+
+torch.set_num_threads(1)  # the tensors here are too small for two
+
+
+@pytest.fixture(autouse=True)
+def _same_state() -> Iterator[None]:
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    before = _global_state()
+    yield
+    assert _global_state() == before, "the test changed a global setting"
+
+
+def _global_state() -> tuple[object, ...]:
+    return (
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.distributions.Distribution._validate_args,
+        pyro.distributions.is_validation_enabled(),
+        pyro.infer.util.is_validation_enabled(),
+        pyro.poutine.util.is_validation_enabled(),
+        len(pyro.poutine.runtime._PYRO_STACK),
+    )
