@@ -20,7 +20,7 @@ def choose_device(name: str, *programs: Callable[..., Any]) -> torch.device:
     Raises
     ------
     ValueError
-        If the device is not known or not there.
+        If there is no such device here.
     """
     nets = list(modules_of(*programs).values())
     if name == "auto":
@@ -32,12 +32,10 @@ def choose_device(name: str, *programs: Callable[..., Any]) -> torch.device:
     else:
         try:
             device = torch.device(name)
-        except RuntimeError as error:
-            raise ValueError(f"unknown device {name!r}: use 'auto', 'cpu', 'cuda' or 'cuda:1'") from error
-        if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
-            raise ValueError(f"device {name!r} was asked for, but there are {torch.cuda.device_count()} GPUs")
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device {name!r} was asked for, but no GPU can be used here: use device='cpu' or 'auto'")
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+            there = ["'auto'", "'cpu'", *(f"'cuda:{i}'" for i in range(torch.cuda.device_count()))]
+            raise ValueError(f"device {name!r} cannot be used here: use one of {', '.join(there)}") from error
     for net in nets:
         net.to(device)
     return device

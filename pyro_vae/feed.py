@@ -25,7 +25,7 @@ class Feed:
         self.device, self.max_args = device, max_args
         self.split: Split | None = None
         self.tensors: tuple[Tensor, ...] | None = None
-        self.loader: Iterable[Any] | None = None
+        self.loader: Any = None  # any re-iterable
         self.batch_size: int | None = batch_size
         if isinstance(source, Split):
             self.split = source.to(device)
@@ -39,7 +39,7 @@ class Feed:
             _check_finite(self.tensors)
         elif isinstance(source, Iterable) and not isinstance(source, str | bytes | Iterator):
             self.loader, self.batch_size = source, None
-            dataset = getattr(source, "dataset", None)
+            dataset: Any = getattr(source, "dataset", None)
             self.num_data = len(dataset) if hasattr(dataset, "__len__") else None
         else:
             raise TypeError(

@@ -126,15 +126,7 @@ class History:
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
         try:
-            epochs = [
-                Epoch(
-                    **{
-                        n: (None if r[n] == "" else int(r[n]) if n in ("epoch", "step") else float(r[n]))
-                        for n in fields
-                    }
-                )
-                for r in rows
-            ]
+            epochs = [Epoch(**{name: _parse(name, row[name]) for name in fields}) for row in rows]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is not a table of epochs with the columns {', '.join(fields)}: {error}"
@@ -156,3 +148,9 @@ class History:
         ax.set(xlabel="epoch", ylabel="nats per datum")
         ax.legend()
         return ax
+
+
+def _parse(name: str, text: str) -> Any:
+    if text == "":
+        return None
+    return int(text) if name in ("epoch", "step") else float(text)

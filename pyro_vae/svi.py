@@ -83,7 +83,8 @@ class SVI:
             loss = MeanField()
         if not isinstance(loss, pyro.infer.ELBO) and not callable(loss):
             raise TypeError(f"loss must be a pyro.infer.ELBO or a function, got {loss!r}")
-        self.model, self.guide, self.loss, self.clip_norm = model, guide, loss, clip_norm
+        self.model, self.guide, self.clip_norm = model, guide, clip_norm
+        self.loss: Any = loss
         self.optimizer = optim if isinstance(optim, torch.optim.Optimizer) else None
         self.pyro_optim = optim if isinstance(optim, PyroOptim) else None
         # a ready optimizer keeps the parameters that its maker gave it; only our own grows with the pair
@@ -113,7 +114,8 @@ class SVI:
         """
         with poutine.trace(param_only=True) as capture:
             loss, rescaled = self._backward(scale, args, kwargs or {})
-        self._register((name, site["value"].unconstrained()) for name, site in capture.trace.nodes.items())
+        found: Any = capture.trace.nodes
+        self._register((name, site["value"].unconstrained()) for name, site in found.items())
         if not self._trains and all(p.grad is None for p in self._held()):
             raise ValueError(_NO_PARAMETERS)
         self._trains = True
@@ -145,7 +147,7 @@ class SVI:
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The loss without a gradient (0-d tensor, nats summed over the batch)."""
         with torch.no_grad():
-            loss = self.loss.loss if isinstance(self.loss, pyro.infer.ELBO) else self.loss
+            loss = getattr(self.loss, "loss", self.loss)
             return torch.as_tensor(loss(self.model, self.guide, *args, **kwargs))
 
     def _backward(self, scale: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:

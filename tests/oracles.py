@@ -122,7 +122,11 @@ class Discrete(nn.Module):
         def normal(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.randn(*shape, generator=generator, dtype=torch.float64))
 
-        self.prior_logits, self.logits, self.encoder = normal(classes), normal(classes, data_dim), normal(classes, data_dim)
+        self.prior_logits, self.logits, self.encoder = (
+            normal(classes),
+            normal(classes, data_dim),
+            normal(classes, data_dim),
+        )
 
     def model(self, x: Tensor) -> None:
         """The generative model of binary `x`, `(N, D)`."""

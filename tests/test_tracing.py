@@ -221,7 +221,9 @@ def test_latents_shared_by_all_data_have_no_number_per_datum() -> None:
                 pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
 
     traces = trace_pair(shared, lambda x: shared(x, observe=False), (X,))
-    with pytest.raises(ValueError, match=r"site 'mu' of the model is not inside a plate over the 3 data.*shared by all"):
+    with pytest.raises(
+        ValueError, match=r"site 'mu' of the model is not inside a plate over the 3 data.*shared by all"
+    ):
         data_plate(traces, 3)
 
 

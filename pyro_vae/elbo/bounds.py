@@ -44,6 +44,7 @@ class TensorELBO(pyro.infer.ELBO):
         to the second, with a warning, if the pair's networks do not take a leading dimension.
     """
 
+    needs_path: ClassVar[bool] = False  # whether every latent site must be reparameterised
     bound: ClassVar[str] = "elbo"  # what the value bounds log p(x) by: the ELBO, IWAE's bound, or one of its own
 
     def __init__(self, num_particles: int = 1, vectorize_particles: bool | None = None, **kwargs: Any) -> None:
@@ -150,6 +151,8 @@ class MeanField(TensorELBO):
 
     Reference: Kingma and Welling 2014, arXiv 1312.6114, eq. 7 (estimator B).
     """
+
+    needs_path: ClassVar[bool] = True
 
     def particle_loss(self, traces: PairTrace) -> Tensor:
         analytic = kl_sites(traces)

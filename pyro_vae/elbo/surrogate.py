@@ -10,7 +10,6 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
@@ -96,7 +95,6 @@ class SurrogateELBO(TensorELBO):
     the gradient of whatever later sites make of it.
     """
 
-    needs_path: ClassVar[bool] = False  # refuse sites that cannot be reparameterised
     follows_value: ClassVar[bool] = False  # without such sites, the gradient is simply that of the value
     least_particles: ClassVar[int] = 1
 
@@ -138,7 +136,7 @@ class SurrogateELBO(TensorELBO):
             loss = -self.coefficients(log_w, *args).value.sum()
         return plate.full_size / plate.size * (loss + self.extra_loss(log_w.detach(), *args))
 
-    def _refuse(self, drawn: Trace) -> None:
+    def _refuse(self, drawn: Any) -> None:
         for name, site in sample_sites(prune_subsample_sites(drawn)):
             if not site["fn"].has_rsample:
                 raise ValueError(
@@ -155,7 +153,7 @@ class _Run(NamedTuple):
 
 
 def _run(
-    model: Program, guide: Program, drawn: Trace, dim: int | None, args: Any, kwargs: dict[str, Any], cut: bool
+    model: Program, guide: Program, drawn: Any, dim: int | None, args: Any, kwargs: dict[str, Any], cut: bool
 ) -> _Run:
     """Weigh the draws of a guide's trace, cut off from the parameters or not."""
     if not cut:
@@ -163,7 +161,7 @@ def _run(
         traces = checked_pair(scored, drawn, dim)
         plate = data_plate(traces, len(args[0]))
         return _Run(weights_of(traces, plate), plate, [], [])
-    held = drawn.copy()
+    held: Any = drawn.copy()
     attached, leaves = [], []
     for name, site in sample_sites(prune_subsample_sites(drawn)):
         value = site["value"].detach()

@@ -56,8 +56,8 @@ class PairTrace:
     `particle_dim` is the (negative) batch dimension of the vectorised particles, None for a single particle.
     """
 
-    model: Trace
-    guide: Trace
+    model: Any  # pyro traces, whose nodes are dictionaries
+    guide: Any
     particle_dim: int | None = None
 
     @property
@@ -78,7 +78,7 @@ class PairTrace:
             yield name, site, -1.0
 
 
-def sample_sites(trace: Trace) -> Iterator[tuple[str, Site]]:
+def sample_sites(trace: Any) -> Iterator[tuple[str, Site]]:
     """The stochastic sites of a trace, in order; what `pyro.deterministic` records is none."""
     for name, site in trace.nodes.items():
         if site["type"] == "sample" and not site["infer"].get("_deterministic"):
@@ -234,14 +234,15 @@ def data_plate(traces: PairTrace, n: int) -> DataPlate:
             raise ValueError(
                 f"site {name!r} of the {where} is not inside a plate over the {n} data (it stands in "
                 f"{have or 'none'}), so there is no number per datum: wrap the local sites in "
-                "`with pyro.plate('data', len(x)):`, in the model and in the guide alike. Latent variables shared by all data have no per-datum likelihood"
+                "`with pyro.plate('data', len(x)):`, in the model and in the guide alike. Latent "
+                "variables shared by all data have no per-datum likelihood"
             )
     if common is None:
         raise ValueError("the pair has no sample site at all: write the model and the guide with pyro.sample")
     if len(common) > 1 and "data" not in common:
         raise ValueError(
-            f"the plates {' and '.join(map(repr, common))} have the size of the data, {n}, so it cannot be told which one "
-            "runs over them: name that one 'data'"
+            f"the plates {' and '.join(map(repr, common))} have the size of the data, {n}, so it cannot be told which "
+            "one runs over them: name that one 'data'"
         )
     frame = common.get("data") or next(iter(common.values()))
     return DataPlate(frame.name, frame.dim, frame.size, frame.full_size or frame.size)

@@ -54,7 +54,7 @@ class WeightedKL(pyro.infer.ELBO):
         if not isinstance(elbo, pyro.infer.ELBO):
             raise TypeError(f"WeightedKL wraps a pyro.infer.ELBO object, got {elbo!r}: use pv.elbo.make(name)")
         super().__init__(num_particles=elbo.num_particles)
-        self.elbo = elbo
+        self.elbo: Any = elbo
         self._weight = torch.ones(())
         self._wrapped: tuple[Program, Program, Program, Program] | None = None
         self.weight = weight

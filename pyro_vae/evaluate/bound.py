@@ -89,9 +89,9 @@ def bound(
         for start, stop in slices(n, chunk):
             rows, named = take(args, kwargs, start, stop)
             runs = [elbo_terms(model, guide, *rows, **named) for _ in range(num_particles)]
-            likelihoods.append(sum(r.log_likelihood for r in runs) / num_particles)
+            likelihoods.append(torch.stack([r.log_likelihood for r in runs]).mean(0))
             for name in runs[0].kl:
-                kls.setdefault(name, []).append(sum(r.kl[name] for r in runs) / num_particles)
+                kls.setdefault(name, []).append(torch.stack([r.kl[name] for r in runs]).mean(0))
     log_likelihood = torch.cat(likelihoods)
     sites = {name: torch.cat(parts) for name, parts in kls.items()}
     kl = sum(sites.values(), start=torch.zeros_like(log_likelihood))

@@ -10,6 +10,10 @@ from typing import Any
 import pyro
 import pyro.infer
 import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
 from pyro_vae import elbo as elbos
 from pyro_vae.evaluate.probe import (
     Run,
@@ -23,9 +27,6 @@ from pyro_vae.evaluate.probe import (
     sizes_of,
     some,
 )
-from torch import Tensor
-from torch import distributions as td
-from torch.distributions import constraints
 
 __all__ = [
     "check_plates",
@@ -242,7 +243,7 @@ def outside(site: Site, value: Tensor) -> tuple[Any, Tensor]:
 def check_estimator(run: Run, estimator: pyro.infer.ELBO) -> None:
     """What the estimator needs of the latents: reparameterised draws, the same order in model and guide."""
     kind, guide = type(estimator).__name__, run.sites_of("guide")
-    pathwise = isinstance(estimator, elbos.TensorELBO) and not isinstance(estimator, elbos.Trace)
+    pathwise = getattr(estimator, "needs_path", False)
     for name, site in guide.items():
         if name in run.faulty or site["fn"].has_rsample or is_enumerated(site, estimator):
             continue

@@ -70,7 +70,7 @@ class Comparison:
         return [asdict(row) for row in self.rows]
 
     def table(self) -> Table:
-        """The rows as a rich table; `var x s` is the guide's gradient variance times seconds: cost at equal accuracy."""
+        """The rows as a rich table; `var x s`, the guide's variance times seconds, is cost at equal accuracy."""
         table = Table(
             title=f"reference log p(x) {self.reference.mean:.2f} ± {self.reference.mean_error:.3f} nats per datum; "
             f"{len(self.reference)} data, {self.repeats} repeats",
@@ -116,7 +116,7 @@ class Comparison:
         return path
 
     def plot(self) -> Any:
-        """Bound against particles; guide's SNR against particles; variance against time. Returns a matplotlib figure."""
+        """A figure: bound against particles, the guide's SNR against particles, its variance against time."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(12, 3.8), layout="constrained")
@@ -202,18 +202,22 @@ def compare_elbos(
                 seeds = range(seed + 10**6, seed + 10**6 + max(2, draws * repeats // 100))
                 references[target] = _Gradients(model, guide, data, unbiased, sides, n).repeat(seeds)[0]
             value = float(values.mean())
+            ours, best = moments, references[target]
             rows.append(
                 EstimatorRow(
-                    name,
-                    objective.num_particles,
-                    value,
-                    float(values.std()) / math.sqrt(repeats),
-                    reference.mean - value,
-                    *(moments[side].distance(references[target][side]) for side in ("model", "guide")),
-                    *(moments[side].variance for side in ("model", "guide")),
-                    *(moments[side].snr for side in ("model", "guide")),
-                    seconds,
-                    run.peak_memory(seed),
+                    estimator=name,
+                    num_particles=objective.num_particles,
+                    value=value,
+                    value_error=float(values.std()) / math.sqrt(repeats),
+                    gap=reference.mean - value,
+                    model_bias=ours["model"].distance(best["model"]),
+                    guide_bias=ours["guide"].distance(best["guide"]),
+                    model_variance=ours["model"].variance,
+                    guide_variance=ours["guide"].variance,
+                    model_snr=ours["model"].snr,
+                    guide_snr=ours["guide"].snr,
+                    seconds=seconds,
+                    memory=run.peak_memory(seed),
                 )
             )
     return Comparison(rows, reference, repeats)
@@ -243,7 +247,7 @@ def _sides(model: Program, guide: Program, data: tuple[Any, ...]) -> tuple[dict[
     with torch.no_grad(), fork_rng():
         traces = trace_pair(model, guide, data)
         for side, trace in (("model", traces.model), ("guide", traces.guide)):
-            found = [s["value"].unconstrained() for s in trace.nodes.values() if s["type"] == "param"]
+            found: list[Any] = [s["value"].unconstrained() for s in trace.nodes.values() if s["type"] == "param"]
             sides[side] = list({id(p): p for p in found if p.requires_grad}.values())
     return sides, all(site["fn"].has_rsample for _, site in sample_sites(traces.guide))
 
@@ -307,7 +311,7 @@ class _Gradients:
         model: Program,
         guide: Program,
         data: tuple[Any, ...],
-        objective: pyro.infer.ELBO,
+        objective: Any,
         sides: dict[str, list[Tensor]],
         n: int,
     ) -> None:
@@ -319,13 +323,13 @@ class _Gradients:
         with fork_rng(seed):
             if hasattr(self.objective, "differentiable_loss"):
                 loss = self.objective.differentiable_loss(self.model, self.guide, *self.data) / self.n
-                found = torch.autograd.grad(loss, self.params, allow_unused=True)
+                found: list[Tensor | None] = list(torch.autograd.grad(loss, self.params, allow_unused=True))
             else:
                 kept = [p.grad for p in self.params]
                 for p in self.params:
                     p.grad = None
                 loss = torch.as_tensor(self.objective.loss_and_grads(self.model, self.guide, *self.data)) / self.n
-                found = tuple(None if p.grad is None else p.grad / self.n for p in self.params)
+                found = [None if p.grad is None else p.grad / self.n for p in self.params]
                 for p, grad in zip(self.params, kept, strict=True):
                     p.grad = grad
         grads = {id(p): torch.zeros_like(p) if g is None else g for p, g in zip(self.params, found, strict=True)}

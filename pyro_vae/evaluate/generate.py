@@ -9,14 +9,20 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.elbo.tracing import sample_sites, trace_pair
+from pyro_vae.elbo.tracing import Site, sample_sites, trace_pair
+from pyro_vae.evaluate.chunks import check_data
 from pyro_vae.evaluate.modules import eval_mode
 
 __all__ = ["reconstruct", "sample"]
 
 
 def reconstruct(
-    model: Callable[..., Any], guide: Callable[..., Any], *args: Any, site: str | None = None, mean: bool = True
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    *args: Any,
+    site: str | None = None,
+    mean: bool = True,
+    **kwargs: Any,
 ) -> Tensor:
     """The mean of the observed site at one draw of the latents from the guide, or a draw from it with `mean=False`.
 
@@ -24,32 +30,59 @@ def reconstruct(
     ----------
     model, guide
         The pair.
-    *args
-        The data and whatever else the pair takes.
+    *args, **kwargs
+        The data `x` of shape `(N, ...)`, then whatever else the pair takes.
     site
-        Which observed site, if there are several. Default: the first.
+        Which observed site, if there are several. Default: the first of the shape of `x`, else the first.
+    mean
+        False where the distribution has no mean, as a categorical one over labels.
+
+    Raises
+    ------
+    ValueError
+        If there is no such site, or it has no mean.
     """
+    check_data(args)
     with torch.no_grad(), eval_mode(model, guide):
-        traces = trace_pair(model, guide, args)
-        return _value(traces.model.nodes, traces.observed, site, mean)
+        traces = trace_pair(model, guide, args, kwargs)
+        observed = {name: traces.model.nodes[name] for name in traces.observed}
+        name, chosen = _choose(observed, site, args[0])
+        return _mean(name, chosen) if mean else chosen["fn"].sample()
 
 
-def sample(model: Callable[..., Any], *args: Any, site: str | None = None, mean: bool = True) -> Tensor:
+def sample(
+    model: Callable[..., Any], *args: Any, site: str | None = None, mean: bool = True, **kwargs: Any
+) -> Tensor:
     """As many samples from the model as `args[0]` has rows: the means at latents from the prior, or full draws.
 
-    The observed values in `args` serve only for their shape, unless the model conditions on them otherwise.
+    The observed values in `args` serve only for their shape, unless the model conditions on them otherwise. `site`,
+    `mean` and the errors are those of `reconstruct`.
     """
+    check_data(args)
     with torch.no_grad(), eval_mode(model):
-        trace = poutine.trace(poutine.uncondition(model)).get_trace(*args)
+        trace = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
         # `uncondition` turns observed sites into latent ones, and remembers that it did
-        names = [name for name, site in sample_sites(trace) if site["infer"].get("was_observed")]
-        return _value(trace.nodes, names, site, mean)
+        observed = {name: s for name, s in sample_sites(trace) if s["infer"].get("was_observed")}
+        name, chosen = _choose(observed, site, args[0])
+        return _mean(name, chosen) if mean else chosen["value"]
 
 
-def _value(nodes: Any, observed: list[str], site: str | None, mean: bool) -> Tensor:
+def _choose(observed: dict[str, Site], name: str | None, x: Tensor) -> tuple[str, Site]:
     if not observed:
-        raise ValueError("the model observes no site: there is nothing to generate")
-    if site is not None and site not in observed:
-        raise ValueError(f"site {site!r} is not observed by the model; observed are {', '.join(observed)}")
-    fn = nodes[site or observed[0]]["fn"]
-    return fn.mean if mean else fn.sample()
+        raise ValueError("the model observes no site: there is nothing to generate; observe one with obs=")
+    if name is None:
+        name = next((n for n, site in observed.items() if site["value"].shape == x.shape), next(iter(observed)))
+    elif name not in observed:
+        raise ValueError(f"site {name!r} is not observed by the model; observed are {', '.join(observed)}")
+    return name, observed[name]
+
+
+def _mean(name: str, site: Site) -> Tensor:
+    try:
+        mean = site["fn"].mean
+    except (NotImplementedError, AttributeError):
+        mean = None
+    # torch gives a categorical distribution the mean NaN
+    if mean is None or bool(mean.isnan().all()):
+        raise ValueError(f"site {name!r} has a distribution without a mean, {type(site['fn']).__name__}: use mean=False")
+    return mean

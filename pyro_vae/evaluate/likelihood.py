@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -143,7 +144,7 @@ def log_marginal(
     if memory is not None and memory < 1:
         raise ValueError(f"memory must be a positive number of bytes, got {memory}")
     with torch.no_grad(), eval_mode(model, guide), fork_rng(seed) if seed is not None else nullcontext():
-        few, whole = take(args, kwargs, 0, min(n, 4)), False
+        few, whole = take(args, kwargs, 0, min(n, 5)), False
         with fork_rng():
             try:
                 plain = trace_pair(model, guide, *few)
@@ -170,7 +171,7 @@ def log_marginal(
         with progress_bar("log p(x)", n, progress) as advance:
             for start, stop in slices(n, per_data):
                 data = take(args, kwargs, start, stop)
-                results.append(_accumulate(lambda k, data=data: weights(data, k), num_samples, per_sample))
+                results.append(_accumulate(partial(weights, data), num_samples, per_sample))
                 bad = ~(results[-1][0] < math.inf)
                 if bad.any():
                     index = start + int(bad.nonzero()[0])

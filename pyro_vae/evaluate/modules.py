@@ -60,9 +60,11 @@ class _Search:
         elif isinstance(value, types.FunctionType):
             self.function(value)
         elif isinstance(value, functools.partial):
+            self.depth -= 1  # Pyro's handlers wrap a program in two of them each, and may be stacked
             self.visit("", value.func)
             self.items((f"args[{i}]", item) for i, item in enumerate(value.args))
             self.items(value.keywords.items())
+            self.depth += 1
         elif isinstance(value, dict):
             self.items((f"{name}[{key!r}]", item) for key, item in value.items())
         elif isinstance(value, list | tuple | set | frozenset):

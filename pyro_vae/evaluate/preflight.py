@@ -9,6 +9,8 @@ from typing import Any
 import pyro
 import pyro.infer
 import torch
+from torch import Tensor
+
 from pyro_vae import elbo as elbos
 from pyro_vae.elbo.tracing import fork_rng, log_prob
 from pyro_vae.evaluate.checks import check_estimator, check_plates, check_shapes, check_sites, check_support
@@ -27,7 +29,6 @@ from pyro_vae.evaluate.probe import (
     unchanged,
 )
 from pyro_vae.evaluate.training_checks import check_finite, check_networks, check_vectorized, parameter_names
-from torch import Tensor
 
 __all__ = [
     "Problem",

@@ -20,11 +20,12 @@ from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace as PyroTrace
 from pyro.poutine.util import prune_subsample_sites
-from pyro_vae.elbo.tracing import sample_sites
-from pyro_vae.evaluate.modules import modules_of
 from torch import Tensor
 from torch import distributions as td
 from torch.nn.parameter import is_lazy
+
+from pyro_vae.elbo.tracing import sample_sites
+from pyro_vae.evaluate.modules import modules_of
 
 __all__ = [
     "Level",

@@ -25,9 +25,8 @@ class Summary:
     """ELBO, its terms and log p(x) of a data set.
 
     Means over the data in nats per datum. `log_prob_error` is the Monte Carlo error of `log_prob` on these data,
-    `log_prob_sampling_error` its error as an estimate for the population. `bits_per_dim` is `-log_prob / (D log 2)`
-    over the D observed elements of a datum; where `density` is set the observations are continuous, so `log_prob` is a
-    log-density and can have any sign.
+    `log_prob_sampling_error` its error as an estimate for the population. `num_dims` is the number of observed elements
+    of a datum; where `density` is set they are continuous, so `log_prob` is a log-density and can have any sign.
     """
 
     elbo: float
@@ -36,7 +35,7 @@ class Summary:
     log_prob: float
     log_prob_error: float
     log_prob_sampling_error: float
-    bits_per_dim: float
+    num_dims: int
     density: bool
     ess_median: float
     num_samples: int
@@ -44,9 +43,17 @@ class Summary:
     data: str = ""
     binarize: str = ""
 
+    @property
+    def bits_per_dim(self) -> float:
+        """`-log_prob / (D log 2)` over the D observed elements of a datum."""
+        return self._bits(self.log_prob)
+
+    def _bits(self, nats: float) -> float:
+        return -nats / (self.num_dims * math.log(2))
+
     def to_dict(self) -> dict[str, Any]:
-        """All figures, ready for JSON."""
-        return asdict(self)
+        """All figures."""
+        return {**asdict(self), "bits_per_dim": self.bits_per_dim}
 
     def table(self) -> Table:
         """The figures as a rich table."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from pyro.poutine.messenger import unwrap
+from torch import Tensor, nn
+
 from pyro_vae.elbo.tracing import log_prob, particles_agree
 from pyro_vae.evaluate.modules import modules_of
 from pyro_vae.evaluate.probe import (
@@ -21,7 +23,6 @@ from pyro_vae.evaluate.probe import (
     shape,
     some,
 )
-from torch import Tensor, nn
 
 __all__ = [
     "check_finite",

@@ -1,0 +1,97 @@
+"""The command line: `pyro-vae COMMAND`, one module here for each command."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shlex
+import sys
+import sysconfig
+import traceback
+import warnings
+from argparse import ArgumentError
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.cli import evaluate, listing, reconstruct, sample, train
+
+__all__ = ["main"]
+
+_COMMANDS = {"train": train, "evaluate": evaluate, "sample": sample, "reconstruct": reconstruct, "list": listing}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point of `pyro-vae`.
+
+    Returns the exit status: 0; 1 after an error, 2 if the command line cannot be read, 130 after Ctrl-C. In each of
+    these cases one line on stderr says why.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    top = _parser()
+    if not words:
+        top.print_help()
+        return 2
+    if words[0].startswith("-"):
+        top.parse_args(words)
+    name = words[0]
+    if name not in _COMMANDS:
+        near = difflib.get_close_matches(name, _COMMANDS, n=1)
+        hint = f", did you mean {near[0]}" if near else ""
+        print(f"pyro-vae: unknown command {name}{hint}? Known: {', '.join(_COMMANDS)}", file=sys.stderr)
+        return 2
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a pair of the user's own lies in the folder they work in
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            _COMMANDS[name].run(words[1:], shlex.join(["pyro-vae", *words]))
+    except ArgumentError as error:
+        print(f"pyro-vae {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"pyro-vae {name}: interrupted{': ' * bool(str(stop))}{stop}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        place = _place(error)
+        if not (place or isinstance(error, ValueError | TypeError | OSError | RuntimeError | ArithmeticError)):
+            raise  # a fault of this library: its traceback is wanted
+        print(f"pyro-vae {name}: {_one_line(error)}{place}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pyro-vae",
+        usage="pyro-vae COMMAND [options]",
+        description="Train variational autoencoders in Pyro and measure what they are worth.",
+        epilog="`pyro-vae COMMAND --help` lists the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"pyro-vae {version('pyro-vae')}")
+    commands = parser.add_subparsers(title="commands", metavar="")
+    for name, module in _COMMANDS.items():
+        commands.add_parser(name, help=module.HELP)
+    return parser
+
+
+def _one_line(error: Exception) -> str:
+    kind = "" if isinstance(error, ValueError | TypeError | OSError | ArithmeticError) else f"{type(error).__name__}: "
+    text = " ".join(str(error).split())
+    return kind + (text or type(error).__name__)
+
+
+def _place(error: BaseException | None) -> str:
+    """Where in the user's own code an error, or what caused it, was raised; empty if in none."""
+    libraries = [str(Path(__file__).parents[1]), *sysconfig.get_paths().values()]
+    while error is not None:
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            if not frame.filename.startswith((*libraries, "<")):
+                return f" ({frame.filename}, line {frame.lineno})"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"pyro-vae: warning: {message}", file=sys.stderr)

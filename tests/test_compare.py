@@ -1,0 +1,182 @@
+"""The comparison of estimators, where the truth is known."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pyro.infer
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_vae.elbo import Coefficients, SurrogateELBO
+from pyro_vae.evaluate import Comparison, compare_elbos
+from tests.oracles import Discrete, LinearGaussian
+
+KEYS = [
+    "estimator", "num_particles", "value", "value_error", "gap", "model_bias", "guide_bias", "model_variance",
+    "guide_variance", "model_snr", "guide_snr", "seconds", "memory",
+]  # fmt: skip
+
+
+class Apart(LinearGaussian):
+    """The same pair with the model's parameters registered by the model alone, and the guide's by the guide."""
+
+    def model(self, x: Tensor) -> None:
+        weight, bias = pyro.param("weight", self.weight), pyro.param("bias", self.bias)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", dist.Normal(z @ weight.T + bias, self.scale).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        for name in ("encoder", "offset", "log_scale"):
+            pyro.param(name, getattr(self, name))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.q(x))
+
+
+@pytest.fixture(scope="module")
+def compared() -> tuple[LinearGaussian, Tensor, Comparison]:
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    pair = Apart(data_dim=3, latent_dim=1)
+    x = pair.simulate(20)
+    names = ["trace", "mean_field", "stl", "iwae", "dreg", "vimco", "rws"]
+    result = compare_elbos(pair.model, pair.guide, x, names, num_particles=[1, 8], repeats=60, reference_samples=2000)
+    return pair, x, result
+
+
+def row(result: Comparison, name: str, particles: int) -> Any:
+    return next(r for r in result.rows if (r.estimator, r.num_particles) == (name, particles))
+
+
+def test_the_bound_and_its_gap_are_the_exact_ones(compared: tuple[LinearGaussian, Tensor, Comparison]) -> None:
+    pair, x, result = compared
+    exact, truth = float(pair.elbo(x).detach().mean()), float(pair.log_prob(x).detach().mean())
+    for name in ("trace", "mean_field", "stl"):
+        r = row(result, name, 8)
+        assert abs(r.value - exact) < 4.5 * r.value_error
+        assert r.gap == pytest.approx(truth - exact, abs=4.5 * r.value_error + 0.02)
+    assert result.reference.mean == pytest.approx(truth, abs=0.02)
+
+
+def test_the_known_orders(compared: tuple[LinearGaussian, Tensor, Comparison]) -> None:
+    result = compared[2]
+    assert row(result, "dreg", 8).guide_variance < row(result, "iwae", 8).guide_variance
+    assert row(result, "iwae", 8).guide_snr < row(result, "iwae", 1).guide_snr
+    assert row(result, "trace", 8).guide_variance < row(result, "trace", 1).guide_variance
+    assert row(result, "trace", 1).gap > row(result, "iwae", 8).gap > 0
+
+
+def test_unbiased_estimators_show_little_bias_and_another_objective_shows(
+    compared: tuple[LinearGaussian, Tensor, Comparison],
+) -> None:
+    result = compared[2]
+    for name in ("trace", "mean_field", "stl"):
+        assert row(result, name, 8).guide_bias < 0.15
+        assert row(result, name, 8).model_bias < 0.15
+    assert row(result, "rws", 8).guide_bias > 0.5  # climbs another objective on purpose
+
+
+def test_rows_that_need_more_particles_are_left_out(compared: tuple[LinearGaussian, Tensor, Comparison]) -> None:
+    found = {(r.estimator, r.num_particles) for r in compared[2].rows}
+    assert ("vimco", 8) in found
+    assert ("vimco", 1) not in found
+
+
+def test_forms(compared: tuple[LinearGaussian, Tensor, Comparison], tmp_path: Path) -> None:
+    result = compared[2]
+    assert list(result.to_dicts()[0]) == KEYS
+    assert "mean_field" in str(result)
+    with result.save(tmp_path / "c.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(result.rows)
+    assert len(json.loads(result.save(tmp_path / "c.json").read_text())["rows"]) == len(result.rows)
+    with pytest.raises(ValueError, match=r"\.csv or \.json"):
+        result.save(tmp_path / "c.txt")
+    assert len(result.plot().axes) == 3
+
+
+class TwiceTheModel(SurrogateELBO):
+    """An ELBO whose model gradient is wrong."""
+
+    def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
+        even = torch.full_like(log_w, 1 / len(log_w))
+        return Coefficients(log_w.mean(0), model=2 * even, path=even)
+
+
+def test_a_wrong_gradient_is_seen() -> None:
+    pair = Apart(data_dim=3, latent_dim=1)
+    x = pair.simulate(20)
+    result = compare_elbos(
+        pair.model, pair.guide, x, [TwiceTheModel(num_particles=8)], repeats=60, reference_samples=100
+    )
+    assert result.rows[0].model_bias == pytest.approx(1, abs=0.3)
+    assert result.rows[0].guide_bias < 0.2
+
+
+def test_nothing_is_touched() -> None:
+    pair = LinearGaussian(data_dim=3, latent_dim=1)
+    x = pair.simulate(5)
+    before = {n: p.detach().clone() for n, p in pair.named_parameters()}
+    pair.bias.grad = torch.ones_like(pair.bias)
+    state = torch.get_rng_state()
+    only_backward = pyro.infer.RenyiELBO(alpha=0, num_particles=2, vectorize_particles=True, max_plate_nesting=1)
+    compare_elbos(
+        pair.model, pair.guide, x, ["trace", only_backward], num_particles=[2], repeats=2, reference_samples=10
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(pair.bias.grad, torch.ones_like(pair.bias))
+    assert pair.weight.grad is None
+    assert all(torch.equal(p, before[n]) for n, p in pair.named_parameters())
+
+
+def test_the_same_seed_gives_the_same_rows() -> None:
+    pair = LinearGaussian(data_dim=3, latent_dim=1)
+    x = pair.simulate(5)
+    runs = [
+        compare_elbos(pair.model, pair.guide, x, ["iwae"], num_particles=[2], repeats=3, reference_samples=10, seed=3)
+        for _ in range(2)
+    ]
+    a, b = (r.rows[0] for r in runs)
+    assert (a.value, a.guide_variance) == (b.value, b.guide_variance)
+
+
+def test_discrete_latents_and_extra_arguments() -> None:
+    pair = Discrete()
+    x = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+
+    def model(x: Tensor, logits: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(logits=logits))
+            pyro.sample("x", dist.Bernoulli(logits=pair.logits[c]).to_event(1), obs=x)
+
+    def guide(x: Tensor, logits: Tensor) -> None:
+        pair.guide(x)
+
+    logits = pair.prior_logits.detach()
+    result = compare_elbos(
+        model, guide, x, ["reinforce", "vimco"], args=(logits,), num_particles=[2], repeats=40, reference_samples=500
+    )
+    r = row(result, "reinforce", 2)
+    assert abs(r.value - float(pair.elbo(x).detach().mean())) < 4.5 * r.value_error
+    assert r.model_variance == 0  # the model registers no parameter
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"estimators": ["iwea"]}, "did you mean 'iwae'"),
+        ({"estimators": ["iwae"], "repeats": 1}, "at least 2"),
+        ({"estimators": ["iwae"], "num_particles": []}, "positive"),
+        ({"estimators": ["vimco"], "num_particles": [1]}, "no estimator"),
+    ],
+)
+def test_bad_input(options: dict[str, Any], message: str) -> None:
+    pair = LinearGaussian()
+    with pytest.raises(ValueError, match=message):
+        compare_elbos(pair.model, pair.guide, pair.simulate(2), **options)
