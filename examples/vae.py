@@ -41,7 +41,7 @@ def main() -> None:
         data,
         epochs=options.epochs,
         batch_size=min(200, len(data.train)),
-        lr=4e-3,
+        lr=8e-3,
         lr_schedule="cosine",
         kl_weight=pv.elbo.Warmup(options.epochs / 6),
         seed=options.seed,

@@ -17,10 +17,8 @@ def choose_device(name: str, *programs: Callable[..., Any]) -> torch.device:
 
     "auto" is a GPU if there is one and the networks can be found, else the device of the networks, else the CPU.
 
-    Raises
-    ------
-    ValueError
-        If there is no such device here.
+    Raises:
+        ValueError: If there is no such device here.
     """
     nets = list(modules_of(*programs).values())
     if name == "auto":

@@ -69,8 +69,11 @@ class Feed:
         return len(self.loader) if hasattr(self.loader, "__len__") else None
 
     def batches(self, generator: torch.Generator | None = None) -> Iterator[tuple[Any, ...]]:
-        """One pass over the data; shuffled if a generator is given (a loader shuffles by itself)."""
-        shuffle = generator is not None
+        """One pass over the data; shuffled if a generator is given (a loader shuffles by itself).
+
+        All data in one batch keep their order, so that a pair may have parameters of its own for each of them.
+        """
+        shuffle = generator is not None and self.batch_size != self.num_data
         if self.split is not None:
             return self.split.batches(self.batch_size or 1, shuffle=shuffle, generator=generator)
         if self.tensors is not None:

@@ -81,62 +81,41 @@ def fit(
     What is minimised is the mean over the batch of the negative objective. The true ELBO is measured after each epoch
     beside it, on training and validation data, whatever the objective.
 
-    Parameters
-    ----------
-    model, guide
-        The pair.
-    data
-        What `pv.data.load` returns; a tensor; a tuple of tensors, whose further members are passed on as `*args`; or a
-        loader, whose batches are passed on as far as the model takes arguments.
-    valid
-        Validation data, in any of these forms. Default: the validation split of `data`, if it has one.
-    elbo
-        An estimator's name (`pv.elbo.names()`) or a `pyro.infer.ELBO` object.
-    epochs, steps
-        Length of the run: one of them. Default: 50 epochs.
-    batch_size
-        Data per step; the last batch of an epoch may be smaller. A loader brings its own.
-    lr, lr_schedule
-        Learning rate, and its course over the run: "constant", "linear" or "cosine" (both to zero), or a function of
-        the share of the run done, in [0, 1], that gives a factor.
-    optim
-        A function `params -> torch.optim.Optimizer`. Default: fused Adam at rate `lr`.
-    clip_norm
-        Rescale the gradient (of the mean loss) to at most this norm.
-    num_particles
-        Draws from the guide per datum and step.
-    kl_weight
-        Weight of the KL in the objective: a number (beta), a `pv.elbo.Warmup` or `pv.elbo.Cyclical`, or a function of
-        the epoch (fractional, from 0).
-    early_stopping
-        Stop after so many epochs without a better validation ELBO, counted once the KL weight has settled.
-    keep_best
-        End with the weights of the epoch with the best validation ELBO (again, once the KL weight has settled).
-        Without validation data the last weights stay.
-    seed
-        Covers the shuffling and all noise, and leaves torch's generators as they were. Weights are initialised before
-        this function is called: seed them there.
-    device
-        "auto": a GPU if there is one and the pair's networks can be found and moved, else where they are.
-    preflight
-        Check the pair on the first few data before training.
-    progress
-        Show a progress bar: True, False, or None (in a terminal).
-    callbacks
-        Called with a `State` after each epoch; returning True ends the run.
+    Args:
+        model, guide: The pair.
+        data: What `pv.data.load` returns; a tensor; a tuple of tensors, whose further members are passed on as `*args`;
+            or a loader, whose batches are passed on as far as the model takes arguments.
+        valid: Validation data, in any of these forms. Default: the validation split of `data`, if it has one.
+        elbo: An estimator's name (`pv.elbo.names()`) or a `pyro.infer.ELBO` object.
+        epochs: Length of the run in passes over the data. Default: 50, unless `steps` is given.
+        steps: Length of the run in gradient steps, in place of `epochs`.
+        batch_size: Data per step; the last batch of an epoch may be smaller. A loader brings its own.
+        lr: Learning rate.
+        lr_schedule: Its course over the run: "constant", "linear" or "cosine" (both to zero), or a function of the share
+            of the run done, in [0, 1], that gives a factor.
+        optim: A function `params -> torch.optim.Optimizer`. Default: fused Adam at rate `lr`.
+        clip_norm: Rescale the gradient (of the mean loss) to at most this norm.
+        num_particles: Draws from the guide per datum and step.
+        kl_weight: Weight of the KL in the objective: a number (beta), a `pv.elbo.Warmup` or `pv.elbo.Cyclical`, or a
+            function of the epoch (fractional, from 0).
+        early_stopping: Stop after so many epochs without a better validation ELBO, counted once the KL weight has
+            settled.
+        keep_best: End with the weights of the epoch with the best validation ELBO (again, once the KL weight has
+            settled). Without validation data the last weights stay.
+        seed: Covers the shuffling and all noise, and leaves torch's generators as they were. Weights are initialised
+            before this function is called: seed them there.
+        device: "auto": a GPU if there is one and the pair's networks can be found and moved, else where they are.
+        preflight: Check the pair on the first few data before training.
+        progress: Show a progress bar: True, False, or None (in a terminal).
+        callbacks: Called with a `State` after each epoch; returning True ends the run.
 
-    Returns
-    -------
-    History
-        The figures of each epoch. After Ctrl-C, too: the pair then has its best weights so far.
+    Returns:
+        History: The figures of each epoch. After Ctrl-C, too: the pair then has its best weights so far.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For bad arguments, an unsound pair (see `preflight`) or unusable data, before any step.
-    NonFiniteLoss
-        When the loss becomes NaN or infinite: it says at which site, step and batch. The weights are the last good
-        ones.
+    Raises:
+        ValueError, TypeError: For bad arguments, an unsound pair (see `preflight`) or unusable data, before any step.
+        NonFiniteLoss: When the loss becomes NaN or infinite: it says at which site, step and batch. The weights are the
+            last good ones.
     """
     _check("a number", lr=lr)
     counts = {"num_particles": num_particles, "early_stopping": early_stopping, "epochs": epochs, "steps": steps}
@@ -178,7 +157,7 @@ def fit(
                         size = meter.divisor(batch)
                         try:
                             total = svi.gradients(batch, scale=1.0 / size)
-                        except ValueError:
+                        except (ValueError, RuntimeError):
                             guard.look_into(step, batch)
                             raise
                         loss = torch.stack(total if isinstance(total, tuple) else (total,)).sum() / size

@@ -74,10 +74,8 @@ class WeightGuard:
     def check(self, step: int, loss: Tensor, batch: tuple[Any, ...]) -> None:
         """Take a step's loss, before its update.
 
-        Raises
-        ------
-        NonFiniteLoss
-            If it, or one not yet looked at, is NaN or infinite.
+        Raises:
+            NonFiniteLoss: If it, or one not yet looked at, is NaN or infinite.
         """
         if not self._good:
             self.keep()
@@ -88,10 +86,8 @@ class WeightGuard:
     def end_epoch(self, step: int, batch: tuple[Any, ...]) -> None:
         """Remember the weights after `step` steps, the last of them on `batch`, as good.
 
-        Raises
-        ------
-        NonFiniteLoss
-            If they are not finite, or a loss not yet looked at.
+        Raises:
+            NonFiniteLoss: If they are not finite, or a loss not yet looked at.
         """
         self.flush()
         if self._broken():
@@ -99,10 +95,10 @@ class WeightGuard:
         self.keep()
 
     def look_into(self, step: int, batch: tuple[Any, ...]) -> None:
-        """After an error in a step, possibly of Pyro's validation: raise NonFiniteLoss if that is what it met."""
+        """After an error in a step, such as Pyro's validation raises: raise NonFiniteLoss if NaN was behind it."""
         self.svi.zero_grad()
         self._rewind()
-        loss = 0.0
+        loss = math.nan if self._broken() else 0.0
         with pyro.validation_enabled(False), suppress(Exception):
             loss = float(self.svi.evaluate_loss(*batch).sum())
         if not math.isfinite(loss):

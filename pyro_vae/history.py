@@ -45,16 +45,11 @@ class Epoch:
 class History:
     """The epochs of a run.
 
-    Attributes
-    ----------
-    epochs
-        One `Epoch` after the other.
-    best
-        The epoch whose weights the pair has now; None if they are the last ones.
-    stopped
-        Why training ended: "finished", "early stopping", "interrupted" or "callback".
-    data, seed, elbo
-        What it was run on and with.
+    Attributes:
+        epochs: One `Epoch` after the other.
+        best: The epoch whose weights the pair has now; None if they are the last ones.
+        stopped: Why training ended: "finished", "early stopping", "interrupted" or "callback".
+        data, seed, elbo: What it was run on and with.
     """
 
     epochs: list[Epoch] = field(default_factory=list)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["as_images", "image_grid", "reconstructions", "save"]
 
 _DPI = 150
-_TILE = 84  # dots that a tile takes, about
+_TILE = 84  # dots that the longer side of an image takes, about
+_GAP = 5  # dots between images
 
 
 def as_images(x: Tensor) -> Tensor:
@@ -24,10 +25,8 @@ def as_images(x: Tensor) -> Tensor:
 
     Data flattened to `(N, D)` count as square images if D is a square number or three times one.
 
-    Raises
-    ------
-    ValueError
-        If the data cannot be seen as images.
+    Raises:
+        ValueError: If the data cannot be seen as images.
     """
     images = x.detach().float().cpu()
     if x.dim() == 2:
@@ -77,22 +76,22 @@ def _check_columns(columns: int, total: int) -> int:
 def _tiles(rows: list[Tensor], labels: Sequence[str] = (), title: str = "") -> Figure:
     from matplotlib.figure import Figure
 
-    channels, height, width = rows[0].shape[1:]
-    columns = max(len(row) for row in rows)
-    # one canvas: thousands of axes would be slow; grey lines around the tiles, white where there is none
-    canvas = torch.ones(channels, len(rows) * (height + 1) + 1, columns * (width + 1) + 1)
-    for r, row in enumerate(rows):
-        for c, image in enumerate(row):
-            top, left = r * (height + 1), c * (width + 1)
-            canvas[:, top : top + height + 2, left : left + width + 2] = 0.5
-            canvas[:, top + 1 : top + height + 1, left + 1 : left + width + 1] = image
-    # a whole number of dots for each pixel keeps all pixels equal
-    dots = max(1, round(_TILE / max(height, width)))
-    high, wide = (size * dots / _DPI for size in canvas.shape[1:])
+    # one canvas, since thousands of axes would be slow; a pixel is a whole number of dots, so that all are equal
+    dots = max(1, round(_TILE / max(rows[0].shape[2:])))
+    tiles = [row.repeat_interleave(dots, 2).repeat_interleave(dots, 3) for row in rows]
+    channels, height, width = tiles[0].shape[1:]
+    down, right = height + _GAP, width + _GAP
+    canvas = torch.ones(channels, len(rows) * down + _GAP, max(map(len, rows)) * right + _GAP)
+    for r, row in enumerate(tiles):
+        for c, tile in enumerate(row):
+            canvas[:, r * down : (r + 1) * down + _GAP, c * right : (c + 1) * right + _GAP] = 0.5  # a line around it
+            canvas[:, r * down + _GAP : (r + 1) * down, c * right + _GAP : (c + 1) * right] = tile
+    high, wide = (size / _DPI for size in canvas.shape[1:])
     beside, above = 0.8 * bool(labels), 0.25 * bool(title)
     figure = Figure(figsize=(beside + wide, above + high), dpi=_DPI)
     ax = figure.add_axes((beside / (beside + wide), 0, wide / (beside + wide), high / (above + high)))
-    ax.imshow(canvas.permute(1, 2, 0).squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    pixels = canvas.permute(1, 2, 0).squeeze(-1).numpy()
+    ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     ax.axis("off")
     for r, label in enumerate(labels):
         ax.annotate(
@@ -106,7 +105,7 @@ def _tiles(rows: list[Tensor], labels: Sequence[str] = (), title: str = "") -> F
             fontsize=7,
         )
     if title:
-        figure.text(0.5, 1, title, ha="center", va="top", fontsize=9)
+        figure.text(0.5, 1 - above / 4 / (above + high), title, ha="center", va="top", fontsize=9)
     return figure
 
 

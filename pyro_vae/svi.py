@@ -32,34 +32,28 @@ class SVI:
     Differences: `step` returns the loss as a 0-d tensor on the device (`float(loss)` waits for it), and one optimizer
     holds all parameters.
 
-    Parameters
-    ----------
-    model, guide
-        The pair: two callables with the same latent sites.
-    optim
-        A `torch.optim.Optimizer`, a function `params -> Optimizer`, or a `pyro.optim.PyroOptim`. Default: fused Adam
-        at rate 1e-3.
-    loss
-        A `pyro.infer.ELBO` (of this library, of Pyro or your own), or a function `(model, guide, *args, **kwargs) ->
-        tensor`. Summed over the data, as in Pyro.
-    clip_norm
-        Rescale the gradient to at most this norm, if given.
+    Args:
+        model, guide: The pair: two callables with the same latent sites.
+        optim: A `torch.optim.Optimizer`, a function `params -> Optimizer`, or a `pyro.optim.PyroOptim`. Default: fused
+            Adam at rate 1e-3.
+        loss: A `pyro.infer.ELBO` (of this library, of Pyro or your own), or a function `(model, guide, *args, **kwargs)
+            -> tensor`. Summed over the data, as in Pyro.
+        clip_norm: Rescale the gradient to at most this norm, if given.
 
-    Examples
-    --------
-    >>> import pyro, torch, pyro.distributions as dist
-    >>> from pyro_vae.elbo import MeanField
-    >>> def model(x):
-    ...     with pyro.plate("data", len(x)):
-    ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-    ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-    >>> def guide(x):
-    ...     loc = pyro.param("loc", torch.zeros(len(x)))
-    ...     with pyro.plate("data", len(x)):
-    ...         pyro.sample("z", dist.Normal(loc, 0.5**0.5))
-    >>> svi = SVI(model, guide, lambda p: torch.optim.SGD(p, lr=0.5), MeanField())
-    >>> for _ in range(30):
-    ...     loss = svi.step(torch.tensor([2.0, -4.0]))
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> from pyro_vae.elbo import MeanField
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):
+        ...     loc = pyro.param("loc", torch.zeros(len(x)))
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(loc, 0.5**0.5))
+        >>> svi = SVI(model, guide, lambda p: torch.optim.SGD(p, lr=0.5), MeanField())
+        >>> for _ in range(30):
+        ...     loss = svi.step(torch.tensor([2.0, -4.0]))
     """
 
     def __init__(
@@ -107,10 +101,8 @@ class SVI:
     def gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, *, scale: float = 1.0) -> Any:
         """Leave the gradient of `scale * loss` of `(*args, **kwargs)` in the parameters' `.grad`; return the loss.
 
-        Raises
-        ------
-        ValueError
-            If the loss depends on no parameter, or on none that the optimizer holds.
+        Raises:
+            ValueError: If the loss depends on no parameter, or on none that the optimizer holds.
         """
         with poutine.trace(param_only=True) as capture:
             loss, rescaled = self._backward(scale, args, kwargs or {})

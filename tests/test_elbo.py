@@ -23,7 +23,7 @@ from tests.oracles import Discrete, LinearGaussian, TopDownChain
 
 Program = Callable[..., Any]
 
-LAYOUTS = {
+LAYOUTS: dict[str, dict[str, Any]] = {
     "one particle": {"num_particles": 1},
     "vectorised": {"num_particles": 3, "vectorize_particles": True},
     "looped": {"num_particles": 3, "vectorize_particles": False},
@@ -37,7 +37,7 @@ def check_mean(draws: Tensor, exact: Tensor, deviations: float = 4.5) -> None:
     assert float(z_scores.abs().max()) < deviations, z_scores
 
 
-def gradient(elbo: pyro.infer.ELBO, pair: Any, *args: Any) -> Tensor:
+def gradient(elbo: Any, pair: Any, *args: Any) -> Tensor:
     """One draw of the loss and its gradient in all parameters of the pair, as one vector."""
     loss = elbo.differentiable_loss(pair.model, pair.guide, *args)
     grads = torch.autograd.grad(loss, list(pair.parameters()))
@@ -194,7 +194,7 @@ def subsampled(pair: LinearGaussian) -> tuple[Program, Program]:
 
 
 def masked(pair: LinearGaussian) -> tuple[Program, Program]:
-    mask = torch.tensor([True, False, True])
+    mask: Any = torch.tensor([True, False, True])
     return poutine.mask(pair.model, mask=mask), poutine.mask(pair.guide, mask=mask)
 
 
@@ -330,7 +330,7 @@ def test_unknown_name_suggests_a_known_one() -> None:
 
 
 def test_elbo_of_another_type() -> None:
-    with pytest.raises(TypeError, match="elbo must be a name or a pyro.infer.ELBO object, got int"):
+    with pytest.raises(TypeError, match=r"elbo must be a name or a pyro.infer.ELBO object, got int"):
         elbos.make(3)  # type: ignore[arg-type]
 
 

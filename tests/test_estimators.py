@@ -60,6 +60,21 @@ def wake(pair: LinearGaussian, x: Tensor) -> Tensor:
     return torch.einsum("i,j,ijn->", masses, masses, (pairs[0].softmax(0).detach() * pairs[1]).sum(0))
 
 
+def ranked(pair: LinearGaussian, x: Tensor) -> Tensor:
+    """A function whose gradient is the tail-adaptive one for two samples: the larger weight counts 2/3, the other 1/3."""
+    points, masses = (torch.tensor(a) for a in np.polynomial.hermite_e.hermegauss(80))
+    masses = masses / masses.sum()
+    q = pair.q(x)
+    z = q.mean + points[:, None, None] * q.stddev
+    cut = dist.Normal(q.mean.detach(), q.stddev.detach()).to_event(1)
+    grid = torch.stack(
+        torch.broadcast_tensors(*((a := log_densities(pair, x, z)[0] - cut.log_prob(z))[:, None], a[None]))
+    )
+    counts = torch.where(grid >= grid.flip(0), 2 / 3, 1 / 3).detach()
+    counts = torch.where(grid == grid.flip(0), torch.tensor(0.5, dtype=grid.dtype), counts)
+    return torch.einsum("i,j,ijn->", masses, masses, (counts * grid).sum(0))
+
+
 def gradients(value: Tensor, pair: nn.Module) -> dict[str, Tensor]:
     names, params = zip(*pair.named_parameters(), strict=True)
     grads = torch.autograd.grad(value, params, allow_unused=True)
@@ -129,6 +144,12 @@ def test_wake_sleep_follows_the_weighted_posterior(gaussian: tuple[LinearGaussia
     pair, x = gaussian
     exact = gradients(wake(pair, x), pair)
     check(make("rws", num_particles=2), pair, x, two_samples(pair, x, log_mean), exact)
+
+
+def test_tail_adaptive_counts_by_rank(gaussian: tuple[LinearGaussian, Tensor]) -> None:
+    pair, x = gaussian
+    exact = gradients(ranked(pair, x), pair)
+    check(make("tail_adaptive", num_particles=2), pair, x, pair.elbo(x).sum(), exact)
 
 
 def test_bounds_are_ordered(gaussian: tuple[LinearGaussian, Tensor]) -> None:
@@ -285,10 +306,10 @@ def test_a_discrete_latent_is_refused_by_name(name: str) -> None:
         make(name, num_particles=2).differentiable_loss(pair.model, pair.guide, torch.zeros(1, 3, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", ["vimco", "rws"])
+@pytest.mark.parametrize("name", ["vimco", "rws", "tail_adaptive"])
 def test_one_particle_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="at least 2, got 1"):
-        make(name)
+        make(name, num_particles=1)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
 from pyro_vae.evaluate.likelihood import LogMarginal, log_marginal
@@ -248,7 +249,7 @@ def test_masked_data_are_worth_nothing() -> None:
     x, keep = pair.simulate(3), torch.tensor([True, False, True])
 
     def masked(program: Program) -> Program:
-        def run(x: Tensor, keep: Tensor) -> None:
+        def run(x: Tensor, keep: Any) -> None:
             with poutine.mask(mask=keep):
                 program(x)
 
@@ -286,6 +287,22 @@ def test_parameters_of_each_datum_need_no_chunks() -> None:
     guide(x)
     result = log_marginal(model, guide, x, num_samples=5, memory=1)
     torch.testing.assert_close(result.log_prob, dist.Normal(torch.zeros(9).double(), 2**0.5).log_prob(x))
+
+
+def test_an_autoguide_of_each_datum() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            rate = pyro.sample("rate", dist.Gamma(torch.full_like(x, 2.0), 0.5))
+            pyro.sample("x", dist.Poisson(rate), obs=x)
+
+    x = torch.arange(9, dtype=torch.float64)
+    guide = AutoNormal(model, init_scale=0.5)
+    guide(x)
+    with torch.no_grad():
+        guide.locs.rate.copy_(((x + 2) / 1.5).log())
+    result = log_marginal(model, guide, x, num_samples=1000)
+    exact = dist.NegativeBinomial(torch.tensor(2.0).double(), probs=torch.tensor(1 / 1.5).double()).log_prob(x)
+    assert float(z_scores(result, exact).abs().max()) < 4
 
 
 # Networks
@@ -429,7 +446,7 @@ def test_impossible_data_have_probability_zero() -> None:
         ({"memory": 0}, "memory must be a positive number"),
     ],
 )
-def test_bad_arguments(options: dict[str, int], message: str) -> None:
+def test_bad_arguments(options: dict[str, Any], message: str) -> None:
     pair = LinearGaussian()
     with pytest.raises(ValueError, match=message):
         log_marginal(pair.model, pair.guide, torch.zeros(3, 4), **options)

@@ -107,9 +107,8 @@ def test_scale_is_left_out_of_log_densities() -> None:
 
 
 def test_masked_data_count_nothing() -> None:
-    keep = torch.tensor([True, False, True])
-    masked = [poutine.mask(program, mask=keep) for program in (model, guide)]
-    traces = trace_pair(*masked, (X,))
+    keep: Any = torch.tensor([True, False, True])
+    traces = trace_pair(poutine.mask(model, mask=keep), poutine.mask(guide, mask=keep), (X,))
     expected = dist.Normal(torch.zeros_like(X), 2**0.5).log_prob(X) * keep
     torch.testing.assert_close(joint_log_weight(traces, data_plate(traces, 3)), expected)
 
@@ -249,7 +248,7 @@ def test_the_plate_called_data_is_the_one() -> None:
 
 
 def test_values_for_other_data_are_refused() -> None:
-    everyone = torch.ones(3, dtype=torch.bool)
+    everyone: Any = torch.ones(3, dtype=torch.bool)
     masked = poutine.mask(model, mask=everyone)
     traces = trace_pair(masked, guide, (X[:1],))
     with pytest.raises(ValueError, match=r"3 values along the plate 'data' over 1 data"):

@@ -46,7 +46,7 @@ def dynamic(table: Table, epochs: int, num_samples: int) -> None:
         data,
         epochs=epochs,
         batch_size=200,
-        lr=4e-3,
+        lr=8e-3,
         lr_schedule="cosine",
         kl_weight=pv.elbo.Warmup(epochs / 6),
         seed=0,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
+import importlib
 import shlex
 import sys
 import sysconfig
@@ -15,11 +15,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.cli import evaluate, listing, reconstruct, sample, train
+from pyro_vae.guard import NonFiniteLoss
 
 __all__ = ["main"]
 
-_COMMANDS = {"train": train, "evaluate": evaluate, "sample": sample, "reconstruct": reconstruct, "list": listing}
+_COMMANDS = {
+    "train": "Train a pair, report its ELBO and log p(x), draw pictures.",
+    "evaluate": "Report ELBO and log p(x) of a run.",
+    "sample": "Draw data from the prior of a run.",
+    "reconstruct": "Reconstruct data with a run.",
+    "list": "List what has a name: models, data sets, estimators, parts.",
+}
+_MODULES = {"list": "listing"}
+_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, ImportError, SyntaxError)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -29,12 +37,12 @@ def main(args: Sequence[str] | None = None) -> int:
     these cases one line on stderr says why.
     """
     words = list(sys.argv[1:] if args is None else args)
-    top = _parser()
-    if not words:
-        top.print_help()
-        return 2
-    if words[0].startswith("-"):
-        top.parse_args(words)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"pyro-vae {version('pyro-vae')}")
+        return 0
     name = words[0]
     if name not in _COMMANDS:
         near = difflib.get_close_matches(name, _COMMANDS, n=1)
@@ -46,7 +54,9 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            _COMMANDS[name].run(words[1:], shlex.join(["pyro-vae", *words]))
+            importlib.import_module(f"pyro_vae.cli.{_MODULES.get(name, name)}").run(
+                words[1:], shlex.join(["pyro-vae", *words])
+            )
     except ArgumentError as error:
         print(f"pyro-vae {name}: {error}", file=sys.stderr)
         return 2
@@ -54,32 +64,30 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"pyro-vae {name}: interrupted{': ' * bool(str(stop))}{stop}", file=sys.stderr)
         return 130
     except Exception as error:
-        place = _place(error)
-        if not (place or isinstance(error, ValueError | TypeError | OSError | RuntimeError | ArithmeticError)):
+        place = "" if isinstance(error, NonFiniteLoss) else _place(error)
+        if not (place or isinstance(error, _EXPECTED)):
             raise  # a fault of this library: its traceback is wanted
         print(f"pyro-vae {name}: {_one_line(error)}{place}", file=sys.stderr)
         return 1
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pyro-vae",
-        usage="pyro-vae COMMAND [options]",
-        description="Train variational autoencoders in Pyro and measure what they are worth.",
-        epilog="`pyro-vae COMMAND --help` lists the options of a command.",
-    )
-    parser.add_argument("--version", action="version", version=f"pyro-vae {version('pyro-vae')}")
-    commands = parser.add_subparsers(title="commands", metavar="")
-    for name, module in _COMMANDS.items():
-        commands.add_parser(name, help=module.HELP)
-    return parser
+def _help() -> str:
+    commands = "\n".join(f"  {name:<13}{text}" for name, text in _COMMANDS.items())
+    return f"""usage: pyro-vae COMMAND [options]
+
+Train variational autoencoders in Pyro and measure what they are worth.
+
+commands:
+{commands}
+
+`pyro-vae COMMAND --help` lists the options of a command, `pyro-vae --version` prints the version."""
 
 
 def _one_line(error: Exception) -> str:
-    kind = "" if isinstance(error, ValueError | TypeError | OSError | ArithmeticError) else f"{type(error).__name__}: "
     text = " ".join(str(error).split())
-    return kind + (text or type(error).__name__)
+    plain = text and isinstance(error, ValueError | TypeError | OSError | NonFiniteLoss)
+    return text if plain else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def _place(error: BaseException | None) -> str:

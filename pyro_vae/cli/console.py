@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pyro_vae.data import Split
 from pyro_vae.evaluate import summarize
 from pyro_vae.runs import LoadedRun, replacing, save_json
 
-__all__ = ["add_run_options", "draw", "head", "report", "say", "save_arrays"]
+__all__ = ["add_picture_options", "add_run_options", "draw", "head", "outlet", "report", "say", "show"]
 
 
 def say(what: Any) -> None:
@@ -63,17 +64,36 @@ def report(run: LoadedRun, x: Tensor, split: str, *, num_samples: int, seed: int
     say(str(path))
 
 
-def save_arrays(out: Path, **arrays: Tensor) -> None:
-    """Write `OUT.npz` and print its path."""
+def add_picture_options(parser: Parser, name: str) -> None:
+    """The options of a command that draws."""
+    parser.add_argument("--mean", type=bool, default=True, help="The means of p(x|z), or else draws from it.")
+    parser.add_argument(
+        "--out", type=str | None, default=None, help=f"Where to write, without an ending. Default: RUN/{name}."
+    )
+
+
+def outlet(out: str | None, run: LoadedRun, name: str) -> Path:
+    """Where to write, without an ending."""
+    return run.path / name if out is None else Path(out.removesuffix(".png").removesuffix(".npz"))
+
+
+def show(out: Path, figure: Callable[..., Any], **arrays: Tensor) -> None:
+    """Write arrays to `OUT.npz` and, if they are images, draw them to `OUT.png`; print the paths."""
     path = out.with_name(out.name + ".npz")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         np.savez(temporary, **{name: array.cpu().numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
     say(str(path))
+    try:
+        drawn = figure(*arrays.values())
+    except ValueError as error:
+        say(f"no picture: {error}")
+    else:
+        draw(drawn, out)
 
 
 def draw(figure: Any, out: Path) -> None:
-    """Write `OUT.png` and print its path."""
+    """Write a figure to `OUT.png` and print the path."""
     path = out.with_name(out.name + ".png")
     with replacing(path) as temporary:
         plots.save(figure, temporary)

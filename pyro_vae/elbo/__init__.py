@@ -9,7 +9,7 @@ from typing import Any
 import pyro.infer
 
 from pyro_vae.elbo.bounds import MeanField, TensorELBO, Trace
-from pyro_vae.elbo.importance import CIWAE, IWAE, MIWAE, PIWAE, RWS, DReG, Renyi, StickingTheLanding
+from pyro_vae.elbo.importance import CIWAE, IWAE, MIWAE, PIWAE, RWS, DReG, Renyi, StickingTheLanding, TailAdaptive
 from pyro_vae.elbo.score import VIMCO, Reinforce
 from pyro_vae.elbo.surrogate import Coefficients, SurrogateELBO
 from pyro_vae.elbo.weights import Cyclical, Schedule, Warmup, WeightedKL
@@ -30,6 +30,7 @@ __all__ = [
     "Schedule",
     "StickingTheLanding",
     "SurrogateELBO",
+    "TailAdaptive",
     "TensorELBO",
     "Trace",
     "Warmup",
@@ -39,10 +40,6 @@ __all__ = [
     "names",
     "register",
 ]
-
-
-def _tail_adaptive(num_particles: int = 2, **options: Any) -> pyro.infer.ELBO:
-    return pyro.infer.TraceTailAdaptive_ELBO(num_particles=num_particles, vectorize_particles=True, **options)
 
 
 _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
@@ -60,7 +57,7 @@ _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "vimco": VIMCO,
     "trace_graph": pyro.infer.TraceGraph_ELBO,
     "enum": pyro.infer.TraceEnum_ELBO,
-    "tail_adaptive": _tail_adaptive,
+    "tail_adaptive": TailAdaptive,
 }
 
 
@@ -71,7 +68,7 @@ def names() -> tuple[str, ...]:
 
 def least_particles(name: str) -> int:
     """The smallest number of particles that the estimator called `name` works with."""
-    return getattr(_REGISTRY.get(name), "least_particles", 2 if name == "tail_adaptive" else 1)
+    return getattr(_REGISTRY.get(name), "least_particles", 1)
 
 
 def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:

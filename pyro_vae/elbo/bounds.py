@@ -35,13 +35,10 @@ class TensorELBO(pyro.infer.ELBO):
     vectorised particles: also over the particles). Everything else, `loss`, `loss_and_grads` and
     `differentiable_loss`, follows. Losses stay on the device: nothing here waits for a GPU.
 
-    Parameters
-    ----------
-    num_particles
-        Number of draws from the guide per step, K >= 1.
-    vectorize_particles
-        True runs the K particles in one pass, False one after the other. None (default) tries the first and falls back
-        to the second, with a warning, if the pair's networks do not take a leading dimension.
+    Args:
+        num_particles: Number of draws from the guide per step, K >= 1.
+        vectorize_particles: True runs the K particles in one pass, False one after the other. None (default) tries the
+            first and falls back to the second, with a warning, if the pair's networks do not take a leading dimension.
     """
 
     needs_path: ClassVar[bool] = False  # whether every latent site must be reparameterised
@@ -140,14 +137,13 @@ class MeanField(TensorELBO):
 
     .. math:: L = E_{q(z|x)}[\log p(x|z)] - KL(q(z|x) \| p(z))
 
-    Unbiased, with less variance than `Trace` where a closed form exists. A site is integrated out only if nothing it
-    conditions on is drawn after it in the guide (see `kl_sites`), so that a guide ordered unlike the model gives the
-    right number too, where Pyro's `TraceMeanField_ELBO` warns and goes on.
+    Unbiased, and as a rule with less variance than `Trace` where a closed form exists; not close to the posterior,
+    where the value of `Trace` hardly varies. A site is integrated out only if nothing it conditions on is drawn after
+    it in the guide (see `kl_sites`), so that a guide ordered unlike the model gives the right number too, where Pyro's
+    `TraceMeanField_ELBO` warns and goes on.
 
-    Raises
-    ------
-    ValueError
-        For a latent site that cannot be reparameterised: use "trace" for the score-function gradient.
+    Raises:
+        ValueError: For a latent site that cannot be reparameterised: use "trace" for the score-function gradient.
 
     Reference: Kingma and Welling 2014, arXiv 1312.6114, eq. 7 (estimator B).
     """

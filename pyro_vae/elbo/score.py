@@ -25,16 +25,12 @@ class Reinforce(SurrogateELBO):
     The signal is each datum's own `log w`. Sites that can be reparameterised keep the gradient through their draws,
     unless `every_site` is set. Unbiased with every baseline.
 
-    Parameters
-    ----------
-    baseline
-        "none"; "running", an exponential average of the mean of log w; "leave_one_out", the mean of the other
-        particles (needs two); or a network `(N, ...) -> (N,)` or `(N, 1)` of the data, trained beside the pair to
-        predict log w: NVIL (Mnih and Gregor 2014).
-    decay
-        Of the running average.
-    every_site
-        Use the score function for reparameterised sites as well, for comparison.
+    Args:
+        baseline: "none"; "running", an exponential average of the mean of log w; "leave_one_out", the mean of the other
+            particles (needs two); or a network `(N, ...) -> (N,)` or `(N, 1)` of the data, trained beside the pair to
+            predict log w: NVIL (Mnih and Gregor 2014).
+        decay: Of the running average.
+        every_site: Use the score function for reparameterised sites as well, for comparison.
 
     Reference: Williams 1992; Mnih and Gregor 2014, arXiv 1402.0030; Kool et al. 2019 (leave-one-out).
     """

@@ -216,11 +216,9 @@ class DataPlate:
 def data_plate(traces: PairTrace, n: int) -> DataPlate:
     """Find the plate of size `n` that every site of the pair stands in.
 
-    Raises
-    ------
-    ValueError
-        If some site stands outside any such plate: then log p(x) does not split into one number per datum. If several
-        plates qualify and none is named "data".
+    Raises:
+        ValueError: If some site stands outside any such plate: then log p(x) does not split into one number per datum.
+            If several plates qualify and none is named "data".
     """
     common: dict[str, Any] | None = None
     for name, site, sign in traces.sites():
@@ -251,10 +249,8 @@ def data_plate(traces: PairTrace, n: int) -> DataPlate:
 def sum_to_data(value: Tensor, plate: DataPlate, particle_dim: int | None) -> Tensor:
     """Sum a batch-shaped tensor over everything but the particles and the data: `(K, N)`, or `(N,)`.
 
-    Raises
-    ------
-    ValueError
-        If it has another size along the data.
+    Raises:
+        ValueError: If it has another size along the data.
     """
     keep = {plate.dim} | ({particle_dim} if particle_dim is not None else set())
     value = value.reshape((1,) * (max(-d for d in keep) - value.dim()) + value.shape)

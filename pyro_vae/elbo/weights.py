@@ -37,13 +37,10 @@ class WeightedKL(pyro.infer.ELBO):
     multiplies `log p(z) - log q(z|x)` inside each importance weight. Only what is minimised changes: every ELBO and
     likelihood that the library reports is computed without it.
 
-    Parameters
-    ----------
-    elbo
-        The ELBO to wrap, of this library, of Pyro or your own.
-    weight
-        beta >= 0. Assign `.weight` between steps to change it; it is held in a tensor, so a compiled or captured step
-        need not be rebuilt.
+    Args:
+        elbo: The ELBO to wrap, of this library, of Pyro or your own.
+        weight: beta >= 0. Assign `.weight` between steps to change it; it is held in a tensor, so a compiled or
+            captured step need not be rebuilt.
 
     Reference: Higgins et al. 2017 (beta-VAE); Bowman et al. 2016, arXiv 1511.06349 (warm-up).
     """
@@ -89,10 +86,8 @@ class WeightedKL(pyro.infer.ELBO):
     def differentiable_loss(self) -> Callable[..., Any]:
         """The wrapped ELBO's differentiable loss of the weighted pair.
 
-        Raises
-        ------
-        AttributeError
-            If the wrapped ELBO has none, as Pyro's RenyiELBO and TraceGraph_ELBO.
+        Raises:
+            AttributeError: If the wrapped ELBO has none, as Pyro's RenyiELBO and TraceGraph_ELBO.
         """
         loss = self.elbo.differentiable_loss
         return lambda model, guide, *args, **kwargs: loss(*self._scaled(model, guide), *args, **kwargs)

@@ -60,24 +60,17 @@ def bound(
 ) -> Bound:
     """The true ELBO of each datum: no KL weight, no free bits, no scale, analytic KL where that is right.
 
-    Parameters
-    ----------
-    model, guide
-        The pair.
-    *args
-        The data `x` of shape `(N, ...)`, then whatever else the pair takes, also by keyword; tensors with N rows are
-        per-datum.
-    num_particles
-        Draws from the guide to average over (one run of the pair each).
-    chunk
-        Data per run. A pair with parameters of its own for each datum needs them all in one.
-    seed
-        Draw the noise from this seed and leave torch's generators as they were, so that two calls share their noise.
+    Args:
+        model, guide: The pair.
+        *args: The data `x` of shape `(N, ...)`, then whatever else the pair takes, also by keyword; tensors with N rows
+            are per-datum.
+        num_particles: Draws from the guide to average over (one run of the pair each).
+        chunk: Data per run. A pair with parameters of its own for each datum needs them all in one.
+        seed: Draw the noise from this seed and leave torch's generators as they were, so that two calls share their
+            noise.
 
-    Raises
-    ------
-    ValueError
-        If the pair has no ELBO per datum, because a site stands outside the plate over the data.
+    Raises:
+        ValueError: If the pair has no ELBO per datum, because a site stands outside the plate over the data.
     """
     n = check_data(args)
     if num_particles < 1 or chunk < 1:

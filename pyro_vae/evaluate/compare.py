@@ -159,29 +159,18 @@ def compare_elbos(
 ) -> Comparison:
     """Compare ELBO estimators on any pair, at its present parameters, which are left as they are.
 
-    Parameters
-    ----------
-    model, guide
-        The pair.
-    x, args
-        The data, `(N, ...)`, and whatever else the pair takes.
-    estimators
-        Names (`pv.elbo.names()`) or ELBO objects; an object brings its own number of particles.
-    num_particles
-        Particles K for each name; a name that needs more than K is left out at that K.
-    repeats
-        Gradients per row. Repeat r has the same noise seed for every estimator.
-    reference_samples
-        Importance samples per datum for the reference log p(x).
-    seed
-        Of the noise; torch's generators are left as they were.
-    progress
-        Show a bar.
+    Args:
+        model, guide: The pair.
+        x, args: The data, `(N, ...)`, and whatever else the pair takes.
+        estimators: Names (`pv.elbo.names()`) or ELBO objects; an object brings its own number of particles.
+        num_particles: Particles K for each name; a name that needs more than K is left out at that K.
+        repeats: Gradients per row. Repeat r has the same noise seed for every estimator.
+        reference_samples: Importance samples per datum for the reference log p(x).
+        seed: Of the noise; torch's generators are left as they were.
+        progress: Show a bar.
 
-    Raises
-    ------
-    ValueError
-        For unknown names, fewer than two repeats, or an estimator that the pair does not allow.
+    Raises:
+        ValueError: For unknown names, fewer than two repeats, or an estimator that the pair does not allow.
     """
     data = (x, *args)
     n = check_data(data)

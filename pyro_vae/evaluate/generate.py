@@ -26,21 +26,14 @@ def reconstruct(
 ) -> Tensor:
     """The mean of the observed site at one draw of the latents from the guide, or a draw from it with `mean=False`.
 
-    Parameters
-    ----------
-    model, guide
-        The pair.
-    *args, **kwargs
-        The data `x` of shape `(N, ...)`, then whatever else the pair takes.
-    site
-        Which observed site, if there are several. Default: the first of the shape of `x`, else the first.
-    mean
-        False where the distribution has no mean, as a categorical one over labels.
+    Args:
+        model, guide: The pair.
+        *args, **kwargs: The data `x` of shape `(N, ...)`, then whatever else the pair takes.
+        site: Which observed site, if there are several. Default: the first of the shape of `x`, else the first.
+        mean: False where the distribution has no mean, as a categorical one over labels.
 
-    Raises
-    ------
-    ValueError
-        If there is no such site, or it has no mean.
+    Raises:
+        ValueError: If there is no such site, or it has no mean.
     """
     check_data(args)
     with torch.no_grad(), eval_mode(model, guide):
@@ -50,9 +43,7 @@ def reconstruct(
         return _mean(name, chosen) if mean else chosen["fn"].sample()
 
 
-def sample(
-    model: Callable[..., Any], *args: Any, site: str | None = None, mean: bool = True, **kwargs: Any
-) -> Tensor:
+def sample(model: Callable[..., Any], *args: Any, site: str | None = None, mean: bool = True, **kwargs: Any) -> Tensor:
     """As many samples from the model as `args[0]` has rows: the means at latents from the prior, or full draws.
 
     The observed values in `args` serve only for their shape, unless the model conditions on them otherwise. `site`,
@@ -84,5 +75,7 @@ def _mean(name: str, site: Site) -> Tensor:
         mean = None
     # torch gives a categorical distribution the mean NaN
     if mean is None or bool(mean.isnan().all()):
-        raise ValueError(f"site {name!r} has a distribution without a mean, {type(site['fn']).__name__}: use mean=False")
+        raise ValueError(
+            f"site {name!r} has a distribution without a mean, {type(site['fn']).__name__}: use mean=False"
+        )
     return mean

@@ -12,7 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.elbo.tracing import fork_rng, log_weights, particles_agree, plate_nesting, trace_pair, warn_not_vectorized
+from pyro_vae.elbo.tracing import (
+    data_plate,
+    fork_rng,
+    joint_log_weight,
+    log_weights,
+    particles_agree,
+    plate_nesting,
+    trace_pair,
+    warn_not_vectorized,
+)
 from pyro_vae.evaluate.chunks import check_data, default_memory, row_bytes, slices, take
 from pyro_vae.evaluate.modules import eval_mode
 from pyro_vae.progress import progress_bar
@@ -24,17 +33,13 @@ __all__ = ["LogMarginal", "log_marginal"]
 class LogMarginal:
     """Per-datum estimates of log p(x) in nats, each a tensor of shape `(N,)`.
 
-    Attributes
-    ----------
-    log_prob
-        Log of the mean importance weight. Its expectation is below log p(x), and rises to it with `num_samples`.
-    std_error
-        Monte Carlo standard error of `log_prob` (delta method). It sees only the weights that were drawn: with a small
-        `ess` it is itself unreliable.
-    ess
-        Effective sample size (sum w)^2 / sum w^2, between 1 and `num_samples`.
-    num_samples
-        Importance samples per datum.
+    Attributes:
+        log_prob: Log of the mean importance weight. Its expectation is below log p(x), and rises to it with
+            `num_samples`.
+        std_error: Monte Carlo standard error of `log_prob` (delta method). It sees only the weights that were drawn:
+            with a small `ess` it is itself unreliable.
+        ess: Effective sample size (sum w)^2 / sum w^2, between 1 and `num_samples`.
+        num_samples: Importance samples per datum.
     """
 
     log_prob: Tensor
@@ -98,45 +103,35 @@ def log_marginal(
     Works for any pair whose sites stand in a plate over the data. Scales (a KL weight in the objective, subsampling)
     never enter. Networks are put in evaluation mode for the call.
 
-    Parameters
-    ----------
-    model, guide
-        The pair.
-    *args
-        The data `x` of shape `(N, ...)`, then whatever else the pair takes, also by keyword; tensors with N rows are
-        per-datum.
-    num_samples
-        Importance samples per datum, K.
-    memory
-        Bytes that intermediate tensors may take, about. It sets how data and samples are chunked, and so which noise
-        is drawn, never the estimate beyond that noise.
-    seed
-        Draw the noise from this seed and leave torch's generators as they were. None continues their stream.
-    progress
-        Show a bar: True, False, or None (only in a terminal).
+    Args:
+        model, guide: The pair.
+        *args: The data `x` of shape `(N, ...)`, then whatever else the pair takes, also by keyword; tensors with N rows
+            are per-datum.
+        num_samples: Importance samples per datum, K.
+        memory: Bytes that intermediate tensors may take, about. It sets how data and samples are chunked, and so which
+            noise is drawn, never the estimate beyond that noise.
+        seed: Draw the noise from this seed and leave torch's generators as they were. None continues their stream.
+        progress: Show a bar: True, False, or None (only in a terminal).
 
-    Raises
-    ------
-    ValueError
-        If a site stands outside the plate over the data, if latent sites differ between model and guide, if an
-        importance weight is NaN or infinite, or if `num_samples` is not positive.
+    Raises:
+        ValueError: If a site stands outside the plate over the data, if latent sites differ between model and guide, if
+            an importance weight is NaN or infinite, or if `num_samples` is not positive.
 
     Reference: Rezende et al. 2014, arXiv 1401.4082, appendix E; Burda et al. 2016, arXiv 1509.00519.
 
-    Examples
-    --------
-    >>> import pyro, torch, pyro.distributions as dist
-    >>> def model(x):
-    ...     with pyro.plate("data", len(x)):
-    ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-    ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-    >>> def guide(x):
-    ...     with pyro.plate("data", len(x)):
-    ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))  # the exact posterior: every weight is p(x)
-    >>> x = torch.tensor([0.0, 1.0])
-    >>> result = log_marginal(model, guide, x, num_samples=10)
-    >>> torch.allclose(result.log_prob, dist.Normal(0.0, 2**0.5).log_prob(x))
-    True
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))  # the exact posterior: every weight is p(x)
+        >>> x = torch.tensor([0.0, 1.0])
+        >>> result = log_marginal(model, guide, x, num_samples=10)
+        >>> torch.allclose(result.log_prob, dist.Normal(0.0, 2**0.5).log_prob(x))
+        True
     """
     n = check_data(args)
     if num_samples < 1:
@@ -147,11 +142,10 @@ def log_marginal(
         few, whole = take(args, kwargs, 0, min(n, 5)), False
         with fork_rng():
             try:
-                plain = trace_pair(model, guide, *few)
+                nesting = _nesting(model, guide, *few)
             except (RuntimeError, ValueError):  # parameters made for each datum only fit the whole data
                 few, whole = (args, kwargs), True
-                plain = trace_pair(model, guide, *few)
-        nesting = plate_nesting(plain.model, plain.guide)
+                nesting = _nesting(model, guide, *few)
         vectorize = particles_agree(model, guide, few[0], **few[1])
         if not vectorize:
             warn_not_vectorized()
@@ -185,6 +179,13 @@ def log_marginal(
 
 
 CPU_ROWS = 2048
+
+
+def _nesting(model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> int:
+    """The number of batch dimensions of a pair, if it has a number per datum at all."""
+    traces = trace_pair(model, guide, args, kwargs)
+    joint_log_weight(traces, data_plate(traces, len(args[0])))
+    return plate_nesting(traces.model, traces.guide)
 
 
 def _accumulate(draw: Callable[[int], Tensor], num_samples: int, chunk: int) -> tuple[Tensor, Tensor]:

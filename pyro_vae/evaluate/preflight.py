@@ -82,41 +82,34 @@ def preflight(
     The pair runs once, in its present train or eval mode. Nothing is left behind: random generators, gradients,
     weights, buffers and the parameter store are as before.
 
-    Parameters
-    ----------
-    model, guide
-        The pair.
-    args, kwargs
-        What the pair takes; the data come first. A few data are enough.
-    elbo
-        The estimator that will train the pair, by name (`pv.elbo.names()`) or as an object.
-    strict
-        Raise on errors and issue warnings with `warnings.warn`; False only returns the report.
-    num_particles
-        Number of particles to train with: for more than one, check that the networks take a leading dimension.
+    Args:
+        model, guide: The pair.
+        args, kwargs: What the pair takes; the data come first. A few data are enough.
+        elbo: The estimator that will train the pair, by name (`pv.elbo.names()`) or as an object.
+        strict: Raise on errors and issue warnings with `warnings.warn`; False only returns the report.
+        num_particles: Number of particles to train with: for more than one, check that the networks take a leading
+            dimension.
 
-    Raises
-    ------
-    ValueError
-        With `strict`, if the report has errors. Always, if the model or the guide itself raises: chained to its error.
+    Raises:
+        ValueError: With `strict`, if the report has errors. Always, if the model or the guide itself raises: chained to
+            its error.
 
-    Examples
-    --------
-    >>> import pyro, torch, pyro.distributions as dist
-    >>> def model(x):
-    ...     with pyro.plate("data", len(x)):
-    ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-    ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-    >>> def guide(x):
-    ...     loc = pyro.param("loc", torch.zeros(len(x)))
-    ...     with pyro.plate("data", len(x)):
-    ...         pyro.sample("z", dist.Normal(loc, 0.7))
-    >>> print(preflight(model, guide, torch.tensor([2.0, -4.0])))
-    preflight: the pair is sound
-    <BLANKLINE>
-    site  model   guide     batch  event  plates
-    z     Normal  Normal    (2,)   ()     data
-    x     Normal  observed  (2,)   ()     data
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):
+        ...     loc = pyro.param("loc", torch.zeros(len(x)))
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(loc, 0.7))
+        >>> print(preflight(model, guide, torch.tensor([2.0, -4.0])))
+        preflight: the pair is sound
+        <BLANKLINE>
+        site  model   guide     batch  event  plates
+        z     Normal  Normal    (2,)   ()     data
+        x     Normal  observed  (2,)   ()     data
     """
     if not args or not hasattr(args[0], "__len__") or (isinstance(args[0], Tensor) and args[0].dim() == 0):
         came = type(args[0]).__name__ if args else "nothing"

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from pyro_vae.elbo.tracing import fork_rng, trace_pair
 from pyro_vae.evaluate.bound import bound
-from pyro_vae.evaluate.chunks import take
+from pyro_vae.evaluate.chunks import check_data, take
 from pyro_vae.evaluate.likelihood import log_marginal
+from pyro_vae.evaluate.modules import eval_mode
 
 __all__ = ["Summary", "summarize"]
 
@@ -59,22 +60,23 @@ class Summary:
         """The figures as a rich table."""
         of = f" of {self.data}" if self.data else ""
         binary = f", binarize={self.binarize}" if self.binarize else ""
-        table = Table(title=f"{self.num_data} data{of}{binary}", title_justify="left")
+        notes = [f"effective sample size: median {self.ess_median:.1f} of {self.num_samples}"]
+        if self.density:
+            notes.append("continuous observations: log p is a log-density")
+        table = Table(
+            title=escape(f"{self.num_data} data{of}{binary}"),
+            title_justify="left",
+            caption="\n".join(notes),
+            caption_justify="left",
+        )
         table.add_column("")
         table.add_column("nats per datum", justify="right")
         table.add_column("bits/dim", justify="right")
-        per_bit = self.bits_per_dim / -self.log_prob
-        rows = [
-            ("ELBO", self.elbo, 0.0),
-            ("  reconstruction E[log p(x|z)]", self.log_likelihood, 0.0),
-            ("  KL(q(z|x) || p(z))", self.kl, 0.0),
-            (f"log p(x), {self.num_samples} importance samples", self.log_prob, self.log_prob_error),
-        ]
-        for name, value, error in rows:
-            bits = "" if name.startswith(" ") else f"{-value * per_bit:.4f}"
-            table.add_row(escape(name), f"{value:.3f}" + (f" ± {error:.3f}" if error else ""), bits)
-        if self.density:
-            table.caption = "continuous observations: log p is a log-density"
+        error = f"{self.log_prob:.3f} ± {self.log_prob_error:.3f}"
+        table.add_row("ELBO", f"{self.elbo:.3f}", f"{self._bits(self.elbo):.4f}")
+        table.add_row(escape("  reconstruction E[log p(x|z)]"), f"{self.log_likelihood:.3f}")
+        table.add_row("  KL(q(z|x) || p(z))", f"{self.kl:.3f}")
+        table.add_row(f"log p(x), {self.num_samples} importance samples", error, f"{self.bits_per_dim:.4f}")
         return table
 
     def __repr__(self) -> str:
@@ -97,29 +99,26 @@ def summarize(
 ) -> Summary:
     """ELBO, reconstruction, KL and importance-sampled log p(x) of `args[0]`, for any pair.
 
-    Parameters
-    ----------
-    model, guide
-        The pair.
-    *args
-        The data `x` of shape `(N, ...)`, then whatever else the pair takes.
-    num_samples
-        Importance samples per datum for log p(x).
-    num_particles
-        Draws per datum for the ELBO.
-    seed
-        Of the noise; torch's generators are left as they were.
-    progress
-        Show a bar.
-    data, binarize
-        Names to record with the figures.
+    Args:
+        model, guide: The pair.
+        *args: The data `x` of shape `(N, ...)`, then whatever else the pair takes.
+        num_samples: Importance samples per datum for log p(x).
+        num_particles: Draws per datum for the ELBO.
+        seed: Of the noise; torch's generators are left as they were.
+        progress: Show a bar.
+        data, binarize: Names to record with the figures.
+
+    Raises:
+        ValueError: If the pair has no log-probability per datum (see `log_marginal`), or observes nothing.
     """
-    marginal = log_marginal(model, guide, *args, num_samples=num_samples, seed=seed, progress=progress)
-    figures = bound(model, guide, *args, num_particles=num_particles, seed=seed).to_dict()
-    with torch.no_grad(), fork_rng():
+    check_data(args)
+    with torch.no_grad(), eval_mode(model, guide), fork_rng():
         traces = trace_pair(model, guide, *take(args, {}, 0, 1))
     observed = [traces.model.nodes[name] for name in traces.observed]
-    dims = sum(site["value"].numel() for site in observed)
+    if not observed:
+        raise ValueError("the model observes no site: it says nothing about data; observe one with obs=")
+    marginal = log_marginal(model, guide, *args, num_samples=num_samples, seed=seed, progress=progress)
+    figures = bound(model, guide, *args, num_particles=num_particles, seed=seed).to_dict()
     return Summary(
         elbo=figures["elbo"],
         log_likelihood=figures["log_likelihood"],
@@ -127,7 +126,7 @@ def summarize(
         log_prob=marginal.mean,
         log_prob_error=marginal.mean_error,
         log_prob_sampling_error=marginal.sampling_error,
-        bits_per_dim=-marginal.mean / (dims * math.log(2)),
+        num_dims=sum(site["value"].numel() for site in observed),
         density=any(not site["fn"].support.is_discrete for site in observed),
         ess_median=float(marginal.ess.median()),
         num_samples=num_samples,

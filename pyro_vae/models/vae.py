@@ -34,40 +34,28 @@ class VAE(nn.Module, Pair):
     `model` and `guide` are the pair: pass them to `pv.fit`, `pyro.infer.SVI` or any question of this library. The
     networks are registered with Pyro under `name`, which no other instance has.
 
-    Parameters
-    ----------
-    data_shape
-        Shape of one datum: an int D, or an image shape (C, H, W).
-    latent_dim
-        Size of z.
-    hidden
-        Widths of the encoder's hidden layers; the decoder has them in reverse.
-    activation
-        Name of the nonlinearity, see `pv.nets`.
-    likelihood
-        p(x|z): a name in `pv.conditionals.LIKELIHOODS`, or a `Likelihood` with event shape `data_shape`.
-    posterior
-        q(z|x): a name in `pv.conditionals.POSTERIORS`, or a `Conditional` with event shape `(latent_dim,)`.
-    prior
-        p(z): a name in `pv.priors.PRIORS`, or a `Prior` with event shape `(latent_dim,)`.
-    encoder, decoder
-        Networks in place of the default MLPs: `(*, *data_shape) -> (*, *posterior.param_shape)` and
-        `(*, latent_dim) -> (*, *likelihood.param_shape)`.
+    Args:
+        data_shape: Shape of one datum: an int D, or an image shape (C, H, W).
+        latent_dim: Size of z.
+        hidden: Widths of the encoder's hidden layers; the decoder has them in reverse.
+        activation: Name of the nonlinearity, see `pv.nets`.
+        likelihood: p(x|z): a name in `pv.conditionals.LIKELIHOODS`, or a `Likelihood` with event shape `data_shape`.
+        posterior: q(z|x): a name in `pv.conditionals.POSTERIORS`, or a `Conditional` with event shape `(latent_dim,)`.
+        prior: p(z): a name in `pv.priors.PRIORS`, or a `Prior` with event shape `(latent_dim,)`.
+        encoder, decoder: Networks in place of the default MLPs: `(*, *data_shape) -> (*, *posterior.param_shape)` and
+            `(*, latent_dim) -> (*, *likelihood.param_shape)`.
 
-    Raises
-    ------
-    ValueError
-        For unknown names, sizes below 1, or parts whose shapes do not fit.
+    Raises:
+        ValueError: For unknown names, sizes below 1, or parts whose shapes do not fit.
 
     Reference: Kingma and Welling 2014, arXiv 1312.6114; Rezende et al. 2014, arXiv 1401.4082.
 
-    Examples
-    --------
-    >>> vae = VAE(784, latent_dim=50)
-    >>> vae.encode(torch.zeros(3, 784)).event_shape
-    torch.Size([50])
-    >>> vae.sample(2).shape
-    torch.Size([2, 784])
+    Example:
+        >>> vae = VAE(784, latent_dim=50)
+        >>> vae.encode(torch.zeros(3, 784)).event_shape
+        torch.Size([50])
+        >>> vae.sample(2).shape
+        torch.Size([2, 784])
     """
 
     def __init__(
@@ -151,10 +139,8 @@ class VAE(nn.Module, Pair):
 
         What Burda et al. 2016 (arXiv 1509.00519) do; the mean is clipped where the likelihood needs it.
 
-        Raises
-        ------
-        ValueError
-            If the decoder has no `set_output_bias`, as this library's networks have.
+        Raises:
+            ValueError: If the decoder has no `set_output_bias`, as this library's networks have.
         """
         setter = getattr(self.decoder, "set_output_bias", None)
         if setter is None:

@@ -1,0 +1,235 @@
+"""`pyro-vae train`."""
+
+from __future__ import annotations
+
+import inspect
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+import yaml
+from jsonargparse import Namespace
+from torch import Tensor
+
+from pyro_vae import data, elbo, plots
+from pyro_vae.cli.console import draw, report, say
+from pyro_vae.cli.parser import Parser
+from pyro_vae.data import Data
+from pyro_vae.elbo.tracing import fork_rng
+from pyro_vae.evaluate import reconstruct, sample
+from pyro_vae.fit import State, fit
+from pyro_vae.guard import NonFiniteLoss
+from pyro_vae.history import History
+from pyro_vae.models import Pair
+from pyro_vae.runs import DATA_KEYS, LoadedRun, build, clear_run, create_run, save_run
+
+__all__ = ["run"]
+
+_FIT_BY_HAND: set[str | int] = {"model", "guide", "data", "valid", "optim", "callbacks", "progress", "seed"}
+_NOT_KEPT = ("config", "out", "overwrite", "progress")  # options that are not part of the experiment
+# options that are spelt otherwise here than in Python
+_FIT_HELP = {
+    "elbo": f"The estimator to train with: {', '.join(elbo.names())}; or the class of a pyro.infer.ELBO.",
+    "epochs": "Length of the run in epochs. Default: 50, unless --steps is given.",
+    "steps": "Length of the run in gradient steps, in place of --epochs.",
+    "batch_size": "Data per step; the last batch of an epoch may be smaller.",
+    "lr": "Learning rate.",
+    "lr_schedule": "Course of the learning rate over the run: constant, linear or cosine (both to zero).",
+    "kl_weight": "Weight of the KL in the objective: a number (beta), Warmup or Cyclical, as in "
+    "`--kl_weight Warmup --kl_weight.epochs 10`.",
+    "early_stopping": "Stop after so many epochs without a better validation ELBO.",
+    "keep_best": "End with the weights of the epoch with the best validation ELBO.",
+    "device": '"auto" (a GPU if there is one), cpu or cuda.',
+    "preflight": "Check the pair on a few data before training.",
+}
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="pyro-vae train",
+        usage="pyro-vae train [options]",
+        description="Train a model/guide pair, report its ELBO and log p(x) on the test data, and keep all of it in a "
+        "run directory.",
+    )
+    parser.add_argument("--config", action="config", help="Read options from a YAML file, as a run's config.yaml.")
+    group = parser.add_argument_group("model")
+    group.add_subclass_arguments(
+        Pair,
+        "model",
+        as_group=False,
+        skip={"data_shape"},
+        instantiate=False,
+        default={"class_path": "pyro_vae.models.VAE"},
+        metavar="CLASS",
+        help="The pair: a name from `pyro-vae list`, or module.Class of your own. Its arguments follow as "
+        "--model.NAME VALUE; a data_shape among them is filled in.",
+    )
+    group = parser.add_argument_group("data")
+    _add_data_options(group)
+    group = parser.add_argument_group("training")
+    group.add_argument("--seed", type=int, default=0, help="Seed of weights, splits, shuffling and all noise.")
+    group.add_function_arguments(fit, as_group=False, skip=_FIT_BY_HAND)
+    for action in group._group_actions:
+        action.help = _FIT_HELP.get(action.dest, action.help)
+    group = parser.add_argument_group("evaluation and output")
+    group.add_argument("--num_samples", type=int, default=1000, help="Importance samples per test datum for log p(x).")
+    group.add_argument(
+        "--out", type=str | None, default=None, metavar="DIR", help="The run directory. Default: runs/DATE-MODEL-DATA."
+    )
+    group.add_argument("--overwrite", type=bool, default=False, help="Replace the run that --out holds.")
+    group.add_argument(
+        "--progress",
+        type=bool | None,
+        default=None,
+        metavar="{true,false}",
+        help="Progress bars. Default: in a terminal.",
+    )
+    return parser
+
+
+def _add_data_options(group: Any) -> None:
+    names = ", ".join(data.NAMES)
+    group.add_argument("--data", type=str, default="digits", help=f"{names}; or an .npz file or a folder of images.")
+    group.add_argument(
+        "--binarize", type=data.Binarize, default="dynamic", help="How grey values become binary observations."
+    )
+    group.add_argument("--flatten", type=bool, default=True, help="Make each datum one vector.")
+    group.add_argument(
+        "--root",
+        type=str | None,
+        default=None,
+        metavar="DIR",
+        help="Folder of the data. Default: $PYRO_VAE_DATA, else ~/.cache/pyro_vae.",
+    )
+    group.add_argument("--valid", type=int | float, default=0.1, help="Share or number of validation data.")
+    group.add_argument(
+        "--test", type=int | float, default=0.2, help="Share or number of test data, if the data bring none."
+    )
+
+
+def run(words: Sequence[str], command: str) -> None:
+    """Train, save, report and draw."""
+    pyro.clear_param_store()
+    torch.manual_seed(0)  # networks made while the module of a pair is imported are the same every time
+    parser = _parser()
+    options = parser.read(words)
+    if options.num_samples < 1:
+        raise ValueError(f"--num_samples must be at least 1, got {options.num_samples}")
+    config = yaml.safe_load(parser.dump(options, skip_unset=False))
+    config = {key: value for key, value in config.items() if key not in _NOT_KEPT}
+    path = _directory(options)
+    try:
+        _train(parser.make(options), config, path, command)
+    except BaseException:
+        with suppress(OSError):
+            path.rmdir()  # a run that never began leaves no empty folder
+        raise
+
+
+def _directory(options: Namespace) -> Path:
+    if options.out is not None:
+        return create_run(options.out, overwrite=options.overwrite)
+    kind = options.model.class_path.rsplit(".", 1)[-1]
+    name = f"runs/{datetime.now():%Y%m%d-%H%M%S}-{kind}-{Path(options.data).stem}"
+    candidate, n = name, 1
+    while True:
+        try:
+            return create_run(candidate, exist_ok=False)
+        except FileExistsError:  # another run began in the same second
+            n += 1
+            candidate = f"{name}-{n}"
+
+
+def _train(options: Namespace, config: dict[str, Any], path: Path, command: str) -> None:
+    dataset = data.load(options.data, **{key: options[key] for key in DATA_KEYS})
+    torch.manual_seed(options.seed)
+    pair = build(config["model"], dataset.shape)
+    if hasattr(pair, "start_at_mean"):
+        try:
+            pair.start_at_mean(dataset.mean)
+        except ValueError as error:
+            warnings.warn(f"training does not start at the mean of the data: {error}", stacklevel=2)
+    say(f"{type(pair).__name__} on {dataset!r} -> {path}")
+    keeper = _Keeper(path, pair, config, dataset, command)
+    try:
+        history = fit(
+            pair.model,
+            pair.guide,
+            dataset,
+            **{key: options[key] for key in inspect.signature(fit).parameters if key not in _FIT_BY_HAND},
+            seed=options.seed,
+            progress=options.progress,
+            callbacks=[keeper],
+        )
+    except NonFiniteLoss as error:
+        keeper.save(replace(keeper.history, best=None, stopped="non-finite loss"))
+        raise NonFiniteLoss(f"{error}. They are in {path}", error.step, error.batch, error.sites) from error
+    keeper.save(history)
+    trained = f"trained for {len(history)} epochs, {history[-1].seconds:.1f} s" if len(history) else "no epoch ended"
+    best = f"; the weights are those of epoch {history.best}" if history.best else ""
+    if history.stopped == "interrupted":
+        raise KeyboardInterrupt(f"{trained}{best}. Saved in {path}; `pyro-vae evaluate {path}` reports its figures")
+    say(f"{trained}{f' ({history.stopped})' * (history.stopped != 'finished')}{best}")
+    try:
+        _show(LoadedRun(path, pair, config, {"data": keeper.data}, history), dataset, options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{trained}. Saved in {path}") from None
+
+
+class _Keeper:
+    """Saves the run after epochs, at most one a second; only then does it replace an older one."""
+
+    def __init__(self, path: Path, pair: Any, config: Mapping[str, Any], dataset: Data, command: str) -> None:
+        self.path, self.pair, self.config, self.command = path, pair, config, command
+        self.data = dataset.describe()
+        self.history = History(data=self.data, seed=config["seed"], elbo=str(config["elbo"]))
+        self._saved: float | None = None
+
+    def __call__(self, state: State) -> None:
+        self.history = state.history
+        if self._saved is not None and time.monotonic() < self._saved + 1:
+            return
+        # the pair has the weights of this epoch now, and the best ones only at the end
+        self.save(replace(state.history, best=None, stopped="unfinished"))
+
+    def save(self, history: History) -> None:
+        if self._saved is None:
+            clear_run(self.path)
+        params = dict(pyro.get_param_store().named_parameters())
+        save_run(self.path, self.pair, self.config, self.data, history, params=params, command=self.command)
+        self._saved = time.monotonic()
+
+
+def _show(run: LoadedRun, dataset: Data, options: Namespace) -> None:
+    """Report and draw, on the test data if there are any."""
+    split = next(name for name in ("test", "valid", "train") if getattr(dataset, name) is not None)
+    chosen = getattr(dataset, split)
+    with fork_rng(options.seed):
+        x = chosen.x.to(run.device)
+        report(run, x, split, num_samples=options.num_samples, seed=options.seed, progress=options.progress)
+        shown = x[:20]
+        try:
+            draw(
+                plots.reconstructions(shown, _means(reconstruct, run.model, run.guide, shown)),
+                run.path / "reconstructions",
+            )
+            template = shown.new_zeros(64, *dataset.shape)
+            draw(plots.image_grid(_means(sample, run.model, template)), run.path / "samples")
+        except ValueError as error:
+            say(f"no pictures: {error}")
+    if len(run.history):
+        draw(run.history.plot(), run.path / "history")
+
+
+def _means(generate: Callable[..., Tensor], *args: Any) -> Tensor:
+    try:
+        return generate(*args)
+    except ValueError:  # distributions without a mean
+        return generate(*args, mean=False)

@@ -1,0 +1,294 @@
+"""The ELBO of a pair whose discrete latents are replaced by their continuous relaxations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
+from torch.distributions.utils import clamp_probs
+
+from pyro_vae.elbo.bounds import TensorELBO
+from pyro_vae.elbo.terms import kl_sites
+from pyro_vae.elbo.tracing import PairTrace, Site, log_prob, sample_sites
+
+__all__ = ["Cooling", "Relaxed", "bare", "is_relaxable", "refuse_site"]
+
+Program = Callable[..., Any]
+DISCRETE = "_pyro_vae_discrete"  # where a relaxed site keeps the distribution that it stands for
+
+
+class LogitConcrete(dist.Logistic):
+    """The binary Concrete variable before its sigmoid, whose draws never are infinite."""
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw by inversion; a uniform draw of exactly 0 comes up in float32, and Pyro's then gives -inf."""
+        uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+        return self.icdf(clamp_probs(uniform))
+
+
+class LogConcrete(ExpRelaxedCategorical, TorchDistributionMixin):
+    """The logarithm of a Concrete (Gumbel-Softmax) variable, as a Pyro distribution."""
+
+
+@dataclass(frozen=True)
+class Cooling:
+    """Exponential annealing of a temperature over gradient steps, `max(end, start exp(-rate step))`.
+
+    Jang et al. 2017, arXiv 1611.01144, section 4.2.
+
+    >>> [round(Cooling(rate=1e-4)(step), 2) for step in (0, 1000, 5000, 10_000)]
+    [1.0, 0.9, 0.61, 0.5]
+    """
+
+    start: float = 1.0
+    end: float = 0.5
+    rate: float = 3e-5
+
+    def __post_init__(self) -> None:
+        if not (self.start >= self.end > 0 and self.rate >= 0):
+            raise ValueError(f"cooling needs start >= end > 0 and rate >= 0, got {self}")
+
+    def __call__(self, step: int) -> float:
+        """The temperature after `step` gradients."""
+        return max(self.end, self.start * math.exp(-self.rate * step))
+
+
+class Relaxed(TensorELBO):
+    r"""The ELBO with every Bernoulli and one-hot latent replaced by its Concrete (Gumbel-Softmax) relaxation.
+
+    .. math:: b = \sigma\big((\alpha + \ell) / \tau\big), \; \ell \sim \mathrm{Logistic}(0, 1); \qquad
+        y = \mathrm{softmax}\big((\log \pi + g) / \tau\big), \; g_i \sim \mathrm{Gumbel}(0, 1)
+
+    The pair is written with `Bernoulli` and `OneHotCategorical` and stays as it is: the sites are replaced in guide
+    and model while they run, so that a relaxed guide cannot meet a discrete density by mistake. Densities are computed
+    before the sigmoid or softmax, where they are finite at any temperature; the map cancels between guide and model.
+    Other latent sites must be reparameterised. The gradient is pathwise: biased for the discrete ELBO, of low
+    variance. As the temperature falls the bias goes to zero (with the discrete prior) and the variance grows.
+
+    Parameters
+    ----------
+    temperature
+        tau > 0, or a function of the number of gradients taken so far, as `Cooling`. Assign `.temperature` to change
+        it between steps, which ends such a schedule; it is held in a tensor.
+    straight_through
+        Hand the programs the discrete draw, exactly 0 or 1, and differentiate as if it were the relaxed one. With
+        `prior="discrete"` the value then is unbiased for the discrete ELBO itself; the gradient is still biased.
+    prior
+        The KL term. "discrete" (Jang et al.): the analytic KL between the discrete guide and prior, as in most
+        implementations; the value is no bound of any model. "relaxed" (Maddison et al.): the densities of the relaxed
+        variables, by which the value is a lower bound on log p(x) of the relaxed model. Their KL is larger than the
+        discrete one at every temperature (with equal temperatures it does not even depend on it), so this value does
+        not go to the discrete ELBO.
+    prior_temperature
+        Of the relaxed prior, with `prior="relaxed"`; default the guide's.
+
+    Raises
+    ------
+    ValueError
+        For a `Categorical` latent (its values are no points that could be relaxed), for any other latent without a
+        reparameterised gradient, for a site that is discrete on one side only, and with `prior="discrete"` where the
+        KL is not known given the latents drawn before it (a guide ordered unlike the model, unequal masks or scales).
+
+    Reference: Maddison et al. 2017, arXiv 1611.00712; Jang et al. 2017, arXiv 1611.01144.
+    """
+
+    bound: ClassVar[str] = "own"
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        temperature: float | Callable[[int], float] = 0.5,
+        straight_through: bool = False,
+        prior: Literal["discrete", "relaxed"] = "discrete",
+        prior_temperature: float | None = None,
+        vectorize_particles: bool | None = None,
+    ) -> None:
+        if prior not in ("discrete", "relaxed"):
+            raise ValueError(f"prior must be 'discrete' or 'relaxed', got {prior!r}")
+        if prior_temperature is not None and prior == "discrete":
+            raise ValueError("prior_temperature is of a relaxed prior: give prior='relaxed' as well")
+        super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
+        self.straight_through, self.prior = straight_through, prior
+        self._temperature = torch.ones(())
+        self.temperature = temperature(0) if callable(temperature) else temperature
+        self._prior_temperature: Tensor | None = None
+        if prior_temperature is not None:
+            self._prior_temperature = torch.tensor(_positive(float(prior_temperature)))
+        self._schedule = temperature if callable(temperature) else None
+        self.steps = 0
+        self._wrapped: tuple[Program, Program, Program, Program] | None = None
+
+    @property
+    def temperature(self) -> float:
+        """The current temperature of the guide's relaxation."""
+        return float(self._temperature)
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self._temperature.fill_(_positive(value))
+        self._schedule = None
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        if self._schedule is not None:
+            self._temperature.fill_(_positive(self._schedule(self.steps)))
+        self.steps += torch.is_grad_enabled()
+        return super().differentiable_loss(*self._relaxed(model, guide), *args, **kwargs)
+
+    def layout(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any) -> tuple[int, int | None]:
+        # asked of the pair itself: its densities exist at its own draws, not at the relaxed ones
+        if self._wrapped is not None and (model, guide) == self._wrapped[2:]:
+            model, guide = self._wrapped[:2]
+        return super().layout(model, guide, args, kwargs)
+
+    def _relaxed(self, model: Program, guide: Program) -> tuple[Program, Program]:
+        if self._wrapped is None or self._wrapped[:2] != (model, guide):
+            of_prior = self._temperature if self._prior_temperature is None else self._prior_temperature
+            in_model = _Relax(of_prior, self.straight_through, of_guide=False, keep=self.prior == "discrete")
+            in_guide = _Relax(self._temperature, self.straight_through, of_guide=True, keep=False)
+            self._wrapped = (model, guide, in_model(model), in_guide(guide))
+        return self._wrapped[2:]
+
+    def particle_loss(self, traces: PairTrace) -> Tensor:
+        relaxed = _relaxed_sites(traces)
+        discrete = self.prior == "discrete"
+        analytic = kl_sites(_as_discrete(traces, relaxed) if discrete else traces)
+        loss = torch.zeros(())
+        for name, q in sample_sites(traces.guide):
+            p = traces.model.nodes.get(name)
+            if name in analytic and not _unequal(q["scale"], p["scale"]):
+                kl = scale_and_mask(analytic[name], q["scale"])
+            elif discrete and name in relaxed:
+                raise ValueError(
+                    f"the KL of site {name!r} between the discrete guide and prior is not known: it needs the site in "
+                    "the model, all that the model draws before it drawn before it in the guide, and equal masks and "
+                    "scales on both sides. Use prior='relaxed'"
+                )
+            else:
+                kl = scale_and_mask(log_prob(name, q), q["scale"])
+                if p is not None:
+                    kl = kl - scale_and_mask(log_prob(name, p), p["scale"])
+            loss = loss + kl.sum()
+        for name in traces.observed:
+            site = traces.model.nodes[name]
+            loss = loss - scale_and_mask(log_prob(name, site), site["scale"]).sum()
+        return loss
+
+
+class _Relax(Messenger):
+    """Draws relaxed values at the discrete latent sites of a program and hands it points in [0, 1].
+
+    The trace keeps the values before the sigmoid or softmax. `keep` leaves the site's own distribution in place.
+    """
+
+    def __init__(self, temperature: Tensor, straight_through: bool, *, of_guide: bool, keep: bool) -> None:
+        super().__init__()
+        self.temperature, self.straight_through, self.of_guide, self.keep = (
+            temperature,
+            straight_through,
+            of_guide,
+            keep,
+        )
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = msg["fn"]
+        if msg["is_observed"] or not isinstance(fn, torch.distributions.Distribution):
+            return
+        if is_relaxable(fn):
+            msg[DISCRETE] = fn  # not under "infer", which a replay overwrites
+            if not self.keep:
+                # a copy, so that the temperature may be set before the gradient is taken
+                msg["fn"] = relax(fn, self.temperature.clone())
+        elif isinstance(bare(fn), dist.Categorical) or (self.of_guide and not fn.has_rsample):
+            raise ValueError(refuse_site(msg["name"], fn, "relaxes Bernoulli and OneHotCategorical sites"))
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        # runs after the surrounding trace has taken its copy of the site
+        if DISCRETE not in msg:
+            return
+        is_bernoulli = isinstance(bare(msg[DISCRETE]), dist.Bernoulli)
+        soft = msg["value"].sigmoid() if is_bernoulli else msg["value"].softmax(-1)
+        if self.straight_through:
+            if is_bernoulli:
+                hard = soft.round()
+            else:
+                hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
+            soft = hard.detach() + (soft - soft.detach())
+        msg["value"] = soft
+
+
+def bare(fn: Any) -> Any:
+    """A site's distribution without its event dimensions and masks."""
+    while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def is_relaxable(fn: Any) -> bool:
+    """Whether a site draws Bernoulli variables or one-hot vectors."""
+    return isinstance(bare(fn), torch.distributions.Bernoulli | torch.distributions.OneHotCategorical)
+
+
+def relax(fn: Any, temperature: Tensor) -> Any:
+    """The distribution of the relaxed variable before its sigmoid or softmax, of the shapes of `fn`."""
+    if isinstance(fn, torch.distributions.Independent):
+        return relax(fn.base_dist, temperature).to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.MaskedDistribution):
+        return relax(fn.base_dist, temperature).mask(fn._mask)
+    if isinstance(fn, torch.distributions.Bernoulli):
+        return LogitConcrete(fn.logits / temperature, (1 / temperature).to(fn.logits.dtype))
+    return LogConcrete(temperature, logits=fn.logits)
+
+
+def refuse_site(name: str, fn: Any, what: str) -> str:
+    """Why an estimator that `what` cannot take a discrete latent site, and what to do."""
+    base = bare(fn)
+    if isinstance(base, dist.Categorical):
+        fix = "write it as OneHotCategorical (and index by a product with the one-hot vector) in model and guide"
+    else:
+        fix = "use 'vimco' or 'reinforce' for such sites"
+    return f"site {name!r} is drawn from {type(base).__name__}, and this estimator {what}: {fix}"
+
+
+def _relaxed_sites(traces: PairTrace) -> list[str]:
+    """Names of the relaxed sites, which are the same in model and guide."""
+    for name, q in sample_sites(traces.guide):
+        p = traces.model.nodes.get(name)
+        if p is None:
+            continue
+        kinds = [type(bare(site.get(DISCRETE, site["fn"]))).__name__ for site in (p, q)]
+        if (DISCRETE in p) != (DISCRETE in q) or (DISCRETE in p and kinds[0] != kinds[1]):
+            raise ValueError(
+                f"site {name!r} is {kinds[0]} in the model and {kinds[1]} in the guide: write it as Bernoulli or "
+                "OneHotCategorical in both, this ELBO relaxes both"
+            )
+    return [name for name, q in sample_sites(traces.guide) if DISCRETE in q]
+
+
+def _as_discrete(traces: PairTrace, relaxed: list[str]) -> PairTrace:
+    """The pair with the guide's own distributions back in place, of whose values nothing may be asked."""
+    guide = traces.guide.copy()
+    for name in relaxed:
+        site: Site = guide.nodes[name]
+        # plates outside the pair (the particles') have only widened what replaced them
+        guide.nodes[name] = {**site, "fn": site[DISCRETE].expand(site["fn"].batch_shape)}
+    return PairTrace(traces.model, guide, traces.particle_dim)
+
+
+def _unequal(a: Any, b: Any) -> bool:
+    # tensors are not compared by value, which would wait for a GPU
+    return not (isinstance(a, Tensor) or isinstance(b, Tensor)) and a != b
+
+
+def _positive(value: float) -> float:
+    if not 0 < value < math.inf:
+        raise ValueError(f"a temperature must be a finite number > 0, got {value}")
+    return value

@@ -1,0 +1,103 @@
+"""The table of figures of a pair."""
+
+from __future__ import annotations
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.evaluate import Summary, summarize
+
+D = 3
+
+
+def model(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(D, dtype=x.dtype), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def guide(x: Tensor) -> None:
+    """The exact posterior: every importance weight is p(x)."""
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
+
+
+X = torch.linspace(-2, 2, 4 * D, dtype=torch.float64).reshape(4, D)
+
+
+def test_figures_against_the_closed_form() -> None:
+    log_p = dist.Normal(0.0, 2**0.5).log_prob(X).sum(-1)
+    summary = summarize(model, guide, X, num_samples=7, num_particles=20_000)
+    assert summary.log_prob == pytest.approx(float(log_p.mean()), abs=1e-6)
+    assert summary.log_prob_error == pytest.approx(0, abs=1e-6)
+    assert summary.log_prob_sampling_error == pytest.approx(float(log_p.std() / 2))
+    assert summary.bits_per_dim == pytest.approx(float(-log_p.mean() / (D * math.log(2))))
+    assert summary.elbo == pytest.approx(summary.log_prob, abs=0.05)  # the bound is tight
+    assert summary.elbo == pytest.approx(summary.log_likelihood - summary.kl)
+    kl = dist.kl_divergence(dist.Normal(X / 2, 0.5**0.5), dist.Normal(0.0, 1.0)).sum(-1).mean()
+    assert summary.kl == pytest.approx(float(kl), abs=0.05)
+    assert (summary.num_dims, summary.num_data, summary.num_samples) == (D, 4, 7)
+    assert summary.ess_median == pytest.approx(7)
+    assert summary.density
+
+
+def test_it_prints_itself() -> None:
+    summary = summarize(model, guide, X, num_samples=7, data="a [set]", binarize="none")
+    text = repr(summary)
+    for part in (
+        "4 data of a [set], binarize=none",
+        "KL(q(z|x) || p(z))",
+        "E[log p(x|z)]",
+        "log p(x), 7 importance samples",
+        f"{summary.elbo:.3f}",
+        f"{summary.bits_per_dim:.4f}",
+        "median 7.0 of 7",
+        "log-density",
+    ):
+        assert part in text
+    assert set(summary.to_dict()) > {"elbo", "kl", "log_prob", "bits_per_dim", "data", "binarize"}
+
+
+def test_a_log_probability_of_zero() -> None:
+    summary = Summary(-1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 2, False, 1.0, 1, 1)
+    assert summary.bits_per_dim == 0
+    assert "0.7213" in repr(summary)  # the ELBO's bits do not depend on log p(x)
+
+
+def test_nothing_is_left_behind() -> None:
+    net = nn.Sequential(nn.Linear(D, D), nn.BatchNorm1d(D), nn.Dropout(0.5)).double()
+
+    def net_model(x: Tensor) -> None:
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=net(z.reshape(-1, D)).reshape(z.shape)).to_event(1), obs=x)
+
+    x = torch.ones(1, D, dtype=torch.float64)  # batch norm in training mode would refuse a single datum
+    state, buffer = torch.get_rng_state(), net[1].get_buffer("running_mean").clone()
+    first = summarize(net_model, guide, x, num_samples=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(net[1].get_buffer("running_mean"), buffer)
+    assert net.training
+    assert not first.density
+    assert first == summarize(net_model, guide, x, num_samples=3)
+    assert first != summarize(net_model, guide, x, num_samples=3, seed=1)
+
+
+def test_a_pair_that_observes_nothing() -> None:
+    def silent(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(D), 1.0).to_event(1))
+
+    with pytest.raises(ValueError, match="observes no site"):
+        summarize(silent, guide, X, num_samples=3)
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
+        summarize(model, guide, X, num_samples=0)
