@@ -9,7 +9,7 @@ import math
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ MEASURES = ("train_elbo", "valid_elbo", "log_prob")
 TRAIN_HEAD = 1000  # training data that stand in where there are no validation data
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class TrainingRun:
     """One training under one estimator from one seed, in nats per datum.
 
@@ -53,7 +53,7 @@ class TrainingRun:
     log_prob_error: float
     epochs: int
     seconds: float
-    history: History
+    history: History = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures, without the history."""
@@ -161,12 +161,11 @@ class TrainingComparison:
                 writer.writerows(self.to_dicts())
         elif path.suffix == ".json":
             content = {
-                "runs": [{**run.to_dict(), "history": run.history.to_dicts()} for run in self.runs],
-                # JSON knows no infinity
-                "differences": [
-                    {k: None if v in (math.inf, -math.inf) else v for k, v in asdict(d).items()}
-                    for d in self.differences()
+                "runs": [
+                    {**_finite(run.to_dict()), "history": [_finite(epoch) for epoch in run.history.to_dicts()]}
+                    for run in self.runs
                 ],
+                "differences": [_finite(asdict(d)) for d in self.differences()],
             }
             path.write_text(json.dumps(content, indent=2) + "\n")
         else:
@@ -417,6 +416,11 @@ def _interval(values: list[float]) -> tuple[float, float]:
     if n < 2:
         return float(v.mean()), math.inf
     return float(v.mean()), float(stats.t.ppf(0.975, n - 1)) * float(v.std()) / math.sqrt(n)
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for JSON, which has no NaN and no infinity."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def _mean(runs: list[TrainingRun], name: str) -> float:

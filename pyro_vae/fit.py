@@ -91,8 +91,8 @@ def fit(
         steps: Length of the run in gradient steps, in place of `epochs`.
         batch_size: Data per step; the last batch of an epoch may be smaller. A loader brings its own.
         lr: Learning rate.
-        lr_schedule: Its course over the run: "constant", "linear" or "cosine" (both to zero), or a function of the share
-            of the run done, in [0, 1], that gives a factor.
+        lr_schedule: Its course over the run: "constant", "linear" or "cosine" (both to zero), or a function of the
+            share of the run done, in [0, 1], that gives a factor.
         optim: A function `params -> torch.optim.Optimizer`. Default: fused Adam at rate `lr`.
         clip_norm: Rescale the gradient (of the mean loss) to at most this norm.
         num_particles: Draws from the guide per datum and step.

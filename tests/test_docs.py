@@ -23,11 +23,8 @@ from pyro_vae.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_CODE = [page for page in PAGES if "\n```python\n" in page.read_text()]
 BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def with_code(page: Path) -> bool:
-    return "\n```python\n" in page.read_text()
 
 
 def outputs(page: Path) -> Iterator[tuple[re.Match[str], str]]:
@@ -52,7 +49,7 @@ def shape(text: str) -> str:
     return re.sub(r"[━─]+", "─", " ".join(text.split()))
 
 
-@pytest.mark.parametrize("page", filter(with_code, PAGES), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
 def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for block, printed in outputs(page):
@@ -84,7 +81,7 @@ def rewrite(page: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for chosen in [Path(name).resolve() for name in sys.argv[1:]] or list(filter(with_code, PAGES)):
+    for chosen in [Path(name).resolve() for name in sys.argv[1:]] or WITH_CODE:
         pyro.clear_param_store()
         with TemporaryDirectory() as folder, chdir(folder):
             rewrite(chosen)

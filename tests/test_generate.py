@@ -43,7 +43,9 @@ def test_sites_by_name() -> None:
     assert reconstruct(model, guide, X, site="label", mean=False).shape == (3,)
     with pytest.raises(ValueError, match=r"site 'y' is not observed by the model; observed are label, x"):
         reconstruct(model, guide, X, site="y")
-    with pytest.raises(ValueError, match=r"site 'label' has a distribution without a mean, Categorical: use mean=False"):
+    with pytest.raises(
+        ValueError, match=r"site 'label' has a distribution without a mean, Categorical: use mean=False"
+    ):
         reconstruct(model, guide, X, site="label")
 
 

@@ -22,11 +22,12 @@ __all__ = ["main"]
 _COMMANDS = {
     "train": "Train a pair, report its ELBO and log p(x), draw pictures.",
     "evaluate": "Report ELBO and log p(x) of a run.",
+    "compare-elbos": "Compare ELBO estimators on a run.",
     "sample": "Draw data from the prior of a run.",
     "reconstruct": "Reconstruct data with a run.",
     "list": "List what has a name: models, data sets, estimators, parts.",
 }
-_MODULES = {"list": "listing"}
+_MODULES = {"list": "listing", "compare-elbos": "compare"}
 _EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, ImportError, SyntaxError)
 
 
@@ -73,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:<13}{text}" for name, text in _COMMANDS.items())
+    commands = "\n".join(f"  {name:<15}{text}" for name, text in _COMMANDS.items())
     return f"""usage: pyro-vae COMMAND [options]
 
 Train variational autoencoders in Pyro and measure what they are worth.

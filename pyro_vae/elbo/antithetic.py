@@ -54,8 +54,8 @@ class DisARM(TensorELBO):
         For a latent site that is neither Bernoulli nor reparameterised, and for a guide in which a site depends on a
         Bernoulli draw of another: the two draws would then come from different distributions.
 
-    Reference: Dong, Mnih and Tucker 2020, arXiv 2006.10680, eq. 7; Yin et al. 2020 (U2G); Yin and Zhou 2019,
-    arXiv 1807.11143 (ARM).
+    Reference: Dong, Mnih and Tucker 2020, arXiv 2006.10680; Yin et al. 2020, arXiv 2006.06448 (U2G); Yin and Zhou
+    2019, arXiv 1807.11143 (ARM).
     """
 
     _independent: tuple[Program, Program] | None = None
@@ -73,7 +73,7 @@ class DisARM(TensorELBO):
 
     def _pair_loss(self, model: Program, guide: Program, dim: int | None, args: Any, kwargs: Any) -> Tensor:
         drawn = poutine.trace(_Antithetic()(guide)).get_trace(*args, **kwargs)
-        twins = drawn.copy()
+        twins: Any = drawn.copy()
         for name, site in sample_sites(drawn):
             if TWIN in site:
                 twins.nodes[name] = {**site, "value": site[TWIN]}
@@ -140,7 +140,7 @@ def check_independent(
                 )
         found = []
         for end in (None, 0, -1):
-            held = drawn.copy()
+            held: Any = drawn.copy()
             for site_name, site in sample_sites(drawn):
                 if end is not None and is_discrete(site["fn"]):
                     held.nodes[site_name] = {**site, "value": _extreme(site["fn"], site["value"], end)}
@@ -151,8 +151,8 @@ def check_independent(
         for other in found[1:]:
             if site_name not in other or not torch.equal(value, other[site_name]):
                 raise ValueError(
-                    f"the distribution of site {site_name!r} in the guide depends on the draw of another discrete site, "
-                    f"and {name!r} needs discrete sites on which nothing else in the guide depends: use 'reinforce', "
+                    f"the distribution of site {site_name!r} in the guide depends on the draw of another discrete "
+                    f"site, and {name!r} needs discrete sites on which nothing else in the guide depends: use 'reinforce', "
                     "'vimco' or 'gumbel'"
                 )
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import time
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,15 +12,15 @@ from typing import Any
 
 import pyro.infer
 import torch
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
 from rich.table import Table
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from pyro_vae import elbo as elbos
 from pyro_vae.elbo.tracing import fork_rng, sample_sites, trace_pair
 from pyro_vae.evaluate.chunks import check_data
+from pyro_vae.evaluate.gradients import Gradients, Moments
 from pyro_vae.evaluate.likelihood import LogMarginal, log_marginal
 from pyro_vae.progress import progress_bar
 
@@ -69,32 +67,27 @@ class Comparison:
         """One dictionary a row."""
         return [asdict(row) for row in self.rows]
 
-    def table(self) -> Table:
-        """The rows as a rich table; `var x s`, the guide's variance times seconds, is cost at equal accuracy."""
-        table = Table(
-            title=f"reference log p(x) {self.reference.mean:.2f} ± {self.reference.mean_error:.3f} nats per datum; "
-            f"{len(self.reference)} data, {self.repeats} repeats",
-            title_justify="left",
+    def table(self) -> Group:
+        """Two rich tables that fit a terminal: the bounds with their cost, and the gradients.
+
+        `var x s`, the guide's gradient variance times the seconds of one gradient, is the cost at equal accuracy.
+        """
+        title = (
+            f"reference log p(x) {self.reference.mean:.2f} ± {self.reference.mean_error:.3f} nats per datum; "
+            f"{len(self.reference)} data, {self.repeats} repeats"
         )
-        names = ["estimator", "K", "bound", "gap", "bias model", "guide", "var model", "guide", "SNR model", "guide"]
-        for name in [*names, "ms", "MB", "var x s"]:
-            table.add_column(name, justify="left" if name == "estimator" else "right")
+        bounds = _table(title, "bound", "gap", "ms", "MB", "var x s")
+        gradients = _table("gradients: model | guide", "bias", "bias", "variance", "variance", "SNR", "SNR")
         for r in self.rows:
-            table.add_row(
-                r.estimator,
-                str(r.num_particles),
-                f"{r.value:.3f} ± {r.value_error:.3f}",
-                f"{r.gap:.3f}",
-                *(f"{v:.2g}" for v in (r.model_bias, r.guide_bias, r.model_variance, r.guide_variance)),
-                *(f"{v:.2f}" for v in (r.model_snr, r.guide_snr)),
-                f"{1e3 * r.seconds:.1f}",
-                f"{r.memory / 2**20:.1f}",
-                f"{r.guide_variance * r.seconds:.2g}",
-            )
-        return table
+            name = (r.estimator, str(r.num_particles))
+            cost = (f"{1e3 * r.seconds:.1f}", f"{r.memory / 2**20:.1f}", f"{r.guide_variance * r.seconds:.2g}")
+            bounds.add_row(*name, f"{r.value:.3f} ± {r.value_error:.3f}", f"{r.gap:.3f}", *cost)
+            wide = (r.model_bias, r.guide_bias, r.model_variance, r.guide_variance)
+            gradients.add_row(*name, *(f"{v:.2g}" for v in wide), f"{r.model_snr:.2f}", f"{r.guide_snr:.2f}")
+        return Group(bounds, gradients)
 
     def __repr__(self) -> str:
-        console = Console(width=150)
+        console = Console(width=100)
         with console.capture() as capture:
             console.print(self.table())
         return capture.get().rstrip()
@@ -144,6 +137,14 @@ class Comparison:
         return figure
 
 
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("estimator", no_wrap=True)
+    for column in ("K", *columns):
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
 def compare_elbos(
     model: Program,
     guide: Program,
@@ -180,16 +181,16 @@ def compare_elbos(
     reference = log_marginal(model, guide, *data, num_samples=reference_samples, seed=seed, progress=progress)
     sides, pathwise = _sides(model, guide, data)
     rows = []
-    references: dict[Any, dict[str, _Moments]] = {}
+    references: dict[Any, dict[str, Moments]] = {}
     with progress_bar("gradients", len(jobs) * repeats, progress) as advance:
         for name, objective in jobs:
-            run = _Gradients(model, guide, data, objective, sides, n)
+            run = Gradients(model, guide, data, objective, sides, n)
             moments, values, seconds = run.repeat(range(seed, seed + repeats), advance)
             target, unbiased, draws = _unbiased(objective, pathwise)
             if target not in references:
                 # seeds that no row uses
                 seeds = range(seed + 10**6, seed + 10**6 + max(2, draws * repeats // 100))
-                references[target] = _Gradients(model, guide, data, unbiased, sides, n).repeat(seeds)[0]
+                references[target] = Gradients(model, guide, data, unbiased, sides, n).repeat(seeds)[0]
             value = float(values.mean())
             ours, best = moments, references[target]
             rows.append(
@@ -251,127 +252,3 @@ def _unbiased(objective: pyro.infer.ELBO, pathwise: bool) -> tuple[Any, pyro.inf
     if pathwise:
         return "elbo", elbos.make("stl", num_particles=50), 20
     return "elbo", elbos.make("reinforce", num_particles=50, baseline="leave_one_out"), 20
-
-
-class _Moments:
-    """Mean and total variance of a random vector."""
-
-    def __init__(self) -> None:
-        self.total: Tensor | None = None
-        self.squares, self.count = 0.0, 0
-
-    def add(self, vector: Tensor) -> None:
-        vector = vector.double()
-        self.total = vector if self.total is None else self.total + vector
-        self.squares += float(vector.square().sum())
-        self.count += 1
-
-    @property
-    def mean(self) -> Tensor:
-        assert self.total is not None
-        return self.total / self.count
-
-    @property
-    def variance(self) -> float:
-        return max(0.0, self.squares - self.count * float(self.mean.square().sum())) / (self.count - 1)
-
-    @property
-    def norm(self) -> float:
-        """Norm of the expectation, corrected for the noise of the mean."""
-        return math.sqrt(max(0.0, float(self.mean.square().sum()) - self.variance / self.count))
-
-    @property
-    def snr(self) -> float:
-        spread = math.sqrt(self.variance)
-        return self.norm / spread if spread > 0 else math.inf
-
-    def distance(self, other: _Moments) -> float:
-        """Norm of the difference of expectations beyond noise, relative to the other's norm."""
-        noise = self.variance / self.count + other.variance / other.count
-        excess = math.sqrt(max(0.0, float((self.mean - other.mean).square().sum()) - noise))
-        return excess / other.norm if other.norm > 0 else (math.nan if excess > 0 else 0.0)
-
-
-class _Gradients:
-    """Gradients of the mean loss of one estimator, taken without touching the parameters' own `.grad`."""
-
-    def __init__(
-        self,
-        model: Program,
-        guide: Program,
-        data: tuple[Any, ...],
-        objective: Any,
-        sides: dict[str, list[Tensor]],
-        n: int,
-    ) -> None:
-        self.model, self.guide, self.data, self.objective, self.sides, self.n = model, guide, data, objective, sides, n
-        self.params = list({id(p): p for side in sides.values() for p in side}.values())
-
-    def once(self, seed: int) -> tuple[Tensor, dict[int, Tensor]]:
-        """The mean loss and the gradient of each parameter, by its id."""
-        with fork_rng(seed):
-            if hasattr(self.objective, "differentiable_loss"):
-                loss = self.objective.differentiable_loss(self.model, self.guide, *self.data) / self.n
-                found: list[Tensor | None] = list(torch.autograd.grad(loss, self.params, allow_unused=True))
-            else:
-                kept = [p.grad for p in self.params]
-                for p in self.params:
-                    p.grad = None
-                loss = torch.as_tensor(self.objective.loss_and_grads(self.model, self.guide, *self.data)) / self.n
-                found = [None if p.grad is None else p.grad / self.n for p in self.params]
-                for p, grad in zip(self.params, kept, strict=True):
-                    p.grad = grad
-        grads = {id(p): torch.zeros_like(p) if g is None else g for p, g in zip(self.params, found, strict=True)}
-        return loss.detach(), grads
-
-    def repeat(
-        self, seeds: Iterable[int], advance: Callable[..., None] = lambda: None
-    ) -> tuple[dict[str, _Moments], Tensor, float]:
-        """Moments of the gradient by side, the values of the bound, and the median seconds of one gradient."""
-        moments = {side: _Moments() for side in self.sides}
-        values, seconds = [], []
-        self.once(0)  # plans and caches
-        for seed in seeds:
-            started = time.perf_counter()
-            loss, grads = self.once(seed)
-            if loss.device.type == "cuda":
-                torch.cuda.synchronize(loss.device)
-            seconds.append(time.perf_counter() - started)
-            values.append(-float(loss))
-            for side, params in self.sides.items():
-                parts = [grads[id(p)].flatten() for p in params]
-                moments[side].add(torch.cat(parts) if parts else torch.zeros(1))
-            advance()
-        return moments, torch.tensor(values, dtype=torch.float64), float(torch.tensor(seconds).median())
-
-    def peak_memory(self, seed: int) -> int:
-        """Bytes of tensors alive at the peak of one gradient, beyond those alive before."""
-        with _LiveBytes() as live:
-            self.once(seed)
-        return live.peak
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Counts the storages made inside it while they live."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._seen: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        old = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                if storage._cdata not in old and storage._cdata not in self._seen:
-                    self._seen.add(storage._cdata)
-                    self.live += storage.nbytes()
-                    self.peak = max(self.peak, self.live)
-                    weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
-        return out
-
-    def _free(self, key: int, size: int) -> None:
-        self._seen.discard(key)
-        self.live -= size

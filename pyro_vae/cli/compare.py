@@ -1,0 +1,74 @@
+"""`pyro-vae compare-elbos`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pyro
+
+from pyro_vae.cli.console import add_run_options, draw, head, say
+from pyro_vae.cli.parser import Parser
+from pyro_vae.elbo.tracing import fork_rng
+from pyro_vae.evaluate import compare_elbos
+from pyro_vae.runs import load_run, replacing
+
+__all__ = ["run"]
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="pyro-vae compare-elbos",
+        usage="pyro-vae compare-elbos RUN [options]",
+        description="Compare ELBO estimators on a trained run: bound, gradient bias, variance and signal, time, "
+        "memory. The table is also written to estimators.csv and estimators.json in the run directory, with a picture.",
+    )
+    add_run_options(parser)
+    parser.add_argument(
+        "--estimators",
+        type=list[str],
+        default=["trace", "mean_field", "stl", "iwae", "dreg"],
+        help="Names from `pyro-vae list`.",
+    )
+    parser.add_argument("--num_particles", type=list[int], default=[1, 5, 50], help="Particles for each of them.")
+    parser.add_argument("--repeats", type=int, default=100, help="Gradients per estimator and number of particles.")
+    parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="Which data.")
+    parser.add_argument("--num_data", type=int, default=256, help="The first so many of them, at most.")
+    parser.add_argument(
+        "--root", type=str | None, default=None, metavar="DIR", help="Folder of the data, if they have moved."
+    )
+    parser.add_argument(
+        "--progress",
+        type=bool | None,
+        default=None,
+        metavar="{true,false}",
+        help="Progress bars. Default: in a terminal.",
+    )
+    return parser
+
+
+def run(words: Sequence[str], command: str) -> None:
+    """Rebuild a run and compare estimators on it."""
+    options = _parser().read(words)
+    pyro.clear_param_store()
+    loaded = load_run(options.run, device=options.device)
+    available = getattr(loaded.data(options.root), options.split)
+    with fork_rng(options.seed):  # training data may be binarised anew
+        x = head(loaded, options.split, min(options.num_data, len(available)) if available else None, options.root)
+    result = compare_elbos(
+        loaded.model,
+        loaded.guide,
+        x,
+        options.estimators,
+        num_particles=options.num_particles,
+        repeats=options.repeats,
+        seed=options.seed,
+        progress=options.progress,
+    )
+    say(result.table())
+    for ending in ("csv", "json"):
+        path = loaded.path / f"estimators.{ending}"
+        with replacing(path) as temporary:
+            result.save(temporary)
+        say(str(path))
+    draw(result.plot(), loaded.path / "estimators")

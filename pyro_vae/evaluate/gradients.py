@@ -1,0 +1,142 @@
+"""Gradients of one estimator, again and again: their moments, their time, their memory."""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pyro_vae.elbo.tracing import fork_rng
+
+__all__ = ["Gradients", "LiveBytes", "Moments"]
+
+
+class Moments:
+    """Mean and total variance of a random vector."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.squares, self.count = 0.0, 0
+
+    def add(self, vector: Tensor) -> None:
+        vector = vector.double()
+        self.total = vector if self.total is None else self.total + vector
+        self.squares += float(vector.square().sum())
+        self.count += 1
+
+    @property
+    def mean(self) -> Tensor:
+        assert self.total is not None
+        return self.total / self.count
+
+    @property
+    def variance(self) -> float:
+        return max(0.0, self.squares - self.count * float(self.mean.square().sum())) / (self.count - 1)
+
+    @property
+    def norm(self) -> float:
+        """Norm of the expectation, corrected for the noise of the mean."""
+        return math.sqrt(max(0.0, float(self.mean.square().sum()) - self.variance / self.count))
+
+    @property
+    def snr(self) -> float:
+        spread = math.sqrt(self.variance)
+        return self.norm / spread if spread > 0 else math.inf
+
+    def distance(self, other: Moments) -> float:
+        """Norm of the difference of expectations beyond noise, relative to the other's norm."""
+        noise = self.variance / self.count + other.variance / other.count
+        excess = math.sqrt(max(0.0, float((self.mean - other.mean).square().sum()) - noise))
+        return excess / other.norm if other.norm > 0 else (math.nan if excess > 0 else 0.0)
+
+
+class Gradients:
+    """Gradients of the mean loss of one estimator, taken without touching the parameters' own `.grad`."""
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        data: tuple[Any, ...],
+        objective: Any,
+        sides: dict[str, list[Tensor]],
+        n: int,
+    ) -> None:
+        self.model, self.guide, self.data, self.objective, self.sides, self.n = model, guide, data, objective, sides, n
+        self.params = list({id(p): p for side in sides.values() for p in side}.values())
+
+    def once(self, seed: int) -> tuple[Tensor, dict[int, Tensor]]:
+        """The mean loss and the gradient of each parameter, by its id."""
+        with fork_rng(seed):
+            if hasattr(self.objective, "differentiable_loss"):
+                loss = self.objective.differentiable_loss(self.model, self.guide, *self.data) / self.n
+                found: list[Tensor | None] = list(torch.autograd.grad(loss, self.params, allow_unused=True))
+            else:
+                kept = [p.grad for p in self.params]
+                for p in self.params:
+                    p.grad = None
+                loss = torch.as_tensor(self.objective.loss_and_grads(self.model, self.guide, *self.data)) / self.n
+                found = [None if p.grad is None else p.grad / self.n for p in self.params]
+                for p, grad in zip(self.params, kept, strict=True):
+                    p.grad = grad
+        grads = {id(p): torch.zeros_like(p) if g is None else g for p, g in zip(self.params, found, strict=True)}
+        return loss.detach(), grads
+
+    def repeat(
+        self, seeds: Iterable[int], advance: Callable[..., None] = lambda: None
+    ) -> tuple[dict[str, Moments], Tensor, float]:
+        """Moments of the gradient by side, the values of the bound, and the median seconds of one gradient."""
+        moments = {side: Moments() for side in self.sides}
+        values, seconds = [], []
+        self.once(0)  # plans and caches
+        for seed in seeds:
+            started = time.perf_counter()
+            loss, grads = self.once(seed)
+            if loss.device.type == "cuda":
+                torch.cuda.synchronize(loss.device)
+            seconds.append(time.perf_counter() - started)
+            values.append(-float(loss))
+            for side, params in self.sides.items():
+                parts = [grads[id(p)].flatten() for p in params]
+                moments[side].add(torch.cat(parts) if parts else torch.zeros(1))
+            advance()
+        return moments, torch.tensor(values, dtype=torch.float64), float(torch.tensor(seconds).median())
+
+    def peak_memory(self, seed: int) -> int:
+        """Bytes of tensors alive at the peak of one gradient, beyond those alive before."""
+        with LiveBytes() as live:
+            self.once(seed)
+        return live.peak
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the storages made inside it while they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        old = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                if storage._cdata not in old and storage._cdata not in self._seen:
+                    self._seen.add(storage._cdata)
+                    self.live += storage.nbytes()
+                    self.peak = max(self.peak, self.live)
+                    weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+        return out
+
+    def _free(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.live -= size
