@@ -7,7 +7,15 @@ per-pixel scale would shrink on the pixels that are always 0, and log p(x) grow 
 `log p(x) - 64 log 17` averages to a lower bound on the log-probability of the counts (Theis et al. 2016, arXiv
 1511.01844). As a yardstick: Gaussians without latents, fitted in closed form.
 
-RESULT
+Measured on one core of a 2-core CPU, 15 seconds of training each: log p(x) of 359 test digits in nats, 1000 samples,
+
+    Gaussian, independent pixels    32.11
+    Gaussian, full covariance       50.88
+    VAE, one scale for all          37.81
+    VAE, a scale per pixel          67.45    better than one scale by 29.65 +- 0.46, paired
+
+One scale has to serve dark corners and busy strokes alike, and loses to a plain Gaussian that knows the pixels apart.
+Of the counts, the best of these gives -113.87; the Poisson model of custom_pair.py, made for counts, gives -95.94.
 """
 
 import argparse
@@ -24,7 +32,7 @@ import pyro_vae as pv
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latent_dim", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--num_samples", type=int, default=1000, help="importance samples per test digit")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=Path, default=Path("pictures"))
@@ -51,8 +59,8 @@ def main() -> None:
             vae.guide,
             data,
             epochs=options.epochs,
-            batch_size=min(100, len(data.train)),
-            lr=2e-3,
+            batch_size=min(50, len(data.train)),
+            lr=4e-3,
             lr_schedule="cosine",
             seed=options.seed,
         )

@@ -6,6 +6,7 @@ A pair is two Pyro functions, `model(x, *args)` and `guide(x, *args)`, with the 
 from importlib.metadata import version
 
 from pyro_vae import conditionals, data, elbo, evaluate, models, nets, plots, priors
+from pyro_vae.compare_training import compare_training
 from pyro_vae.evaluate import bound, compare_elbos, log_marginal, preflight, reconstruct, sample, summarize
 from pyro_vae.fit import fit
 from pyro_vae.guard import NonFiniteLoss
@@ -23,6 +24,7 @@ __all__ = [
     "NonFiniteLoss",
     "bound",
     "compare_elbos",
+    "compare_training",
     "conditionals",
     "data",
     "elbo",

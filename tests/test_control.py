@@ -9,11 +9,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.elbo import WeightedKL, make
 from pyro_vae.elbo.control import REBAR
-from tests.test_antithetic import Grid
+from tests.test_antithetic import Grid, check_each_draw
 from tests.test_estimators import check, gradients
 from tests.test_relaxed import BitsAndClasses, X, draws, flat_gradient
 
@@ -34,6 +34,12 @@ def test_unbiased_for_any_eta_and_temperature(bits: int, classes: int, options: 
     pair = BitsAndClasses(bits=bits, classes=classes)
     exact = pair.elbo(X).sum()
     check(REBAR(**options), pair, X, exact, gradients(exact, pair))
+
+
+@pytest.mark.parametrize(("bits", "classes"), [(1, 0), (3, 0), (0, 4), (2, 3)])
+@pytest.mark.parametrize("options", [{}, {"eta": 1.5, "temperature": 0.15}, {"temperature": 3.0}], ids=str)
+def test_many_draws_of_the_logits_gradient(bits: int, classes: int, options: Any) -> None:
+    check_each_draw(REBAR(**options), BitsAndClasses(bits=bits, classes=classes))
 
 
 @pytest.mark.parametrize("options", [{}, {"num_particles": 2, "learn": True}], ids=str)
@@ -100,6 +106,35 @@ def test_learning_lowers_the_variance() -> None:
     assert elbo.eta > 0.2
     assert encoder_variance(elbo, pair) < 0.5 * before
     assert any(name.startswith("rebar") for name in pyro.get_param_store())
+
+
+@pytest.mark.parametrize(("bits", "classes"), [(3, 0), (0, 4)])
+def test_what_is_learned_follows_the_variance(bits: int, classes: int) -> None:
+    """Its gradient is that of the squared gradient of free logits, by finite differences."""
+    pair = BitsAndClasses(bits=bits, classes=classes)
+    logits = nn.Parameter(torch.zeros(2, bits + classes, dtype=torch.float64))
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            if bits:
+                pyro.sample("b", dist.Bernoulli(logits=logits).to_event(1))
+            else:
+                pyro.sample("c", dist.OneHotCategorical(logits=logits))
+
+    def square(eta: float, log_temperature: float) -> float:
+        elbo = REBAR(eta=eta, temperature=math.exp(log_temperature))
+        torch.manual_seed(4)
+        loss = elbo.differentiable_loss(pair.model, guide, X)
+        return float(torch.autograd.grad(loss, logits)[0].square().sum())
+
+    elbo = REBAR(eta=0.6, temperature=math.exp(-0.3), learn=True)
+    torch.manual_seed(4)
+    elbo.differentiable_loss(pair.model, guide, X).backward()
+    h = 1e-3
+    by_eta = (square(0.6 + h, -0.3) - square(0.6 - h, -0.3)) / (2 * h)
+    by_temperature = (square(0.6, -0.3 + h) - square(0.6, -0.3 - h)) / (2 * h)
+    assert float(elbo.control["eta"].grad) == pytest.approx(by_eta, rel=1e-2)
+    assert float(elbo.control["log_temperature"].grad) == pytest.approx(by_temperature, rel=1e-2)
 
 
 def test_fixed_parameters_are_not_registered() -> None:

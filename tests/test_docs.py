@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FunctionType, ModuleType
 
 import pyro
 import pytest
 import torch
 
+import pyro_vae as pv
 from pyro_vae.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,6 +70,19 @@ def test_commands_know_their_options(page: Path, capsys: pytest.CaptureFixture[s
         assert stopped.value.code == 0, command
         for option in (word for word in words if word.startswith("--")):
             assert f"{option.split('.')[0]} " in f"{known} ", f"{page.name}: {option} in `pyro-vae {command}`"
+
+
+def test_reference_is_complete() -> None:
+    reference = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    modules = [value for value in vars(pv).values() if isinstance(value, ModuleType) and hasattr(value, "__all__")]
+    whole = [module for module in modules if f"automodule:: {module.__name__}\n" in reference]
+    documented = set(re.findall(r"\.\. (?:auto|py:)\w+:: (?:[\w.]+\.)?(\w+)\n", reference))
+    # automodule lists classes and functions, but not constants
+    documented |= {n for m in whole for n in m.__all__ if isinstance(getattr(m, n), type | FunctionType)}
+    for module in [pv, *(getattr(pv, name) for name in pv.__all__)]:
+        if isinstance(module, ModuleType):
+            missing = {n for n in module.__all__ if not isinstance(getattr(module, n), ModuleType)} - documented
+            assert not missing, f"add to docs/reference, from {module.__name__}: {', '.join(sorted(missing))}"
 
 
 def rewrite(page: Path) -> None:

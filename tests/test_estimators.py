@@ -61,7 +61,7 @@ def wake(pair: LinearGaussian, x: Tensor) -> Tensor:
 
 
 def ranked(pair: LinearGaussian, x: Tensor) -> Tensor:
-    """A function whose gradient is the tail-adaptive one for two samples: the larger weight counts 2/3, the other 1/3."""
+    """A function with the tail-adaptive gradient for two samples: the larger weight counts 2/3, the other 1/3."""
     points, masses = (torch.tensor(a) for a in np.polynomial.hermite_e.hermegauss(80))
     masses = masses / masses.sum()
     q = pair.q(x)

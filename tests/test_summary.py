@@ -32,15 +32,15 @@ X = torch.linspace(-2, 2, 4 * D, dtype=torch.float64).reshape(4, D)
 
 def test_figures_against_the_closed_form() -> None:
     log_p = dist.Normal(0.0, 2**0.5).log_prob(X).sum(-1)
-    summary = summarize(model, guide, X, num_samples=7, num_particles=20_000)
+    summary = summarize(model, guide, X, num_samples=7, num_particles=2_000)
     assert summary.log_prob == pytest.approx(float(log_p.mean()), abs=1e-6)
     assert summary.log_prob_error == pytest.approx(0, abs=1e-6)
     assert summary.log_prob_sampling_error == pytest.approx(float(log_p.std() / 2))
     assert summary.bits_per_dim == pytest.approx(float(-log_p.mean() / (D * math.log(2))))
-    assert summary.elbo == pytest.approx(summary.log_prob, abs=0.05)  # the bound is tight
+    assert summary.elbo == pytest.approx(summary.log_prob, abs=0.1)  # the bound is tight
     assert summary.elbo == pytest.approx(summary.log_likelihood - summary.kl)
     kl = torch.distributions.kl_divergence(dist.Normal(X / 2, 0.5**0.5), dist.Normal(0.0, 1.0)).sum(-1).mean()
-    assert summary.kl == pytest.approx(float(kl), abs=0.05)
+    assert summary.kl == pytest.approx(float(kl), abs=0.1)
     assert (summary.num_dims, summary.num_data, summary.num_samples) == (D, 4, 7)
     assert summary.ess_median == pytest.approx(7)
     assert summary.density

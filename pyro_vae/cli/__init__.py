@@ -50,8 +50,9 @@ def main(args: Sequence[str] | None = None) -> int:
         hint = f", did you mean {near[0]}" if near else ""
         print(f"pyro-vae: unknown command {name}{hint}? Known: {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a pair of the user's own lies in the folder they work in
+    here = str(Path.cwd())  # not "": jsonargparse changes the folder while it reads a --config
+    if here not in sys.path:
+        sys.path.insert(0, here)  # a pair of the user's own lies in the folder they work in
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

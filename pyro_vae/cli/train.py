@@ -51,7 +51,10 @@ _FIT_HELP = {
 }
 
 
-def _parser() -> Parser:
+_VAE = "pyro_vae.VAE"
+
+
+def _parser(model: str = _VAE) -> Parser:
     parser = Parser(
         prog="pyro-vae train",
         usage="pyro-vae train [options]",
@@ -66,7 +69,7 @@ def _parser() -> Parser:
         as_group=False,
         skip={"data_shape"},
         instantiate=False,
-        default={"class_path": "pyro_vae.models.VAE"},
+        default={"class_path": model},
         metavar="CLASS",
         help="The pair: a name from `pyro-vae list`, or module.Class of your own. Its arguments follow as "
         "--model.NAME VALUE; a data_shape among them is filled in.",
@@ -118,8 +121,7 @@ def run(words: Sequence[str], command: str) -> None:
     """Train, save, report and draw."""
     pyro.clear_param_store()
     torch.manual_seed(0)  # networks made while the module of a pair is imported are the same every time
-    parser = _parser()
-    options = parser.read(words)
+    parser, options = _read(words)
     if options.num_samples < 1:
         raise ValueError(f"--num_samples must be at least 1, got {options.num_samples}")
     config = yaml.safe_load(parser.dump(options, skip_unset=False))
@@ -131,6 +133,15 @@ def run(words: Sequence[str], command: str) -> None:
         with suppress(OSError):
             path.rmdir()  # a run that never began leaves no empty folder
         raise
+
+
+def _read(words: Sequence[str]) -> tuple[Parser, Namespace]:
+    parser = _parser()
+    chosen = parser.read([word for word in words if not word.startswith("--print_config")]).model.class_path
+    if chosen != _VAE:
+        # jsonargparse lets arguments outlive a change of the class: those of its own name would keep the VAE's defaults
+        parser = _parser(chosen)
+    return parser, parser.read(words)
 
 
 def _directory(options: Namespace) -> Path:
@@ -172,7 +183,9 @@ def _train(options: Namespace, config: dict[str, Any], path: Path, command: str)
         keeper.save(replace(keeper.history, best=None, stopped="non-finite loss"))
         raise NonFiniteLoss(f"{error}. They are in {path}", error.step, error.batch, error.sites) from error
     keeper.save(history)
-    trained = f"trained for {len(history)} epochs, {history[-1].seconds:.1f} s" if len(history) else "no epoch ended"
+    trained = "no epoch was completed"
+    if len(history):
+        trained = f"trained for {len(history)} epoch{'s' * (len(history) > 1)}, {history[-1].seconds:.1f} s"
     best = f"; the weights are those of epoch {history.best}" if history.best else ""
     if history.stopped == "interrupted":
         raise KeyboardInterrupt(f"{trained}{best}. Saved in {path}; `pyro-vae evaluate {path}` reports its figures")

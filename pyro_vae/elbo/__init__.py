@@ -8,8 +8,12 @@ from typing import Any
 
 import pyro.infer
 
+from pyro_vae.elbo.antithetic import DisARM
 from pyro_vae.elbo.bounds import MeanField, TensorELBO, Trace
+from pyro_vae.elbo.control import REBAR
+from pyro_vae.elbo.free_bits import Capacity, FreeBits
 from pyro_vae.elbo.importance import CIWAE, IWAE, MIWAE, PIWAE, RWS, DReG, Renyi, StickingTheLanding, TailAdaptive
+from pyro_vae.elbo.relaxed import Cooling, Relaxed
 from pyro_vae.elbo.score import VIMCO, Reinforce
 from pyro_vae.elbo.surrogate import Coefficients, SurrogateELBO
 from pyro_vae.elbo.weights import Cyclical, Schedule, Warmup, WeightedKL
@@ -21,11 +25,17 @@ __all__ = [
     "PIWAE",
     "RWS",
     "VIMCO",
+    "Capacity",
     "Coefficients",
+    "Cooling",
     "Cyclical",
     "DReG",
+    "DisARM",
+    "FreeBits",
     "MeanField",
+    "REBAR",
     "Reinforce",
+    "Relaxed",
     "Renyi",
     "Schedule",
     "StickingTheLanding",
@@ -55,6 +65,11 @@ _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "rws": RWS,
     "reinforce": Reinforce,
     "vimco": VIMCO,
+    "free_bits": FreeBits,
+    "capacity": Capacity,
+    "gumbel": Relaxed,
+    "disarm": DisARM,
+    "rebar": REBAR,
     "trace_graph": pyro.infer.TraceGraph_ELBO,
     "enum": pyro.infer.TraceEnum_ELBO,
     "tail_adaptive": TailAdaptive,

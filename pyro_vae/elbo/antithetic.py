@@ -152,8 +152,8 @@ def check_independent(
             if site_name not in other or not torch.equal(value, other[site_name]):
                 raise ValueError(
                     f"the distribution of site {site_name!r} in the guide depends on the draw of another discrete "
-                    f"site, and {name!r} needs discrete sites on which nothing else in the guide depends: use 'reinforce', "
-                    "'vimco' or 'gumbel'"
+                    f"site, and {name!r} needs discrete sites on which nothing else in the guide depends: use "
+                    "'reinforce', 'vimco' or 'gumbel'"
                 )
 
 

@@ -92,12 +92,12 @@ class REBAR(TensorELBO):
     @property
     def temperature(self) -> float:
         """The current temperature of the control variate."""
-        return math.exp(float(self.control["log_temperature"]))
+        return math.exp(float(self.control["log_temperature"].detach()))
 
     @property
     def eta(self) -> float:
         """The current factor on the control variate."""
-        return float(self.control["eta"])
+        return float(self.control["eta"].detach())
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         if self._independent != (model, guide):
@@ -161,7 +161,9 @@ class REBAR(TensorELBO):
             for name in sites:
                 trace.nodes[name] = {**trace.nodes[name], "fn": _continued(trace.nodes[name]["fn"])}
         relaxed_log_w = weights_of(checked_pair(relaxed, held, dim), plate).log_w
-        slopes = torch.autograd.grad(relaxed_log_w.sum(), list(noisy.values()), create_graph=self.learn)
+        slopes = torch.autograd.grad(
+            relaxed_log_w.sum(), list(noisy.values()), create_graph=self.learn, materialize_grads=True
+        )
         signal = log_w - eta * (relaxed_log_w if self.learn else relaxed_log_w.detach())
         factors = []
         for site, slope in zip(sites.values(), slopes, strict=True):
@@ -217,4 +219,6 @@ def _continued(fn: Any) -> Any:
         return _continued(fn.base_dist).mask(fn._mask)
     if isinstance(fn, torch.distributions.Bernoulli):
         return dist.Bernoulli(logits=fn.logits, validate_args=False)
-    return _LinearOneHot(logits=fn.logits, validate_args=False)
+    if isinstance(fn, torch.distributions.OneHotCategorical):
+        return _LinearOneHot(logits=fn.logits, validate_args=False)
+    return fn

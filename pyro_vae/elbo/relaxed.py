@@ -12,6 +12,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 from torch.distributions.utils import clamp_probs
@@ -20,7 +21,7 @@ from pyro_vae.elbo.bounds import TensorELBO
 from pyro_vae.elbo.terms import kl_sites
 from pyro_vae.elbo.tracing import PairTrace, Site, log_prob, sample_sites
 
-__all__ = ["Cooling", "Relaxed", "bare", "is_relaxable", "refuse_site"]
+__all__ = ["Cooling", "Relaxed", "bare", "is_relaxable"]
 
 Program = Callable[..., Any]
 DISCRETE = "_pyro_vae_discrete"  # where a relaxed site keeps the distribution that it stands for
@@ -191,16 +192,12 @@ class _Relax(Messenger):
 
     def __init__(self, temperature: Tensor, straight_through: bool, *, of_guide: bool, keep: bool) -> None:
         super().__init__()
-        self.temperature, self.straight_through, self.of_guide, self.keep = (
-            temperature,
-            straight_through,
-            of_guide,
-            keep,
-        )
+        self.temperature, self.straight_through = temperature, straight_through
+        self.of_guide, self.keep = of_guide, keep
 
     def _pyro_sample(self, msg: Any) -> None:
         fn = msg["fn"]
-        if msg["is_observed"] or not isinstance(fn, torch.distributions.Distribution):
+        if msg["is_observed"] or site_is_subsample(msg):
             return
         if is_relaxable(fn):
             msg[DISCRETE] = fn  # not under "infer", which a replay overwrites
@@ -208,7 +205,7 @@ class _Relax(Messenger):
                 # a copy, so that the temperature may be set before the gradient is taken
                 msg["fn"] = relax(fn, self.temperature.clone())
         elif isinstance(bare(fn), dist.Categorical) or (self.of_guide and not fn.has_rsample):
-            raise ValueError(refuse_site(msg["name"], fn, "relaxes Bernoulli and OneHotCategorical sites"))
+            raise ValueError(_refusal(msg["name"], fn))
 
     def _pyro_post_sample(self, msg: Any) -> None:
         # runs after the surrounding trace has taken its copy of the site
@@ -244,18 +241,16 @@ def relax(fn: Any, temperature: Tensor) -> Any:
     if isinstance(fn, dist.MaskedDistribution):
         return relax(fn.base_dist, temperature).mask(fn._mask)
     if isinstance(fn, torch.distributions.Bernoulli):
-        return LogitConcrete(fn.logits / temperature, (1 / temperature).to(fn.logits.dtype))
+        return LogitConcrete(fn.logits / temperature, torch.ones_like(fn.logits) / temperature)
     return LogConcrete(temperature, logits=fn.logits)
 
 
-def refuse_site(name: str, fn: Any, what: str) -> str:
-    """Why an estimator that `what` cannot take a discrete latent site, and what to do."""
-    base = bare(fn)
-    if isinstance(base, dist.Categorical):
+def _refusal(name: str, fn: Any) -> str:
+    kind = type(bare(fn)).__name__
+    fix = "use 'vimco' or 'reinforce' for such sites"
+    if kind == "Categorical":
         fix = "write it as OneHotCategorical (and index by a product with the one-hot vector) in model and guide"
-    else:
-        fix = "use 'vimco' or 'reinforce' for such sites"
-    return f"site {name!r} is drawn from {type(base).__name__}, and this estimator {what}: {fix}"
+    return f"site {name!r} is drawn from {kind}, and only Bernoulli and OneHotCategorical sites are relaxed: {fix}"
 
 
 def _relaxed_sites(traces: PairTrace) -> list[str]:

@@ -111,29 +111,56 @@ class Comparison:
     def plot(self) -> Any:
         """A figure: bound against particles, the guide's SNR against particles, its variance against time."""
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
-        figure = Figure(figsize=(12, 3.8), layout="constrained")
+        figure = Figure(figsize=(13, 4), layout="constrained")
         bounds, signal, cost = figure.subplots(1, 3)
         grouped: dict[str, list[EstimatorRow]] = {}
         for row in self.rows:
             grouped.setdefault(row.estimator, []).append(row)
-        for name, rows in grouped.items():
-            k = [r.num_particles for r in rows]
-            bounds.errorbar(k, [r.value for r in rows], [r.value_error for r in rows], marker="o", ms=3, label=name)
-            signal.plot(k, [r.guide_snr for r in rows], marker="o", ms=3, label=name)
-            cost.plot([1e3 * r.seconds for r in rows], [r.guide_variance for r in rows], marker="o", ms=3, label=name)
-        bounds.axhline(self.reference.mean, color="black", lw=0.8, ls=":", label="log p(x)")
         ks = sorted({r.num_particles for r in self.rows})
+        for i, (name, rows) in enumerate(grouped.items()):
+            k = [r.num_particles for r in rows]
+            # several estimators share a bound, and some a gradient: hollow markers that grow inwards leave all visible
+            style: dict[str, Any] = {
+                "color": f"C{i}",
+                "marker": "osD^v<>ph*"[i % 10],
+                "mfc": "none",
+                "lw": 1.2,
+                "alpha": 0.9,
+                "ls": (0, (4 + i, i)) if i else "-",
+                "ms": max(4.0, 10 - 1.5 * i),
+            }
+            # error bars side by side
+            apart = [x * 1.06 ** (i - (len(grouped) - 1) / 2) for x in k]
+            bounds.errorbar(apart, [r.value for r in rows], [r.value_error for r in rows], label=name, **style)
+            signal.plot(k, [r.guide_snr for r in rows], **style)
+            cost.plot([1e3 * r.seconds for r in rows], [r.guide_variance for r in rows], **style)
+            for r in rows:
+                at = 1e3 * r.seconds, r.guide_variance
+                cost.annotate(str(r.num_particles), at, (5, 5), textcoords="offset points", fontsize=6, color=f"C{i}")
+        bounds.axhline(self.reference.mean, color="black", lw=0.8, ls=":", label="log p(x)")
         positive = [r.guide_snr for r in self.rows if r.guide_snr > 0 and r.num_particles == ks[0]]
         if positive and len(ks) > 1:
             for power, label in ((0.5, "√K"), (-0.5, "1/√K")):
                 line = [max(positive) * (k / ks[0]) ** power for k in ks]
-                signal.plot(ks, line, color="grey", lw=0.8, ls="--", label=label)
+                signal.plot(ks, line, color="grey", lw=0.8, ls=":")
+                signal.annotate(
+                    label, (ks[-1], line[-1]), (-8, 6), textcoords="offset points", ha="right", color="grey"
+                )
         bounds.set(xscale="log", xlabel="particles K", ylabel="bound (nats per datum)")
         signal.set(xscale="log", yscale="log", xlabel="particles K", ylabel="SNR of the guide's gradient")
-        cost.set(xscale="log", yscale="log", xlabel="milliseconds per gradient", ylabel="variance, guide")
+        cost.set(
+            xscale="log", yscale="log", xlabel="milliseconds per gradient", ylabel="variance of the guide's gradient"
+        )
+        signal.margins(y=0.1)
+        for ax in (bounds, signal):
+            ax.xaxis.set_major_locator(FixedLocator(ks))
+        cost.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         for ax in (bounds, signal, cost):
-            ax.legend(fontsize=7)
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            ax.xaxis.set_minor_locator(NullLocator())
+        figure.legend(*bounds.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
         return figure
 
 

@@ -17,6 +17,8 @@ from pyro_vae.elbo.tracing import fork_rng
 
 __all__ = ["Gradients", "LiveBytes", "Moments"]
 
+Program = Callable[..., Any]
+
 
 class Moments:
     """Mean and total variance of a random vector."""
