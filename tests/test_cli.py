@@ -630,6 +630,19 @@ def test_no_permission(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     assert "cannot write to the run directory new: choose another --out" in _error(capsys, "train", "--out", "new")
 
 
+def test_figures_are_shown_even_if_they_cannot_be_saved(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, run: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("pyro_vae.cli.console.save_json", refuse)
+    assert main(["evaluate", run, "--num_samples", "2", "--num_data", "3"]) == 1
+    out, err = capsys.readouterr()
+    assert "log p(x), 2 importance samples" in out
+    assert err.startswith("pyro-vae evaluate: read-only")
+
+
 def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, run: str) -> None:
     def warn(*_: object, **__: object) -> None:
         warnings.warn("take care", stacklevel=1)

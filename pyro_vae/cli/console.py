@@ -48,7 +48,7 @@ def head(run: LoadedRun, split: str, n: int | None, root: str | None) -> Tensor:
 
 
 def report(run: LoadedRun, x: Tensor, split: str, *, num_samples: int, seed: int, progress: bool | None) -> None:
-    """Write the figures of a run on some data to its directory, and print them."""
+    """Print the figures of a run on some data, and write them to its directory."""
     summary = summarize(
         run.model,
         run.guide,
@@ -59,8 +59,10 @@ def report(run: LoadedRun, x: Tensor, split: str, *, num_samples: int, seed: int
         data=f"{run.config['data']} ({split})",
         binarize=run.config["binarize"],
     )
-    path = save_json(run.path / f"evaluation-{split}.json", summary.to_dict())
-    say(summary.table())
+    try:
+        say(summary.table())
+    finally:  # neither a folder that cannot be written to nor a screen that cannot be printed to loses the figures
+        path = save_json(run.path / f"evaluation-{split}.json", summary.to_dict())
     say(str(path))
 
 
