@@ -141,6 +141,8 @@ class History:
         if self.best:
             ax.axvline(self.best, color="grey", lw=0.8, ls=":", label="kept weights")
         ax.set(xlabel="epoch", ylabel="nats per datum")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.spines[["top", "right"]].set_visible(False)
         ax.legend()
         return ax
 

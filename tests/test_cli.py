@@ -399,17 +399,8 @@ def test_an_elbo_by_its_class(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_networks_as_classes(capsys: pytest.CaptureFixture[str]) -> None:
-    encoder = ["--model.encoder", "ConvEncoder", "--model.encoder.in_shape", "[1,8,8]"]
-    encoder += ["--model.encoder.out_shape", "6", "--model.encoder.channels", "[4]", "--model.encoder.hidden", "8"]
-    decoder = ["--model.decoder", "ConvDecoder", "--model.decoder.in_shape", "3"]
-    decoder += [
-        "--model.decoder.out_shape",
-        "[1,8,8]",
-        "--model.decoder.channels",
-        "[4]",
-        "--model.decoder.hidden",
-        "8",
-    ]
+    encoder = ["--model.encoder", "ConvEncoder", "--model.encoder.channels", "[4]", "--model.encoder.hidden", "8"]
+    decoder = ["--model.decoder", "ConvDecoder", "--model.decoder.channels", "[4]", "--model.decoder.hidden", "8"]
     words = ["--flatten", "false", "--model.latent_dim", "3", "--epochs", "1", "--num_samples", "2", "--out", "new"]
     _ok(capsys, "train", *encoder, *decoder, *words)
     _ok(capsys, "evaluate", "new", "--num_samples", "2", "--num_data", "5")

@@ -227,3 +227,10 @@ def test_the_likelihood_of_linear_networks_is_the_oracles() -> None:
     vae, x = linear(oracle), oracle.simulate(20)
     result = log_marginal(vae.model, oracle.wide_guide, x, num_samples=2000)
     assert float(((result.log_prob - oracle.log_prob(x).detach()) / result.std_error).abs().max()) < 4
+
+
+def test_networks_are_made_from_a_class_for_the_shapes() -> None:
+    vae = VAE((1, 6, 5), latent_dim=3, likelihood="normal", encoder=nets.ConvEncoder, decoder=nets.ConvDecoder)
+    x = torch.rand(2, 1, 6, 5)
+    assert vae.reconstruct(x).shape == x.shape
+    assert isinstance(vae.encoder, nets.ConvEncoder)

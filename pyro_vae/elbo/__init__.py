@@ -115,6 +115,6 @@ def make(name: str | pyro.infer.ELBO, *, num_particles: int = 1, **options: Any)
         raise TypeError(f"elbo must be a name or a pyro.infer.ELBO object, got {type(name).__name__}")
     if name not in _REGISTRY:
         near = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f", did you mean {near[0]!r}" if near else ""
-        raise ValueError(f"unknown ELBO {name!r}{hint}? Known: {', '.join(_REGISTRY)}")
+        hint = f", did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"unknown ELBO {name!r}{hint} Known: {', '.join(_REGISTRY)}")
     return _REGISTRY[name](num_particles=num_particles, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro
@@ -17,6 +17,8 @@ from pyro_vae.nets import MLP, as_sizes
 from pyro_vae.priors import Prior
 
 __all__ = ["VAE"]
+
+NetworkFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
 
 _instances = itertools.count()
 
@@ -42,8 +44,9 @@ class VAE(nn.Module, Pair):
         likelihood: p(x|z): a name in `pv.conditionals.LIKELIHOODS`, or a `Likelihood` with event shape `data_shape`.
         posterior: q(z|x): a name in `pv.conditionals.POSTERIORS`, or a `Conditional` with event shape `(latent_dim,)`.
         prior: p(z): a name in `pv.priors.PRIORS`, or a `Prior` with event shape `(latent_dim,)`.
-        encoder, decoder: Networks in place of the default MLPs: `(*, *data_shape) -> (*, *posterior.param_shape)` and
-            `(*, latent_dim) -> (*, *likelihood.param_shape)`.
+        encoder: A network `(*, *data_shape) -> (*, *posterior.param_shape)` in place of the default MLP; or a class or
+            function that makes one from these two shapes, `pv.nets.ConvEncoder` for one.
+        decoder: The same for `(*, latent_dim) -> (*, *likelihood.param_shape)`, `pv.nets.ConvDecoder` for one.
 
     Raises:
         ValueError: For unknown names, sizes below 1, or parts whose shapes do not fit.
@@ -67,8 +70,8 @@ class VAE(nn.Module, Pair):
         likelihood: str | Likelihood = "bernoulli",
         posterior: str | Conditional = "diagonal_normal",
         prior: str | Prior = "standard_normal",
-        encoder: nn.Module | None = None,
-        decoder: nn.Module | None = None,
+        encoder: nn.Module | NetworkFactory | None = None,
+        decoder: nn.Module | NetworkFactory | None = None,
     ) -> None:
         super().__init__()
         self.name = _unique_name()
@@ -86,8 +89,12 @@ class VAE(nn.Module, Pair):
         self.likelihood, self.posterior, self.prior = likelihood, posterior, prior
         if encoder is None:
             encoder = MLP(shape, hidden, posterior.param_shape, activation)
+        elif not isinstance(encoder, nn.Module):
+            encoder = encoder(shape, posterior.param_shape)
         if decoder is None:
             decoder = MLP(latent_dim, tuple(reversed(hidden)), likelihood.param_shape, activation)
+        elif not isinstance(decoder, nn.Module):
+            decoder = decoder(torch.Size([latent_dim]), likelihood.param_shape)
         self.encoder, self.decoder = encoder, decoder
 
     def __setstate__(self, state: dict[str, Any]) -> None:
