@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from pyro_vae.tables import as_text, write_rows
 
 __all__ = ["Epoch", "History"]
 
@@ -102,17 +103,11 @@ class History:
     def __repr__(self) -> str:
         if not self.epochs:
             return f"History(no epoch, {self.stopped})"
-        console = Console(width=120)
-        with console.capture() as capture:
-            console.print(self.table())
-        return capture.get().rstrip()
+        return as_text(self.table(), width=120)
 
     def save(self, path: str | Path) -> None:
         """Write the epochs as CSV."""
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(Epoch.__dataclass_fields__))
-            writer.writeheader()
-            writer.writerows(self.to_dicts())
+        write_rows(path, list(Epoch.__dataclass_fields__), self.to_dicts())
 
     @staticmethod
     def load(path: str | Path) -> History:

@@ -708,3 +708,13 @@ def test_ctrl_c_while_training() -> None:
     assert f"the weights are those of epoch {loaded.history.best}" in err
     assert f"trained for {len(loaded.history)} epoch" in err
     assert not list(Path("new").glob(".partial*"))
+
+
+def test_compare_elbos_writes_what_it_prints(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--estimators [iwae,vimco] --num_particles [1,2] --repeats 2 --num_data 5".split()
+    out = _ok(capsys, "compare-elbos", run, *words)
+    assert "vimco" in out
+    rows = json.loads((Path(run) / "estimators.json").read_text())["rows"]
+    assert [(r["estimator"], r["num_particles"]) for r in rows] == [("iwae", 1), ("iwae", 2), ("vimco", 2)]
+    assert (Path(run) / "estimators.csv").is_file()
+    assert (Path(run) / "estimators.png").is_file()

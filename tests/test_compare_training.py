@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.compare_training import TrainingComparison, TrainingRun, compare_training
+from pyro_vae.compare_training import compare_training
 from pyro_vae.data import load
 from pyro_vae.elbo import Coefficients, MeanField, Reinforce, SurrogateELBO
 from pyro_vae.history import History
+from pyro_vae.paired import TrainingComparison, TrainingRun
 from tests.oracles import LinearGaussian
 
 

@@ -14,7 +14,7 @@ ROOT = Path(pyro_vae.__file__).parent
 
 # A module may import from its own part and from the parts below it.
 PARTS = [
-    ["nets", "progress", "plots"],
+    ["nets", "progress", "plots", "tables"],
     ["conditionals"],
     ["priors"],
     ["data", "models"],
@@ -22,7 +22,7 @@ PARTS = [
     ["svi", "feed"],
     ["evaluate"],
     ["device", "guard", "meter", "history"],
-    ["fit"],
+    ["fit", "paired"],
     ["compare_training"],
     ["runs"],
     ["cli"],

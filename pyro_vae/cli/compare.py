@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import pyro
 
-from pyro_vae.cli.console import add_run_options, draw, head, say
+from pyro_vae.cli.console import add_data_options, add_run_options, draw, head, say
 from pyro_vae.cli.parser import Parser
 from pyro_vae.elbo.tracing import fork_rng
 from pyro_vae.evaluate import compare_elbos
@@ -32,18 +31,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--num_particles", type=list[int], default=[1, 5, 50], help="Particles for each of them.")
     parser.add_argument("--repeats", type=int, default=100, help="Gradients per estimator and number of particles.")
-    parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="Which data.")
-    parser.add_argument("--num_data", type=int, default=256, help="The first so many of them, at most.")
-    parser.add_argument(
-        "--root", type=str | None, default=None, metavar="DIR", help="Folder of the data, if they have moved."
-    )
-    parser.add_argument(
-        "--progress",
-        type=bool | None,
-        default=None,
-        metavar="{true,false}",
-        help="Progress bars. Default: in a terminal.",
-    )
+    add_data_options(parser, num_data=256)
     return parser
 
 
@@ -52,9 +40,10 @@ def run(words: Sequence[str], command: str) -> None:
     options = _parser().read(words)
     pyro.clear_param_store()
     loaded = load_run(options.run, device=options.device)
-    available = getattr(loaded.data(options.root), options.split)
+    split = getattr(loaded.data(options.root), options.split)
+    n = options.num_data if split is None or options.num_data is None else min(options.num_data, len(split))
     with fork_rng(options.seed):  # training data may be binarised anew
-        x = head(loaded, options.split, min(options.num_data, len(available)) if available else None, options.root)
+        x = head(loaded, options.split, n, options.root)
     result = compare_elbos(
         loaded.model,
         loaded.guide,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -16,7 +16,18 @@ from pyro_vae.data import Split
 from pyro_vae.evaluate import summarize
 from pyro_vae.runs import LoadedRun, replacing, save_json
 
-__all__ = ["add_picture_options", "add_run_options", "draw", "head", "outlet", "report", "say", "show"]
+__all__ = [
+    "add_data_options",
+    "add_picture_options",
+    "add_progress_option",
+    "add_run_options",
+    "draw",
+    "head",
+    "outlet",
+    "report",
+    "say",
+    "show",
+]
 
 
 def say(what: Any) -> None:
@@ -32,6 +43,27 @@ def add_run_options(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="The run directory, as `pyro-vae train` printed it.")
     parser.add_argument("--device", type=str, default="auto", help='"auto" (a GPU if there is one), cpu or cuda.')
     parser.add_argument("--seed", type=int, default=0, help="Seed of all noise.")
+
+
+def add_data_options(parser: Parser, num_data: int | None) -> None:
+    """The options of a command that puts a question to a run's data."""
+    parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="Which data.")
+    parser.add_argument("--num_data", type=int | None, default=num_data, help="Only the first so many of them.")
+    parser.add_argument(
+        "--root", type=str | None, default=None, metavar="DIR", help="Folder of the data, if they have moved."
+    )
+    add_progress_option(parser)
+
+
+def add_progress_option(parser: Any) -> None:
+    """The option of a command that takes long."""
+    parser.add_argument(
+        "--progress",
+        type=bool | None,
+        default=None,
+        metavar="{true,false}",
+        help="Progress bars. Default: in a terminal.",
+    )
 
 
 def head(run: LoadedRun, split: str, n: int | None, root: str | None) -> Tensor:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import pyro
 
-from pyro_vae.cli.console import add_run_options, head, report
+from pyro_vae.cli.console import add_data_options, add_run_options, head, report
 from pyro_vae.cli.parser import Parser
 from pyro_vae.elbo.tracing import fork_rng
 from pyro_vae.runs import load_run
@@ -24,18 +23,7 @@ def _parser() -> Parser:
     )
     add_run_options(parser)
     parser.add_argument("--num_samples", type=int, default=5000, help="Importance samples per datum for log p(x).")
-    parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="Which data.")
-    parser.add_argument("--num_data", type=int | None, default=None, help="Only the first so many of them.")
-    parser.add_argument(
-        "--root", type=str | None, default=None, metavar="DIR", help="Folder of the data, if they have moved."
-    )
-    parser.add_argument(
-        "--progress",
-        type=bool | None,
-        default=None,
-        metavar="{true,false}",
-        help="Progress bars. Default: in a terminal.",
-    )
+    add_data_options(parser, num_data=None)
     return parser
 
 

@@ -19,7 +19,7 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import data, elbo, plots
-from pyro_vae.cli.console import draw, report, say
+from pyro_vae.cli.console import add_progress_option, draw, report, say
 from pyro_vae.cli.parser import Parser
 from pyro_vae.data import Data
 from pyro_vae.elbo.tracing import fork_rng
@@ -87,13 +87,7 @@ def _parser(model: str = _VAE) -> Parser:
         "--out", type=str | None, default=None, metavar="DIR", help="The run directory. Default: runs/DATE-MODEL-DATA."
     )
     group.add_argument("--overwrite", type=bool, default=False, help="Replace the run that --out holds.")
-    group.add_argument(
-        "--progress",
-        type=bool | None,
-        default=None,
-        metavar="{true,false}",
-        help="Progress bars. Default: in a terminal.",
-    )
+    add_progress_option(group)
     return parser
 
 

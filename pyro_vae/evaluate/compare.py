@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import pyro.infer
 import torch
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from pyro_vae.evaluate.chunks import check_data
 from pyro_vae.evaluate.gradients import Gradients, Moments
 from pyro_vae.evaluate.likelihood import LogMarginal, log_marginal
 from pyro_vae.progress import progress_bar
+from pyro_vae.tables import as_text, write_rows
 
 __all__ = ["Comparison", "EstimatorRow", "compare_elbos"]
 
@@ -87,19 +87,13 @@ class Comparison:
         return Group(bounds, gradients)
 
     def __repr__(self) -> str:
-        console = Console(width=100)
-        with console.capture() as capture:
-            console.print(self.table())
-        return capture.get().rstrip()
+        return as_text(self.table())
 
     def save(self, path: str | Path) -> Path:
         """Write the rows as CSV or JSON, by the ending of the path."""
         path = Path(path)
         if path.suffix == ".csv":
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(EstimatorRow.__dataclass_fields__))
-                writer.writeheader()
-                writer.writerows(self.to_dicts())
+            write_rows(path, list(EstimatorRow.__dataclass_fields__), self.to_dicts())
         elif path.suffix == ".json":
             path.write_text(
                 json.dumps({"reference": self.reference.to_dict(), "rows": self.to_dicts()}, indent=2) + "\n"

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -17,6 +16,7 @@ from pyro_vae.evaluate.bound import bound
 from pyro_vae.evaluate.chunks import check_data, take
 from pyro_vae.evaluate.likelihood import log_marginal
 from pyro_vae.evaluate.modules import eval_mode
+from pyro_vae.tables import as_text
 
 __all__ = ["Summary", "summarize"]
 
@@ -80,10 +80,7 @@ class Summary:
         return table
 
     def __repr__(self) -> str:
-        console = Console(width=100)
-        with console.capture() as capture:
-            console.print(self.table())
-        return capture.get().rstrip()
+        return as_text(self.table())
 
 
 def summarize(
