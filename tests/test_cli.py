@@ -711,7 +711,7 @@ def test_ctrl_c_while_training() -> None:
 
 
 def test_compare_elbos_writes_what_it_prints(run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--estimators [iwae,vimco] --num_particles [1,2] --repeats 2 --num_data 5".split()
+    words = ["--estimators", "[iwae,vimco]", "--num_particles", "[1,2]", "--repeats", "2", "--num_data", "5"]
     out = _ok(capsys, "compare-elbos", run, *words)
     assert "vimco" in out
     rows = json.loads((Path(run) / "estimators.json").read_text())["rows"]
