@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: install
-	$(BIN)/pyro-vae train --epochs 100 --lr 0.004 --lr_schedule cosine --kl_weight Warmup --kl_weight.epochs 20 \
+	OMP_NUM_THREADS=1 $(BIN)/pyro-vae train --epochs 100 --lr 0.004 --lr_schedule cosine --kl_weight Warmup --kl_weight.epochs 20 \
 		--out runs/demo --overwrite true --progress true
 
 test: install

@@ -10,7 +10,7 @@ digit has and, apart from that, its shape, and spreads the ink over the pixels:
 The rates of a digit sum to its ink, so the exact posterior of the ink is Gamma(a + sum of counts, b + 1), whatever the
 shape. The guide says just that; only the shape's posterior is amortised by a network.
 
-Measured on one core of a 2-core CPU, 27 seconds of training: on the 359 test digits the ELBO is -99.37 nats, of which
+Measured on one core of a 2-core CPU, 14 seconds of training: on the 359 test digits the ELBO is -99.37 nats, of which
 the KL of the ink takes 0.74 and that of the shape 14.42, and log p(x) is -95.94 (1000 samples, median effective sample
 size 17, so somewhat higher in truth). One Poisson rate per pixel, without latents, gives -182.74.
 """
@@ -43,23 +43,23 @@ def main() -> None:
     encoder = pv.nets.MLP(64, (200, 200), 2 * options.shape_dim)
     decoder = pv.nets.MLP(options.shape_dim, (200, 200), 64)
 
-    def gamma() -> tuple[Tensor, Tensor]:
+    def gamma(counts: Tensor) -> tuple[Tensor, Tensor]:
         # starts at the mean and the standard deviation of the ink of these digits, about 310 and 50
-        a = pyro.param("a", torch.tensor(40.0), constraint=constraints.positive)
-        b = pyro.param("b", torch.tensor(0.13), constraint=constraints.positive)
+        a = pyro.param("a", counts.new_tensor(40.0), constraint=constraints.positive)
+        b = pyro.param("b", counts.new_tensor(0.13), constraint=constraints.positive)
         return a, b
 
     def model(counts: Tensor) -> None:
         pyro.module("decoder", decoder)
         with pyro.plate("digits", len(counts)):
-            ink = pyro.sample("ink", dist.Gamma(*gamma()))
+            ink = pyro.sample("ink", dist.Gamma(*gamma(counts)))
             shape = pyro.sample("shape", dist.Normal(counts.new_zeros(options.shape_dim), 1.0).to_event(1))
             rate = ink.unsqueeze(-1) * decoder(shape).softmax(-1)  # (*, N, 64)
             pyro.sample("counts", dist.Poisson(rate).to_event(1), obs=counts)
 
     def guide(counts: Tensor) -> None:
         pyro.module("encoder", encoder)
-        a, b = gamma()
+        a, b = gamma(counts)
         with pyro.plate("digits", len(counts)):
             pyro.sample("ink", dist.Gamma(a + counts.sum(-1), b + 1.0))
             loc, log_scale = encoder(counts / 16).chunk(2, -1)
@@ -76,6 +76,7 @@ def main() -> None:
         lr=2e-3,
         lr_schedule="cosine",
         seed=options.seed,
+        device="cpu",  # networks this small do not need a GPU
     )
     print(f"trained for {history[-1].seconds:.0f} seconds; the weights are those of epoch {history.best}")
 

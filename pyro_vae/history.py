@@ -50,7 +50,9 @@ class History:
         epochs: One `Epoch` after the other.
         best: The epoch whose weights the pair has now; None if they are the last ones.
         stopped: Why training ended: "finished", "early stopping", "interrupted" or "callback".
-        data, seed, elbo: What it was run on and with.
+        data: What it was trained on, as `Data.describe` says; empty for data that came otherwise.
+        seed: The seed given to `fit`.
+        elbo: The name of the objective.
     """
 
     epochs: list[Epoch] = field(default_factory=list)

@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
-from pyro_vae.evaluate.modules import modules_of
+from pyro_vae.evaluate.modules import beside_networks, modules_of
 
 NET = nn.Linear(1, 1)
 SPACE = types.SimpleNamespace(net=nn.Linear(1, 1))
@@ -94,3 +94,15 @@ def test_a_cell_not_filled_yet() -> None:
     assert modules_of(program) == {}
     later = nn.Linear(1, 1)
     assert modules_of(program) == {"later": later}
+
+
+def test_data_go_where_the_networks_are() -> None:
+    net = nn.Linear(2, 2, device="meta")
+
+    def program(x: torch.Tensor) -> torch.Tensor:
+        return net(x)
+
+    x, other = beside_networks((torch.zeros(3, 2), "label"), program)
+    assert x.device.type == "meta"
+    assert other == "label"
+    assert beside_networks((torch.zeros(3),), len)[0].device.type == "cpu"

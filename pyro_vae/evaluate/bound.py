@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae.elbo.terms import elbo_terms
 from pyro_vae.elbo.tracing import fork_rng
 from pyro_vae.evaluate.chunks import check_data, slices, take
-from pyro_vae.evaluate.modules import eval_mode
+from pyro_vae.evaluate.modules import beside_networks, eval_mode
 
 __all__ = ["Bound", "bound"]
 
@@ -73,6 +73,7 @@ def bound(
         ValueError: If the pair has no ELBO per datum, because a site stands outside the plate over the data.
     """
     n = check_data(args)
+    args = beside_networks(args, model, guide)
     if num_particles < 1 or chunk < 1:
         raise ValueError(f"num_particles and chunk must be at least 1, got {num_particles} and {chunk}")
     likelihoods: list[Tensor] = []

@@ -21,6 +21,7 @@ from pyro_vae.elbo.tracing import fork_rng, sample_sites, trace_pair
 from pyro_vae.evaluate.chunks import check_data
 from pyro_vae.evaluate.gradients import Gradients, Moments
 from pyro_vae.evaluate.likelihood import LogMarginal, log_marginal
+from pyro_vae.evaluate.modules import beside_networks
 from pyro_vae.progress import progress_bar
 from pyro_vae.tables import as_text, write_rows
 
@@ -194,8 +195,8 @@ def compare_elbos(
     Raises:
         ValueError: For unknown names, fewer than two repeats, or an estimator that the pair does not allow.
     """
-    data = (x, *args)
-    n = check_data(data)
+    n = check_data((x, *args))
+    data = beside_networks((x, *args), model, guide)
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2 to tell a variance, got {repeats}")
     jobs = _jobs(estimators, num_particles)

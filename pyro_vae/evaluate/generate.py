@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae.elbo.tracing import Site, sample_sites, trace_pair
 from pyro_vae.evaluate.chunks import check_data
-from pyro_vae.evaluate.modules import eval_mode
+from pyro_vae.evaluate.modules import beside_networks, eval_mode
 
 __all__ = ["reconstruct", "sample"]
 
@@ -36,6 +36,7 @@ def reconstruct(
         ValueError: If there is no such site, or it has no mean.
     """
     check_data(args)
+    args = beside_networks(args, model, guide)
     with torch.no_grad(), eval_mode(model, guide):
         traces = trace_pair(model, guide, args, kwargs)
         observed = {name: traces.model.nodes[name] for name in traces.observed}
@@ -50,6 +51,7 @@ def sample(model: Callable[..., Any], *args: Any, site: str | None = None, mean:
     `mean` and the errors are those of `reconstruct`.
     """
     check_data(args)
+    args = beside_networks(args, model)
     with torch.no_grad(), eval_mode(model):
         trace = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
         # `uncondition` turns observed sites into latent ones, and remembers that it did

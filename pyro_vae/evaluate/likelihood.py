@@ -23,7 +23,7 @@ from pyro_vae.elbo.tracing import (
     warn_not_vectorized,
 )
 from pyro_vae.evaluate.chunks import check_data, default_memory, row_bytes, slices, take
-from pyro_vae.evaluate.modules import eval_mode
+from pyro_vae.evaluate.modules import beside_networks, eval_mode
 from pyro_vae.progress import progress_bar
 
 __all__ = ["LogMarginal", "log_marginal"]
@@ -134,6 +134,7 @@ def log_marginal(
         True
     """
     n = check_data(args)
+    args = beside_networks(args, model, guide)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if memory is not None and memory < 1:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["eval_mode", "modules_of"]
+__all__ = ["beside_networks", "eval_mode", "modules_of"]
 
 MAX_DEPTH = 6
 MAX_ITEMS = 1000  # of a container: a list that long holds data, not networks
@@ -121,6 +121,18 @@ def _names(code: types.CodeType) -> list[str]:
 
 def _from_library(thing: Any) -> bool:
     return (getattr(thing, "__module__", None) or "").partition(".")[0] in LIBRARIES
+
+
+def beside_networks(args: tuple[Any, ...], *programs: Callable[..., Any]) -> tuple[Any, ...]:
+    """The arguments with their tensors on the device of the programs' networks, if these lie on one.
+
+    Training may have moved the networks to a GPU, while data are usually asked about from where they were loaded.
+    """
+    devices = {p.device for net in modules_of(*programs).values() for p in net.parameters()}
+    if len(devices) != 1:
+        return args
+    device = devices.pop()
+    return tuple(a.to(device) if isinstance(a, Tensor) else a for a in args)
 
 
 @contextmanager

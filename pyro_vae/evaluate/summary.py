@@ -15,7 +15,7 @@ from pyro_vae.elbo.tracing import fork_rng, trace_pair
 from pyro_vae.evaluate.bound import bound
 from pyro_vae.evaluate.chunks import check_data, take
 from pyro_vae.evaluate.likelihood import log_marginal
-from pyro_vae.evaluate.modules import eval_mode
+from pyro_vae.evaluate.modules import beside_networks, eval_mode
 from pyro_vae.tables import as_text
 
 __all__ = ["Summary", "summarize"]
@@ -109,6 +109,7 @@ def summarize(
         ValueError: If the pair has no log-probability per datum (see `log_marginal`), or observes nothing.
     """
     check_data(args)
+    args = beside_networks(args, model, guide)
     with torch.no_grad(), eval_mode(model, guide), fork_rng():
         traces = trace_pair(model, guide, *take(args, {}, 0, 1))
     observed = [traces.model.nodes[name] for name in traces.observed]

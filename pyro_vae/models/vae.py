@@ -137,7 +137,7 @@ class VAE(nn.Module, Pair):
     @torch.no_grad()
     def reconstruct(self, x: Tensor, *, mean: bool = True) -> Tensor:
         """`(N, *data_shape)`: the mean of p(x|z) at one draw z from q(z|x), or a draw from it with `mean=False`."""
-        p = self.decode(self.encode(x).sample())
+        p = self.decode(self.encode(x.to(next(self.parameters()).device)).sample())
         return p.mean if mean else p.sample()
 
     @torch.no_grad()
