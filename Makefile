@@ -1,4 +1,4 @@
-# `make demo` trains a VAE on real data in seconds; `make test` runs the tests. Both make .venv first.
+# `make demo` trains a VAE on real data in a few seconds; `make test` runs the tests. Both make .venv first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
