@@ -6,7 +6,10 @@
 
 The network is that of Burda et al. 2016 (arXiv 1509.00519) with one stochastic layer: 784-200-200-z50-200-200-784.
 Their 86.76 nats (negative log p(x) by 5000 importance samples, dynamic binarisation) took 3280 epochs.
-RESULT
+
+Measured (`published_numbers.py dynamic` of the benchmarks, which is this recipe; seed 0; one thread of a shared 2-core
+CPU): after 200 epochs, 485 seconds of training, the test ELBO is -90.20 and log p(x) -86.48 ± 0.004 nats, by 1000
+samples for each of the 10 000 test images. All 60 000 training images are used, so the last weights are kept.
 """
 
 import argparse
@@ -34,7 +37,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
-    data = pv.data.load(options.data, binarize=options.binarize, flatten=True, valid=0.02)
+    data = pv.data.load(options.data, binarize=options.binarize, flatten=True, valid=0)
     torch.manual_seed(options.seed)
     vae = pv.VAE(data.shape, options.latent_dim, hidden=(200, 200), activation="silu")
     vae.start_at_mean(data.mean)

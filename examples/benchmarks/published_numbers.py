@@ -4,6 +4,10 @@
     python examples/benchmarks/published_numbers.py dynamic      # log p(x) of the recipe in examples/vae.py, 10 minutes
     python examples/benchmarks/published_numbers.py exact        # coverage of the exact log p(x), seconds
 
+Measured on one thread of a shared 2-core CPU, seed 0: threshold -86.22 after 10 epochs and -80.05 after 50 (the targets
+are lenient: thresholded images hold none of the 45 nats of noise that a dynamic draw adds to an average test image);
+dynamic, 200 epochs in 485 seconds, ELBO -90.20 and log p(x) -86.48 ± 0.004; exact 100.0 %.
+
 MNIST comes from the folder that PYRO_VAE_DATA names, or is downloaded.
 """
 
