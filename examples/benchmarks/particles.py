@@ -3,7 +3,8 @@
     python examples/benchmarks/particles.py
 
 The network is 784-200-200-z50-200-200-784 with tanh at batch 20, as in Burda et al. 2016. The two take steps in turn,
-in one process; the table shows medians and their ratio.
+in one process; the table shows medians and their ratio. On a 2-core CPU, two threads: iwae 1.65, 1.57 and 1.32 times
+the hand-written step at K = 1, 5, 50; dreg 2.32, 2.45 and 2.11, since it needs two backward passes.
 """
 
 import argparse
