@@ -10,7 +10,8 @@ Their 86.76 nats (negative log p(x) by 5000 importance samples, dynamic binarisa
 Measured (`published_numbers.py dynamic` of the benchmarks, which is this recipe; seed 0; one thread of a shared 2-core
 CPU): after 200 epochs, 485 seconds of training, the test ELBO is -90.20 and log p(x) -86.48 ± 0.004 nats, by 1000
 samples for each of the 10 000 test images. All 60 000 training images are used, so the last weights are kept. The
-recipe was chosen among 37 short prototype runs by log p(x) of the first 1000 test images, so the figure flatters it a little.
+recipe was chosen among 37 short prototype runs by log p(x) of the first 1000 test images, so the figure
+flatters it a little.
 """
 
 import argparse
