@@ -49,38 +49,26 @@ def compare_training(
     A seed fixes the weights at the start, the order of the data and the stream of noise, for every estimator alike;
     what differs between seeds then cancels in the paired differences.
 
-    Parameters
-    ----------
-    build
-        `build(seed)` returns a fresh pair: an object with `model` and `guide`, or a tuple of the two. All networks and
-        parameters must be made inside it, with torch's generators or the seed as the only source of chance; torch is
-        seeded with the seed when it is called.
-    data, valid
-        As in `fit`.
-    estimators
-        Names (`pv.elbo.names()`) or ELBO objects; or a dictionary from a label to a name, an object, or options of
-        `fit` for this estimator alone, `{"IWAE-5": {"elbo": "iwae", "num_particles": 5}}`. Objects are copied for
-        each run. The first one is the baseline of the differences.
-    seeds
-        One run of every estimator for each. Three give wide intervals: the t-quantile is 4.3, with ten 2.3.
-    epochs, seconds
-        Length of each run: one of them. A run of so many seconds (validation included) ends with the epoch in which
-        they have passed, so an epoch should be short beside them.
-    x
-        Data for log p(x), `(N, ...)`, or a tuple of these and the pair's further arguments. Default: all validation
-        data, else the first 1000 training data.
-    num_samples
-        Importance samples per datum for log p(x).
-    progress
-        Show a bar over the runs.
-    **options
-        Of `fit`, for all runs: `batch_size`, `lr`, `num_particles`, ...
+    Args:
+        build: `build(seed)` returns a fresh pair: an object with `model` and `guide`, or a tuple of the two. All
+            networks and parameters must be made inside it, with torch's generators or the seed as the only source of
+            chance; torch is seeded with the seed when it is called.
+        data, valid: As in `fit`.
+        estimators: Names (`pv.elbo.names()`) or ELBO objects; or a dictionary from a label to a name, an object, or
+            options of `fit` for this estimator alone, `{"IWAE-5": {"elbo": "iwae", "num_particles": 5}}`. Objects are
+            copied for each run. The first one is the baseline of the differences.
+        seeds: One run of every estimator for each. Three give wide intervals: the t-quantile is 4.3, with ten 2.3.
+        epochs, seconds: Length of each run: one of them. A run of so many seconds (validation included) ends with the
+            epoch in which they have passed, so an epoch should be short beside them.
+        x: Data for log p(x), `(N, ...)`, or a tuple of these and the pair's further arguments. Default: all validation
+            data, else the first 1000 training data.
+        num_samples: Importance samples per datum for log p(x).
+        progress: Show a bar over the runs.
+        **options: Of `fit`, for all runs: `batch_size`, `lr`, `num_particles`, ...
 
-    Raises
-    ------
-    ValueError, TypeError
-        For bad arguments; if `build` returns a network trained before, or other weights at its second call with a
-        seed; and what `fit` raises, with a note of estimator and seed.
+    Raises:
+        ValueError, TypeError: For bad arguments; if `build` returns a network trained before, or other weights at its
+            second call with a seed; and what `fit` raises, with a note of estimator and seed.
     """
     jobs = _jobs(estimators, options)
     _check_length(epochs, seconds, [*jobs.values()])

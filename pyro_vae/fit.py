@@ -25,7 +25,7 @@ from pyro_vae.guard import WeightGuard
 from pyro_vae.history import Epoch, History
 from pyro_vae.meter import Meter
 from pyro_vae.progress import progress_bar
-from pyro_vae.svi import SVI, OptimizerFactory
+from pyro_vae.svi import SVI, OptimizerFactory, fused_adam
 
 __all__ = ["State", "fit"]
 
@@ -132,7 +132,7 @@ def fit(
     kl, settles = _kl_schedule(kl_weight, length.exact)
     objective = elbos.make(elbo, num_particles=num_particles)
     weighted = elbos.WeightedKL(objective) if kl_weight != 1.0 else None
-    svi = SVI(model, guide, optim or _fused_adam(lr), weighted or objective, clip_norm=clip_norm)
+    svi = SVI(model, guide, optim or fused_adam(lr), weighted or objective, clip_norm=clip_norm)
     history = History(seed=seed, elbo=elbo if isinstance(elbo, str) else type(elbo).__name__)
     if isinstance(data, Data):
         history.data = data.describe()
@@ -241,10 +241,6 @@ def _check(kind: str, **values: float | None) -> None:
             raise TypeError(f"{name} must be {kind} above 0, got {value!r}")
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be {kind} above 0, got {value!r}")
-
-
-def _fused_adam(lr: float) -> OptimizerFactory:
-    return lambda params: torch.optim.Adam(params, lr=lr, fused=True)
 
 
 def _lr_factor(schedule: LRSchedule) -> Callable[[float], float]:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.distributions.util import scale_and_mask
 
 from pyro_vae.elbo import Trace
-from pyro_vae.elbo.tracing import data_plate, fork_rng, log_prob, trace_pair
+from pyro_vae.elbo.bounds import observed_log_prob
+from pyro_vae.elbo.tracing import data_plate, fork_rng, trace_pair
 from pyro_vae.evaluate.bound import bound
 from pyro_vae.evaluate.modules import eval_mode
 from pyro_vae.feed import Feed
@@ -91,8 +91,7 @@ class Meter:
         with torch.no_grad(), eval_mode(self.model, self.guide), fork_rng(SEED):
             traces = trace_pair(self.model, self.guide, args)
             elbo = -float(Trace().particle_loss(traces))
-            observed = (traces.model.nodes[name] for name in traces.observed)
-            likelihood = sum(float(scale_and_mask(log_prob(s["name"], s), s["scale"]).sum()) for s in observed)
+            likelihood = float(observed_log_prob(traces))
         # a subsampled plate scales any number of data up to the full size
         share = len(args[0]) / (self._subsampled or len(args[0]))
         return elbo * share, likelihood * share

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-__all__ = ["SVI"]
+__all__ = ["SVI", "fused_adam"]
 
 _NO_PARAMETERS = (
     "the loss depends on no parameter that the optimizer holds: register networks with pyro.module(name, net) and "
@@ -21,9 +21,10 @@ _NO_PARAMETERS = (
 OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
-def _fused_adam(params: list[Tensor]) -> torch.optim.Optimizer:
+def fused_adam(lr: float = 1e-3) -> OptimizerFactory:
+    """A function that builds Adam in one kernel for all parameters."""
     # PyTorch's default for-each Adam costs more than the whole backward pass of a small VAE on a CPU
-    return torch.optim.Adam(params, lr=1e-3, fused=all(p.is_floating_point() for p in params))
+    return lambda params: torch.optim.Adam(params, lr=lr, fused=all(p.is_floating_point() for p in params))
 
 
 class SVI:
@@ -83,7 +84,7 @@ class SVI:
         self.pyro_optim = optim if isinstance(optim, PyroOptim) else None
         # a ready optimizer keeps the parameters that its maker gave it; only our own grows with the pair
         ready = isinstance(optim, torch.optim.Optimizer | PyroOptim)
-        self._factory: Any = None if ready else (optim or _fused_adam)
+        self._factory: Any = None if ready else (optim or fused_adam())
         self._params: dict[Tensor, str] = {}
         self._trains = False
 

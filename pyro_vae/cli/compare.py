@@ -40,10 +40,8 @@ def run(words: Sequence[str], command: str) -> None:
     options = _parser().read(words)
     pyro.clear_param_store()
     loaded = load_run(options.run, device=options.device)
-    split = getattr(loaded.data(options.root), options.split)
-    n = options.num_data if split is None or options.num_data is None else min(options.num_data, len(split))
     with fork_rng(options.seed):  # training data may be binarised anew
-        x = head(loaded, options.split, n, options.root)
+        x = head(loaded, options.split, options.num_data, options.root, at_most=True)
     result = compare_elbos(
         loaded.model,
         loaded.guide,

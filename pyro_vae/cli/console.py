@@ -66,14 +66,14 @@ def add_progress_option(parser: Any) -> None:
     )
 
 
-def head(run: LoadedRun, split: str, n: int | None, root: str | None) -> Tensor:
-    """The first `n` data of a split of the run's data, or all of them, on the run's device."""
+def head(run: LoadedRun, split: str, n: int | None, root: str | None, *, at_most: bool = False) -> Tensor:
+    """The first `n` data of a split of the run's data (`at_most`: or fewer), or all of them, on the run's device."""
     data = run.data(root)
     chosen: Split | None = getattr(data, split)
     if chosen is None:
         there = [name for name in ("train", "valid", "test") if getattr(data, name) is not None]
         raise ValueError(f"the run's data have no {split} split; --split can be {' or '.join(there)}")
-    n = len(chosen) if n is None else n
+    n = len(chosen) if n is None or (at_most and n > len(chosen)) else n
     if not 1 <= n <= len(chosen):
         raise ValueError(f"asked for {n} data: the {split} split has {len(chosen)}; give a number from 1 to that")
     return chosen.head(n).to(run.device)

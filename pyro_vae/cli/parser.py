@@ -79,10 +79,8 @@ class Parser(ArgumentParser):
     def make(self, options: Namespace) -> Namespace:
         """Instantiate the classes among the options.
 
-        Raises
-        ------
-        ValueError
-            If a constructor raises, with its message.
+        Raises:
+            ValueError: If a constructor raises, with its message.
         """
         try:
             return self.instantiate(options)

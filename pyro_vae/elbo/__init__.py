@@ -99,10 +99,8 @@ def make(name: str | pyro.infer.ELBO, *, num_particles: int = 1, **options: Any)
     >>> make("mean_field", num_particles=5).num_particles
     5
 
-    Raises
-    ------
-    ValueError
-        For an unknown name, with the nearest known one; or if options come with a ready object.
+    Raises:
+        ValueError: For an unknown name, with the nearest known one; or if options come with a ready object.
     """
     if isinstance(name, pyro.infer.ELBO):
         if num_particles not in (1, name.num_particles) or options:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -16,7 +15,7 @@ from torch import Tensor
 from pyro_vae.elbo.bounds import TensorELBO
 from pyro_vae.elbo.relaxed import bare
 from pyro_vae.elbo.surrogate import weights_of
-from pyro_vae.elbo.tracing import PARTICLE_PLATE, DataPlate, checked_pair, data_plate, fork_rng, log_prob, sample_sites
+from pyro_vae.elbo.tracing import DataPlate, checked_pair, data_plate, fork_rng, log_prob, sample_sites
 
 __all__ = ["DisARM", "check_independent", "per_element"]
 
@@ -43,16 +42,12 @@ class DisARM(TensorELBO):
     Every Bernoulli site of the guide is drawn so, with any event dimensions and plates inside the data plate. Other
     sites must be reparameterised; both draws of a pair share their values and they get the pathwise gradient.
 
-    Parameters
-    ----------
-    num_particles
-        Number of antithetic pairs K: the guide runs K times, the model 2 K times.
+    Args:
+        num_particles: Number of antithetic pairs K: the guide runs K times, the model 2 K times.
 
-    Raises
-    ------
-    ValueError
-        For a latent site that is neither Bernoulli nor reparameterised, and for a guide in which a site depends on a
-        Bernoulli draw of another: the two draws would then come from different distributions.
+    Raises:
+        ValueError: For a latent site that is neither Bernoulli nor reparameterised, and for a guide in which a site
+            depends on a Bernoulli draw of another: the two draws would then come from different distributions.
 
     Reference: Dong, Mnih and Tucker 2020, arXiv 2006.10680; Yin et al. 2020, arXiv 2006.06448 (U2G); Yin and Zhou
     2019, arXiv 1807.11143 (ARM).
@@ -64,10 +59,7 @@ class DisARM(TensorELBO):
         if self._independent != (model, guide):
             check_independent(guide, is_bernoulli, "Bernoulli", "disarm", args, kwargs)
             self._independent = (model, guide)
-        runs, dim = self.layout(model, guide, args, kwargs)
-        if dim is not None:
-            particles = pyro.plate(PARTICLE_PLATE, self.num_particles, dim=dim)
-            model, guide = particles(model), particles(guide)
+        runs, dim, model, guide = self.programs(model, guide, args, kwargs)
         losses = [self._pair_loss(model, guide, dim, args, kwargs) for _ in range(runs)]
         return torch.stack(losses).sum() / self.num_particles
 
@@ -93,7 +85,7 @@ class DisARM(TensorELBO):
                 sign = (1 - 2 * twin) * (b != twin)
                 weight = per_element(signal, plate, dim, site["fn"].event_dim) * sign * logits.detach().abs().sigmoid()
                 climb = climb + (weight * logits).sum()
-        return -plate.full_size / plate.size * (climb - climb.detach() + value)
+        return -plate.subsampling * (climb - climb.detach() + value)
 
 
 class _Antithetic(Messenger):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
+import pyro
 import pyro.infer
 import torch
 from pyro.distributions.util import scale_and_mask
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pyro_vae.elbo.terms import kl_sites
 from pyro_vae.elbo.tracing import (
+    PARTICLE_PLATE,
     PairTrace,
     fork_rng,
     log_prob,
@@ -23,7 +25,7 @@ from pyro_vae.elbo.tracing import (
     warn_not_vectorized,
 )
 
-__all__ = ["MeanField", "TensorELBO", "Trace"]
+__all__ = ["MeanField", "TensorELBO", "Trace", "observed_log_prob", "sampled_kl", "scaled_unlike"]
 
 Program = Callable[..., Any]
 
@@ -71,6 +73,16 @@ class TensorELBO(pyro.infer.ELBO):
             self._plan = (model, guide, -1 - plate_nesting(plain.model, plain.guide) if vectorize else None)
         dim = self._plan[2]
         return (self.num_particles, None) if dim is None else (1, dim)
+
+    def programs(
+        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any
+    ) -> tuple[int, int | None, Program, Program]:
+        """`layout`, and the pair to run so: inside the plate over the particles, where these are one run."""
+        runs, dim = self.layout(model, guide, args, kwargs)
+        if dim is not None:
+            particles = pyro.plate(PARTICLE_PLATE, self.num_particles, dim=dim)
+            model, guide = particles(model), particles(guide)
+        return runs, dim, model, guide
 
     def traces(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any) -> Iterator[PairTrace]:
         """The runs of the pair that one loss needs: one with K vectorised particles, or K plain ones."""
@@ -159,22 +171,31 @@ class MeanField(TensorELBO):
                     f"site {name!r} is drawn from {type(q['fn']).__name__}, which has no reparameterised gradient, and "
                     "the mean-field ELBO needs one: use elbo='trace' (score function) or a relaxed distribution"
                 )
-            kl = analytic.get(name)
-            if kl is None or _scaled_unlike(q, traces.model.nodes[name]):
-                kl = scale_and_mask(log_prob(name, q), q["scale"])
-                if name in traces.model.nodes:
-                    p = traces.model.nodes[name]
-                    kl = kl - scale_and_mask(log_prob(name, p), p["scale"])
+            p = traces.model.nodes.get(name)
+            if name in analytic and not scaled_unlike(q, p):
+                kl = scale_and_mask(analytic[name], q["scale"])
             else:
-                kl = scale_and_mask(kl, q["scale"])
+                kl = sampled_kl(name, q, p)
             loss = loss + kl.sum()
-        for name in traces.observed:
-            site = traces.model.nodes[name]
-            loss = loss - scale_and_mask(log_prob(name, site), site["scale"]).sum()
-        return loss
+        return loss - observed_log_prob(traces)
 
 
-def _scaled_unlike(q: Any, p: Any) -> bool:
-    # no KL has one factor on log q and another on log p; tensors are not compared, which would wait for a GPU
+def scaled_unlike(q: Any, p: Any) -> bool:
+    """Whether a site's scale differs between guide and model, so that no KL in closed form applies."""
+    # tensors are not compared, which would wait for a GPU
     scales = q["scale"], p["scale"]
     return not any(isinstance(scale, Tensor) for scale in scales) and scales[0] != scales[1]
+
+
+def sampled_kl(name: str, q: Any, p: Any) -> Tensor:
+    """`log q - log p` of one site's draw, batch-shaped and scaled; without `p`, for an auxiliary site, `log q`."""
+    kl = scale_and_mask(log_prob(name, q), q["scale"])
+    return kl if p is None else kl - scale_and_mask(log_prob(name, p), p["scale"])
+
+
+def observed_log_prob(traces: PairTrace) -> Tensor:
+    """Log-density of all observations, scaled and summed."""
+    sites = ((name, traces.model.nodes[name]) for name in traces.observed)
+    return sum(
+        (scale_and_mask(log_prob(name, site), site["scale"]).sum() for name, site in sites), start=torch.zeros(())
+    )

@@ -18,7 +18,7 @@ from pyro_vae.elbo.antithetic import check_independent, per_element
 from pyro_vae.elbo.bounds import TensorELBO
 from pyro_vae.elbo.relaxed import bare, is_relaxable
 from pyro_vae.elbo.surrogate import weights_of
-from pyro_vae.elbo.tracing import PARTICLE_PLATE, DataPlate, Site, checked_pair, data_plate, sample_sites
+from pyro_vae.elbo.tracing import DataPlate, Site, checked_pair, data_plate, sample_sites
 
 __all__ = ["REBAR"]
 
@@ -50,21 +50,15 @@ class REBAR(TensorELBO):
     resembles the discrete one; eta = 0 is the score function without baseline. RELAX is the same estimator with a
     free network added to the control variate, which is not offered here. Other latent sites must be reparameterised.
 
-    Parameters
-    ----------
-    num_particles
-        Number of draws K: the guide runs K times, the model 2 K times.
-    temperature, eta
-        tau > 0 and eta, fixed or where learning starts.
-    learn
-        Train both beside the pair, by the gradient of the estimator's variance with respect to the logits. The
-        estimator stays unbiased. Costs second derivatives of the model.
+    Args:
+        num_particles: Number of draws K: the guide runs K times, the model 2 K times.
+        temperature, eta: tau > 0 and eta, fixed or where learning starts.
+        learn: Train both beside the pair, by the gradient of the estimator's variance with respect to the logits. The
+            estimator stays unbiased. Costs second derivatives of the model.
 
-    Raises
-    ------
-    ValueError
-        For a latent site that is neither Bernoulli, one-hot nor reparameterised, and for a guide in which a site
-        depends on a discrete draw of another.
+    Raises:
+        ValueError: For a latent site that is neither Bernoulli, one-hot nor reparameterised, and for a guide in which a
+            site depends on a discrete draw of another.
 
     Reference: Tucker et al. 2017, arXiv 1703.07370; Grathwohl et al. 2018, arXiv 1711.00123 (RELAX, learned eta and
     tau).
@@ -103,10 +97,7 @@ class REBAR(TensorELBO):
         if self._independent != (model, guide):
             check_independent(guide, is_relaxable, "Bernoulli, OneHotCategorical", "rebar", args, kwargs)
             self._independent = (model, guide)
-        runs, dim = self.layout(model, guide, args, kwargs)
-        if dim is not None:
-            particles = pyro.plate(PARTICLE_PLATE, self.num_particles, dim=dim)
-            model, guide = particles(model), particles(guide)
+        runs, dim, model, guide = self.programs(model, guide, args, kwargs)
         losses = [self._run_loss(model, guide, dim, args, kwargs) for _ in range(runs)]
         return torch.stack(losses).sum() / self.num_particles
 
@@ -116,7 +107,7 @@ class REBAR(TensorELBO):
         traces = checked_pair(scored, drawn, dim)
         plate = data_plate(traces, len(args[0]))
         weights = weights_of(traces, plate)
-        scale = plate.full_size / plate.size
+        scale = plate.subsampling
         value = weights.log_w.detach().sum()
         if not torch.is_grad_enabled():
             return -scale * value

@@ -12,9 +12,9 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.elbo.bounds import TensorELBO
+from pyro_vae.elbo.bounds import TensorELBO, observed_log_prob
 from pyro_vae.elbo.terms import kl_sites
-from pyro_vae.elbo.tracing import DataPlate, PairTrace, data_plate, log_prob, sample_sites
+from pyro_vae.elbo.tracing import DataPlate, PairTrace, data_plate, sample_sites
 
 __all__ = ["Capacity", "FreeBits"]
 
@@ -48,9 +48,7 @@ class _MeanKL(TensorELBO):
         kl = [(torch.stack([value for value, _ in site]).mean(0), site[0][1]) for site in zip(*found, strict=True)]
         loss = plate.full_size * self.penalty(kl)
         for run in runs:
-            for name in run.observed:
-                site = run.model.nodes[name]
-                loss = loss - scale_and_mask(log_prob(name, site), site["scale"]).sum() / self.num_particles
+            loss = loss - observed_log_prob(run) / self.num_particles
         return loss
 
     def _kl(self, run: PairTrace, plate: DataPlate) -> list[tuple[Tensor, float]]:
@@ -118,19 +116,14 @@ class FreeBits(_MeanKL):
     for every datum; a dimension below the floor gets no gradient from its KL, which keeps the prior from switching it
     off early. The value is at most the ELBO, so it is a bound, too. Its gradient depends on the batch size.
 
-    Parameters
-    ----------
-    bits
-        lambda, the floor, in nats (as in the paper, despite the name): 1 bit is 0.69 nats.
-    per
-        What a floor is for: each latent "dimension" (each element of a site, for which q and p must be independent
-        over dimensions), or each "site", a group of dimensions with one floor for their sum.
+    Args:
+        bits: lambda, the floor, in nats (as in the paper, despite the name): 1 bit is 0.69 nats.
+        per: What a floor is for: each latent "dimension" (each element of a site, for which q and p must be independent
+            over dimensions), or each "site", a group of dimensions with one floor for their sum.
 
-    Raises
-    ------
-    ValueError
-        For a site without a closed-form KL; for a site with a KL weight, `WeightedKL` around this objective included;
-        for a site outside the plate over the data.
+    Raises:
+        ValueError: For a site without a closed-form KL; for a site with a KL weight, `WeightedKL` around this objective
+            included; for a site outside the plate over the data.
 
     Reference: Kingma et al. 2016, arXiv 1606.04934, eq. 15.
     """
@@ -171,17 +164,12 @@ class Capacity(_MeanKL):
     >>> objective = Capacity(gamma=30.0)
     >>> options = {"callbacks": [objective.follow(pv.elbo.Warmup(10, end=25.0))], "keep_best": False}
 
-    Parameters
-    ----------
-    capacity
-        C in nats per datum, to begin with.
-    gamma
-        How firmly the KL is held there.
+    Args:
+        capacity: C in nats per datum, to begin with.
+        gamma: How firmly the KL is held there.
 
-    Raises
-    ------
-    ValueError
-        As `FreeBits`.
+    Raises:
+        ValueError: As `FreeBits`.
 
     Reference: Burgess et al. 2018, arXiv 1804.03599, eq. 8 (gamma = 1000, C from 0 to 25 nats).
     """

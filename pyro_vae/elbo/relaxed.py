@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 from torch.distributions.utils import clamp_probs
 
-from pyro_vae.elbo.bounds import TensorELBO
+from pyro_vae.elbo.bounds import TensorELBO, observed_log_prob, sampled_kl, scaled_unlike
 from pyro_vae.elbo.terms import kl_sites
-from pyro_vae.elbo.tracing import PairTrace, Site, log_prob, sample_sites
+from pyro_vae.elbo.tracing import PairTrace, Site, sample_sites
 
 __all__ = ["Cooling", "Relaxed", "bare", "is_relaxable"]
 
@@ -75,29 +75,24 @@ class Relaxed(TensorELBO):
     Other latent sites must be reparameterised. The gradient is pathwise: biased for the discrete ELBO, of low
     variance. As the temperature falls the bias goes to zero (with the discrete prior) and the variance grows.
 
-    Parameters
-    ----------
-    temperature
-        tau > 0, or a function of the number of gradients taken so far, as `Cooling`. Assign `.temperature` to change
-        it between steps, which ends such a schedule; it is held in a tensor.
-    straight_through
-        Hand the programs the discrete draw, exactly 0 or 1, and differentiate as if it were the relaxed one. With
-        `prior="discrete"` the value then is unbiased for the discrete ELBO itself; the gradient is still biased.
-    prior
-        The KL term. "discrete" (Jang et al.): the analytic KL between the discrete guide and prior, as in most
-        implementations; the value is no bound of any model. "relaxed" (Maddison et al.): the densities of the relaxed
-        variables, by which the value is a lower bound on log p(x) of the relaxed model. Their KL is larger than the
-        discrete one at every temperature (with equal temperatures it does not even depend on it), so this value does
-        not go to the discrete ELBO.
-    prior_temperature
-        Of the relaxed prior, with `prior="relaxed"`; default the guide's.
+    Args:
+        temperature: tau > 0, or a function of the number of gradients taken so far, as `Cooling`. Assign `.temperature`
+            to change it between steps, which ends such a schedule; it is held in a tensor.
+        straight_through: Hand the programs the discrete draw, exactly 0 or 1, and differentiate as if it were the
+            relaxed one. With `prior="discrete"` the value then is unbiased for the discrete ELBO itself; the gradient
+            is still biased.
+        prior: The KL term. "discrete" (Jang et al.): the analytic KL between the discrete guide and prior, as in most
+            implementations; the value is no bound of any model. "relaxed" (Maddison et al.): the densities of the
+            relaxed variables, by which the value is a lower bound on log p(x) of the relaxed model. Their KL is larger
+            than the discrete one at every temperature (with equal temperatures it does not even depend on it), so this
+            value does not go to the discrete ELBO.
+        prior_temperature: Of the relaxed prior, with `prior="relaxed"`; default the guide's.
 
-    Raises
-    ------
-    ValueError
-        For a `Categorical` latent (its values are no points that could be relaxed), for any other latent without a
-        reparameterised gradient, for a site that is discrete on one side only, and with `prior="discrete"` where the
-        KL is not known given the latents drawn before it (a guide ordered unlike the model, unequal masks or scales).
+    Raises:
+        ValueError: For a `Categorical` latent (its values are no points that could be relaxed), for any other latent
+            without a reparameterised gradient, for a site that is discrete on one side only, and with
+            `prior="discrete"` where the KL is not known given the latents drawn before it (a guide ordered unlike the
+            model, unequal masks or scales).
 
     Reference: Maddison et al. 2017, arXiv 1611.00712; Jang et al. 2017, arXiv 1611.01144.
     """
@@ -165,7 +160,7 @@ class Relaxed(TensorELBO):
         loss = torch.zeros(())
         for name, q in sample_sites(traces.guide):
             p = traces.model.nodes.get(name)
-            if name in analytic and not _unequal(q["scale"], p["scale"]):
+            if name in analytic and not scaled_unlike(q, p):
                 kl = scale_and_mask(analytic[name], q["scale"])
             elif discrete and name in relaxed:
                 raise ValueError(
@@ -174,14 +169,9 @@ class Relaxed(TensorELBO):
                     "scales on both sides. Use prior='relaxed'"
                 )
             else:
-                kl = scale_and_mask(log_prob(name, q), q["scale"])
-                if p is not None:
-                    kl = kl - scale_and_mask(log_prob(name, p), p["scale"])
+                kl = sampled_kl(name, q, p)
             loss = loss + kl.sum()
-        for name in traces.observed:
-            site = traces.model.nodes[name]
-            loss = loss - scale_and_mask(log_prob(name, site), site["scale"]).sum()
-        return loss
+        return loss - observed_log_prob(traces)
 
 
 class _Relax(Messenger):
@@ -276,11 +266,6 @@ def _as_discrete(traces: PairTrace, relaxed: list[str]) -> PairTrace:
         # plates outside the pair (the particles') have only widened what replaced them
         guide.nodes[name] = {**site, "fn": site[DISCRETE].expand(site["fn"].batch_shape)}
     return PairTrace(traces.model, guide, traces.particle_dim)
-
-
-def _unequal(a: Any, b: Any) -> bool:
-    # tensors are not compared by value, which would wait for a GPU
-    return not (isinstance(a, Tensor) or isinstance(b, Tensor)) and a != b
 
 
 def _positive(value: float) -> float:

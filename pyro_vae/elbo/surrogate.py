@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from pyro_vae.elbo.bounds import TensorELBO
 from pyro_vae.elbo.tracing import (
-    PARTICLE_PLATE,
     DataPlate,
     PairTrace,
     Site,
@@ -70,7 +68,7 @@ def weights_of(traces: PairTrace, plate: DataPlate) -> Weights:
     A site's scale stays inside its weight (so that a KL weight does), except for the data plate's own: a minibatch
     stands for more data, not for a sharper likelihood.
     """
-    subsampling = plate.full_size / plate.size
+    subsampling = plate.subsampling
 
     def term(name: str, site: Site) -> Tensor:
         scale = site["scale"] if subsampling == 1.0 else site["scale"] / subsampling
@@ -115,10 +113,7 @@ class SurrogateELBO(TensorELBO):
         return 0.0
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        count, dim = self.layout(model, guide, args, kwargs)
-        if dim is not None:
-            particles = pyro.plate(PARTICLE_PLATE, self.num_particles, dim=dim)
-            model, guide = particles(model), particles(guide)
+        count, dim, model, guide = self.programs(model, guide, args, kwargs)
         drawn = [poutine.trace(guide).get_trace(*args, **kwargs) for _ in range(count)]
         pathwise = all(site["fn"].has_rsample for _, site in sample_sites(prune_subsample_sites(drawn[0])))
         if self.needs_path and not pathwise:
@@ -134,7 +129,7 @@ class SurrogateELBO(TensorELBO):
             loss = loss - loss.detach() - c.value.sum()
         else:
             loss = -self.coefficients(log_w, *args).value.sum()
-        return plate.full_size / plate.size * (loss + self.extra_loss(log_w.detach(), *args))
+        return plate.subsampling * (loss + self.extra_loss(log_w.detach(), *args))
 
     def _refuse(self, drawn: Any) -> None:
         for name, site in sample_sites(prune_subsample_sites(drawn)):

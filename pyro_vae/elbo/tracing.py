@@ -212,6 +212,11 @@ class DataPlate:
     size: int
     full_size: int
 
+    @property
+    def subsampling(self) -> float:
+        """How many data each one here stands for."""
+        return self.full_size / self.size
+
 
 def data_plate(traces: PairTrace, n: int) -> DataPlate:
     """Find the plate of size `n` that every site of the pair stands in.

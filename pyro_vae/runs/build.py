@@ -17,15 +17,12 @@ def build(spec: Any, data_shape: tuple[int, ...]) -> Any:
 
     If the class has an argument `data_shape`, it gets the shape of one datum; as an int if it is annotated as one.
 
-    Raises
-    ------
-    ValueError
-        If the class cannot be imported, is no pair, or does not take the arguments.
+    Raises:
+        ValueError: If the class cannot be imported, is no pair, or does not take the arguments.
 
-    Examples
-    --------
-    >>> build({"class_path": "pyro_vae.VAE", "init_args": {"latent_dim": 3}}, (64,)).latent_dim
-    3
+    Example:
+        >>> build({"class_path": "pyro_vae.VAE", "init_args": {"latent_dim": 3}}, (64,)).latent_dim
+        3
     """
     try:
         path = spec["class_path"]

@@ -19,12 +19,10 @@ _DERIVED = ("evaluation-*.json", "estimators.*", "history.png", "reconstructions
 def create_run(path: str | Path, *, overwrite: bool = False, exist_ok: bool = True) -> Path:
     """Make the directory of a new run; the files of an older run there stay until `clear_run`.
 
-    Raises
-    ------
-    FileExistsError
-        If something is there already, unless it is an empty folder and `exist_ok`, or a run and `overwrite`.
-    OSError
-        If it cannot be made or written to.
+    Raises:
+        FileExistsError: If something is there already, unless it is an empty folder and `exist_ok`, or a run and
+            `overwrite`.
+        OSError: If it cannot be made or written to.
     """
     path = Path(path)
     if path.is_dir() and any(path.iterdir()):

@@ -45,22 +45,14 @@ def save_run(
 ) -> None:
     """Write what `load_run` reads.
 
-    Parameters
-    ----------
-    path
-        The run directory.
-    pair
-        An object with the methods `model` and `guide`.
-    config
-        Class and arguments of the pair as `model`, and the arguments of `pv.data.load`: `data` and `DATA_KEYS`.
-    data
-        What `Data.describe` returns.
-    history
-        The epochs.
-    params
-        Unconstrained parameters in Pyro's store, by name, if the pair uses `pyro.param`.
-    command
-        What was called, for the record.
+    Args:
+        path: The run directory.
+        pair: An object with the methods `model` and `guide`.
+        config: Class and arguments of the pair as `model`, and the arguments of `pv.data.load`: `data` and `DATA_KEYS`.
+        data: What `Data.describe` returns.
+        history: The epochs.
+        params: Unconstrained parameters in Pyro's store, by name, if the pair uses `pyro.param`.
+        command: What was called, for the record.
     """
     record = {
         "format": FORMAT,
@@ -120,10 +112,8 @@ class LoadedRun:
     def data(self, root: str | None = None) -> Data:
         """The data the run was trained on, loaded again; `root` replaces the folder they were found in.
 
-        Raises
-        ------
-        ValueError
-            If they are not what they were: the test data could be among those trained on.
+        Raises:
+            ValueError: If they are not what they were: the test data could be among those trained on.
         """
         settings = {key: self.config[key] for key in DATA_KEYS}
         if root is not None:
@@ -144,12 +134,9 @@ def load_run(path: str | Path, *, device: str = "cpu") -> LoadedRun:
     The class of a pair of your own must be importable. Parameters that a pair takes from `pyro.param` go to Pyro's
     store; everything else belongs to the pair alone.
 
-    Raises
-    ------
-    FileNotFoundError
-        If the directory or one of its files is missing.
-    ValueError
-        If a file is damaged or does not fit the others, or if the device is not there.
+    Raises:
+        FileNotFoundError: If the directory or one of its files is missing.
+        ValueError: If a file is damaged or does not fit the others, or if the device is not there.
     """
     path = Path(path)
     if not path.is_dir():

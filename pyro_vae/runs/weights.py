@@ -46,10 +46,8 @@ def gather(pair: Any, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def restore_networks(pair: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Fill the networks of a pair; returns the tensors that belong to none.
 
-    Raises
-    ------
-    ValueError
-        If a network lacks a tensor, or has it in another shape.
+    Raises:
+        ValueError: If a network lacks a tensor, or has it in another shape.
     """
     left = dict(tensors)
     for prefix, net in networks(pair).items():
@@ -68,10 +66,8 @@ def restore_networks(pair: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 def restore_params(pair: Any, tensors: Mapping[str, Tensor], x: Tensor) -> None:
     """Fill the parameters that a pair takes from `pyro.param`, which it makes when it first runs, here on `x`.
 
-    Raises
-    ------
-    ValueError
-        If it does not make one of them, or makes it in another shape.
+    Raises:
+        ValueError: If it does not make one of them, or makes it in another shape.
     """
     store = pyro.get_param_store()
     values = {name.removeprefix(_PARAM): value for name, value in tensors.items()}
