@@ -14,7 +14,12 @@ __all__ = ["CIWAE", "DReG", "IWAE", "MIWAE", "PIWAE", "RWS", "Renyi", "StickingT
 
 
 def log_mean(log_w: Tensor) -> Tensor:
-    """`log mean_k w_k` per datum, from `(K, N)`."""
+    """`log mean_k w_k` per datum, from `(K, N)`.
+
+    Weights below exp(-60) of the largest are left at that: no sum notices, and their gradients, numbers so small that a
+    processor handles them in slow motion, are zero instead.
+    """
+    log_w = log_w.maximum(log_w.detach().amax(0) - 60)
     return log_w.logsumexp(0) - math.log(len(log_w))
 
 

@@ -20,7 +20,6 @@ from pyro_vae.elbo.tracing import (
     checked_pair,
     data_plate,
     log_prob,
-    replay_pair,
     sample_sites,
     sum_to_data,
 )
@@ -125,7 +124,7 @@ class SurrogateELBO(TensorELBO):
         if cut:
             with torch.no_grad():
                 c = self.coefficients(log_w, *args)
-            loss = sum((_surrogate(run, c, i, count) for i, run in enumerate(runs)), start=log_w.new_zeros(()))
+            loss = sum((_surrogate(run, c, i, count, dim) for i, run in enumerate(runs)), start=log_w.new_zeros(()))
             loss = loss - loss.detach() - c.value.sum()
         else:
             loss = -self.coefficients(log_w, *args).value.sum()
@@ -143,8 +142,31 @@ class SurrogateELBO(TensorELBO):
 class _Run(NamedTuple):
     weights: Weights
     plate: DataPlate
-    drawn: list[Tensor]
-    cut: list[Tensor]
+    taps: list[_Tap]
+
+
+class _Tap:
+    """One reparameterised draw, cut off from the parameters wherever a density is evaluated at it.
+
+    `of_model` is a copy that the model sees, `of_guide` one for the guide's own density.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.draw: Tensor = site["value"]
+        self.event_dim: int = site["fn"].event_dim
+        self.of_guide = self.draw.detach().clone().requires_grad_()
+        self.of_model = self.draw.detach().clone()
+        self.share: list[Tensor] = []
+        if self.draw.requires_grad:
+            share = self.share  # not self: a hook that holds its own tensor is never freed
+            self.of_model = self.draw.view_as(self.draw)
+            self.of_model.register_hook(lambda slope: slope * share[0] if share else torch.zeros_like(slope))
+
+    def expand(self, factor: Tensor, plate: DataPlate, particle_dim: int | None) -> Tensor:
+        """Factors `(K, N)` in the layout of the draw."""
+        dims = {plate.dim: factor.shape[1]} | ({} if particle_dim is None else {particle_dim: factor.shape[0]})
+        shape = [dims.get(d, 1) for d in range(min(dims), 0)]
+        return factor.reshape(*shape, *[1] * self.event_dim)
 
 
 def _run(
@@ -155,30 +177,45 @@ def _run(
         scored = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*args, **kwargs)
         traces = checked_pair(scored, drawn, dim)
         plate = data_plate(traces, len(args[0]))
-        return _Run(weights_of(traces, plate), plate, [], [])
-    held: Any = drawn.copy()
-    attached, leaves = [], []
+        return _Run(weights_of(traces, plate), plate, [])
+    taps, for_model, for_guide = [], drawn.copy(), drawn.copy()
     for name, site in sample_sites(prune_subsample_sites(drawn)):
-        value = site["value"].detach()
+        at_model = at_guide = site["value"].detach()
         if site["fn"].has_rsample:
-            attached.append(site["value"])
-            value = value.clone().requires_grad_()
-            leaves.append(value)
-        held.nodes[name] = {**site, "value": value}
-    traces = replay_pair(model, guide, held, args, kwargs, particle_dim=dim)
+            taps.append(_Tap(site))
+            at_model, at_guide = taps[-1].of_model, taps[-1].of_guide
+        for_model.nodes[name] = {**site, "value": at_model}
+        for_guide.nodes[name] = {**site, "value": at_guide}
+    scored = poutine.trace(poutine.replay(model, trace=for_model)).get_trace(*args, **kwargs)
+    weighed = poutine.trace(poutine.replay(guide, trace=for_guide)).get_trace(*args, **kwargs)
+    traces = checked_pair(scored, weighed, dim)
     plate = data_plate(traces, len(args[0]))
-    return _Run(weights_of(traces, plate), plate, attached, leaves)
+    return _Run(weights_of(traces, plate), plate, taps)
 
 
-def _surrogate(run: _Run, c: Coefficients, i: int, count: int) -> Tensor:
+def _surrogate(run: _Run, c: Coefficients, i: int, count: int, dim: int | None) -> Tensor:
     """A loss with the gradient that the coefficients say; its value means nothing."""
     # where particles ran one by one, run i holds row i
-    by_model, by_path, by_guide, by_score = (x[i : i + 1] if count > 1 and isinstance(x, Tensor) else x for x in c[1:])
+    by_path, by_guide, by_score = (x[i : i + 1] if count > 1 and isinstance(x, Tensor) else x for x in c[2:])
+    by_model = c.model[i : i + 1] if count > 1 else c.model
     w = run.weights
-    loss = -(by_model * w.log_p).sum() - (by_guide * w.log_q_path).sum() - (by_score * w.log_q_score).sum()
-    if run.cut and isinstance(by_path, Tensor):
-        slopes = torch.autograd.grad(w.log_w, run.cut, by_path.expand_as(w.log_w), retain_graph=True, allow_unused=True)
-        for slope, z in zip(slopes, run.drawn, strict=True):
-            if slope is not None and z.requires_grad:
-                loss = loss - (slope.detach() * z).sum()
-    return loss
+    loss = -(by_guide * w.log_q_path).sum() - (by_score * w.log_q_score).sum()
+    moved = [tap for tap in run.taps if tap.draw.requires_grad]
+    if moved and isinstance(by_path, Tensor):
+        # One backward pass through the model serves both its parameters and its draws: each (particle, datum) has its
+        # own draws, so their slope is only to be multiplied by path/model. A weight too small to divide by is raised
+        # to one that no sum would notice.
+        by_model = torch.where(by_model.abs() < TINY, TINY, by_model)
+        for tap in moved:
+            tap.share.append(tap.expand(by_path / by_model, run.plate, dim))
+        log_q = w.log_q_path + w.log_q_score
+        slopes = torch.autograd.grad(
+            log_q, [tap.of_guide for tap in moved], by_path.expand_as(log_q), retain_graph=True, allow_unused=True
+        )
+        for slope, tap in zip(slopes, moved, strict=True):
+            if slope is not None:
+                loss = loss + (slope.detach() * tap.draw).sum()
+    return loss - (by_model * w.log_p).sum()
+
+
+TINY = 1e-20

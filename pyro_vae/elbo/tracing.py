@@ -28,7 +28,6 @@ __all__ = [
     "log_weights",
     "particles_agree",
     "plate_nesting",
-    "replay_pair",
     "sample_sites",
     "sum_to_data",
     "trace_pair",
@@ -133,24 +132,9 @@ def trace_pair(
         dim = -1 - nesting
         model = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(model)
         guide = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(guide)
-    return replay_pair(model, guide, None, args, kwargs, particle_dim=dim)
-
-
-def replay_pair(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    held: Trace | None,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    particle_dim: int | None = None,
-) -> PairTrace:
-    """Run the guide on the values of a `held` trace of it (or on new draws), then the model on the guide's values."""
-    if held is not None:
-        guide = poutine.replay(guide, trace=held)
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-    return checked_pair(model_trace, guide_trace, particle_dim)
+    return checked_pair(model_trace, guide_trace, dim)
 
 
 def checked_pair(model_trace: Trace, guide_trace: Trace, particle_dim: int | None = None) -> PairTrace:

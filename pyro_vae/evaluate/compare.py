@@ -22,6 +22,7 @@ from pyro_vae.evaluate.chunks import check_data
 from pyro_vae.evaluate.gradients import Gradients, Moments
 from pyro_vae.evaluate.likelihood import LogMarginal, log_marginal
 from pyro_vae.evaluate.modules import beside_networks
+from pyro_vae.memory import kept_memory
 from pyro_vae.progress import progress_bar
 from pyro_vae.tables import as_text, write_rows
 
@@ -204,7 +205,7 @@ def compare_elbos(
     sides, pathwise = _sides(model, guide, data)
     rows = []
     references: dict[Any, dict[str, Moments]] = {}
-    with progress_bar("gradients", len(jobs) * repeats, progress) as advance:
+    with kept_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
         for name, objective in jobs:
             run = Gradients(model, guide, data, objective, sides, n)
             moments, values, seconds = run.repeat(range(seed, seed + repeats), advance)
