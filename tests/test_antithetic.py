@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae.elbo import WeightedKL, make
 from pyro_vae.elbo.antithetic import DisARM
+from pyro_vae.oracles import BitsAndClasses, Grid
 from tests.test_estimators import check, gradients
-from tests.test_relaxed import BitsAndClasses, X, draws, flat_gradient
+from tests.test_relaxed import X, draws, flat_gradient
 
 
 @pytest.mark.parametrize(
@@ -64,61 +62,6 @@ def check_each_draw(elbo: Any, pair: BitsAndClasses, copies: int = 60_000) -> No
 @pytest.mark.parametrize("bits", [1, 3])
 def test_many_draws_of_the_logits_gradient(bits: int) -> None:
     check_each_draw(DisARM(), BitsAndClasses(bits=bits, classes=0))
-
-
-class Grid(nn.Module):
-    """Bits of event shape (1, 2), two of them in another plate, under a mask, after a Gaussian on which they depend."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        g = torch.Generator().manual_seed(1)
-        self.slope, self.shift, self.prior, self.weight = (
-            nn.Parameter(torch.randn(n, generator=g, dtype=torch.float64)) for n in (1, 2, 2, 2)
-        )
-        self.full_size: int | None = None
-        self.name = "bits"
-
-    def plate(self, x: Tensor) -> Any:
-        if self.full_size is None:
-            return pyro.plate("data", len(x), dim=-1)
-        return pyro.plate("data", self.full_size, subsample=torch.arange(len(x)), dim=-1)
-
-    def model(self, x: Tensor) -> None:
-        keep: Any = x[..., 1] > 0
-        with self.plate(x):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
-            with poutine.mask(mask=keep), pyro.plate("parts", 2, dim=-2):
-                b = pyro.sample(self.name, dist.Bernoulli(logits=self.prior).expand([1, 2]).to_event(2))
-            mean = z + (b.sum(-2) @ self.weight).prod(-2, keepdim=True)
-            with poutine.mask(mask=keep):
-                pyro.sample("x", dist.Normal(mean, 1.0), obs=x[..., 0])
-
-    def guide(self, x: Tensor) -> None:
-        keep: Any = x[..., 1] > 0
-        with self.plate(x):
-            z = pyro.sample("z", dist.Normal(self.slope * x[..., 0], 0.7))
-            with poutine.mask(mask=keep), pyro.plate("parts", 2, dim=-2):
-                logits = self.logits(z, torch.arange(2.0).reshape(2, 1))
-                pyro.sample(self.name, dist.Bernoulli(logits=logits.unsqueeze(-2)).to_event(2))
-
-    def logits(self, z: Tensor, part: Tensor) -> Tensor:
-        return (z + 0.5 * part).unsqueeze(-1) * self.shift
-
-    def elbo(self, x: Tensor, weight: float = 1.0) -> Tensor:
-        """By quadrature over z and enumeration of the four bits; with the mask off."""
-        points, masses = (torch.tensor(a) for a in np.polynomial.hermite_e.hermegauss(40))
-        q_z = dist.Normal(self.slope * x[..., 0], 0.7)
-        z = q_z.mean + 0.7 * points.unsqueeze(-1)  # (M, N)
-        logits = self.logits(z.unsqueeze(1), torch.arange(2.0).reshape(2, 1))  # (M, 2, N, 2)
-        kl_z = q_z.log_prob(z) - dist.Normal(0.0, 1.0).log_prob(z)
-        total = torch.zeros_like(z)
-        for bits in itertools.product((0.0, 1.0), repeat=4):
-            b = torch.tensor(bits, dtype=x.dtype).reshape(2, 1, 2)
-            log_q = dist.Bernoulli(logits=logits).to_event(1).log_prob(b.expand_as(logits)).sum(1)
-            log_p = dist.Bernoulli(logits=self.prior).to_event(1).log_prob(b).sum()
-            given = dist.Normal(z + (b @ self.weight).prod(), 1.0).log_prob(x[..., 0])
-            total = total + log_q.exp() * (given + weight * (log_p - log_q - kl_z))
-        return ((masses / masses.sum()).unsqueeze(-1) * total).sum(0)
 
 
 @pytest.mark.parametrize("options", [{}, {"num_particles": 2}], ids=str)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_vae.elbo import Coefficients, SurrogateELBO
 from pyro_vae.evaluate import Comparison, compare_elbos
-from tests.oracles import Discrete, LinearGaussian
+from pyro_vae.oracles import Discrete, LinearGaussian
 
 KEYS = [
     "estimator", "num_particles", "value", "value_error", "gap", "model_bias", "guide_bias", "model_variance",

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from pyro_vae.elbo import WeightedKL, make
 from pyro_vae.elbo.control import REBAR
-from tests.test_antithetic import Grid, check_each_draw
+from pyro_vae.oracles import BitsAndClasses, Grid
+from tests.test_antithetic import check_each_draw
 from tests.test_estimators import check, gradients
-from tests.test_relaxed import BitsAndClasses, X, draws, flat_gradient
+from tests.test_relaxed import X, draws, flat_gradient
 
 
 @pytest.mark.parametrize(("bits", "classes"), [(3, 0), (0, 4), (2, 3)])

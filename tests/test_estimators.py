@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.elbo import SurrogateELBO, WeightedKL, make
-from tests.oracles import Discrete, LinearGaussian
+from pyro_vae.oracles import Discrete, LinearGaussian
 
 GUIDE = ("encoder", "offset", "log_scale")
 REPEATS, COPIES = 60, 60

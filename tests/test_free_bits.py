@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae import fit
 from pyro_vae.elbo import MeanField, Warmup, WeightedKL
 from pyro_vae.elbo.free_bits import Capacity, FreeBits
-from tests.oracles import LinearGaussian, TopDownChain
+from pyro_vae.oracles import LinearGaussian, TopDownChain
 from tests.test_elbo import LAYOUTS as PLAIN_LAYOUTS
 from tests.test_elbo import check_mean, exact_gradient, gradient
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.elbo import MeanField, Trace
+from pyro_vae.oracles import Discrete, LinearGaussian
 from pyro_vae.svi import SVI
-from tests.oracles import Discrete, LinearGaussian
 
 LR = 0.01
 PYRO_OPTIM: Any = pyro.optim

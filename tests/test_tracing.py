@@ -21,7 +21,7 @@ from pyro_vae.elbo.tracing import (
     particles_agree,
     trace_pair,
 )
-from tests.oracles import LinearGaussian
+from pyro_vae.oracles import LinearGaussian
 
 Program = Callable[..., Any]
 X = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)

@@ -20,8 +20,8 @@ from pyro_vae.evaluate.bound import bound
 from pyro_vae.evaluate.likelihood import log_marginal
 from pyro_vae.models import VAE
 from pyro_vae.models.pair import Pair
+from pyro_vae.oracles import LinearGaussian
 from pyro_vae.svi import SVI
-from tests.oracles import LinearGaussian
 
 PYRO_OPTIM: Any = pyro.optim
 PARTS = list(itertools.product(conditionals.LIKELIHOODS, conditionals.POSTERIORS))

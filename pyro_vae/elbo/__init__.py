@@ -16,6 +16,7 @@ from pyro_vae.elbo.importance import CIWAE, IWAE, MIWAE, PIWAE, RWS, DReG, Renyi
 from pyro_vae.elbo.relaxed import Cooling, Relaxed
 from pyro_vae.elbo.score import VIMCO, Reinforce
 from pyro_vae.elbo.surrogate import Coefficients, SurrogateELBO
+from pyro_vae.elbo.trace_graph import TraceGraph
 from pyro_vae.elbo.weights import Cyclical, Schedule, Warmup, WeightedKL
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "TailAdaptive",
     "TensorELBO",
     "Trace",
+    "TraceGraph",
     "Warmup",
     "WeightedKL",
     "least_particles",
@@ -70,7 +72,7 @@ _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "gumbel": Relaxed,
     "disarm": DisARM,
     "rebar": REBAR,
-    "trace_graph": pyro.infer.TraceGraph_ELBO,
+    "trace_graph": TraceGraph,
     "enum": pyro.infer.TraceEnum_ELBO,
     "tail_adaptive": TailAdaptive,
 }
@@ -100,7 +102,8 @@ def make(name: str | pyro.infer.ELBO, *, num_particles: int = 1, **options: Any)
     5
 
     Raises:
-        ValueError: For an unknown name, with the nearest known one; or if options come with a ready object.
+        ValueError: For an unknown name, with the nearest known one; for no particles; or if options come with a ready
+            object.
     """
     if isinstance(name, pyro.infer.ELBO):
         if num_particles not in (1, name.num_particles) or options:
@@ -115,4 +118,6 @@ def make(name: str | pyro.infer.ELBO, *, num_particles: int = 1, **options: Any)
         near = difflib.get_close_matches(name, _REGISTRY, n=1)
         hint = f", did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"unknown ELBO {name!r}{hint} Known: {', '.join(_REGISTRY)}")
+    if num_particles < 1:
+        raise ValueError(f"num_particles must be at least 1, got {num_particles}")
     return _REGISTRY[name](num_particles=num_particles, **options)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.elbo.bounds import TensorELBO, observed_log_prob
+from pyro_vae.elbo.relaxed import bare
 from pyro_vae.elbo.terms import kl_sites
 from pyro_vae.elbo.tracing import DataPlate, PairTrace, data_plate, sample_sites
 
@@ -30,6 +31,7 @@ class _MeanKL(TensorELBO):
     """
 
     bound: ClassVar[str] = "own"
+    needs_path: ClassVar[bool] = True
     elementwise: bool = False  # whether `penalty` wants the KL of each latent dimension
 
     def penalty(self, kl: list[tuple[Tensor, float]]) -> Tensor:
@@ -54,6 +56,11 @@ class _MeanKL(TensorELBO):
     def _kl(self, run: PairTrace, plate: DataPlate) -> list[tuple[Tensor, float]]:
         analytic, result = kl_sites(run), []
         for name, q in sample_sites(run.guide):
+            if not q["fn"].has_rsample:
+                raise ValueError(
+                    f"site {name!r} is drawn from {type(bare(q['fn'])).__name__}, which has no reparameterised "
+                    f"gradient, and {type(self).__name__} needs one: use 'vimco' or 'reinforce' for such sites"
+                )
             if name not in analytic:
                 raise ValueError(
                     f"site {name!r} ({type(q['fn']).__name__} in the guide) has no KL in closed form here, and "
@@ -122,8 +129,8 @@ class FreeBits(_MeanKL):
             over dimensions), or each "site", a group of dimensions with one floor for their sum.
 
     Raises:
-        ValueError: For a site without a closed-form KL; for a site with a KL weight, `WeightedKL` around this objective
-            included; for a site outside the plate over the data.
+        ValueError: For a site that cannot be reparameterised or has no closed-form KL; for a site with a KL weight,
+            `WeightedKL` around this objective included; for a site outside the plate over the data.
 
     Reference: Kingma et al. 2016, arXiv 1606.04934, eq. 15.
     """

@@ -1,0 +1,33 @@
+"""Pyro's score-function ELBO that follows which cost depends on which draw, as one differentiable tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.infer
+import torch
+from torch import Tensor
+
+__all__ = ["TraceGraph"]
+
+Program = Callable[..., Any]
+
+
+class TraceGraph(pyro.infer.TraceGraph_ELBO):
+    r"""The ELBO with score-function terms weighted by the costs downstream of each draw alone.
+
+    .. math:: \nabla_\phi L = E\Big[\sum_i \nabla_\phi \log q(z_i|\cdot) \, C_i\Big], \qquad
+        C_i = \text{the terms of } \log p - \log q \text{ that depend on } z_i
+
+    Unbiased; the variance is at most that of `Trace`, and less for several discrete sites that do not depend on each
+    other. Reparameterised sites get the pathwise gradient. A site may name a baseline in `infer`. This is Pyro's
+    estimator, with the `differentiable_loss` that it lacks; particles run one at a time unless `vectorize_particles`.
+
+    Reference: Schulman et al. 2015, arXiv 1506.05254; Mnih and Gregor 2014, arXiv 1402.0030 (baselines).
+    """
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """Negative ELBO in nats, summed over the data, as a tensor whose gradient is the estimator's."""
+        elbo, surrogate = (torch.as_tensor(v) for v in self._loss_and_surrogate_loss(model, guide, args, kwargs))
+        return surrogate - surrogate.detach() - elbo.detach()

@@ -1,0 +1,95 @@
+"""What every pair with known answers offers."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Oracle", "expected_log_mean"]
+
+
+class Oracle(nn.Module):
+    """A model/guide pair whose log p(x), ELBO and importance-weighted bounds are known, with their gradients.
+
+    Every value is differentiable in the parameters, so the gradient of `elbo(x).sum()` is what an unbiased estimator's
+    gradient is in expectation. Parameters are float64, and so must `x` be. Subclass it for a pair of your own:
+    `check_estimator` takes it.
+    """
+
+    guide_parameters: ClassVar[tuple[str, ...]] = ()  # names of the guide's; all others are the model's
+    reparameterised: ClassVar[bool] = False  # whether all latent sites are
+
+    def model(self, x: Tensor) -> None:
+        """The generative model of `x`, N data along the first dimension."""
+        raise NotImplementedError(f"{type(self).__name__} must define model(x)")
+
+    def guide(self, x: Tensor) -> None:
+        """The guide of the same latent sites."""
+        raise NotImplementedError(f"{type(self).__name__} must define guide(x)")
+
+    def simulate(self, n: int) -> Tensor:
+        """`n` data drawn from the model."""
+        raise NotImplementedError(f"{type(self).__name__} must define simulate(n)")
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x), `(N,)`, nats."""
+        raise NotImplementedError(f"{type(self).__name__} must define log_prob(x)")
+
+    def elbo(self, x: Tensor, weight: float = 1.0) -> Tensor:
+        """The ELBO with its KL times `weight`, `(N,)`, nats."""
+        raise NotImplementedError(f"{type(self).__name__} must define elbo(x, weight)")
+
+    def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x, z) - log q(z|x) and log q of M points that stand for all of q, `(M, N)` each.
+
+        The points are all states of discrete latents, and a fine grid over Gaussian ones; their probabilities sum to
+        one over the first dimension.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define weights(x)")
+
+    def iwae(self, x: Tensor, num_particles: int) -> Tensor:
+        """The importance-weighted bound L_K of K particles, `(N,)`, nats: see `expected_log_mean`."""
+        return expected_log_mean(*self.weights(x), num_particles)
+
+    def at_posterior(self) -> Oracle | None:
+        """A copy whose guide can be, and is, the exact posterior; None where there is none.
+
+        There the ELBO, every L_K and log p(x) are one number, and each importance weight is p(x).
+        """
+        return None
+
+
+def expected_log_mean(log_w: Tensor, log_mass: Tensor, num_particles: int) -> Tensor:
+    r"""`E[log mean_k w_k]` over K independent weights, exactly, for any K.
+
+    .. math:: E[\log S] = \int_0^\infty \frac{e^{-t} - E[e^{-t S}]}{t} \, dt, \qquad
+        E\big[e^{-t \sum_k w_k}\big] = E[e^{-t w}]^K
+
+    Frullani's integral of the logarithm turns the expectation over K draws into one over a single draw. The integral
+    over log t is by the trapezoidal rule, whose error for so smooth a function is of the order of rounding; only
+    the chance that all K weights are below e^-200 of their mean is left out.
+
+    Args:
+        log_w: Log-weights of M points, `(M, N)`.
+        log_mass: Log-probabilities of the points, `(M, N)` or `(M, 1)`, summing to one over M.
+        num_particles: K.
+
+    Returns:
+        `(N,)`, differentiable in both tensors.
+    """
+    if num_particles < 1:
+        raise ValueError(f"num_particles must be at least 1, got {num_particles}")
+    if num_particles == 1:
+        return (log_mass.exp() * log_w).sum(0)
+    total = (log_w + log_mass).logsumexp(0)
+    v = (log_w - total).exp()  # of mean one
+    step = 0.5
+    integral = torch.zeros_like(total)
+    for u in torch.arange(-36.0, 200.0, step, dtype=log_w.dtype, device=log_w.device).split(64):
+        t = u.exp().reshape(-1, 1, 1)
+        power = num_particles * (log_mass - t * v).logsumexp(1)
+        integral = integral + step * ((-t.squeeze(-1)).exp() - power.exp()).sum(0)
+    return total - math.log(num_particles) + integral
