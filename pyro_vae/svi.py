@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import pyro.infer
@@ -10,6 +11,9 @@ import torch
 from pyro import poutine
 from pyro.optim import PyroOptim
 from torch import Tensor
+
+from pyro_vae.compiled import CompiledGradients, modules_called
+from pyro_vae.precision import Precision, networks_in, precision_dtype
 
 __all__ = ["SVI", "fused_adam"]
 
@@ -40,6 +44,11 @@ class SVI:
         loss: A `pyro.infer.ELBO` (of this library, of Pyro or your own), or a function `(model, guide, *args, **kwargs)
             -> tensor`. Summed over the data, as in Pyro.
         clip_norm: Rescale the gradient to at most this norm, if given.
+        compile: Record loss and gradients of the pair after the first step and compile the graph, which takes 10 to
+            30 seconds; what cannot be compiled runs eagerly, after a warning with the reason. `.compile` may be set
+            between steps. See `pyro_vae.compiled` for what is recorded and how it is checked.
+        precision: "float32"; "bfloat16" or "float16" run the networks (whatever is an `nn.Module`) so, and everything
+            outside them, log-probabilities and their sums above all, as before. "float16" scales the loss.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -65,6 +74,8 @@ class SVI:
         loss: pyro.infer.ELBO | Callable[..., Any] | None = None,
         *,
         clip_norm: float | None = None,
+        compile: bool = False,
+        precision: Precision = "float32",
     ) -> None:
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm must be positive, got {clip_norm}")
@@ -87,6 +98,14 @@ class SVI:
         self._factory: Any = None if ready else (optim or fused_adam())
         self._params: dict[Tensor, str] = {}
         self._trains = False
+        self.compile = compile
+        self._compiled: CompiledGradients | None = None
+        self._dtype = precision_dtype(precision)
+        self._scaler: torch.amp.GradScaler | None = None
+        if self._dtype == torch.float16 and self.pyro_optim is not None:
+            raise ValueError(
+                "precision='float16' scales the loss, which a PyroOptim cannot undo: use a torch optimizer"
+            )
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -105,8 +124,14 @@ class SVI:
         Raises:
             ValueError: If the loss depends on no parameter, or on none that the optimizer holds.
         """
-        with poutine.trace(param_only=True) as capture:
-            loss, rescaled = self._backward(scale, args, kwargs or {})
+        kwargs = kwargs or {}
+        if self.compile and self._compiled is not None:
+            compiled = self._compiled.call(list(self._params), args, kwargs, self._scaled(scale))
+            if compiled is not None:
+                return compiled
+        look = modules_called() if self.compile and self._compiled is None else nullcontext()
+        with poutine.trace(param_only=True) as capture, look as modules:
+            loss, rescaled = self._backward(scale, args, kwargs)
         found: Any = capture.trace.nodes
         self._register((name, site["value"].unconstrained()) for name, site in found.items())
         if not self._trains and all(p.grad is None for p in self._held()):
@@ -114,14 +139,23 @@ class SVI:
         self._trains = True
         if not rescaled and scale != 1.0:
             torch._foreach_mul_([p.grad for p in {*self._held(), *self._params} if p.grad is not None], scale)
+        if modules is not None:
+            loss_of = None if self._differentiable() is None else self._loss_of
+            self._compiled = CompiledGradients(loss_of, self.loss, modules)
         return loss
 
     def update(self) -> None:
         """Move the parameters along the gradients left by `gradients`, then clear these."""
+        scaler = self._scaler
+        if scaler is not None and self.optimizer is not None:
+            scaler.unscale_(self.optimizer)
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._held(), self.clip_norm)
         if self.pyro_optim is not None:
             self.pyro_optim([p for p in self._params if p.grad is not None])
+        elif self.optimizer is not None and scaler is not None:
+            scaler.step(self.optimizer)  # not at all, if a gradient overflowed
+            scaler.update()
         elif self.optimizer is not None:
             self.optimizer.step()
         self.zero_grad()
@@ -139,22 +173,41 @@ class SVI:
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The loss without a gradient (0-d tensor, nats summed over the batch)."""
-        with torch.no_grad():
+        with torch.no_grad(), networks_in(self._dtype, self.model, self.guide):
             loss = getattr(self.loss, "loss", self.loss)
             return torch.as_tensor(loss(self.model, self.guide, *args, **kwargs))
 
-    def _backward(self, scale: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
-        differentiable: Any = self.loss
+    def _differentiable(self) -> Any:
+        """The loss as a function with a gradient; None for Pyro's own RenyiELBO and TraceGraph_ELBO."""
         if isinstance(self.loss, pyro.infer.ELBO):
-            differentiable = getattr(self.loss, "differentiable_loss", None)
-        if differentiable is None:  # Pyro's RenyiELBO and TraceGraph_ELBO only offer loss_and_grads
+            return getattr(self.loss, "differentiable_loss", None)
+        return self.loss
+
+    def _loss_of(self, *args: Any, **kwargs: Any) -> Tensor:
+        with networks_in(self._dtype, self.model, self.guide):
+            return self._differentiable()(self.model, self.guide, *args, **kwargs)
+
+    def _scaled(self, scale: float) -> Any:
+        """What the loss is multiplied with before its gradient is taken."""
+        if self._dtype != torch.float16:
+            return scale
+        if self._scaler is None:
+            devices = {p.device for p in self._params} or {torch.device("cpu")}
+            self._scaler = torch.amp.GradScaler(next(iter(devices)).type)
+        device = next(iter(self._params), torch.empty(0)).device
+        return self._scaler.scale(torch.tensor(scale, device=device))
+
+    def _backward(self, scale: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
+        if self._differentiable() is None:
+            if self._dtype is not None:
+                raise ValueError(f"{type(self.loss).__name__} has no differentiable_loss, so no precision but float32")
             loss: Any = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
             # ReweightedWakeSleep has one loss for the model and one for the guide
             return (tuple(map(torch.as_tensor, loss)) if isinstance(loss, tuple) else torch.as_tensor(loss)), False
-        loss = differentiable(self.model, self.guide, *args, **kwargs)
+        loss = self._loss_of(*args, **kwargs)
         if not loss.requires_grad:
             raise ValueError(_NO_PARAMETERS)
-        (loss * scale).backward()
+        (loss * self._scaled(scale)).backward()
         return loss.detach(), True
 
     def _register(self, found: Iterable[tuple[str, Tensor]]) -> None:

@@ -15,81 +15,7 @@ from torch import Tensor, nn
 
 from pyro_vae.elbo import WeightedKL
 from pyro_vae.elbo.relaxed import Cooling, Relaxed
-
-
-class BitsAndClasses(nn.Module):
-    """Independent bits and a one-hot class under Bernoulli observations; everything by enumeration."""
-
-    def __init__(self, data_dim: int = 3, bits: int = 2, classes: int = 3, seed: int = 0) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-
-        def normal(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.randn(*shape, generator=generator, dtype=torch.float64))
-
-        self.bits, self.classes = bits, classes
-        if bits:
-            self.prior_bits, self.encoder_bits = normal(bits), normal(bits, data_dim)
-        if classes:
-            self.prior_class, self.encoder_class = normal(classes), normal(classes, data_dim)
-        self.weight, self.bias = normal(bits + classes, data_dim), normal(data_dim)
-
-    def likelihood(self, z: Tensor) -> Any:
-        """p(x | bits and class), `(*, B + C)`."""
-        return dist.Bernoulli(logits=2 * torch.tanh(z @ self.weight) * z.sum(-1, keepdim=True) + self.bias).to_event(1)
-
-    def model(self, x: Tensor) -> None:
-        """The generative model of binary `x`, `(N, D)`."""
-        pyro.module(f"bits_{id(self)}", self)
-        parts = []
-        with pyro.plate("data", len(x)):
-            if self.bits:
-                parts.append(pyro.sample("b", dist.Bernoulli(logits=self.prior_bits).to_event(1)))
-            if self.classes:
-                parts.append(pyro.sample("c", dist.OneHotCategorical(logits=self.prior_class)))
-            parts = [p.expand(torch.broadcast_shapes(p.shape[:-1], (len(x),)) + p.shape[-1:]) for p in parts]
-            pyro.sample("x", self.likelihood(torch.cat(parts, -1)), obs=x)
-
-    def guide(self, x: Tensor) -> None:
-        """The amortised guide, in the opposite order."""
-        pyro.module(f"bits_{id(self)}", self)
-        with pyro.plate("data", len(x)):
-            if self.bits:
-                pyro.sample("b", dist.Bernoulli(logits=x @ self.encoder_bits.T).to_event(1))
-            if self.classes:
-                pyro.sample("c", dist.OneHotCategorical(logits=x @ self.encoder_class.T))
-
-    def states(self) -> Tensor:
-        """Every latent state, `(S, B + C)`."""
-        bits = list(itertools.product((0.0, 1.0), repeat=self.bits))
-        classes = torch.eye(self.classes).tolist() or [[]]
-        return torch.tensor([[*b, *c] for b in bits for c in classes], dtype=torch.float64)
-
-    def log_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x, z) and log q(z|x) of every state, `(N, S)`."""
-        z, n = self.states(), len(x)
-        b, c = z.split([self.bits, self.classes], -1)
-        log_p, log_q = self.likelihood(z).log_prob(x.unsqueeze(1)), x.new_zeros(n, len(z))
-        if self.bits:
-            log_p = log_p + dist.Bernoulli(logits=self.prior_bits).to_event(1).log_prob(b)
-            logits = (x @ self.encoder_bits.T).unsqueeze(1)
-            log_q = log_q + dist.Bernoulli(logits=logits).to_event(1).log_prob(b)
-        if self.classes:
-            log_p = log_p + dist.OneHotCategorical(logits=self.prior_class).log_prob(c)
-            log_q = log_q + dist.OneHotCategorical(logits=(x @ self.encoder_class.T).unsqueeze(1)).log_prob(c)
-        return log_p, log_q
-
-    def elbo(self, x: Tensor) -> Tensor:
-        """The ELBO, `(N,)`."""
-        log_p, log_q = self.log_weights(x)
-        return (log_q.exp() * (log_p - log_q)).sum(-1)
-
-    def kl(self, x: Tensor) -> Tensor:
-        """KL(q(z|x) || p(z)), `(N,)`."""
-        log_p, log_q = self.log_weights(x)
-        given = self.likelihood(self.states()).log_prob(x.unsqueeze(1))
-        return (log_q.exp() * (log_q - log_p + given)).sum(-1)
-
+from pyro_vae.oracles import BitsAndClasses
 
 SIZES = [(2, 0), (0, 3), (2, 3)]
 X = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
@@ -119,9 +45,10 @@ def test_the_value_goes_to_the_discrete_elbo(bits: int, classes: int) -> None:
 
 @pytest.mark.parametrize("temperature", [0.2, 2.0])
 @pytest.mark.parametrize("particles", [1, 3])
-def test_the_value_of_straight_through_is_the_discrete_elbo(temperature: float, particles: int) -> None:
+@pytest.mark.parametrize("through", [True, "mean"])
+def test_the_value_of_straight_through_is_the_discrete_elbo(temperature: float, particles: int, through: Any) -> None:
     pair = BitsAndClasses()
-    elbo = Relaxed(temperature=temperature, straight_through=True, num_particles=particles)
+    elbo = Relaxed(temperature=temperature, straight_through=through, num_particles=particles)
     losses = torch.stack([elbo.loss(pair.model, pair.guide, X.repeat(2000, 1)) / 2000 for _ in range(20)])
     error = float(losses.std() / math.sqrt(20))
     assert abs(float(losses.mean() + pair.elbo(X).detach().sum())) < 4.5 * error
@@ -135,6 +62,50 @@ def test_the_gradient_goes_to_the_exact_one(bits: int, classes: int, options: An
     elbo = Relaxed(temperature=0.1, **options)
     found = flat_gradient(elbo.differentiable_loss(pair.model, pair.guide, X.repeat(20_000, 1)) / 20_000, pair)
     assert float(torch.cosine_similarity(exact, found, dim=0)) > 0.98
+
+
+@pytest.mark.parametrize(("bits", "classes"), SIZES)
+@pytest.mark.parametrize("options", [{}, {"num_particles": 2}, {"num_particles": 2, "vectorize_particles": False}])
+def test_the_gradient_through_the_mean_is_the_expected_slope(bits: int, classes: int, options: Any) -> None:
+    """It is biased, so what it goes to is enumerated: the slope at every state, weighed by q, times the mean's."""
+    pair = BitsAndClasses(bits=bits, classes=classes)
+    log_q = pair.log_weights(X)[1].detach()
+    states = pair.states().expand(len(X), -1, -1).clone().requires_grad_()
+    likelihood = (log_q.exp() * pair.likelihood(states).log_prob(X.unsqueeze(1))).sum()
+    slopes = torch.autograd.grad(likelihood, states, retain_graph=True)[0].sum(1)  # (N, B + C)
+    means = [(X @ pair.encoder_bits.T).sigmoid()] if bits else []
+    means += [(X @ pair.encoder_class.T).softmax(-1)] if classes else []
+    expected = flat_gradient(pair.kl(X).sum() - likelihood - (slopes * torch.cat(means, -1)).sum(), pair)
+    elbo = Relaxed(straight_through="mean", **options)
+    draws = torch.stack(
+        [
+            flat_gradient(elbo.differentiable_loss(pair.model, pair.guide, X.repeat(500, 1)) / 500, pair)
+            for _ in range(30)
+        ]
+    )
+    error = draws.std(0) / math.sqrt(30)
+    assert ((draws.mean(0) - expected).abs() < 4.5 * error + 1e-9).all()
+    exact = flat_gradient(-pair.elbo(X).sum(), pair)
+    assert ((exact - expected).abs() > 9 * error + 1e-9).any()  # else nothing was told apart
+
+
+def test_the_gradient_through_the_mean_is_exact_for_a_linear_likelihood() -> None:
+    logits = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    slope = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.OneHotCategorical(logits=torch.zeros_like(slope)))
+            pyro.factor("linear", z @ slope)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.OneHotCategorical(logits=logits))
+
+    q = logits.softmax(-1)
+    exact = torch.autograd.grad((q * (q.log() + math.log(3)) - q * slope).sum(), logits)[0]
+    loss = Relaxed(straight_through="mean").differentiable_loss(model, guide, torch.zeros(4))
+    torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], exact)
 
 
 def test_a_high_temperature_is_biased_and_a_low_one_noisy() -> None:
@@ -188,8 +159,8 @@ def test_relaxed_densities_agree_with_quadrature(prior_temperature: float | None
     assert abs(float(losses.mean() + exact.detach())) < 4.5 * float(losses.std()) / math.sqrt(20) + 1e-3
 
 
-@pytest.mark.parametrize("straight_through", [True, False])
-def test_what_the_programs_see(straight_through: bool) -> None:
+@pytest.mark.parametrize("straight_through", [True, False, "mean"])
+def test_what_the_programs_see(straight_through: Any) -> None:
     pair, seen = BitsAndClasses(), {}
 
     def model(x: Tensor) -> None:
@@ -208,13 +179,14 @@ def test_what_the_programs_see(straight_through: bool) -> None:
     assert torch.equal(seen["c"], seen["qc"])
     assert torch.all((seen["b"] >= 0) & (seen["b"] <= 1))
     torch.testing.assert_close(seen["c"].sum(-1), torch.ones(200, dtype=torch.float64))
-    assert bool(((seen["b"] == 0) | (seen["b"] == 1)).all()) == straight_through
-    assert bool(((seen["c"] == 0) | (seen["c"] == 1)).all()) == straight_through
+    assert bool(((seen["b"] == 0) | (seen["b"] == 1)).all()) == bool(straight_through)
+    assert bool(((seen["c"] == 0) | (seen["c"] == 1)).all()) == bool(straight_through)
     assert seen["b"].requires_grad
     assert seen["c"].requires_grad
 
 
-def test_a_second_layer_conditions_on_the_first() -> None:
+@pytest.mark.parametrize("through", [True, "mean"])
+def test_a_second_layer_conditions_on_the_first(through: Any) -> None:
     """Guide and model draw in one order, so that every KL is known given the layer before."""
     mixing = nn.Parameter(torch.tensor([[0.8, -1.0], [0.3, 1.2]]))
 
@@ -239,7 +211,7 @@ def test_a_second_layer_conditions_on_the_first() -> None:
         log_p = log_p + dist.Bernoulli(logits=a @ mixing).to_event(1).log_prob(b)
         log_p = log_p + dist.Normal(a.sum() - b[0] * b[1], 1.0).log_prob(x)
         exact = exact + (log_q.exp() * (log_p - log_q)).sum()
-    elbo = Relaxed(temperature=0.5, straight_through=True, num_particles=4)
+    elbo = Relaxed(temperature=0.5, straight_through=through, num_particles=4)
     losses = torch.stack([elbo.loss(model, guide, x.repeat(1000)) / 1000 for _ in range(20)])
     assert abs(float(losses.mean() + exact.detach())) < 4.5 * float(losses.std()) / math.sqrt(20)
 
@@ -253,7 +225,8 @@ def test_a_second_layer_conditions_on_the_first() -> None:
     assert torch.isfinite(Relaxed(prior="relaxed").loss(model, other_way_round, x))
 
 
-def test_extra_plates_masks_and_a_gaussian_beside() -> None:
+@pytest.mark.parametrize("through", [True, "mean"])
+def test_extra_plates_masks_and_a_gaussian_beside(through: Any) -> None:
     x = torch.randn(5, dtype=torch.float64)
     mask: Any = torch.tensor([True, False, True, True, False])
     logits = torch.randn(2, 5, dtype=torch.float64)
@@ -277,7 +250,7 @@ def test_extra_plates_masks_and_a_gaussian_beside() -> None:
     kl = kl + 0.5 * ((0.5 * x).square() + 0.64 - math.log(0.64) - 1)
     square = (0.5 * x + q.sum(0) - x).square() + 0.64 + (q * (1 - q)).sum(0)
     exact = ((-0.5 * math.log(2 * math.pi) - 0.5 * square) * mask - kl).sum()
-    elbo = Relaxed(temperature=0.5, straight_through=True, num_particles=500)
+    elbo = Relaxed(temperature=0.5, straight_through=through, num_particles=500)
     losses = torch.stack([elbo.loss(model, guide, x) for _ in range(20)])
     assert abs(float(losses.mean() + exact)) < 4.5 * float(losses.std()) / math.sqrt(20)
 
@@ -375,6 +348,8 @@ def test_what_is_refused(model: Any, guide: Any, message: str) -> None:
         ({"temperature": 0.0}, "temperature must be"),
         ({"temperature": math.inf}, "temperature must be"),
         ({"prior": "other"}, "'discrete' or 'relaxed'"),
+        ({"straight_through": "median"}, "False, True or 'mean', got 'median'"),
+        ({"straight_through": "mean", "prior": "relaxed"}, "no relaxed density is known"),
         ({"prior_temperature": 0.5}, "give prior='relaxed'"),
         ({"prior": "relaxed", "prior_temperature": -1.0}, "temperature must be"),
     ],

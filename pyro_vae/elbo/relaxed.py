@@ -19,7 +19,7 @@ from torch.distributions.utils import clamp_probs
 
 from pyro_vae.elbo.bounds import TensorELBO, observed_log_prob, sampled_kl, scaled_unlike
 from pyro_vae.elbo.terms import kl_sites
-from pyro_vae.elbo.tracing import PairTrace, Site, sample_sites
+from pyro_vae.elbo.tracing import PairTrace, Site, is_recording, sample_sites
 
 __all__ = ["Cooling", "Relaxed", "bare", "is_relaxable"]
 
@@ -34,6 +34,16 @@ class LogitConcrete(dist.Logistic):
         """Draw by inversion; a uniform draw of exactly 0 comes up in float32, and Pyro's then gives -inf."""
         uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
         return self.icdf(clamp_probs(uniform))
+
+
+class BernoulliThrough(dist.Bernoulli):
+    """A Bernoulli variable whose draws carry the gradient of its mean, as `OneHotCategoricalStraightThrough` has it."""
+
+    has_rsample = True
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Exactly 0 or 1, with the derivative of the probability."""
+        return self.sample(sample_shape) + (self.probs - self.probs.detach())
 
 
 class LogConcrete(ExpRelaxedCategorical, TorchDistributionMixin):
@@ -78,9 +88,10 @@ class Relaxed(TensorELBO):
     Args:
         temperature: tau > 0, or a function of the number of gradients taken so far, as `Cooling`. Assign `.temperature`
             to change it between steps, which ends such a schedule; it is held in a tensor.
-        straight_through: Hand the programs the discrete draw, exactly 0 or 1, and differentiate as if it were the
-            relaxed one. With `prior="discrete"` the value then is unbiased for the discrete ELBO itself; the gradient
-            is still biased.
+        straight_through: Hand the programs the discrete draw, exactly 0 or 1. True (straight-through Gumbel-Softmax):
+            differentiate as if it were the relaxed draw. "mean" (the straight-through estimator): as if it were the
+            probabilities of q, whatever the temperature; right on average where the likelihood is linear in the draw.
+            With `prior="discrete"` the value then is unbiased for the discrete ELBO itself; the gradient is biased.
         prior: The KL term. "discrete" (Jang et al.): the analytic KL between the discrete guide and prior, as in most
             implementations; the value is no bound of any model. "relaxed" (Maddison et al.): the densities of the
             relaxed variables, by which the value is a lower bound on log p(x) of the relaxed model. Their KL is larger
@@ -94,7 +105,8 @@ class Relaxed(TensorELBO):
             `prior="discrete"` where the KL is not known given the latents drawn before it (a guide ordered unlike the
             model, unequal masks or scales).
 
-    Reference: Maddison et al. 2017, arXiv 1611.00712; Jang et al. 2017, arXiv 1611.01144.
+    Reference: Maddison et al. 2017, arXiv 1611.00712; Jang et al. 2017, arXiv 1611.01144; Bengio et al. 2013, arXiv
+    1308.3432 (straight-through).
     """
 
     bound: ClassVar[str] = "own"
@@ -103,13 +115,17 @@ class Relaxed(TensorELBO):
         self,
         num_particles: int = 1,
         temperature: float | Callable[[int], float] = 0.5,
-        straight_through: bool = False,
+        straight_through: bool | Literal["mean"] = False,
         prior: Literal["discrete", "relaxed"] = "discrete",
         prior_temperature: float | None = None,
         vectorize_particles: bool | None = None,
     ) -> None:
         if prior not in ("discrete", "relaxed"):
             raise ValueError(f"prior must be 'discrete' or 'relaxed', got {prior!r}")
+        if straight_through not in (False, True, "mean"):
+            raise ValueError(f"straight_through must be False, True or 'mean', got {straight_through!r}")
+        if straight_through == "mean" and prior == "relaxed":
+            raise ValueError("straight_through='mean' relaxes no draw, so no relaxed density is known: leave out prior")
         if prior_temperature is not None and prior == "discrete":
             raise ValueError("prior_temperature is of a relaxed prior: give prior='relaxed' as well")
         super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
@@ -133,10 +149,15 @@ class Relaxed(TensorELBO):
         self._temperature.fill_(_positive(value))
         self._schedule = None
 
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+    def advance(self) -> None:
+        """Move on to the temperature of the next gradient."""
         if self._schedule is not None:
             self._temperature.fill_(_positive(self._schedule(self.steps)))
-        self.steps += torch.is_grad_enabled()
+        self.steps += 1
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        if torch.is_grad_enabled() and not is_recording():
+            self.advance()
         return super().differentiable_loss(*self._relaxed(model, guide), *args, **kwargs)
 
     def layout(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any) -> tuple[int, int | None]:
@@ -177,10 +198,13 @@ class Relaxed(TensorELBO):
 class _Relax(Messenger):
     """Draws relaxed values at the discrete latent sites of a program and hands it points in [0, 1].
 
-    The trace keeps the values before the sigmoid or softmax. `keep` leaves the site's own distribution in place.
+    The trace keeps the values before the sigmoid or softmax, or the discrete draws where these carry the gradient of
+    their mean. `keep` leaves the site's own distribution in place.
     """
 
-    def __init__(self, temperature: Tensor, straight_through: bool, *, of_guide: bool, keep: bool) -> None:
+    def __init__(
+        self, temperature: Tensor, straight_through: bool | Literal["mean"], *, of_guide: bool, keep: bool
+    ) -> None:
         super().__init__()
         self.temperature, self.straight_through = temperature, straight_through
         self.of_guide, self.keep = of_guide, keep
@@ -193,13 +217,13 @@ class _Relax(Messenger):
             msg[DISCRETE] = fn  # not under "infer", which a replay overwrites
             if not self.keep:
                 # a copy, so that the temperature may be set before the gradient is taken
-                msg["fn"] = relax(fn, self.temperature.clone())
+                msg["fn"] = relax(fn, None if self.straight_through == "mean" else self.temperature.clone())
         elif isinstance(bare(fn), dist.Categorical) or (self.of_guide and not fn.has_rsample):
             raise ValueError(_refusal(msg["name"], fn))
 
     def _pyro_post_sample(self, msg: Any) -> None:
         # runs after the surrounding trace has taken its copy of the site
-        if DISCRETE not in msg:
+        if DISCRETE not in msg or self.straight_through == "mean":
             return
         is_bernoulli = isinstance(bare(msg[DISCRETE]), dist.Bernoulli)
         soft = msg["value"].sigmoid() if is_bernoulli else msg["value"].softmax(-1)
@@ -224,13 +248,19 @@ def is_relaxable(fn: Any) -> bool:
     return isinstance(bare(fn), torch.distributions.Bernoulli | torch.distributions.OneHotCategorical)
 
 
-def relax(fn: Any, temperature: Tensor) -> Any:
-    """The distribution of the relaxed variable before its sigmoid or softmax, of the shapes of `fn`."""
+def relax(fn: Any, temperature: Tensor | None) -> Any:
+    """The distribution of the relaxed variable before its sigmoid or softmax, of the shapes of `fn`.
+
+    Without a temperature, `fn` with the gradient of its mean.
+    """
     if isinstance(fn, torch.distributions.Independent):
         return relax(fn.base_dist, temperature).to_event(fn.reinterpreted_batch_ndims)
     if isinstance(fn, dist.MaskedDistribution):
         return relax(fn.base_dist, temperature).mask(fn._mask)
-    if isinstance(fn, torch.distributions.Bernoulli):
+    is_bernoulli = isinstance(fn, torch.distributions.Bernoulli)
+    if temperature is None:
+        return (BernoulliThrough if is_bernoulli else dist.OneHotCategoricalStraightThrough)(logits=fn.logits)
+    if is_bernoulli:
         return LogitConcrete(fn.logits / temperature, torch.ones_like(fn.logits) / temperature)
     return LogConcrete(temperature, logits=fn.logits)
 

@@ -53,7 +53,8 @@ class Reinforce(SurrogateELBO):
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
         self.baseline, self.decay, self.every_site = baseline, decay, every_site
-        self._average: Tensor | None = None
+        # tensors, changed in place, so that a compiled step carries them on
+        self._average, self._steps = torch.zeros(()), torch.zeros(())
 
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
         k = len(log_w)
@@ -70,10 +71,11 @@ class Reinforce(SurrogateELBO):
             return (log_w.sum(0) - log_w) / (len(log_w) - 1)
         if self.baseline == "running":
             # the average of earlier steps alone: with this step's draws in it the gradient would be biased
-            before = self._average
-            mean = log_w.mean()
-            self._average = mean if before is None else self.decay * before + (1 - self.decay) * mean
-            return 0.0 if before is None else before
+            self._average, self._steps = self._average.to(log_w), self._steps.to(log_w.device)
+            before = self._average.clone()
+            self._average.lerp_(log_w.mean(), torch.where(self._steps > 0, 1 - self.decay, 1.0).to(log_w))
+            self._steps.add_(1)
+            return before
         return self._predict(*args)
 
     def _predict(self, *args: Any) -> Tensor:

@@ -23,11 +23,13 @@ __all__ = [
     "checked_pair",
     "data_plate",
     "fork_rng",
+    "is_recording",
     "joint_log_weight",
     "log_prob",
     "log_weights",
     "particles_agree",
     "plate_nesting",
+    "recording",
     "sample_sites",
     "sum_to_data",
     "trace_pair",
@@ -46,6 +48,25 @@ def fork_rng(seed: int | None = None) -> Iterator[None]:
         if seed is not None:
             torch.manual_seed(seed)
         yield
+
+
+_recording = False
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Within it, objectives compute their loss without moving on in their schedules."""
+    global _recording
+    before, _recording = _recording, True
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+def is_recording() -> bool:
+    """Whether the loss is being recorded, or compared, rather than trained on."""
+    return _recording
 
 
 @dataclass

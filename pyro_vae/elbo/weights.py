@@ -74,6 +74,10 @@ class WeightedKL(pyro.infer.ELBO):
             self._wrapped = (model, guide, scale(model), scale(guide))
         return self._wrapped[2:]
 
+    def advance(self) -> None:
+        """Let the wrapped ELBO move on in its own schedule, if it has one."""
+        getattr(self.elbo, "advance", lambda: None)()
+
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
         """The wrapped ELBO's loss of the weighted pair."""
         return self.elbo.loss(*self._scaled(model, guide), *args, **kwargs)
