@@ -4,6 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyro_vae.conditionals.base import Conditional, bounded_exp, soft_bound
+from pyro_vae.conditionals.flows import (
+    CouplingFlow,
+    Flow,
+    FlowDistribution,
+    InverseAutoregressiveFlow,
+    PlanarFlow,
+    RadialFlow,
+    SplineFlow,
+)
 from pyro_vae.conditionals.likelihoods import (
     Bernoulli,
     Categorical,
@@ -14,7 +23,7 @@ from pyro_vae.conditionals.likelihoods import (
     Normal,
     Poisson,
 )
-from pyro_vae.conditionals.posteriors import DiagonalNormal, FullNormal
+from pyro_vae.conditionals.posteriors import DiagonalNormal, FullNormal, LowRankNormal
 from pyro_vae.nets import lookup
 
 __all__ = [
@@ -24,13 +33,21 @@ __all__ = [
     "Categorical",
     "Conditional",
     "ContinuousBernoulli",
+    "CouplingFlow",
     "DiagonalNormal",
     "DiscretizedLogistic",
+    "Flow",
+    "FlowDistribution",
     "FullNormal",
+    "InverseAutoregressiveFlow",
     "Laplace",
     "Likelihood",
+    "LowRankNormal",
     "Normal",
+    "PlanarFlow",
     "Poisson",
+    "RadialFlow",
+    "SplineFlow",
     "bounded_exp",
     "likelihood",
     "posterior",
@@ -46,7 +63,16 @@ LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     "discretized_logistic": DiscretizedLogistic,
     "poisson": Poisson,
 }
-POSTERIORS: dict[str, Callable[..., Conditional]] = {"diagonal_normal": DiagonalNormal, "full_normal": FullNormal}
+POSTERIORS: dict[str, Callable[..., Conditional]] = {
+    "diagonal_normal": DiagonalNormal,
+    "full_normal": FullNormal,
+    "low_rank_normal": LowRankNormal,
+    "planar": PlanarFlow,
+    "radial": RadialFlow,
+    "iaf": InverseAutoregressiveFlow,
+    "coupling": CouplingFlow,
+    "spline": SplineFlow,
+}
 
 
 def likelihood(name: str, shape: int | Sequence[int], **arguments: Any) -> Likelihood:
