@@ -1,0 +1,132 @@
+"""The aggregate posterior of a guide: the mixture of q(z|x) over the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae.elbo.tracing import (
+    PARTICLE_PLATE,
+    PairTrace,
+    data_plate,
+    log_prob,
+    plate_nesting,
+    sample_sites,
+    sum_to_data,
+)
+from pyro_vae.evaluate.chunks import default_memory, row_bytes, slices, take
+
+__all__ = ["AggregatePosterior"]
+
+Program = Callable[..., Any]
+Data = tuple[tuple[Any, ...], dict[str, Any]]
+CPU_PAIRS = 2**15  # of draws and data at once: many more fall out of the cache
+
+
+class AggregatePosterior:
+    r"""The exact mixture :math:`q(z) = \frac1N \sum_n q(z|x_n)` over N data, of any guide.
+
+    The guide runs on the data with the draws of all its sites held, so that z may be several sites which depend on each
+    other. One density costs as much as N of the guide's.
+
+    Args:
+        guide: The guide.
+        args, kwargs: What it takes; the N data come first.
+        traces: A run of the pair on `few` data, which shows where its sites stand.
+        few: The number of data in that run.
+        vectorize: Whether the guide takes a leading particle dimension.
+        rows: Data per run.
+    """
+
+    def __init__(
+        self,
+        guide: Program,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        traces: PairTrace,
+        few: int,
+        vectorize: bool,
+        rows: int,
+    ) -> None:
+        self.guide, self.vectorize = guide, vectorize
+        self.size, self.device = len(args[0]), args[0].device
+        self.plate, self.nesting = data_plate(traces, few), plate_nesting(traces.model, traces.guide)
+        self.dims = {name: site["value"].dim() for name, site in sample_sites(traces.guide)}
+        self.data = [take(args, kwargs, *part) for part in slices(self.size, rows)]
+        self.chunk: int | None = None  # draws at once
+        self.problem = ""  # why the guide has no density at a given draw
+
+    def as_draws(self, traces: PairTrace) -> dict[str, Tensor]:
+        """The values in a run of the guide on M data as M draws of z: their dimension in front, size 1 for the data."""
+        draws = {}
+        for name, site in sample_sites(traces.guide):
+            value, event_dim = site["value"], site["fn"].event_dim
+            value = value.reshape((1,) * (self.nesting + event_dim - value.dim()) + value.shape)
+            axis = self.plate.dim - event_dim
+            draws[name] = value.movedim(axis, 0).unsqueeze(axis)
+        return draws
+
+    def log_prob(self, draws: dict[str, Tensor], advance: Callable[[int], None] = lambda _: None) -> Tensor:
+        """log q(z) of M draws, shape `(M,)`, in double precision."""
+        if self.chunk is None:
+            self.chunk = self._chunk(draws) if self.vectorize else 1
+        parts = []
+        for start, stop in slices(len(next(iter(draws.values()))), self.chunk):
+            cross = [self._cross(draws, slice(start, stop), data).double().logsumexp(1) for data in self.data]
+            parts.append(torch.stack(cross).logsumexp(0) - math.log(self.size))
+            advance(stop - start)
+        return torch.cat(parts)
+
+    def _chunk(self, draws: dict[str, Tensor]) -> int:
+        """How many draws fit beside the data of one run."""
+        n = len(self.data[0][0][0])
+        pairs = default_memory(self.device) // row_bytes(lambda: self._cross(draws, slice(0, 1), self.data[0]), n)
+        if self.device.type == "cpu":
+            pairs = min(pairs, CPU_PAIRS)
+        return max(1, pairs // n)
+
+    def _cross(self, draws: dict[str, Tensor], part: slice, data: Data) -> Tensor:
+        """log q(z_i | x_j) of some draws and the data of one run, `(I, J)`."""
+        if not self.vectorize:
+            return self.of_one(self.guide, draws, part.start, data).unsqueeze(0)
+        held = {}
+        for name, value in draws.items():
+            shape = list(value[part].shape)
+            shape[self._axis(value)] = len(data[0][0])
+            held[name] = value[part].expand(shape)
+        dim = -1 - self.nesting
+        return self._held(pyro.plate(PARTICLE_PLATE, part.stop - part.start, dim=dim)(self.guide), held, data, dim)
+
+    def of_one(self, program: Program, draws: dict[str, Tensor], index: int, data: Data) -> Tensor:
+        """Log-density of one draw, in the model or in the guide, given each of the data, shape `(N,)`."""
+        held = {}
+        for name, value in draws.items():
+            shape = list(value.shape[1:])
+            shape[self._axis(value)] = len(data[0][0])
+            # in the shape that the guide gave it, for networks that take no other
+            held[name] = value[index].expand(shape).reshape(shape[len(shape) - self.dims[name] :])
+        return self._held(program, held, data, None)
+
+    def _axis(self, value: Tensor) -> int:
+        return self.plate.dim - (value.dim() - 1 - self.nesting)
+
+    def _held(self, program: Program, held: dict[str, Tensor], data: Data, particle_dim: int | None) -> Tensor:
+        args, kwargs = data
+        plate = replace(self.plate, size=len(args[0]))
+        with pyro.validation_enabled(False):  # one datum's draw may lie outside another's support: density zero there
+            trace = prune_subsample_sites(poutine.trace(poutine.condition(program, held)).get_trace(*args, **kwargs))
+            terms = [
+                sum_to_data(log_prob(name, site), plate, particle_dim)
+                for name, site in sample_sites(trace)
+                if name in held
+            ]
+        return torch.stack(torch.broadcast_tensors(*terms)).sum(0)

@@ -1,0 +1,209 @@
+"""The health of a latent space: KL by dimension, active units, mutual information, posterior collapse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.elbo.tracing import PairTrace, data_plate, fork_rng, particles_agree, trace_pair, warn_not_vectorized
+from pyro_vae.evaluate.aggregate import AggregatePosterior
+from pyro_vae.evaluate.chunks import check_data, take
+from pyro_vae.evaluate.latent_figures import dimensions_of, over_data, surgery
+from pyro_vae.evaluate.latent_result import LatentDimension, LatentReport, LatentSite
+from pyro_vae.evaluate.latent_sites import Figures, elements, figures_of, latent_sites, note_on, rows_of
+from pyro_vae.evaluate.modules import beside_networks, eval_mode
+from pyro_vae.progress import progress_bar
+
+__all__ = ["latent_report"]
+
+Program = Callable[..., Any]
+ROWS = 1000  # data per run
+
+
+def latent_report(
+    model: Program,
+    guide: Program,
+    *args: Any,
+    num_samples: int = 4,
+    seed: int | None = 0,
+    progress: bool | None = False,
+    **kwargs: Any,
+) -> LatentReport:
+    r"""Where a pair's latents hold information about the data, and where not.
+
+    The KL of the ELBO, for each site and each of its dimensions, in closed form where that is right; the activity
+    :math:`\mathrm{Var}_x\, E_q[z_j|x]` of each dimension; and the KL taken apart into what the latents tell about
+    the data and what the prior does not fit:
+
+    .. math:: \frac1N \sum_n KL(q(z|x_n) \| p(z)) = I(n; z) + KL(q(z) \| p(z)), \qquad
+        q(z) = \frac1N \sum_n q(z|x_n)
+
+    The mixture q(z) is exact for the N data given, which takes `num_samples` N^2 densities of the guide; a thousand
+    data are usually enough. I(n; z) cannot exceed log N, which is a floor for what the encoder tells about x where it
+    comes near; with more data I(n; z) rises in expectation, and KL(q(z) || p(z)) falls.
+
+    Works for any pair whose sites stand in a plate over the data. Networks are put in evaluation mode for the call.
+
+    Args:
+        model, guide: The pair.
+        *args: The data `x` of shape `(N, ...)`, N at least 2, then whatever else the pair takes, also by keyword;
+            tensors with N rows are per-datum.
+        num_samples: Draws per datum, at least 2.
+        seed: Draw the noise from this seed and leave torch's generators as they were. None continues their stream.
+        progress: Show a bar: True, False, or None (only in a terminal).
+
+    Raises:
+        ValueError: If a site stands outside the plate over the data, if latent sites differ between model and guide, if
+            the pair has no latent site, if a density is NaN, or for fewer than two data or draws.
+
+    Reference: Hoffman and Johnson 2016, ELBO surgery (NIPS workshop on advances in approximate Bayesian inference), for
+    the two parts of the KL; Burda et al. 2016, arXiv 1509.00519, section 5.2, for activity.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        ...         pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
+        >>> def guide(x):
+        ...     loc = torch.stack([x / 2, 0 * x], -1)
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(loc, torch.tensor([0.7, 1.0])).to_event(1))
+        >>> [d.status for d in latent_report(model, guide, torch.linspace(-2, 2, 9)).dimensions]
+        ['active', 'collapsed']
+    """
+    n = check_data(args)
+    args = beside_networks(args, model, guide)
+    if n < 2:
+        raise ValueError("one datum came, but activity and mutual information compare data: give two or more")
+    if num_samples < 2:
+        raise ValueError(f"num_samples must be at least 2, to tell the noise of the draws, got {num_samples}")
+    with torch.no_grad(), eval_mode(model, guide), fork_rng(seed) if seed is not None else nullcontext():
+        aggregate, notes = _aggregate(model, guide, args, kwargs)
+        if aggregate.problem:
+            notes.append(
+                f"no mutual information: the guide has no density at another datum's draw ({aggregate.problem})"
+            )
+        rounds: list[Figures] = []
+        with progress_bar("latent health", n * num_samples, progress) as advance:
+            for _ in range(num_samples):
+                figures, draws, traces = _draw(model, guide, aggregate)
+                missing = torch.full_like(figures["", "log_q"], math.nan)
+                figures["", "log_q_of_all"] = missing if aggregate.problem else aggregate.log_prob(draws, advance)
+                rounds.append(figures)
+        prior = _prior_draws(model, aggregate, traces)
+    found = {key: torch.stack([r[key] for r in rounds]).double().cpu() for key in rounds[0]}  # (S, N) or (S, N, E)
+
+    sites: list[LatentSite] = []
+    dimensions: list[LatentDimension] = []
+    for name, site in latent_sites(traces):
+        kl, kl_error = map(float, over_data(found[name, "kl"]))
+        names = elements(name, site, aggregate.plate)
+        sites.append(LatentSite(name, len(names), kl, kl_error, note_on(name, traces)))
+        dimensions += dimensions_of(names, sites[-1], found, auxiliary=name not in traces.model.nodes)
+    kl, kl_error = map(float, over_data(found["", "kl"]))
+    information, marginal = surgery(found)
+    if information[0] > 0.9 * math.log(n):
+        notes.append(
+            f"I(n; z) is near its limit, log N = {math.log(n):.2f}: what z tells about x is at least so much, and "
+            "KL(q(z) || p(z)) at most; give more data to see more"
+        )
+    return LatentReport(
+        dimensions=dimensions,
+        sites=sites,
+        kl=kl,
+        kl_error=kl_error,
+        mutual_information=information[0],
+        mutual_information_error=information[1],
+        marginal_kl=marginal[0],
+        marginal_kl_error=marginal[1],
+        num_data=n,
+        num_samples=num_samples,
+        notes=notes,
+        draws={site.name: found[site.name, "value"][0] for site in sites},
+        prior_draws=prior,
+    )
+
+
+def _aggregate(
+    model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[AggregatePosterior, list[str]]:
+    """The aggregate posterior, found on a few data, and what to note about the pair."""
+    n, rows = len(args[0]), ROWS
+    few = take(args, kwargs, 0, min(n, 5))
+    with fork_rng():
+        try:
+            traces = trace_pair(model, guide, *few)
+            data_plate(traces, len(few[0][0]))
+        except (RuntimeError, ValueError):  # parameters made for each datum only fit the whole data
+            few, rows = (args, kwargs), n
+            traces = trace_pair(model, guide, *few)
+            data_plate(traces, n)
+        if not any(True for _ in latent_sites(traces)):
+            raise ValueError("the guide samples no latent site: there is no latent space to report on")
+        vectorize = particles_agree(guide, guide, few[0], **few[1])
+        aggregate = AggregatePosterior(
+            guide, args, kwargs, traces=traces, few=len(few[0][0]), vectorize=vectorize, rows=rows
+        )
+        draws = aggregate.as_draws(traces)
+        try:
+            aggregate.of_one(guide, draws, 0, few)
+        except (KeyError, NotImplementedError, RuntimeError) as error:  # a flow that cannot be inverted
+            aggregate.problem = f"{type(error).__name__}: {error}"
+        if not (vectorize or aggregate.problem):
+            warn_not_vectorized()
+        draws = {name: value for name, value in draws.items() if name in traces.model.nodes}
+        prior = aggregate.of_one(model, draws, 0, few) if draws else torch.zeros(1)
+    if torch.allclose(prior, prior[0].expand_as(prior), rtol=1e-4, atol=1e-4):
+        return aggregate, []
+    return aggregate, [
+        "the prior differs from datum to datum: KL(q(z) || p(z)) is the mean of log q(z) - log p(z|x) then, which can "
+        "be negative"
+    ]
+
+
+def _draw(
+    model: Program, guide: Program, aggregate: AggregatePosterior
+) -> tuple[Figures, dict[str, Tensor], PairTrace]:
+    """One draw for every datum: its figures, the draws, and the last run."""
+    figures: dict[Any, list[Tensor]] = {}
+    draws: dict[str, list[Tensor]] = {}
+    start = 0
+    for args, kwargs in aggregate.data:
+        traces = trace_pair(model, guide, args, kwargs)
+        found = figures_of(traces, data_plate(traces, len(args[0])))
+        bad = found["", "kl"].isnan() | found["", "log_q"].isnan()
+        if bool(bad.any()):
+            index = start + int(bad.nonzero()[0])
+            raise ValueError(
+                f"the latents of datum {index} have a NaN density: pv.preflight(model, guide, x[{index}:{index + 1}]) "
+                "names the site"
+            )
+        for key, value in found.items():
+            figures.setdefault(key, []).append(value)
+        for name, value in aggregate.as_draws(traces).items():
+            draws.setdefault(name, []).append(value)
+        start += len(args[0])
+    return (
+        {key: torch.cat(parts) for key, parts in figures.items()},
+        {name: torch.cat(parts) for name, parts in draws.items()},
+        traces,
+    )
+
+
+def _prior_draws(model: Program, aggregate: AggregatePosterior, traces: PairTrace) -> dict[str, Tensor]:
+    """One draw from the prior for every datum, `(N, E)`, of each site that it has."""
+    parts: dict[str, list[Tensor]] = {}
+    for args, kwargs in aggregate.data:
+        drawn: Any = poutine.trace(model).get_trace(*args, **kwargs)
+        for name, _ in latent_sites(traces):
+            if name in drawn.nodes:
+                site = drawn.nodes[name]
+                parts.setdefault(name, []).append(rows_of(site["value"], site, aggregate.plate))
+    return {name: torch.cat(values).double().cpu() for name, values in parts.items()}

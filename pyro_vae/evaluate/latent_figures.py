@@ -1,0 +1,69 @@
+"""From the draws of a pair to the figures of its latents."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pyro.distributions import Normal
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_vae.evaluate.latent_result import ACTIVE, NEGLIGIBLE, LatentDimension, LatentSite
+from pyro_vae.evaluate.latent_sites import Figures
+
+__all__ = ["dimensions_of", "over_data", "surgery"]
+
+
+def over_data(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over draws and data `(S, N, ...)`, and its standard error over data."""
+    per_datum = value.mean(0)
+    return per_datum.mean(0), per_datum.std(0) / math.sqrt(len(per_datum))
+
+
+def surgery(found: Figures) -> tuple[tuple[float, float], tuple[float, float]]:
+    """I(n; z) and KL(q(z) || p(z)), each with its Monte Carlo standard error for these data."""
+    ratio = found["", "log_q"] - found["", "log_q_of_all"]  # (S, N)
+    # a KL in closed form less the same of the draw has mean zero: it takes noise away that the two have in common
+    noise = found["", "log_q"] - found["", "log_p"] - found["", "kl"]
+    centred = noise - noise.mean(0)
+    if 1e-6 < float(centred.square().mean()) < math.inf:  # more than rounding
+        ratio = ratio - (centred * ratio).sum() / centred.square().sum() * noise
+
+    def with_error(value: Tensor) -> tuple[float, float]:
+        return float(value.mean()), float((value.var(0) / len(value)).mean() / value.shape[1]) ** 0.5
+
+    return with_error(ratio), with_error(found["", "kl"] - ratio)
+
+
+def dimensions_of(names: list[str], site: LatentSite, found: Figures, *, auxiliary: bool) -> list[LatentDimension]:
+    """The figures of each element of a site."""
+    missing = torch.full((len(names),), math.nan, dtype=torch.float64)
+    each = found.get((site.name, "kl_each"))
+    kl, kl_error = (missing, missing) if each is None else over_data(each)
+    mean, variance = found[site.name, "mean"], found[site.name, "variance"]
+    # the noise of the mean over S draws adds a share of the variance between draws
+    activity = (mean.mean(0).var(0) - mean.var(0).mean(0) / len(mean)).clamp_min(0)
+    scale = (variance.mean((0, 1)) + mean.var((0, 1), correction=0)).sqrt()
+    prior_kl = missing
+    if (site.name, "prior_mean") in found:
+        prior = [found[site.name, f"prior_{key}"].flatten(0, 1) for key in ("mean", "variance")]  # (S N, E)
+        if all(torch.allclose(value, value[:1].expand_as(value), rtol=1e-5, atol=1e-6) for value in prior):
+            p = Normal(prior[0][0], prior[1][0].sqrt())
+            prior_kl = kl_divergence(Normal(mean.mean((0, 1)), scale.clamp_min(1e-30), validate_args=False), p)
+
+    def status(kl: float, activity: float) -> str:
+        if auxiliary:
+            return "auxiliary"
+        if activity > ACTIVE:
+            return "active"
+        if (site.kl if math.isnan(kl) else kl) < NEGLIGIBLE:
+            return "collapsed"
+        return "unknown" if math.isnan(activity) else "idle"
+
+    keys = ("kl", "kl_error", "activity", "mean", "scale", "prior_kl")
+    rows = torch.stack([kl, kl_error, activity, mean.mean((0, 1)), scale, prior_kl], 1).tolist()
+    return [
+        LatentDimension(name=name, site=site.name, status=status(row[0], row[2]), **dict(zip(keys, row, strict=True)))
+        for name, row in zip(names, rows, strict=True)
+    ]

@@ -1,0 +1,134 @@
+"""What one run of a pair says about each latent site: KL, moments and values, by datum and by element."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pyro.distributions import Delta, Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_vae.elbo.terms import kl_sites
+from pyro_vae.elbo.tracing import DataPlate, PairTrace, log_prob, sample_sites, sum_to_data
+
+__all__ = ["Figures", "elements", "figures_of", "latent_sites", "note_on", "rows_of"]
+
+Site = dict[str, Any]
+# by site and figure, `(N,)` or, for the E elements of a site, `(N, E)`; the site "" stands for all together
+Figures = dict[tuple[str, str], Tensor]
+
+
+def latent_sites(traces: PairTrace) -> Iterator[tuple[str, Site]]:
+    """The guide's sites that are latents, not a factor that it adds to its density."""
+    return ((name, site) for name, site in sample_sites(traces.guide) if not site["is_observed"])
+
+
+def figures_of(traces: PairTrace, plate: DataPlate) -> Figures:
+    """The figures of one draw for every datum.
+
+    For each site "kl", and of its elements "value", "mean" and "variance" of q; "kl_each", unless the elements depend
+    on each other; "prior_mean" and "prior_variance", if the prior is normal. For all sites together "kl", and the
+    densities of the draw, "log_q" and "log_p". A KL is in closed form given the other sites' draws where that is right,
+    else log q - log p of the draw.
+    """
+    result: Figures = {}
+    analytic = kl_sites(traces)
+    log_q, log_p, kl = torch.zeros(()), torch.zeros(()), torch.zeros(())
+    for name, q in sample_sites(traces.guide):
+        p = traces.model.nodes.get(name)
+        site_kl = analytic.get(name)
+        log_ratio = log_prob(name, q)
+        log_q = log_q + sum_to_data(log_ratio, plate, None)
+        if p is not None:
+            site_log_p = log_prob(name, p)
+            log_p = log_p + sum_to_data(site_log_p, plate, None)
+            log_ratio = log_ratio - site_log_p
+        site_kl = sum_to_data(log_ratio if site_kl is None else site_kl, plate, None)
+        kl = kl + site_kl
+        if q["is_observed"]:
+            continue
+        result[name, "kl"] = site_kl
+        each = _kl_of_elements(q, p, name in analytic)
+        if each is not None:
+            result[name, "kl_each"] = rows_of(each, q, plate)
+        mean, variance = _moments(q)
+        found = {"value": q["value"], "mean": mean, "variance": variance}
+        if p is not None and isinstance(_base(p["fn"]), Normal | MultivariateNormal | LowRankMultivariateNormal):
+            found |= {"prior_mean": p["fn"].mean, "prior_variance": p["fn"].variance}
+        result |= {(name, key): rows_of(value, q, plate) for key, value in found.items()}
+    return {**result, ("", "kl"): kl, ("", "log_q"): log_q, ("", "log_p"): log_p.expand_as(kl)}
+
+
+def rows_of(value: Tensor, site: Site, plate: DataPlate) -> Tensor:
+    """A tensor that broadcasts to the site's value as `(N, E)`."""
+    rows = value.expand(site["value"].shape).movedim(plate.dim - site["fn"].event_dim, 0)
+    return rows.reshape(len(rows), math.prod(rows.shape[1:]))
+
+
+def elements(name: str, site: Site, plate: DataPlate) -> list[str]:
+    """A name for each element of a site, `z[0, 3]`, or the site's own name if it has one element without a shape."""
+    shape, batch = list(site["value"].shape), len(site["value"].shape) - site["fn"].event_dim
+    shape[plate.dim + batch] = 1
+    # a plate of size one, and that over the data, need no index
+    sizes = [size for i, size in enumerate(shape) if i >= batch or size > 1]
+    if not sizes:
+        return [name]
+    return [f"{name}[{', '.join(map(str, index))}]" for index in itertools.product(*map(range, sizes))]
+
+
+def note_on(name: str, traces: PairTrace) -> str:
+    """What to know about the figures of a site."""
+    q, p = traces.guide.nodes[name], traces.model.nodes.get(name)
+    if p is None:
+        return "in the guide alone, so what stands here is log q, a part of the KL of the sites that depend on it"
+    if isinstance(_base(q["fn"]), Delta):
+        return "a point mass, for which log q - log p is no KL by itself"
+    order = [other for other, site in sample_sites(traces.model) if not site["is_observed"]]
+    before = {other for other, _ in itertools.takewhile(lambda item: item[0] != name, sample_sites(traces.guide))}
+    if not before.issuperset(order[: order.index(name)]):
+        return "drawn in the guide before latents that precede it in the model: its share of the KL can be negative"
+    if _kl_of_elements(q, p, False) is None:
+        return "its dimensions depend on each other, in the guide or in the prior, and have a KL only together"
+    return ""
+
+
+def _kl_of_elements(q: Site, p: Site | None, analytic: bool) -> Tensor | None:
+    """The KL of each element, shaped as the value; None if they are not independent."""
+    a, b = q["fn"], q["fn"] if p is None else p["fn"]
+    while isinstance(a, Independent) and isinstance(b, Independent):
+        a, b = _peeled(a), _peeled(b)
+    if a.event_shape or b.event_shape:
+        return None
+    if analytic:
+        kl = kl_divergence(a, b)
+    else:
+        kl = a.log_prob(q["value"]) - (b.log_prob(q["value"]) if p is not None else 0.0)
+    mask = q["mask"]
+    if isinstance(mask, Tensor):
+        mask = mask.reshape(mask.shape + (1,) * q["fn"].event_dim)
+    return scale_and_mask(kl, 1.0, mask)
+
+
+def _peeled(fn: Any) -> Any:
+    """The distribution with one event dimension fewer declared."""
+    dims = fn.reinterpreted_batch_ndims - 1
+    return Independent(fn.base_dist, dims) if dims else fn.base_dist
+
+
+def _base(fn: Any) -> Any:
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return fn
+
+
+def _moments(site: Site) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each element given what was drawn before; of a family that has no formula, the draw."""
+    try:
+        return site["fn"].mean, site["fn"].variance
+    except (NotImplementedError, AttributeError):
+        return site["value"], torch.zeros_like(site["value"])
