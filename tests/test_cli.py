@@ -239,6 +239,19 @@ def test_evaluate(capsys: pytest.CaptureFixture[str], run: str) -> None:
         assert Path(run, f"evaluation-{split}.json").read_text() == figures
 
 
+def test_evaluate_by_other_methods(capsys: pytest.CaptureFixture[str], run: str) -> None:
+    words = ["evaluate", run, "--num_samples", "30", "--split", "valid", "--num_data", "4"]
+    for method, text in (("prior", "30 samples each"), ("ais", "2 chains each"), ("bdmc", "<= log p(x) <=")):
+        chains = ["--num_chains", "2", "--num_temperatures", "3", "--leapfrog_steps", "1"]
+        out = _ok(capsys, *words, "--method", method, *chains)
+        assert text in out
+        assert out.splitlines()[-1] == f"{run}/log-marginal-valid-{method}.json"
+        figures = json.loads(Path(run, f"log-marginal-valid-{method}.json").read_text())
+        assert (figures["method"], figures["num_data"], len(figures["data"])) == (method, 4, 4)
+    out = _ok(capsys, *words, "--target_error", "100", "--defensive", "0.1")
+    assert out.splitlines()[-1] == f"{run}/log-marginal-valid-importance.json"
+
+
 def test_compare_elbos(capsys: pytest.CaptureFixture[str], run: str) -> None:
     words = ["--estimators", "[trace,mean_field]", "--num_particles", "[1]", "--repeats", "3", "--num_data", "8"]
     out = _ok(capsys, "compare-elbos", run, *words)
@@ -294,7 +307,8 @@ def _help(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_top_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"  {name} " in out for name in ("train", "evaluate", "compare-elbos", "sample", "reconstruct", "list"))
+    for name in ("train", "evaluate", "compare-elbos", "gaps", "diagnose", "sample", "reconstruct", "list"):
+        assert f"  {name} " in out
     assert max(map(len, out.splitlines())) <= 100
     assert main([]) == 2
     assert capsys.readouterr().out == out
@@ -303,7 +317,9 @@ def test_top_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("command", ["train", "evaluate", "compare-elbos", "sample", "reconstruct", "list"])
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "compare-elbos", "gaps", "diagnose", "sample", "reconstruct", "list"]
+)
 def test_help_is_plain(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, width: int
 ) -> None:
@@ -477,7 +493,7 @@ def test_errors_in_a_pair_name_the_line(capsys: pytest.CaptureFixture[str], here
 TRAIN_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "unknown data": (["--data", "mist"], ["unknown data set 'mist'", "did you mean 'mnist'", "digits"]),
     "missing file": (["--data", "no.npz"], ["no file or folder at 'no.npz'"]),
-    "unknown model": (["--model", "VEA"], ["unknown model VEA, did you mean VAE? Known: VAE; or module.Class"]),
+    "unknown model": (["--model", "VEA"], ["unknown model VEA, did you mean VAE? Known: VAE, AuxiliaryVAE; or module.Class"]),
     "unknown module": (["--model", "my_pare.MyVAE"], ["cannot import my_pare.MyVAE: No module named 'my_pare'"]),
     "unknown class": (["--model", "my_pair.Mine"], ["cannot import my_pair.Mine", "has no attribute 'Mine'"]),
     "broken file": (["--model", "broken.Pair"], ["SyntaxError", "broken.py, line 1"]),
@@ -718,3 +734,25 @@ def test_compare_elbos_writes_what_it_prints(run: str, capsys: pytest.CaptureFix
     assert [(r["estimator"], r["num_particles"]) for r in rows] == [("iwae", 1), ("iwae", 2), ("vimco", 2)]
     assert (Path(run) / "estimators.csv").is_file()
     assert (Path(run) / "estimators.png").is_file()
+
+
+def test_diagnose(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = _ok(capsys, "diagnose", run, "--num_data", "50", "--num_samples", "2", "--split", "train")
+    assert "latent space of 50 data, 2 draws each" in out
+    assert out.splitlines()[-3:] == [f"{run}/latent.{ending}" for ending in ("csv", "json", "png")]
+    found = json.loads(Path(run, "latent.json").read_text())
+    assert len(found["dimensions"]) == len(Path(run, "latent.csv").read_text().splitlines()) - 1 == 20
+    assert Path(run, "latent.png").is_file()
+    assert _ok(capsys, "diagnose", run, "--num_data", "50", "--num_samples", "2", "--split", "train") == out
+
+
+def test_gaps(run: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyro_vae.evaluate.descent.CHECK_EVERY", 5)
+    words = ["gaps", run, "--num_data", "3", "--num_samples", "20", "--families", "[diagonal_normal,full_normal]"]
+    out = _ok(capsys, *words)
+    assert "amortisation gap" in out
+    assert out.splitlines()[-3:] == [f"{run}/gaps.{ending}" for ending in ("csv", "json", "png")]
+    found = json.loads(Path(run, "gaps.json").read_text())
+    assert found["num_data"] == len(Path(run, "gaps.csv").read_text().splitlines()) - 1 == 3
+    assert found["inference"] == pytest.approx(found["approximation"] + found["amortization"])
+    assert Path(run, "gaps.png").is_file()

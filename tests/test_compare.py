@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_vae.elbo import Coefficients, SurrogateELBO
+from pyro_vae.elbo import Coefficients, SurrogateELBO, make
 from pyro_vae.evaluate import Comparison, compare_elbos
 from pyro_vae.oracles import Discrete, LinearGaussian
 
@@ -180,3 +180,12 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
     pair = LinearGaussian()
     with pytest.raises(ValueError, match=message):
         compare_elbos(pair.model, pair.guide, pair.simulate(2), **options)
+
+
+def test_labels_of_ones_own() -> None:
+    pair = LinearGaussian()
+    objectives = {"mine": make("stl", num_particles=3), "DReG": "dreg"}
+    comparison = compare_elbos(
+        pair.model, pair.guide, pair.simulate(4), objectives, num_particles=[1, 2], repeats=3, reference_samples=10
+    )
+    assert [(r.estimator, r.num_particles) for r in comparison.rows] == [("mine", 3), ("DReG", 1), ("DReG", 2)]

@@ -12,8 +12,13 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TINY = {
     "compare_estimators.py": "--data digits --epochs 2 --num_data 8 --num_particles 1 2 --repeats 3 --num_samples 10",
     "custom_pair.py": "--epochs 2 --num_samples 10",
+    "discrete_latents.py": "--data digits --epochs 1 --num_samples 10 --num_data 20",
     "gaussian_vae.py": "--epochs 2 --num_samples 10",
     "iwae.py": "--data digits --epochs 2 --num_data 20 --num_samples 10",
+    "marginal_likelihood.py": "--latent_dims 1 2 --epochs 1 --num_data 5 --num_samples 64 --num_chains 2 "
+    "--num_temperatures 3",
+    "posterior_collapse.py": "--epochs 2 --num_samples 10 --num_data 20",
+    "score_function.py": "--data digits --epochs 2 --num_data 8 --num_particles 1 2 --repeats 3 --num_samples 10",
     "vae.py": "--data digits --epochs 2 --num_samples 10",
 }
 

@@ -47,6 +47,8 @@ _FIT_HELP = {
     "early_stopping": "Stop after so many epochs without a better validation ELBO.",
     "keep_best": "End with the weights of the epoch with the best validation ELBO.",
     "device": '"auto" (a GPU if there is one), cpu or cuda.',
+    "compile": "Compile the gradient step: true, false, or auto, which does so for runs of at least 10,000 steps.",
+    "precision": "What the networks compute in; log-probabilities stay in float32.",
     "preflight": "Check the pair on a few data before training.",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -54,6 +54,8 @@ class DisARM(TensorELBO):
     """
 
     _independent: tuple[Program, Program] | None = None
+
+    for_discrete: ClassVar[bool] = True
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         if self._independent != (model, guide):

@@ -44,6 +44,7 @@ class TensorELBO(pyro.infer.ELBO):
     """
 
     needs_path: ClassVar[bool] = False  # whether every latent site must be reparameterised
+    for_discrete: ClassVar[bool] = False  # whether it is made for latents that cannot be reparameterised
     bound: ClassVar[str] = "elbo"  # what the value bounds log p(x) by: the ELBO, IWAE's bound, or one of its own
 
     def __init__(self, num_particles: int = 1, vectorize_particles: bool | None = None, **kwargs: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -63,6 +63,8 @@ class REBAR(TensorELBO):
     Reference: Tucker et al. 2017, arXiv 1703.07370; Grathwohl et al. 2018, arXiv 1711.00123 (RELAX, learned eta and
     tau).
     """
+
+    for_discrete: ClassVar[bool] = True
 
     def __init__(
         self,

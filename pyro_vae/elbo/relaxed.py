@@ -109,6 +109,7 @@ class Relaxed(TensorELBO):
     1308.3432 (straight-through).
     """
 
+    for_discrete: ClassVar[bool] = True
     bound: ClassVar[str] = "own"
 
     def __init__(

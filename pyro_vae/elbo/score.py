@@ -35,6 +35,8 @@ class Reinforce(SurrogateELBO):
     Reference: Williams 1992; Mnih and Gregor 2014, arXiv 1402.0030; Kool et al. 2019 (leave-one-out).
     """
 
+    for_discrete: ClassVar[bool] = True
+
     def __init__(
         self,
         num_particles: int = 1,
@@ -80,7 +82,7 @@ class Reinforce(SurrogateELBO):
 
     def _predict(self, *args: Any) -> Tensor:
         assert isinstance(self.baseline, nn.Module)
-        return self.baseline(args[0]).reshape(len(args[0]))
+        return self.baseline.to(args[0].device)(args[0]).reshape(len(args[0]))
 
     def extra_loss(self, log_w: Tensor, *args: Any) -> Tensor | float:
         if not isinstance(self.baseline, nn.Module):
@@ -102,6 +104,7 @@ class VIMCO(SurrogateELBO):
     Reference: Mnih and Rezende 2016, arXiv 1602.06725, eq. 9 and 10.
     """
 
+    for_discrete: ClassVar[bool] = True
     bound: ClassVar[str] = "iwae"
     follows_value: ClassVar[bool] = True
     least_particles: ClassVar[int] = 2

@@ -251,7 +251,7 @@ def check_estimator(run: Run, estimator: pyro.infer.ELBO) -> None:
         if pathwise or is_mean_field(estimator):
             text += f", and {kind} needs one: use the score function, `elbo='trace'`, or a relaxed family in both"
             run.error("not_reparameterized", name, text)
-        else:
+        elif not getattr(estimator, "for_discrete", False):
             text += "; the score-function gradient has a high variance: take several draws, `num_particles=10`, or a "
             run.warn("not_reparameterized", name, f"{text}relaxed family in both")
     if run.raised or not is_mean_field(estimator):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ def compare_elbos(
     model: Program,
     guide: Program,
     x: Tensor,
-    estimators: Sequence[str | pyro.infer.ELBO],
+    estimators: Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO],
     *,
     args: tuple[Any, ...] = (),
     num_particles: Sequence[int] = (1, 5, 50),
@@ -186,7 +186,8 @@ def compare_elbos(
     Args:
         model, guide: The pair.
         x, args: The data, `(N, ...)`, and whatever else the pair takes.
-        estimators: Names (`pv.elbo.names()`) or ELBO objects; an object brings its own number of particles.
+        estimators: Names (`pv.elbo.names()`) or ELBO objects; an object brings its own number of particles. Or a
+            dictionary of them by the labels that the rows shall have.
         num_particles: Particles K for each name; a name that needs more than K is left out at that K.
         repeats: Gradients per row. Repeat r has the same noise seed for every estimator.
         reference_samples: Importance samples per datum for the reference log p(x).
@@ -237,18 +238,20 @@ def compare_elbos(
 
 
 def _jobs(
-    estimators: Iterable[str | pyro.infer.ELBO], num_particles: Iterable[int]
+    estimators: Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO], num_particles: Iterable[int]
 ) -> list[tuple[str, pyro.infer.ELBO]]:
     jobs: list[tuple[str, pyro.infer.ELBO]] = []
     counts = list(num_particles)
     if not counts or min(counts) < 1:
         raise ValueError(f"num_particles must be positive numbers, got {counts}")
-    for estimator in estimators:
+    labels = [e if isinstance(e, str) else type(e).__name__ for e in estimators]
+    objects = estimators.values() if isinstance(estimators, Mapping) else estimators
+    for label, estimator in zip(labels, objects, strict=True):
         if isinstance(estimator, str):
             least = elbos.least_particles(estimator)
-            jobs += [(estimator, elbos.make(estimator, num_particles=k)) for k in counts if k >= least]
+            jobs += [(label, elbos.make(estimator, num_particles=k)) for k in counts if k >= least]
         else:
-            jobs.append((type(estimator).__name__, elbos.make(estimator)))
+            jobs.append((label, elbos.make(estimator)))
     if not jobs:
         raise ValueError("no estimator to compare: give names or ELBO objects, and particles enough for them")
     return jobs
