@@ -5,13 +5,27 @@ A pair is two Pyro functions, `model(x, *args)` and `guide(x, *args)`, with the 
 
 from importlib.metadata import version
 
-from pyro_vae import conditionals, data, elbo, evaluate, models, nets, plots, priors
+from pyro_vae import conditionals, data, elbo, evaluate, models, nets, oracles, plots, priors
 from pyro_vae.compare_training import compare_training
-from pyro_vae.evaluate import bound, compare_elbos, log_marginal, preflight, reconstruct, sample, summarize
+from pyro_vae.evaluate import (
+    bound,
+    check_estimator,
+    compare_elbos,
+    fit_local,
+    inference_gaps,
+    latent_report,
+    log_marginal,
+    posterior_samples,
+    preflight,
+    reconstruct,
+    repair,
+    sample,
+    summarize,
+)
 from pyro_vae.fit import fit
 from pyro_vae.guard import NonFiniteLoss
 from pyro_vae.history import History
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, AuxiliaryVAE
 from pyro_vae.runs import load_run
 from pyro_vae.svi import SVI
 
@@ -20,9 +34,11 @@ __version__ = version("pyro-vae")
 __all__ = [
     "SVI",
     "VAE",
+    "AuxiliaryVAE",
     "History",
     "NonFiniteLoss",
     "bound",
+    "check_estimator",
     "compare_elbos",
     "compare_training",
     "conditionals",
@@ -30,14 +46,20 @@ __all__ = [
     "elbo",
     "evaluate",
     "fit",
+    "fit_local",
+    "inference_gaps",
     "load_run",
+    "latent_report",
     "log_marginal",
     "models",
     "nets",
+    "oracles",
     "plots",
+    "posterior_samples",
     "preflight",
     "priors",
     "reconstruct",
+    "repair",
     "sample",
     "summarize",
 ]

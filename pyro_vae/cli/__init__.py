@@ -23,6 +23,8 @@ _COMMANDS = {
     "train": "Train a pair, report its ELBO and log p(x), draw pictures.",
     "evaluate": "Report ELBO and log p(x) of a run.",
     "compare-elbos": "Compare ELBO estimators on a run.",
+    "gaps": "Split what a run's guide loses into approximation and amortisation.",
+    "diagnose": "Report the health of a run's latent space.",
     "sample": "Draw data from the prior of a run.",
     "reconstruct": "Reconstruct data with a run.",
     "list": "List what has a name: models, data sets, estimators, parts.",

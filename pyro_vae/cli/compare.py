@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyro
-
-from pyro_vae.cli.console import add_data_options, add_run_options, draw, head, say
+from pyro_vae.cli.console import add_data_options, add_run_options, open_run, publish
 from pyro_vae.cli.parser import Parser
-from pyro_vae.elbo.tracing import fork_rng
 from pyro_vae.evaluate import compare_elbos
-from pyro_vae.runs import load_run, replacing
 
 __all__ = ["run"]
 
@@ -38,10 +34,7 @@ def _parser() -> Parser:
 def run(words: Sequence[str], command: str) -> None:
     """Rebuild a run and compare estimators on it."""
     options = _parser().read(words)
-    pyro.clear_param_store()
-    loaded = load_run(options.run, device=options.device)
-    with fork_rng(options.seed):  # training data may be binarised anew
-        x = head(loaded, options.split, options.num_data, options.root, at_most=True)
+    loaded, x = open_run(options, at_most=True)
     result = compare_elbos(
         loaded.model,
         loaded.guide,
@@ -52,10 +45,4 @@ def run(words: Sequence[str], command: str) -> None:
         seed=options.seed,
         progress=options.progress,
     )
-    say(result.table())
-    for ending in ("csv", "json"):
-        path = loaded.path / f"estimators.{ending}"
-        with replacing(path) as temporary:
-            result.save(temporary)
-        say(str(path))
-    draw(result.plot(), loaded.path / "estimators")
+    publish(result, loaded, "estimators")

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyro
 from rich.console import Console
 from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.cli.parser import Parser
 from pyro_vae.data import Split
+from pyro_vae.elbo.tracing import fork_rng
 from pyro_vae.evaluate import summarize
-from pyro_vae.runs import LoadedRun, replacing, save_json
+from pyro_vae.runs import LoadedRun, load_run, replacing, save_json
 
 __all__ = [
     "add_data_options",
@@ -23,7 +25,9 @@ __all__ = [
     "add_run_options",
     "draw",
     "head",
+    "open_run",
     "outlet",
+    "publish",
     "report",
     "say",
     "show",
@@ -77,6 +81,25 @@ def head(run: LoadedRun, split: str, n: int | None, root: str | None, *, at_most
     if not 1 <= n <= len(chosen):
         raise ValueError(f"asked for {n} data: the {split} split has {len(chosen)}; give a number from 1 to that")
     return chosen.head(n).to(run.device)
+
+
+def open_run(options: Any, *, at_most: bool = False) -> tuple[LoadedRun, Tensor]:
+    """The run that a command looks at, rebuilt, and the data that its options ask for."""
+    pyro.clear_param_store()
+    run = load_run(options.run, device=options.device)
+    with fork_rng(options.seed):  # training data may be binarised anew
+        return run, head(run, options.split, options.num_data, options.root, at_most=at_most)
+
+
+def publish(result: Any, run: LoadedRun, name: str) -> None:
+    """Print a result's table, and write it to the run's directory as CSV, JSON and a picture."""
+    say(result.table())
+    for ending in ("csv", "json"):
+        path = run.path / f"{name}.{ending}"
+        with replacing(path) as temporary:
+            result.save(temporary)
+        say(str(path))
+    draw(result.plot(), run.path / name)
 
 
 def report(run: LoadedRun, x: Tensor, split: str, *, num_samples: int, seed: int, progress: bool | None) -> None:

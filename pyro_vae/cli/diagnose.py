@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyro
-
-from pyro_vae.cli.console import add_data_options, add_run_options, draw, head, say
+from pyro_vae.cli.console import add_data_options, add_run_options, open_run, publish
 from pyro_vae.cli.parser import Parser
-from pyro_vae.elbo.tracing import fork_rng
 from pyro_vae.evaluate import latent_report
-from pyro_vae.runs import load_run, replacing
 
 __all__ = ["run"]
 
@@ -32,10 +28,7 @@ def _parser() -> Parser:
 def run(words: Sequence[str], command: str) -> None:
     """Rebuild a run and report on its latents."""
     options = _parser().read(words)
-    pyro.clear_param_store()
-    loaded = load_run(options.run, device=options.device)
-    with fork_rng(options.seed):  # training data may be binarised anew
-        x = head(loaded, options.split, options.num_data, options.root, at_most=True)
+    loaded, x = open_run(options, at_most=True)
     report = latent_report(
         loaded.model,
         loaded.guide,
@@ -44,10 +37,4 @@ def run(words: Sequence[str], command: str) -> None:
         seed=options.seed,
         progress=options.progress,
     )
-    say(report.table())
-    for ending in ("csv", "json"):
-        path = loaded.path / f"latent.{ending}"
-        with replacing(path) as temporary:
-            report.save(temporary)
-        say(str(path))
-    draw(report.plot(), loaded.path / "latent")
+    publish(report, loaded, "latent")

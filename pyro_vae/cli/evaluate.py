@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
-import pyro
-
-from pyro_vae.cli.console import add_data_options, add_run_options, head, report
+from pyro_vae.cli.console import add_data_options, add_run_options, open_run, report, say
 from pyro_vae.cli.parser import Parser
-from pyro_vae.elbo.tracing import fork_rng
-from pyro_vae.runs import load_run
+from pyro_vae.evaluate import log_marginal
+from pyro_vae.runs import replacing
 
 __all__ = ["run"]
+
+_MORE = ("method", "target_error", "defensive", "num_chains", "num_temperatures", "leapfrog_steps", "start")
 
 
 def _parser() -> Parser:
@@ -19,21 +20,35 @@ def _parser() -> Parser:
         prog="pyro-vae evaluate",
         usage="pyro-vae evaluate RUN [options]",
         description="Report ELBO and log p(x) of a trained run. The table is also written to evaluation-SPLIT.json in "
-        "the run directory.",
+        "the run directory. With one of the options below --num_samples, log p(x) is estimated that way as well, and "
+        "written per datum to log-marginal-SPLIT-METHOD.json.",
     )
     add_run_options(parser)
     parser.add_argument("--num_samples", type=int, default=5000, help="Importance samples per datum for log p(x).")
+    parser.add_argument(
+        "--method",
+        type=Literal["importance", "prior", "ais", "bdmc"],
+        default="importance",
+        help="Another estimator: the prior as proposal, annealed importance sampling, or bidirectional Monte Carlo on "
+        "simulated data.",
+    )
+    parser.add_argument(
+        "--target_error", type=float | None, default=None, help="Sample each datum until its error is this small, nats."
+    )
+    parser.add_argument("--defensive", type=float, default=0.0, help="Share of the samples that the prior draws.")
+    parser.add_argument("--num_chains", type=int, default=16, help="Chains per datum, ais and bdmc.")
+    parser.add_argument("--num_temperatures", type=int, default=500, help="Temperatures of a chain.")
+    parser.add_argument("--leapfrog_steps", type=int, default=10, help="Leapfrog steps at each temperature.")
+    parser.add_argument("--start", type=Literal["prior", "guide"], default="prior", help="Where the chains begin.")
     add_data_options(parser, num_data=None)
     return parser
 
 
 def run(words: Sequence[str], command: str) -> None:
     """Rebuild a run and report its figures."""
-    options = _parser().read(words)
-    pyro.clear_param_store()
-    loaded = load_run(options.run, device=options.device)
-    with fork_rng(options.seed):  # training data may be binarised anew
-        x = head(loaded, options.split, options.num_data, options.root)
+    parser = _parser()
+    options = parser.read(words)
+    loaded, x = open_run(options)
     report(
         loaded,
         x,
@@ -42,3 +57,20 @@ def run(words: Sequence[str], command: str) -> None:
         seed=options.seed,
         progress=options.progress,
     )
+    more: dict[str, Any] = {name: options[name] for name in _MORE}
+    if all(more[name] == parser.get_default(name) for name in ("method", "target_error", "defensive")):
+        return
+    result = log_marginal(
+        loaded.model,
+        loaded.guide,
+        x,
+        num_samples=options.num_samples,
+        seed=options.seed,
+        progress=options.progress,
+        **more,
+    )
+    say(f"\n{result.method}: {result!r}")
+    path = loaded.path / f"log-marginal-{options.split}-{result.method}.json"
+    with replacing(path) as temporary:
+        result.save(temporary)
+    say(str(path))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from pyro_vae.elbo.tracing import fork_rng
 
-__all__ = ["check_data", "default_memory", "row_bytes", "slices", "take"]
+__all__ = ["check_data", "default_memory", "map_rows", "row_bytes", "slices", "take", "until_interrupted"]
+
+T = TypeVar("T")
 
 
 def check_data(args: tuple[Any, ...]) -> int:
@@ -29,12 +32,37 @@ def take(
     args: tuple[Any, ...], kwargs: dict[str, Any], start: int, stop: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Rows `start:stop` of every per-datum tensor among a pair's arguments; others pass unchanged."""
+    return map_rows(lambda a: a[start:stop], args, kwargs)
+
+
+def map_rows(
+    change: Callable[[Tensor], Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A pair's arguments with every per-datum tensor among them changed."""
     n = len(args[0])
 
     def rows(a: Any) -> Any:
-        return a[start:stop] if isinstance(a, Tensor) and a.dim() > 0 and len(a) == n else a
+        return change(a) if isinstance(a, Tensor) and a.dim() > 0 and len(a) == n else a
 
     return tuple(map(rows, args)), {name: rows(a) for name, a in kwargs.items()}
+
+
+def until_interrupted(parts: Iterable[T]) -> tuple[list[T], bool]:
+    """The parts of some work, or those that were finished when Ctrl-C stopped it, with a warning; and whether it did.
+
+    Raises:
+        KeyboardInterrupt: If nothing was finished.
+    """
+    done: list[T] = []
+    try:
+        for part in parts:
+            done.append(part)  # noqa: PERF402  the parts so far must survive
+    except KeyboardInterrupt:
+        if not done:
+            raise
+        warnings.warn("interrupted: the result holds only the data that were finished", stacklevel=3)
+        return done, True
+    return done, False
 
 
 def slices(total: int, size: int) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,205 @@
+"""Adam on the ELBO of many data at once, each with a learning rate and an end of its own."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from pyro_vae.elbo.tracing import (
+    fork_rng,
+    log_weights,
+    particles_agree,
+    plate_nesting,
+    trace_pair,
+    warn_not_vectorized,
+)
+from pyro_vae.evaluate.chunks import map_rows, slices
+from pyro_vae.evaluate.local_posterior import LocalPosterior
+from pyro_vae.progress import Advance
+
+__all__ = ["CHECK_EVERY", "Descent"]
+
+CHECK_EVERY = 100  # steps
+CPU_ROWS, GPU_ROWS = 2048, 65536  # data times particles in one pass; on a CPU more falls out of the cache
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+
+
+class Descent:
+    """The state of a fit: parameters with Adam's moments, and for each datum how it stands.
+
+    The gradient of a sum over data splits by datum, since no parameter serves two of them, and Adam works on each
+    element by itself; so this is a run of its own for every datum. After every `CHECK_EVERY` steps a datum whose mean
+    ELBO over these steps is no better than its best so far halves its learning rate, and after `patience` such checks
+    in a row it is finished and takes no part any more.
+
+    Args:
+        posterior: Where the parameters start; `run` leaves the final ones in it.
+        model: The model.
+        args, kwargs: What the pair takes.
+        num_particles: Draws per datum and step.
+        lr: Learning rate, in the units of a standard deviation.
+        max_steps: The most steps for one datum.
+        patience: Checks without improvement.
+
+    Attributes:
+        steps: Steps taken, `(N,)`.
+        converged: Whether a datum has finished by itself, `(N,)`.
+        course: Mean ELBO between checks, a list of `(N,)`, NaN for data that have finished.
+    """
+
+    def __init__(
+        self,
+        posterior: LocalPosterior,
+        model: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        num_particles: int,
+        lr: float,
+        max_steps: int,
+        patience: int,
+    ) -> None:
+        self.posterior, self.model, self.args, self.kwargs = posterior, model, args, kwargs
+        self.num_particles, self.max_steps, self.patience = num_particles, max_steps, patience
+        self.params = {name: p.detach() for name, p in posterior.named_parameters()}
+        self.moments = [{name: torch.zeros_like(p) for name, p in self.params.items()} for _ in range(2)]
+        self.rates = posterior.rates()
+        self.n, self.axes = len(args[0]), posterior.axes
+        like = next(iter(self.params.values()))
+        self.lr = like.new_full((self.n,), lr)
+        self.best = like.new_full((self.n,), -math.inf)
+        self.failed = torch.zeros(self.n, dtype=torch.long, device=like.device)
+        self.steps, self.converged = self.failed.clone(), self.failed.bool()
+        self.course: list[Tensor] = []
+        self.now = self.params  # what the guide reads
+
+    def guide(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The guide at the parameters of the data at work."""
+        functional_call(self.posterior, self.now, (x,))
+
+    def run(self, advance: Advance) -> bool:
+        """Fit all data; whether Ctrl-C stopped it, with a warning."""
+        self._plan()
+        per_pass = (CPU_ROWS if self.lr.device.type == "cpu" else GPU_ROWS) // self.num_particles
+        try:
+            for start, stop in slices(self.n, self.n if self.whole else max(1, per_pass)):
+                active, step = torch.arange(start, stop, device=self.lr.device), 0
+                while len(active) and step < self.max_steps:
+                    count = min(CHECK_EVERY, self.max_steps - step)
+                    mean = self._descend(active, step, count)
+                    step += count
+                    finished = int(self.converged.sum())
+                    self._check(active, step, mean)
+                    if not self.whole:
+                        active = active[~self.converged[active]]
+                    elif self.converged.all():
+                        break
+                    advance(int(self.converged.sum()) - finished)
+        except KeyboardInterrupt:
+            warnings.warn(
+                f"interrupted: {int(self.converged.sum())} of {self.n} local posteriors have converged, the others are "
+                "as far as they came",
+                stacklevel=3,
+            )
+            return True
+        return False
+
+    def _plan(self) -> None:
+        """Find out how the pair runs: particles together or in a loop, data apart or only all at once."""
+        with torch.no_grad(), fork_rng():
+            plain = trace_pair(self.model, self.guide, self.args, self.kwargs)
+            self.nesting = plate_nesting(plain.model, plain.guide)
+            self.vectorize = particles_agree(self.model, self.guide, self.args, **self.kwargs)
+            first = torch.arange(1, device=self.lr.device)
+            try:
+                self.now = self._rows(self.params, first)
+                trace_pair(self.model, self.guide, *self._data(first))
+                self.whole = False
+            except (RuntimeError, ValueError):  # the model holds something made for just these data
+                self.whole = True
+        if not self.vectorize:
+            warn_not_vectorized()
+
+    def _rows(self, tensors: dict[str, Tensor], active: Tensor) -> dict[str, Tensor]:
+        return {name: t.index_select(self.axes[name], active) for name, t in tensors.items()}
+
+    def _data(self, active: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return map_rows(lambda a: a[active.to(a.device)], self.args, self.kwargs)
+
+    def _descend(self, active: Tensor, begun: int, count: int) -> Tensor:
+        """Take `count` steps for some of the data; their mean ELBO on the way."""
+        args, kwargs = self._data(active)
+        params, first, second = (self._rows(t, active) for t in (self.params, *self.moments))
+        lr = {
+            name: self.lr[active].reshape(-1, *[1] * (p.dim() - self.axes[name] - 1)) * self.rates[name]
+            for name, p in params.items()
+        }
+        total = torch.zeros_like(self.lr[active])
+        self.now = {name: p.requires_grad_() for name, p in params.items()}
+        try:
+            # the checks of Pyro have seen these data in `_plan`
+            with pyro.validation_enabled(False):
+                for t in range(begun + 1, begun + count + 1):
+                    with torch.enable_grad():
+                        log_w = log_weights(
+                            self.model,
+                            self.guide,
+                            args,
+                            kwargs,
+                            num_particles=self.num_particles,
+                            vectorize=self.vectorize,
+                            nesting=self.nesting,
+                        )
+                        elbo = log_w.mean(0)
+                        # only these: the model's own parameters stay without gradients
+                        grads = torch.autograd.grad(-elbo.sum(), list(params.values()), allow_unused=True)
+                    total += elbo.detach()
+                    with torch.no_grad():
+                        for name, grad in zip(params, grads, strict=True):
+                            if grad is not None:
+                                _adam(params[name], grad, first[name], second[name], lr[name], t)
+        finally:  # Ctrl-C, too
+            for tensors, part in zip((self.params, *self.moments), (params, first, second), strict=True):
+                for name, value in part.items():
+                    tensors[name].index_copy_(self.axes[name], active, value.detach())
+        return total / count
+
+    def _check(self, active: Tensor, step: int, mean: Tensor) -> None:
+        if not mean.isfinite().all():
+            index = int(active[int((~mean.isfinite()).nonzero()[0])])
+            raise ValueError(
+                f"the ELBO of {int((~mean.isfinite()).sum())} local posteriors became NaN or infinite before step "
+                f"{step}, first that of datum {index}: take a smaller lr, or see whether the model's densities are "
+                f"finite there with pv.preflight(model, guide, x[{index}:{index + 1}])"
+            )
+        better = mean > self.best[active]
+        self.best[active] = torch.where(better, mean, self.best[active])
+        self.failed[active] = torch.where(better, 0, self.failed[active] + 1)
+        self.steps[active] = torch.where(self.converged[active], self.steps[active], step)
+        self.converged[active] |= self.failed[active] >= self.patience
+        self.lr[active] *= torch.where(better, 1.0, 0.5)
+        self.lr[self.converged] = 0.0
+        row = torch.full_like(self.lr, math.nan)
+        row[active] = mean
+        at = math.ceil(step / CHECK_EVERY) - 1
+        if at < len(self.course):  # a later part of the data
+            self.course[at] = torch.where(row.isnan(), self.course[at], row)
+        else:
+            self.course.append(row)
+
+
+def _adam(p: Tensor, grad: Tensor, first: Tensor, second: Tensor, lr: Tensor, t: int) -> None:
+    """A step of Adam (Kingma and Ba 2015, arXiv 1412.6980) with a learning rate per element."""
+    first.lerp_(grad, 1 - BETA1)
+    second.mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
+    root = math.sqrt(1 - BETA2**t)
+    step = second.sqrt().add_(EPS * root)
+    torch.div(first, step, out=step)
+    p.addcmul_(step, lr, value=-root / (1 - BETA1**t))

@@ -1,0 +1,140 @@
+"""log p(x) by importance sampling from the guide, the prior, or both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae.elbo.tracing import (
+    data_plate,
+    fork_rng,
+    joint_log_weight,
+    particles_agree,
+    plate_nesting,
+    trace_pair,
+    warn_not_vectorized,
+)
+from pyro_vae.evaluate.chunks import default_memory, map_rows, row_bytes, slices, take, until_interrupted
+from pyro_vae.evaluate.marginal import LogMarginal, join, marginal_of
+from pyro_vae.evaluate.proposals import Data, Program, Proposal, as_guide
+from pyro_vae.evaluate.weights import Weights
+from pyro_vae.progress import Advance, progress_bar
+
+__all__ = ["CPU_ROWS", "importance"]
+
+CPU_ROWS = 2048  # larger chunks fall out of the cache
+LOOPED = 256  # samples between two looks at the weights where samples run one at a time
+
+
+def importance(
+    model: Program,
+    guide: Program | None,
+    data: Data,
+    *,
+    num_samples: int,
+    prior_share: float,
+    target_error: float | None,
+    max_samples: int,
+    memory: int | None,
+    progress: bool | None,
+) -> LogMarginal:
+    """`log_marginal` by importance sampling; runs without gradients, the networks in evaluation mode already.
+
+    Args:
+        model, guide: The pair; without a guide the proposal is the prior.
+        data: The pair's positional and keyword arguments.
+        prior_share: Share of the samples drawn from the prior.
+        num_samples, target_error, max_samples, memory, progress: See `log_marginal`.
+    """
+    x, n = data[0][0], len(data[0][0])
+    guide = as_guide(model) if guide is None else guide
+    few, whole = take(*data, 0, min(n, 5)), False
+    with fork_rng():
+        try:
+            nesting = _nesting(model, guide, few)
+        except (RuntimeError, ValueError):  # parameters made for each datum only fit the whole data
+            few, whole = data, True
+            nesting = _nesting(model, guide, few)
+    vectorize = particles_agree(model, guide, few[0], **few[1])
+    if not vectorize:
+        warn_not_vectorized()
+    proposal = Proposal(model, guide, prior_share, vectorize, nesting)
+    with fork_rng():
+        proposal.check(few)
+    probe = proposal.plan(2 if vectorize else 1) if prior_share in (0, 1) else torch.tensor([False, True])
+    bytes_each = row_bytes(lambda: proposal.log_weights(few, probe, prior_share), len(probe) * len(few[0][0]))
+    rows = max(1, (memory or default_memory(x.device)) // bytes_each)
+    if x.device.type == "cpu":
+        rows = min(rows, CPU_ROWS)
+    # Pyro's checks of every value cost a tenth of the time: they are made on a sample or two of all data, then no more
+    with fork_rng():
+        for start, stop in slices(n, n if whole else max(1, rows // len(probe))):
+            proposal.log_weights(take(*data, start, stop), probe, prior_share)
+    # many samples of few data, so that encoders run seldom; one sample of many data if particles run in a loop
+    per_data = n if whole else max(1, rows // num_samples if vectorize else rows)
+
+    def draw(weights: Weights, data: Data, count: int) -> None:
+        plan = proposal.plan(count)
+        share = float(plan.double().mean())
+        chunk = max(1, rows // len(data[0][0])) if vectorize else LOOPED
+        for start, stop in slices(count, chunk):
+            weights.add(proposal.log_weights(data, plan[start:stop], share))
+
+    def parts(advance: Advance) -> Iterator[LogMarginal]:
+        for start, stop in slices(n, per_data):
+            some = take(*data, start, stop)
+            weights = Weights(stop - start, max_samples if target_error else num_samples, x.device)
+            draw(weights, some, num_samples)
+            count, active = num_samples, _unfinished(weights, target_error)
+            while len(active) and count < max_samples:
+                more = min(count, max_samples - count)  # few looks, so that stopping early biases little
+                if whole:
+                    active = torch.arange(stop - start, device=x.device)
+                part = Weights(len(active), max_samples, x.device)
+                draw(part, some if whole else _rows(some, active), more)
+                weights.merge(active, part)
+                count, active = count + more, _unfinished(weights, target_error)
+            check_finite(weights, start)
+            yield marginal_of(weights, x.dtype, method="importance" if prior_share < 1 else "prior")
+            advance(stop - start)
+
+    with progress_bar("log p(x)", n, progress) as advance, pyro.validation_enabled(False):
+        found, interrupted = until_interrupted(parts(advance))
+    return dataclasses.replace(join(found), interrupted=interrupted)
+
+
+def check_finite(weights: Weights, start: int) -> None:
+    """Refuse weights that are no numbers, of data that begin with number `start`.
+
+    Raises:
+        ValueError: If the sum of a datum's weights is NaN or infinite.
+    """
+    bad = ~(weights.log_sum < float("inf"))
+    if bad.any():
+        index = start + int(bad.nonzero()[0])
+        raise ValueError(
+            f"{int(bad.sum())} of the data {start}..{start + len(bad) - 1} have a NaN or infinite importance weight, "
+            f"first datum {index}: pv.preflight(model, guide, x[{index}:{index + 1}]) names the site"
+        )
+
+
+def _unfinished(weights: Weights, target_error: float | None) -> Tensor:
+    """Indices of the data whose error is above the target."""
+    if target_error is None:
+        return torch.empty(0, dtype=torch.long)
+    return (weights.std_error > target_error).nonzero().squeeze(-1)
+
+
+def _rows(data: Data, index: Tensor) -> Data:
+    return map_rows(lambda a: a[index.to(a.device)], *data)
+
+
+def _nesting(model: Program, guide: Program, data: Data) -> int:
+    """The number of batch dimensions of a pair, if it has a number per datum at all."""
+    traces = trace_pair(model, guide, *data)
+    joint_log_weight(traces, data_plate(traces, len(data[0][0])))
+    return plate_nesting(traces.model, traces.guide)

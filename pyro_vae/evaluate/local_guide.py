@@ -1,0 +1,147 @@
+"""What `fit_local` finds: a guide with a distribution of its own for every datum."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor
+from torch.func import functional_call
+
+from pyro_vae.evaluate.descent import CHECK_EVERY
+from pyro_vae.evaluate.local_posterior import LocalPosterior
+from pyro_vae.tables import as_text, write_rows
+
+__all__ = ["LocalGuide"]
+
+
+@dataclass(frozen=True, repr=False)
+class LocalGuide:
+    """A variational distribution of its own for each of N data: a guide for these data, and no others.
+
+    Attributes:
+        posterior: The module with the parameters of all data.
+        x: The data it was fitted to.
+        elbo: ELBO of each datum, `(N,)`, in nats, estimated after the fit with new noise.
+        elbo_error: Monte Carlo standard error of `elbo`, `(N,)`.
+        steps: Gradient steps that each datum took, `(N,)`.
+        converged: Whether each datum stopped by itself, `(N,)`.
+        course: Mean ELBO over every 100 steps, `(C, N)`; NaN for data that had stopped.
+        interrupted: Whether Ctrl-C ended the fit.
+    """
+
+    posterior: LocalPosterior
+    x: Tensor
+    elbo: Tensor
+    elbo_error: Tensor
+    steps: Tensor
+    converged: Tensor
+    course: Tensor
+    interrupted: bool = False
+
+    def guide(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The guide, a Pyro program; calling the object does the same.
+
+        Any of the data it was fitted to may come, in any order: the rows of `x` are looked up.
+
+        Raises:
+            ValueError: For other data.
+        """
+        pyro.module(self.posterior.registered_as, self.posterior)
+        params: dict[str, Tensor] = dict(self.posterior.named_parameters())
+        if x.shape != self.x.shape or not torch.equal(x, self.x.to(x.device)):
+            found = [self._index.get(key) for key in _keys(x)]
+            if None in found:
+                raise ValueError(
+                    f"{found.count(None)} of the {len(x)} data that came, first datum {found.index(None)}, are not "
+                    f"among the {len(self)} that the local posteriors were fitted to: fit them to these data"
+                )
+            rows = torch.tensor(found, device=self.x.device)
+            params = {name: p.index_select(self.posterior.axes[name], rows) for name, p in params.items()}
+        functional_call(self.posterior, params, (x,))
+
+    __call__ = guide
+
+    @cached_property
+    def _index(self) -> dict[bytes, int]:
+        return {key: i for i, key in enumerate(_keys(self.x))}
+
+    @property
+    def mean(self) -> float:
+        """Mean of `elbo` over the data, nats per datum."""
+        return float(self.elbo.double().mean())
+
+    @property
+    def mean_error(self) -> float:
+        """Monte Carlo standard error of `mean`."""
+        return float(self.elbo_error.double().square().sum().sqrt() / len(self))
+
+    def __len__(self) -> int:
+        return len(self.elbo)
+
+    def to_dict(self) -> dict[str, float]:
+        """The figures of the data set, for a table or JSON."""
+        return {
+            "elbo": self.mean,
+            "elbo_error": self.mean_error,
+            "steps_mean": float(self.steps.double().mean()),
+            "steps_max": int(self.steps.max()),
+            "num_converged": int(self.converged.sum()),
+            "num_data": len(self),
+        }
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One dictionary a datum."""
+        names = ("elbo", "elbo_error", "steps", "converged")
+        columns = [getattr(self, name).tolist() for name in names]
+        return [{"index": i, **dict(zip(names, row, strict=True))} for i, row in enumerate(zip(*columns, strict=True))]
+
+    def __repr__(self) -> str:
+        families = ", ".join(f"{site.name}: {type(site.family).__name__}" for site in self.posterior)
+        table = Table(title=f"local posteriors, {families}", title_justify="left", box=box.SIMPLE_HEAD)
+        for column in ("data", "ELBO (nats per datum)", "steps, mean", "steps, most", "converged"):
+            table.add_column(column, justify="right")
+        steps = (f"{float(self.steps.double().mean()):.0f}", str(int(self.steps.max())))
+        bound = f"{self.mean:.3f} ± {self.mean_error:.3f}"
+        table.add_row(str(len(self)), bound, *steps, str(int(self.converged.sum())))
+        return as_text(table)
+
+    def plot(self) -> Any:
+        """A figure: how far the ELBO of each datum was from its final value, against the steps."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        ax = figure.subplots()
+        steps = [CHECK_EVERY * (i + 1) for i in range(len(self.course))]
+        gap = (self.elbo - self.course).cpu()
+        ax.plot(steps, gap, color="C0", lw=0.5, alpha=0.3)
+        # a datum that has stopped is where it was
+        ax.plot(steps, gap.nan_to_num(0.0).mean(1), color="black", label="mean")
+        ax.axhline(0.0, color="grey", lw=0.8, ls=":")
+        ax.set(xlabel="gradient steps", ylabel="below the final ELBO (nats)", yscale="symlog")
+        ax.legend()
+        return figure
+
+    def save(self, path: str | Path) -> Path:
+        """Write a row a datum as CSV, or these and the data-set figures as JSON, by the ending of the path."""
+        path, rows = Path(path), self.to_dicts()
+        if path.suffix == ".csv":
+            write_rows(path, list(rows[0]), rows)
+        elif path.suffix == ".json":
+            path.write_text(json.dumps({**self.to_dict(), "data": rows}, indent=2) + "\n")
+        else:
+            raise ValueError(f"the figures of local posteriors are saved as .csv or .json, got {path.name!r}")
+        return path
+
+
+def _keys(x: Tensor) -> Iterator[bytes]:
+    for row in x.detach().cpu().reshape(len(x), -1).contiguous():
+        yield row.numpy().tobytes()

@@ -1,0 +1,222 @@
+"""What an estimate of log p(x) says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluate.khat import khat_threshold
+from pyro_vae.evaluate.weights import Weights
+from pyro_vae.tables import write_rows
+
+__all__ = ["LogMarginal", "join", "marginal_of"]
+
+
+@dataclass(frozen=True, repr=False)
+class LogMarginal:
+    """Per-datum estimates of log p(x) in nats, each a tensor of shape `(N,)`.
+
+    Attributes:
+        log_prob: Log of the mean weight. Its expectation is below log p(x), and rises to it with `num_samples`.
+        std_error: Monte Carlo standard error of `log_prob` (delta method). It sees only the weights that were drawn:
+            with a small `ess` or a large `khat` it is itself unreliable.
+        ess: Effective sample size (sum w)^2 / sum w^2, between 1 and `num_samples`.
+        num_samples: Weights per datum, `(N,)` where they differ: importance samples, or chains of annealed importance
+            sampling.
+        khat: Pareto k-hat of the weights' tail: above 0.7 more samples hardly help. -inf where all weights are equal,
+            NaN for fewer than 25 samples.
+        bounds: The bounds L_1, L_2, L_4, ..., `(J, N)`, each averaged over disjoint blocks of the same weights; NaN
+            where a datum has too few.
+        method: How the weights were made.
+        acceptance: Share of accepted proposals of the Markov chains, `(N,)`; None for independent samples.
+        interrupted: Whether the work was stopped, so that only the first data are here.
+    """
+
+    log_prob: Tensor
+    std_error: Tensor
+    ess: Tensor
+    num_samples: int | Tensor
+    khat: Tensor | None = None
+    bounds: Tensor | None = None
+    method: str = "importance"
+    acceptance: Tensor | None = None
+    interrupted: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Mean of `log_prob` over the data, nats per datum."""
+        return float(self.log_prob.double().mean())
+
+    @property
+    def mean_error(self) -> float:
+        """Monte Carlo standard error of `mean` for these data: what more samples would reduce."""
+        return float(self.std_error.double().square().sum().sqrt() / len(self.std_error))
+
+    @property
+    def sampling_error(self) -> float:
+        """Standard error of `mean` as an estimate for the whole population: what more data would reduce."""
+        n = len(self.log_prob)
+        return float(self.log_prob.double().std() / math.sqrt(n)) if n > 1 else math.inf
+
+    @property
+    def counts(self) -> Tensor:
+        """`num_samples` of each datum, `(N,)`."""
+        return torch.as_tensor(self.num_samples, device=self.log_prob.device).expand(len(self))
+
+    @property
+    def unreliable(self) -> Tensor:
+        """Indices of the data whose estimate is not to be trusted.
+
+        Those with a k-hat above `min(1 - 1/log10 K, 0.7)`, and those whose estimate is not a finite number. A k-hat
+        that cannot be told (NaN, fewer than 25 samples) counts for nothing.
+        """
+        bad = ~self.log_prob.isfinite()
+        if self.khat is not None:
+            limits = {int(k): khat_threshold(int(k)) for k in self.counts.unique()}
+            limit = torch.tensor([limits[int(k)] for k in self.counts.tolist()], device=bad.device)
+            bad = bad | (self.khat > limit)
+        return bad.nonzero().squeeze(-1)
+
+    @property
+    def convergence(self) -> dict[int, float]:
+        """Mean over the data of L_k, nats per datum, for k = 1, 2, 4, ... and the number of samples itself.
+
+        A curve that still rises at its end says that `log_prob` is below log p(x) by about as much as it would rise.
+        """
+        found = {} if self.bounds is None else {2**j: float(level.mean()) for j, level in enumerate(self.bounds)}
+        found = {k: value for k, value in found.items() if math.isfinite(value)}
+        if len(self.counts.unique()) == 1:
+            found[int(self.counts[0])] = self.mean
+        return found if math.isfinite(self.mean) else {}
+
+    def __len__(self) -> int:
+        return len(self.log_prob)
+
+    def __repr__(self) -> str:
+        what = "chains" if self.acceptance is not None else "samples"
+        few, most = int(self.counts.min()), int(self.counts.max())
+        text = (
+            f"log p(x) = {self.mean:.3f} ± {self.mean_error:.3f} nats per datum "
+            f"({len(self)} data, {few if few == most else f'{few} to {most}'} {what} each; "
+            f"ESS median {float(self.ess.median()):.1f}, min {float(self.ess.min()):.1f})"
+        )
+        if self.khat is not None and not self.khat.isnan().all():
+            text += (
+                f"\nk-hat median {float(self.khat.nanmedian()):.2f}, max {float(self.khat.max()):.2f}; "
+                f"{len(self.unreliable)} of {len(self)} estimates unreliable"
+            )
+        return text + (", interrupted" if self.interrupted else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The data-set figures, for a table or JSON."""
+        figures = {
+            "method": self.method,
+            "log_prob": self.mean,
+            "log_prob_error": self.mean_error,
+            "log_prob_sampling_error": self.sampling_error,
+            "ess_median": float(self.ess.median()),
+            "ess_min": float(self.ess.min()),
+            "num_samples": self.num_samples if isinstance(self.num_samples, int) else float(self.counts.float().mean()),
+            "num_data": len(self),
+            "num_unreliable": len(self.unreliable),
+        }
+        if self.khat is not None:
+            figures |= {"khat_median": float(self.khat.median()), "khat_max": float(self.khat.max())}
+        return figures
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One dictionary a datum."""
+        columns = {
+            field.name: value.tolist()
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor) and value.shape == self.log_prob.shape
+        }
+        columns["num_samples"] = self.counts.tolist()
+        bad = set(self.unreliable.tolist())
+        return [
+            {"index": i, **{name: column[i] for name, column in columns.items()}, "unreliable": i in bad}
+            for i in range(len(self))
+        ]
+
+    def save(self, path: str | Path) -> Path:
+        """Write one row a datum as CSV, or these and the data-set figures as JSON, by the ending of the path.
+
+        In JSON, which has neither, NaN and infinities become null.
+        """
+        path, rows = Path(path), self.to_dicts()
+        if path.suffix == ".csv":
+            write_rows(path, list(rows[0]), rows)
+        elif path.suffix == ".json":
+            figures = {**_finite(self.to_dict()), "convergence": self.convergence, "data": list(map(_finite, rows))}
+            path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        else:
+            raise ValueError(f"a marginal likelihood is saved as .csv or .json, got {path.name!r}")
+        return path
+
+    def plot(self) -> Any:
+        """A figure: the mean bound against the number of samples, and the k-hats of the data."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        bounds, tails = figure.subplots(1, 2)
+        bounds.plot(list(self.convergence), list(self.convergence.values()), marker=".")
+        bounds.set(xscale="log", xlabel="samples k", ylabel="mean bound L_k (nats per datum)")
+        finite = None if self.khat is None else self.khat[self.khat.isfinite()]
+        if finite is None or not len(finite):
+            tails.set_axis_off()
+            tails.text(0.5, 0.5, "no k-hat to show", ha="center", transform=tails.transAxes)
+        else:
+            tails.hist(finite.tolist(), bins=min(40, max(5, len(finite) // 5)))
+            tails.axvline(khat_threshold(int(self.counts.max())), color="black", lw=0.8, ls=":")
+            tails.set(xlabel="k-hat (unreliable right of the line)", ylabel="data")
+        return figure
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}
+
+
+Result = TypeVar("Result", bound=LogMarginal)
+
+
+def marginal_of(weights: Weights, dtype: torch.dtype, **others: Any) -> LogMarginal:
+    """The estimates that some weights give, for data of a dtype."""
+    dtype = torch.promote_types(dtype, torch.float32)
+    # log-densities are rounded about like this, after sums over many elements
+    rounding = math.sqrt(torch.finfo(dtype).eps)
+    first = weights.count[0]
+    same = bool((weights.count == first).all())
+    return LogMarginal(
+        weights.log_mean.to(dtype),
+        weights.std_error.to(dtype),
+        (1 / weights.inverse_ess).to(dtype),
+        int(first) if same else weights.count,
+        weights.khat(rounding).to(dtype),
+        weights.bounds().to(dtype),
+        **others,
+    )
+
+
+def join(parts: Sequence[Result]) -> Result:
+    """One result of several data sets' results."""
+    levels = max((0 if p.bounds is None else len(p.bounds)) for p in parts)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(parts[0]):
+        values = [getattr(part, field.name) for part in parts]
+        if field.name == "num_samples":
+            counts = torch.cat([part.counts for part in parts])
+            fields["num_samples"] = int(counts[0]) if (counts == counts[0]).all() else counts
+        elif field.name == "bounds" and levels:
+            missing = [v.new_full((levels - len(v), v.shape[1]), math.nan) for v in values]
+            fields["bounds"] = torch.cat([torch.cat(pair) for pair in zip(values, missing, strict=True)], dim=1)
+        else:
+            fields[field.name] = torch.cat(values) if isinstance(values[0], Tensor) else values[0]
+    return dataclasses.replace(parts[0], **fields)

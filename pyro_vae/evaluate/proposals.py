@@ -1,0 +1,133 @@
+"""Importance weights of a pair under three proposals: the guide, the prior, and a mixture of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyro_vae.elbo.tracing import (
+    PARTICLE_PLATE,
+    PairTrace,
+    checked_pair,
+    data_plate,
+    joint_log_weight,
+    log_prob,
+    sample_sites,
+    sum_to_data,
+    trace_pair,
+)
+
+__all__ = ["Proposal", "as_guide", "prior_traces"]
+
+Program = Callable[..., Any]
+Data = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def as_guide(model: Program) -> Program:
+    """The model's prior as a guide: the model without its observations."""
+    hidden: Program = poutine.block(model, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"])
+    return hidden
+
+
+def prior_traces(model: Program, data: Data, num_particles: int | None, nesting: int) -> PairTrace:
+    """A run of the model on latents from its own prior, with these latents as the guide's trace."""
+    if num_particles is not None:
+        model = pyro.plate(PARTICLE_PLATE, num_particles, dim=-1 - nesting)(model)
+    run = poutine.trace(model).get_trace(*data[0], **data[1])
+    latents = Trace()
+    for name, site in sample_sites(run):
+        if not site["is_observed"]:
+            latents.add_node(name, **site)
+    return checked_pair(run, latents, None if num_particles is None else -1 - nesting)
+
+
+class Proposal:
+    r"""Draws log-weights per datum from `(1 - share) q(z|x) + share p(z)`.
+
+    The number of draws from either part is fixed, their order is not, and each is weighted with the density of the
+    mixture (the balance heuristic), so that the mean weight is unbiased for p(x):
+
+    .. math:: w = \frac{p(x, z)}{(1 - a) q(z|x) + a p(z)} \le \frac{p(x|z)}{a}
+
+    Args:
+        model, guide: The pair.
+        share: a, between 0 (the guide alone) and 1 (the prior alone).
+        vectorize: Whether samples run as one more leading dimension, or one at a time.
+        nesting: The number of batch dimensions of the pair.
+
+    Reference: Hesterberg 1995 (defensive mixtures); Veach and Guibas 1995 (the balance heuristic).
+    """
+
+    def __init__(self, model: Program, guide: Program, share: float, vectorize: bool, nesting: int) -> None:
+        self.model, self.guide, self.share = model, guide, share
+        self.vectorize, self.nesting = vectorize, nesting
+
+    def plan(self, num_samples: int) -> Tensor:
+        """Which of some samples are drawn from the prior, `(K,)`."""
+        count = 0 if self.share == 0 else max(1, round(self.share * num_samples))
+        return torch.randperm(num_samples) < count if 0 < count < num_samples else torch.full((num_samples,), count > 0)
+
+    def log_weights(self, data: Data, from_prior: Tensor, share: float) -> Tensor:
+        """Log-weights `(K, N)` for the samples of a plan, or of a part of it.
+
+        `share` is that of the whole plan.
+        """
+        parts = []
+        for prior in (False, True):
+            count = int((from_prior == prior).sum())
+            if count and self.vectorize:
+                parts.append(self._weigh(data, count, prior, share))
+            elif count:
+                parts.append(torch.stack([self._weigh(data, None, prior, share) for _ in range(count)]))
+        if len(parts) == 1:
+            return parts[0].double()
+        order = from_prior.int().argsort(stable=True).argsort()  # from "guide first" back to the plan's order
+        return torch.cat(parts).double()[order.to(parts[0].device)]
+
+    def _weigh(self, data: Data, count: int | None, prior: bool, share: float) -> Tensor:
+        args, kwargs = data
+        n = len(args[0])
+        if prior:
+            traces = prior_traces(self.model, data, count, self.nesting)
+        else:
+            traces = trace_pair(self.model, self.guide, args, kwargs, num_particles=count, nesting=self.nesting)
+        if share in (0, 1):
+            return joint_log_weight(traces, data_plate(traces, n))
+        if prior:
+            guide = self.guide
+            if count is not None:
+                guide = pyro.plate(PARTICLE_PLATE, count, dim=traces.particle_dim)(guide)
+            replayed = poutine.trace(poutine.replay(guide, trace=traces.guide)).get_trace(*args, **kwargs)
+            traces = checked_pair(traces.model, replayed, traces.particle_dim)
+        plate = data_plate(traces, n)
+        joint, q, p = torch.zeros(()), torch.zeros(()), torch.zeros(())
+        for name, site, sign in traces.sites():
+            value = sum_to_data(log_prob(name, site), plate, traces.particle_dim)
+            if sign < 0:
+                q = q + value
+            else:
+                joint = joint + value
+                p = p if site["is_observed"] else p + value
+        return joint - torch.logaddexp(q + math.log1p(-share), p + math.log(share))
+
+    def check(self, data: Data) -> None:
+        """Refuse a guide whose density cannot be told.
+
+        Raises:
+            ValueError: For an auxiliary site, which only the guide has.
+        """
+        if 0 < self.share < 1:
+            traces = trace_pair(self.model, self.guide, *data)
+            extra = [name for name, site in sample_sites(traces.guide) if site["infer"].get("is_auxiliary")]
+            if extra:
+                raise ValueError(
+                    f"the guide's auxiliary site {extra[0]!r} is not in the model, so that the density of a mixture "
+                    "with the prior cannot be told: use defensive=0"
+                )
