@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Data, Split
 from pyro_vae.elbo.tracing import fork_rng
-from pyro_vae.evaluate.likelihood import log_marginal
+from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.evaluate.modules import modules_of
 from pyro_vae.fit import fit
 from pyro_vae.history import History

@@ -19,7 +19,7 @@ from pyro_vae import elbo as elbos
 from pyro_vae.data import Data
 from pyro_vae.device import choose_device
 from pyro_vae.elbo.tracing import fork_rng
-from pyro_vae.evaluate.preflight import preflight as run_preflight
+from pyro_vae.evaluate.preflight.report import preflight as run_preflight
 from pyro_vae.feed import feed
 from pyro_vae.guard import WeightGuard
 from pyro_vae.history import Epoch, History

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluate.modules import modules_of
-from pyro_vae.evaluate.preflight import find_nonfinite
+from pyro_vae.evaluate.preflight.report import find_nonfinite
 from pyro_vae.svi import SVI
 
 __all__ = ["NonFiniteLoss", "WeightGuard"]

@@ -207,7 +207,8 @@ class SVI:
         loss = self._loss_of(*args, **kwargs)
         if not loss.requires_grad:
             raise ValueError(_NO_PARAMETERS)
-        (loss * self._scaled(scale)).backward()
+        factor = self._scaled(scale)
+        (loss if isinstance(factor, float) and factor == 1.0 else loss * factor).backward()
         return loss.detach(), True
 
     def _register(self, found: Iterable[tuple[str, Tensor]]) -> None:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.evaluate import Bracket, log_marginal
-from pyro_vae.evaluate.annealed import temperatures
-from pyro_vae.evaluate.latent_space import LatentSpace
-from pyro_vae.evaluate.marginal import LogMarginal
+from pyro_vae.evaluate.marginal.annealed import temperatures
+from pyro_vae.evaluate.marginal.latent_space import LatentSpace
+from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.oracles import Discrete, LinearGaussian, TopDownChain
 from tests.counts_pair import counts_guide, counts_log_prob, counts_model
 

@@ -493,7 +493,10 @@ def test_errors_in_a_pair_name_the_line(capsys: pytest.CaptureFixture[str], here
 TRAIN_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "unknown data": (["--data", "mist"], ["unknown data set 'mist'", "did you mean 'mnist'", "digits"]),
     "missing file": (["--data", "no.npz"], ["no file or folder at 'no.npz'"]),
-    "unknown model": (["--model", "VEA"], ["unknown model VEA, did you mean VAE? Known: VAE, AuxiliaryVAE; or module.Class"]),
+    "unknown model": (
+        ["--model", "VEA"],
+        ["unknown model VEA, did you mean VAE? Known: VAE, AuxiliaryVAE; or module.Class"],
+    ),
     "unknown module": (["--model", "my_pare.MyVAE"], ["cannot import my_pare.MyVAE: No module named 'my_pare'"]),
     "unknown class": (["--model", "my_pair.Mine"], ["cannot import my_pair.Mine", "has no attribute 'Mine'"]),
     "broken file": (["--model", "broken.Pair"], ["SyntaxError", "broken.py, line 1"]),
@@ -747,7 +750,7 @@ def test_diagnose(run: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_gaps(run: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyro_vae.evaluate.descent.CHECK_EVERY", 5)
+    monkeypatch.setattr("pyro_vae.evaluate.local.descent.CHECK_EVERY", 5)
     words = ["gaps", run, "--num_data", "3", "--num_samples", "20", "--families", "[diagonal_normal,full_normal]"]
     out = _ok(capsys, *words)
     assert "amortisation gap" in out

@@ -6,6 +6,7 @@ import copy
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pyro
@@ -144,13 +145,13 @@ def test_a_pair_of_plain_functions_with_arguments() -> None:
 
     counts, exposure = torch.poisson(torch.ones(5, 3)), torch.rand(5) + 0.5
     for name in ("trace", "iwae"):
-        assert_same_gradients(model, guide, lambda name=name: pv.elbo.make(name, num_particles=3), counts, exposure)
+        assert_same_gradients(model, guide, partial(pv.elbo.make, name, num_particles=3), counts, exposure)
 
 
 def test_hierarchy_in_another_order() -> None:
     pair = TopDownChain()
     for name in ("mean_field", "stl"):
-        assert_same_gradients(pair.model, pair.guide, lambda name=name: pv.elbo.make(name), torch.randn(4))
+        assert_same_gradients(pair.model, pair.guide, partial(pv.elbo.make, name), torch.randn(4))
 
 
 def run(compile: bool, steps: int, **options: Any) -> list[float]:

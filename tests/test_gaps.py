@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.evaluate import descent, gaps
-from pyro_vae.evaluate.gaps import InferenceGaps, inference_gaps
-from pyro_vae.evaluate.generalization import generalization
+from pyro_vae.evaluate.local import descent, gaps
+from pyro_vae.evaluate.local.gaps import InferenceGaps, inference_gaps
+from pyro_vae.evaluate.local.generalization import generalization
 from pyro_vae.oracles import LinearGaussian
 
 

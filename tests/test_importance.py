@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.evaluate import log_marginal
-from pyro_vae.evaluate.likelihood import LogMarginal
-from pyro_vae.evaluate.weights import Weights
+from pyro_vae.evaluate.marginal.likelihood import LogMarginal
+from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.oracles import Discrete, LinearGaussian, TopDownChain
 from tests.counts_pair import counts_guide, counts_log_prob, counts_model
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluate import log_marginal
-from pyro_vae.evaluate.khat import khat_threshold, pareto_khat, tail_size
+from pyro_vae.evaluate.marginal.khat import khat_threshold, pareto_khat, tail_size
 from pyro_vae.oracles import Discrete, LinearGaussian
 
 

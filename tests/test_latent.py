@@ -19,11 +19,11 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from pyro_vae.evaluate import aggregate
 from pyro_vae.evaluate import latent as latent_module
 from pyro_vae.evaluate.bound import bound
-from pyro_vae.evaluate.latent import latent_report
-from pyro_vae.evaluate.latent_result import LatentReport
+from pyro_vae.evaluate.latent import aggregate
+from pyro_vae.evaluate.latent.report import latent_report
+from pyro_vae.evaluate.latent.result import LatentReport
 from pyro_vae.models import VAE
 from pyro_vae.oracles import Discrete, LinearGaussian, TopDownChain
 
@@ -217,7 +217,7 @@ def test_a_kl_in_closed_form_takes_noise_away(monkeypatch: pytest.MonkeyPatch) -
     pair = LinearGaussian(latent_dim=1)
     x = pair.simulate(30)
     with_it = latent_report(pair.model, pair.guide, x, num_samples=50)
-    monkeypatch.setattr("pyro_vae.evaluate.latent_sites.kl_sites", lambda traces: {})
+    monkeypatch.setattr("pyro_vae.evaluate.latent.sites.kl_sites", lambda traces: {})
     without = latent_report(pair.model, pair.guide, x, num_samples=50)
     assert with_it.mutual_information_error < without.mutual_information_error
     assert with_it.marginal_kl_error < without.marginal_kl_error

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 import pyro_vae as pv
 from pyro_vae import conditionals
 from pyro_vae.conditionals import Conditional
-from pyro_vae.evaluate import descent
-from pyro_vae.evaluate.local import fit_local
-from pyro_vae.evaluate.per_datum import LinearPerDatum, per_datum
+from pyro_vae.evaluate.local import descent
+from pyro_vae.evaluate.local.fit import fit_local
+from pyro_vae.evaluate.local.per_datum import LinearPerDatum, per_datum
 from pyro_vae.oracles import Discrete, LinearGaussian
 
 

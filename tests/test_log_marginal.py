@@ -15,7 +15,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
-from pyro_vae.evaluate.likelihood import LogMarginal, log_marginal
+from pyro_vae.evaluate.marginal.likelihood import LogMarginal, log_marginal
 from pyro_vae.oracles import Discrete, LinearGaussian, TopDownChain
 
 Program = Callable[..., Any]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae.elbo.tracing import fork_rng
-from pyro_vae.precision import networks_in
+from pyro_vae.precision import Precision, networks_in
 
 
 def test_inside_and_outside() -> None:
@@ -40,7 +40,7 @@ def test_an_error_in_a_network_leaves_nothing_open() -> None:
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_the_loss_is_close_and_the_densities_are_in_float32(precision: str) -> None:
+def test_the_loss_is_close_and_the_densities_are_in_float32(precision: Precision) -> None:
     torch.manual_seed(0)
     vae = pv.VAE(12, latent_dim=2, hidden=(16,))
     x = (torch.rand(64, 12) < 0.4).float()
@@ -54,7 +54,8 @@ def test_the_loss_is_close_and_the_densities_are_in_float32(precision: str) -> N
             pyro.sample("x", p, obs=x)
 
     losses = []
-    for name in ("float32", precision):
+    names: tuple[Precision, ...] = ("float32", precision)
+    for name in names:
         with fork_rng(0):
             losses.append(float(pv.SVI(model, vae.guide, precision=name).step(x)))
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
@@ -72,17 +73,19 @@ def test_a_guide_that_is_a_module_is_no_network() -> None:
     x = torch.randn(8, 3)
     guide(x)  # makes its parameters
     losses = []
-    for name in ("float32", "bfloat16"):
+    names: tuple[Precision, ...] = ("float32", "bfloat16")
+    for name in names:
         with fork_rng(0):
             losses.append(float(pv.SVI(model, guide, precision=name).evaluate_loss(x)))
     assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_training_gets_there(precision: str) -> None:
+def test_training_gets_there(precision: Precision) -> None:
     elbos = []
     data = pv.data.load("digits", binarize="dynamic", flatten=True)
-    for name in ("float32", precision):
+    names: tuple[Precision, ...] = ("float32", precision)
+    for name in names:
         torch.manual_seed(0)
         vae = pv.VAE(data.shape, latent_dim=5, hidden=(32,))
         history = pv.fit(vae.model, vae.guide, data, epochs=8, lr=5e-3, seed=0, precision=name, progress=False)
@@ -97,7 +100,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, float16"):
         pv.SVI(vae.model, vae.guide, precision=unknown)
     with pytest.raises(ValueError, match="use a torch optimizer"):
-        pv.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), precision="float16")
+        pv.SVI(vae.model, vae.guide, pyro.optim.ClippedAdam({"lr": 1e-3}), precision="float16")
     renyi = pyro.infer.RenyiELBO(alpha=0.5, num_particles=2)
     with pytest.raises(ValueError, match="no precision but float32"):
         pv.SVI(vae.model, vae.guide, loss=renyi, precision="bfloat16").step(torch.zeros(3, 12))

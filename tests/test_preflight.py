@@ -18,7 +18,7 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 
 from pyro_vae.elbo import MeanField, WeightedKL
-from pyro_vae.evaluate.preflight import Problem, Report, find_nonfinite, modules_of, preflight
+from pyro_vae.evaluate.preflight.report import Problem, Report, find_nonfinite, modules_of, preflight
 
 N, D, Z = 6, 5, 3
 Program = Callable[..., Any]

@@ -17,7 +17,7 @@ from pyro_vae import conditionals, nets, priors
 from pyro_vae.elbo import MeanField, Trace
 from pyro_vae.elbo.tracing import particles_agree
 from pyro_vae.evaluate.bound import bound
-from pyro_vae.evaluate.likelihood import log_marginal
+from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.models import VAE
 from pyro_vae.models.pair import Pair
 from pyro_vae.oracles import LinearGaussian

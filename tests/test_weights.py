@@ -11,7 +11,7 @@ from pyro import poutine
 
 from pyro_vae.elbo import Cyclical, MeanField, TensorELBO, Trace, Warmup, WeightedKL
 from pyro_vae.evaluate.bound import bound
-from pyro_vae.evaluate.likelihood import log_marginal
+from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.oracles import Discrete, LinearGaussian
 from pyro_vae.svi import SVI
 from tests.test_elbo import check_mean, exact_gradient, gradient

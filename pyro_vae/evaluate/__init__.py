@@ -1,22 +1,22 @@
 """Questions put to a pair: is it sound, what is its ELBO, what is its marginal likelihood, what does it generate."""
 
-from pyro_vae.evaluate.bidirectional import Bracket
 from pyro_vae.evaluate.bound import Bound, bound
-from pyro_vae.evaluate.check_estimator import check_estimator
-from pyro_vae.evaluate.compare import Comparison, EstimatorRow, compare_elbos
-from pyro_vae.evaluate.gaps import InferenceGaps, inference_gaps
-from pyro_vae.evaluate.generalization import Generalization, generalization
+from pyro_vae.evaluate.estimators.check import check_estimator
+from pyro_vae.evaluate.estimators.compare import Comparison, EstimatorRow, compare_elbos
+from pyro_vae.evaluate.estimators.verdict import CheckLine, EstimatorCheck
 from pyro_vae.evaluate.generate import reconstruct, sample
-from pyro_vae.evaluate.latent import latent_report
-from pyro_vae.evaluate.latent_result import LatentDimension, LatentReport, LatentSite
-from pyro_vae.evaluate.likelihood import LogMarginal, log_marginal
-from pyro_vae.evaluate.local import fit_local
-from pyro_vae.evaluate.local_guide import LocalGuide
-from pyro_vae.evaluate.posterior_samples import posterior_samples
-from pyro_vae.evaluate.preflight import Problem, Report, preflight
-from pyro_vae.evaluate.repair import Repair, repair
+from pyro_vae.evaluate.latent.report import latent_report
+from pyro_vae.evaluate.latent.result import LatentDimension, LatentReport, LatentSite
+from pyro_vae.evaluate.local.fit import fit_local
+from pyro_vae.evaluate.local.gaps import InferenceGaps, inference_gaps
+from pyro_vae.evaluate.local.generalization import Generalization, generalization
+from pyro_vae.evaluate.local.guide import LocalGuide
+from pyro_vae.evaluate.marginal.bidirectional import Bracket
+from pyro_vae.evaluate.marginal.likelihood import LogMarginal, log_marginal
+from pyro_vae.evaluate.marginal.posterior_samples import posterior_samples
+from pyro_vae.evaluate.marginal.repair import Repair, repair
+from pyro_vae.evaluate.preflight.report import Problem, Report, preflight
 from pyro_vae.evaluate.summary import Summary, summarize
-from pyro_vae.evaluate.verdict import CheckLine, EstimatorCheck
 
 __all__ = [
     "Bound",

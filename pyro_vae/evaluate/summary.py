@@ -14,7 +14,7 @@ from rich.table import Table
 from pyro_vae.elbo.tracing import fork_rng, trace_pair
 from pyro_vae.evaluate.bound import bound
 from pyro_vae.evaluate.chunks import check_data, take
-from pyro_vae.evaluate.likelihood import log_marginal
+from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.evaluate.modules import beside_networks, eval_mode
 from pyro_vae.tables import as_text
 

@@ -192,7 +192,7 @@ class LatentReport:
 
     def plot(self) -> Any:
         """A figure: KL and activity of the dimensions, and q(z) against p(z) in the (up to) four most active ones."""
-        from pyro_vae.evaluate.latent_plot import draw
+        from pyro_vae.evaluate.latent.plot import draw
 
         return draw(self)
 

@@ -9,11 +9,11 @@ from typing import Any, Literal, overload
 import torch
 
 from pyro_vae.elbo.tracing import fork_rng
-from pyro_vae.evaluate.annealed import Plan, annealed
-from pyro_vae.evaluate.bidirectional import Bracket, bidirectional
 from pyro_vae.evaluate.chunks import check_data
-from pyro_vae.evaluate.importance import importance
-from pyro_vae.evaluate.marginal import LogMarginal
+from pyro_vae.evaluate.marginal.annealed import Plan, annealed
+from pyro_vae.evaluate.marginal.bidirectional import Bracket, bidirectional
+from pyro_vae.evaluate.marginal.importance import importance
+from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.evaluate.modules import beside_networks, eval_mode
 
 __all__ = ["METHODS", "LogMarginal", "log_marginal"]

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluate.khat import khat_threshold
-from pyro_vae.evaluate.weights import Weights
+from pyro_vae.evaluate.marginal.khat import khat_threshold
+from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.tables import write_rows
 
 __all__ = ["LogMarginal", "join", "marginal_of"]

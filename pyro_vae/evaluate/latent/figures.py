@@ -9,8 +9,8 @@ from pyro.distributions import Normal
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.evaluate.latent_result import ACTIVE, NEGLIGIBLE, LatentDimension, LatentSite
-from pyro_vae.evaluate.latent_sites import Figures
+from pyro_vae.evaluate.latent.result import ACTIVE, NEGLIGIBLE, LatentDimension, LatentSite
+from pyro_vae.evaluate.latent.sites import Figures
 
 __all__ = ["dimensions_of", "over_data", "surgery"]
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pyro_vae.elbo.tracing import fork_rng, log_weights, plate_nesting, sample_sites, trace_pair
 from pyro_vae.evaluate.chunks import check_data, slices
-from pyro_vae.evaluate.descent import Descent
-from pyro_vae.evaluate.local_guide import LocalGuide
-from pyro_vae.evaluate.local_posterior import Family, LocalPosterior
+from pyro_vae.evaluate.local.descent import Descent
+from pyro_vae.evaluate.local.guide import LocalGuide
+from pyro_vae.evaluate.local.posterior import Family, LocalPosterior
 from pyro_vae.evaluate.modules import beside_networks, eval_mode
 from pyro_vae.progress import progress_bar
 

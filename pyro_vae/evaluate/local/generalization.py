@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from pyro_vae.evaluate.gaps import InferenceGaps
+from pyro_vae.evaluate.local.gaps import InferenceGaps
 from pyro_vae.tables import as_text
 
 __all__ = ["Generalization", "generalization"]

@@ -14,11 +14,11 @@ from torch.nn.functional import interpolate
 
 from pyro_vae.elbo.tracing import fork_rng
 from pyro_vae.evaluate.chunks import default_memory, row_bytes, slices, take, until_interrupted
-from pyro_vae.evaluate.importance import check_finite
-from pyro_vae.evaluate.latent_space import LatentSpace, Point
-from pyro_vae.evaluate.marginal import LogMarginal, join, marginal_of
-from pyro_vae.evaluate.proposals import Data, Program
-from pyro_vae.evaluate.weights import Weights
+from pyro_vae.evaluate.marginal.importance import check_finite
+from pyro_vae.evaluate.marginal.latent_space import LatentSpace, Point
+from pyro_vae.evaluate.marginal.proposals import Data, Program
+from pyro_vae.evaluate.marginal.result import LogMarginal, join, marginal_of
+from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.progress import Advance, progress_bar
 
 __all__ = ["Annealing", "Plan", "annealed", "prepared", "temperatures"]

@@ -12,8 +12,8 @@ from rich.table import Table
 from torch import Tensor
 
 from pyro_vae.evaluate.chunks import check_data, map_rows
-from pyro_vae.evaluate.likelihood import log_marginal
-from pyro_vae.evaluate.marginal import LogMarginal
+from pyro_vae.evaluate.marginal.likelihood import log_marginal
+from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.tables import as_text
 
 __all__ = ["Repair", "repair"]

@@ -16,8 +16,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.func import functional_call
 
-from pyro_vae.evaluate.descent import CHECK_EVERY
-from pyro_vae.evaluate.local_posterior import LocalPosterior
+from pyro_vae.evaluate.local.descent import CHECK_EVERY
+from pyro_vae.evaluate.local.posterior import LocalPosterior
 from pyro_vae.tables import as_text, write_rows
 
 __all__ = ["LocalGuide"]

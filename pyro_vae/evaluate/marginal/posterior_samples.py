@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pyro_vae.elbo.tracing import data_plate, fork_rng, sample_sites
 from pyro_vae.evaluate.chunks import check_data, take
-from pyro_vae.evaluate.latent_space import LatentSpace
+from pyro_vae.evaluate.marginal.latent_space import LatentSpace
+from pyro_vae.evaluate.marginal.proposals import prior_traces
 from pyro_vae.evaluate.modules import beside_networks, eval_mode
-from pyro_vae.evaluate.proposals import prior_traces
 from pyro_vae.progress import progress_bar
 
 __all__ = ["posterior_samples"]

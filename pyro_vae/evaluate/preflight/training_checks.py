@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyro_vae.elbo.tracing import log_prob, particles_agree
 from pyro_vae.evaluate.modules import modules_of
-from pyro_vae.evaluate.probe import (
+from pyro_vae.evaluate.preflight.probe import (
     Level,
     Problem,
     Program,

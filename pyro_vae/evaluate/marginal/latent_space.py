@@ -23,7 +23,7 @@ from pyro_vae.elbo.tracing import (
     trace_pair,
 )
 from pyro_vae.evaluate.chunks import map_rows
-from pyro_vae.evaluate.proposals import Data, Program, as_guide
+from pyro_vae.evaluate.marginal.proposals import Data, Program, as_guide
 
 __all__ = ["LatentSpace", "Point"]
 

@@ -14,13 +14,13 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.elbo.tracing import log_prob, sample_sites
-from pyro_vae.evaluate.annealed import Plan, prepared
 from pyro_vae.evaluate.chunks import take, until_interrupted
-from pyro_vae.evaluate.importance import check_finite
-from pyro_vae.evaluate.latent_space import LatentSpace
-from pyro_vae.evaluate.marginal import LogMarginal, join, marginal_of
-from pyro_vae.evaluate.proposals import Data, Program
-from pyro_vae.evaluate.weights import Weights
+from pyro_vae.evaluate.marginal.annealed import Plan, prepared
+from pyro_vae.evaluate.marginal.importance import check_finite
+from pyro_vae.evaluate.marginal.latent_space import LatentSpace
+from pyro_vae.evaluate.marginal.proposals import Data, Program
+from pyro_vae.evaluate.marginal.result import LogMarginal, join, marginal_of
+from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.progress import Advance, progress_bar
 
 __all__ = ["Bracket", "bidirectional", "simulate"]

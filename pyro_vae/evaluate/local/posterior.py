@@ -19,7 +19,7 @@ from torch.distributions.transforms import ReshapeTransform
 from pyro_vae import conditionals
 from pyro_vae.conditionals import Conditional
 from pyro_vae.elbo.tracing import DataPlate, PairTrace, data_plate, sample_sites
-from pyro_vae.evaluate.per_datum import per_datum
+from pyro_vae.evaluate.local.per_datum import per_datum
 
 __all__ = ["Family", "LocalPosterior", "SitePosterior"]
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from pyro_vae import elbo as elbos
 from pyro_vae.elbo.tracing import fork_rng
-from pyro_vae.evaluate.verdict import CheckLine, EstimatorCheck
+from pyro_vae.evaluate.estimators.verdict import CheckLine, EstimatorCheck
 from pyro_vae.oracles import LinearGaussian, Oracle
 
 __all__ = ["check_estimator"]

@@ -19,9 +19,9 @@ from pyro_vae.elbo.tracing import (
     warn_not_vectorized,
 )
 from pyro_vae.evaluate.chunks import default_memory, map_rows, row_bytes, slices, take, until_interrupted
-from pyro_vae.evaluate.marginal import LogMarginal, join, marginal_of
-from pyro_vae.evaluate.proposals import Data, Program, Proposal, as_guide
-from pyro_vae.evaluate.weights import Weights
+from pyro_vae.evaluate.marginal.proposals import Data, Program, Proposal, as_guide
+from pyro_vae.evaluate.marginal.result import LogMarginal, join, marginal_of
+from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.progress import Advance, progress_bar
 
 __all__ = ["CPU_ROWS", "importance"]

@@ -21,7 +21,7 @@ from pyro_vae.elbo.tracing import (
     warn_not_vectorized,
 )
 from pyro_vae.evaluate.chunks import map_rows, slices
-from pyro_vae.evaluate.local_posterior import LocalPosterior
+from pyro_vae.evaluate.local.posterior import LocalPosterior
 from pyro_vae.progress import Advance
 
 __all__ = ["CHECK_EVERY", "Descent"]

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pyro_vae import elbo as elbos
 from pyro_vae.elbo.tracing import fork_rng, log_prob
-from pyro_vae.evaluate.checks import check_estimator, check_plates, check_shapes, check_sites, check_support
 from pyro_vae.evaluate.modules import modules_of
-from pyro_vae.evaluate.probe import (
+from pyro_vae.evaluate.preflight.checks import check_estimator, check_plates, check_shapes, check_sites, check_support
+from pyro_vae.evaluate.preflight.probe import (
     Problem,
     Program,
     Run,
@@ -28,7 +28,7 @@ from pyro_vae.evaluate.probe import (
     shapes_of,
     unchanged,
 )
-from pyro_vae.evaluate.training_checks import check_finite, check_networks, check_vectorized, parameter_names
+from pyro_vae.evaluate.preflight.training_checks import check_finite, check_networks, check_vectorized, parameter_names
 
 __all__ = [
     "Problem",

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluate.khat import pareto_khat, tail_size
+from pyro_vae.evaluate.marginal.khat import pareto_khat, tail_size
 
 __all__ = ["Weights"]
 

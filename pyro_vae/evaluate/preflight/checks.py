@@ -15,7 +15,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from pyro_vae import elbo as elbos
-from pyro_vae.evaluate.probe import (
+from pyro_vae.evaluate.preflight.probe import (
     Run,
     Site,
     chain,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from pyro_vae.evaluate.latent_result import LatentDimension, LatentReport
+    from pyro_vae.evaluate.latent.result import LatentDimension, LatentReport
 
 __all__ = ["draw"]
 

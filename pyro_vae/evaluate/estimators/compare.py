@@ -19,8 +19,8 @@ from torch import Tensor
 from pyro_vae import elbo as elbos
 from pyro_vae.elbo.tracing import fork_rng, sample_sites, trace_pair
 from pyro_vae.evaluate.chunks import check_data
-from pyro_vae.evaluate.gradients import Gradients, Moments
-from pyro_vae.evaluate.likelihood import LogMarginal, log_marginal
+from pyro_vae.evaluate.estimators.gradients import Gradients, Moments
+from pyro_vae.evaluate.marginal.likelihood import LogMarginal, log_marginal
 from pyro_vae.evaluate.modules import beside_networks
 from pyro_vae.memory import kept_memory
 from pyro_vae.progress import progress_bar

@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from pyro_vae.evaluate.likelihood import LogMarginal, log_marginal
-from pyro_vae.evaluate.local import fit_local
-from pyro_vae.evaluate.local_guide import LocalGuide
-from pyro_vae.evaluate.local_posterior import Family
+from pyro_vae.evaluate.local.fit import fit_local
+from pyro_vae.evaluate.local.guide import LocalGuide
+from pyro_vae.evaluate.local.posterior import Family
+from pyro_vae.evaluate.marginal.likelihood import LogMarginal, log_marginal
 from pyro_vae.tables import as_text, write_rows
 
 __all__ = ["InferenceGaps", "inference_gaps"]

@@ -1,0 +1,1 @@
+"""The health of a pair's latents: KL, activity, information, the aggregate posterior, collapse."""

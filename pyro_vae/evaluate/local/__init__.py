@@ -1,0 +1,1 @@
+"""Variational distributions of single data, and where the nats go."""
