@@ -19,7 +19,7 @@ demo: install
 		--out runs/demo --overwrite true --progress true
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: install
 	$(BIN)/ruff check .

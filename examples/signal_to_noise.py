@@ -14,8 +14,8 @@ few importance weights carry each average, and no SNR of the guide rises with K,
 
 Measured with the defaults (2-core CPU, busy with other work, one thread; seed 0; about 12 minutes), SNR of the guide's
 gradient at K = 1, 4, 16, 64, 256. PCA: iwae 0.37, 0.21, 0.11, 0.07, 0.03; dreg 2.2, 3.7, 5.4, 7.5, 9.4 (its bound is
-within 0.002 nats of log p(x) at the end). VAE: iwae 3.3, 3.1, 2.8, 2.6, 2.3; dreg 6.2, 5.2, 4.4, 3.4, 2.9, with a gap of
-0.12 nats left. The model's SNR rises from 8 to 116 and from 4 to 9.
+within 0.002 nats of log p(x) at the end). VAE: iwae 3.3, 3.1, 2.8, 2.6, 2.3; dreg 6.2, 5.2, 4.4, 3.4, 2.9, with a gap
+of 0.12 nats left. The model's SNR rises from 8 to 116 and from 4 to 9.
 """
 
 import argparse

@@ -19,9 +19,9 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from pyro_vae.evaluate import latent as latent_module
 from pyro_vae.evaluate.bound import bound
 from pyro_vae.evaluate.latent import aggregate
+from pyro_vae.evaluate.latent import report as report_module
 from pyro_vae.evaluate.latent.report import latent_report
 from pyro_vae.evaluate.latent.result import LatentReport
 from pyro_vae.models import VAE
@@ -245,7 +245,7 @@ def test_posteriors_far_apart_tell_all() -> None:
 @pytest.mark.parametrize("rows", [7, 1000])
 @pytest.mark.parametrize("pairs", [1, 100, 2**15])
 def test_chunks_change_nothing_but_the_noise(monkeypatch: pytest.MonkeyPatch, rows: int, pairs: int) -> None:
-    monkeypatch.setattr(latent_module, "ROWS", rows)
+    monkeypatch.setattr(report_module, "ROWS", rows)
     monkeypatch.setattr(aggregate, "CPU_PAIRS", pairs)
     pair = LinearGaussian(latent_dim=1)
     x = pair.simulate(17)

@@ -8,7 +8,7 @@ same weights. The competitors take turns, a few steps each, in one process; the 
 "GEMM share" is the share of the machine's matrix-product rate, measured in the same run, that the step reaches. At the
 end each competitor's ELBO after the same number of steps, so that none wins by doing less.
 
-On a 2-core CPU, two threads, torch 2.15, NumPyro 0.19 (GEMM 272 GFLOP/s), ms a step at batch 32, 128, 512:
+On a 2-core CPU, two threads, torch 2.15, NumPyro 0.22 (GEMM 272 GFLOP/s), ms a step at batch 32, 128, 512:
 
     stock Pyro           5.53   7.72   15.52
     PyTorch, fused Adam  2.05   3.58    9.89
