@@ -46,7 +46,7 @@ def tidy(app: object, what: str, name: str, obj: object, options: object, lines:
         lines[0] = lines[0].replace(": ", ", ", 1)
     for i, line in enumerate(lines):
         # it escapes these stars one by one only
-        lines[i] = line.replace("*args, **kwargs:", "args, kwargs:")
+        lines[i] = line.replace("*args, **kwargs:", "args, kwargs:").replace("x, *args:", "x, args:")
         if line.startswith("Reference: "):
             # it takes a paragraph after a section for part of it
             lines[i : i + 1] = ["References", "----------", line.removeprefix("Reference: ")]

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_vae.elbo.tracing import fork_rng, recording
 
-__all__ = ["CompiledGradients", "Recordable", "compile_graph", "modules_called"]
+__all__ = ["CompiledGradients", "Recordable", "compile_graph", "compiled_function", "modules_called"]
 
 Loss = Callable[..., Tensor]
 
@@ -177,6 +177,28 @@ class CompiledGradients:
         self.reason = reason
         self._graphs.clear()
         warnings.warn(f"steps run eagerly, not compiled: {reason}", stacklevel=4)
+
+
+def compiled_function(f: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[..., Tensor]:
+    """`f` as one compiled graph, for inputs of these shapes; noise is drawn anew at each call, without gradients.
+
+    Raises:
+        ValueError: If the graph gives something else than `f` on the same noise.
+        Exception: Whatever the recorder or the compiler raise.
+    """
+    with torch.no_grad(), pyro.validation_enabled(False), fork_rng():
+        with Recordable():
+            module = make_fx(f)(*inputs)
+        state = _lift(module)
+        run = compile_graph(module, [*inputs, *state])
+        noise = torch.get_rng_state()
+        ours = run(*inputs, *state)
+        torch.set_rng_state(noise)
+        with Recordable():
+            eager = f(*inputs)
+        if not torch.allclose(ours, eager, rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise ValueError("the compiled function does not agree with the eager one")
+    return lambda *tensors: run(*tensors, *state)
 
 
 @contextmanager

@@ -16,7 +16,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pyro_vae import compiled
 from pyro_vae.evaluate import log_marginal
+from pyro_vae.evaluate.marginal import importance
 from pyro_vae.evaluate.marginal.likelihood import LogMarginal
 from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.oracles import Discrete, LinearGaussian, TopDownChain
@@ -336,3 +338,38 @@ def test_no_guide_where_one_is_needed(options: dict[str, Any]) -> None:
     pair = LinearGaussian()
     with pytest.raises(ValueError, match="needs a guide, got None"):
         log_marginal(pair.model, None, pair.simulate(2), **options)
+
+
+@pytest.mark.parametrize("method", ["importance", "prior"])
+def test_compiled_weights_are_the_eager_ones(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    pair = LinearGaussian()
+    x = pair.simulate(7)
+
+    def estimate() -> Any:
+        return log_marginal(pair.model, pair.wide_guide, x, method=method, num_samples=3000, memory=10**5, seed=0)
+
+    eager = estimate()
+    graphs = []
+    monkeypatch.setattr(compiled, "compile_graph", lambda module, inputs: graphs.append(module) or module)
+    monkeypatch.setattr(importance, "COMPILED_SAMPLES", 1)
+    found = estimate()
+    assert graphs
+    # chunks are cut otherwise, so the noise is other noise
+    assert ((found.log_prob - pair.log_prob(x)).abs() < 5 * found.std_error).all()
+    torch.testing.assert_close(found.std_error, eager.std_error, rtol=0.5, atol=0.0)
+
+    def fails(module: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(compiled, "compile_graph", fails)
+    assert ((estimate().log_prob - pair.log_prob(x)).abs() < 5 * found.std_error).all()
+
+
+def test_compiled_weights_on_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = LinearGaussian()
+    x = pair.simulate(3)
+    eager = log_marginal(pair.model, pair.guide, x, num_samples=50, seed=0)
+    monkeypatch.setattr(compiled, "compile_graph", lambda module, inputs: module)
+    monkeypatch.setattr(importance, "COMPILED_SAMPLES", 1)
+    found = log_marginal(pair.model, pair.guide, x, num_samples=50, seed=0)
+    torch.testing.assert_close(found.log_prob, eager.log_prob)

@@ -8,6 +8,10 @@ Importance sampling runs on 784-400-z20-400-784, 5000 samples for each datum; an
 untrained: the work is the same. The share counts the decoder's multiplications alone, forward for importance sampling,
 forward and backward to the latents for annealing (without its pilot run), against the same products by themselves, in
 float32 at the same sizes.
+
+On a 2-core CPU, two threads: importance sampling of 1000 data takes 43 seconds, compiling included, at 34 % of the rate
+of its matrix products (53 seconds and 23 % uncompiled); peak memory of the process 1471 MiB (919 uncompiled). Annealing
+of 100 data takes 85 seconds, at 32 %.
 """
 
 import argparse

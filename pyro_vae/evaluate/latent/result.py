@@ -35,7 +35,8 @@ class LatentDimension:
         kl: Mean KL(q(z_j|x) || p(z_j)) over the data, nats per datum: NaN if the site's dimensions are not independent.
         kl_error: Its standard error as an estimate for the population of data.
         activity: Var_x E_q[z_j|x]: NaN if the family has no mean (a categorical).
-        mean, scale: Mean and standard deviation of the aggregate posterior q(z_j).
+        mean: Mean of the aggregate posterior q(z_j).
+        scale: Its standard deviation.
         prior_kl: KL(N(mean, scale^2) || p(z_j)) if the prior is one normal for all data, else NaN.
         status: "active" if `activity` is above 0.01. If not: "collapsed" if the KL is below 0.01 nats, too (that of the
             site, where the dimension has none), and "idle" if the KL is paid for without saying anything about x.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pyro
 import torch
@@ -19,6 +21,7 @@ from pyro_vae.elbo.tracing import (
     warn_not_vectorized,
 )
 from pyro_vae.evaluate.chunks import default_memory, map_rows, row_bytes, slices, take, until_interrupted
+from pyro_vae.evaluate.marginal.fast_weights import FastWeights
 from pyro_vae.evaluate.marginal.proposals import Data, Program, Proposal, as_guide
 from pyro_vae.evaluate.marginal.result import LogMarginal, join, marginal_of
 from pyro_vae.evaluate.marginal.weights import Weights
@@ -27,6 +30,7 @@ from pyro_vae.progress import Advance, progress_bar
 __all__ = ["CPU_ROWS", "importance"]
 
 CPU_ROWS = 2048  # larger chunks fall out of the cache
+COMPILED_SAMPLES = 2_000_000  # from so many in all it pays to compile, which halves the time of each
 LOOPED = 256  # samples between two looks at the weights where samples run one at a time
 
 
@@ -77,12 +81,20 @@ def importance(
     # many samples of few data, so that encoders run seldom; one sample of many data if particles run in a loop
     per_data = n if whole else max(1, rows // num_samples if vectorize else rows)
 
+    chunk = max(1, rows // per_data) if vectorize else LOOPED
+    fast = None
+    if vectorize and prior_share in (0, 1) and n * num_samples >= COMPILED_SAMPLES and x.device.type == "cpu":
+        chunk = math.ceil(num_samples / math.ceil(num_samples / chunk))  # equal chunks, for one graph
+        with suppress(Exception):  # no compiler, or a pair whose Python looks at values: then it runs eagerly
+            fast = FastWeights(proposal, take(*data, 0, per_data), chunk)
+
     def draw(weights: Weights, data: Data, count: int) -> None:
         plan = proposal.plan(count)
         share = float(plan.double().mean())
-        chunk = max(1, rows // len(data[0][0])) if vectorize else LOOPED
-        for start, stop in slices(count, chunk):
-            weights.add(proposal.log_weights(data, plan[start:stop], share))
+        size = chunk if len(data[0][0]) == per_data else max(1, rows // len(data[0][0])) if vectorize else LOOPED
+        for start, stop in slices(count, size):
+            log_w = None if fast is None else fast(data, stop - start)
+            weights.add(proposal.log_weights(data, plan[start:stop], share) if log_w is None else log_w)
 
     def parts(advance: Advance) -> Iterator[LogMarginal]:
         for start, stop in slices(n, per_data):

@@ -83,15 +83,16 @@ class Proposal:
         for prior in (False, True):
             count = int((from_prior == prior).sum())
             if count and self.vectorize:
-                parts.append(self._weigh(data, count, prior, share))
+                parts.append(self.weigh(data, count, prior, share))
             elif count:
-                parts.append(torch.stack([self._weigh(data, None, prior, share) for _ in range(count)]))
+                parts.append(torch.stack([self.weigh(data, None, prior, share) for _ in range(count)]))
         if len(parts) == 1:
             return parts[0].double()
         order = from_prior.int().argsort(stable=True).argsort()  # from "guide first" back to the plan's order
         return torch.cat(parts).double()[order.to(parts[0].device)]
 
-    def _weigh(self, data: Data, count: int | None, prior: bool, share: float) -> Tensor:
+    def weigh(self, data: Data, count: int | None, prior: bool, share: float) -> Tensor:
+        """Log-weights of `count` samples, all from the prior or all from the guide, `(K, N)`; of one for None."""
         args, kwargs = data
         n = len(args[0])
         if prior:

@@ -1,0 +1,49 @@
+"""Importance weights compiled, for many samples of the same size of chunk."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from pyro_vae.compiled import compiled_function
+from pyro_vae.evaluate.marginal.proposals import Data, Proposal
+
+__all__ = ["FastWeights"]
+
+
+class FastWeights:
+    """`proposal.weigh` for `count` samples, compiled for data like `data`; other calls are not for it.
+
+    Raises:
+        Exception: Whatever recording or compiling raise.
+    """
+
+    def __init__(self, proposal: Proposal, data: Data, count: int) -> None:
+        self.count = count
+        leaves, spec = tree_flatten(data)
+        self._rest = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+
+        def weights(*tensors: Tensor) -> Tensor:
+            given = iter(tensors)
+            filled = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            prior = proposal.share == 1
+            return proposal.weigh(tree_unflatten(filled, spec), count, prior, proposal.share).double()
+
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        self._layout = _layout(tensors)
+        self._run = compiled_function(weights, tensors)
+
+    def __call__(self, data: Data, count: int) -> Tensor | None:
+        """Log-weights `(count, N)`, or None if data or count are not those it was made for."""
+        leaves = tree_flatten(data)[0]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        rest = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        same = all(a is b for a, b in zip(rest, self._rest, strict=True)) and _layout(tensors) == self._layout
+        # the last of nearly equal chunks is cut from one that is a little too long
+        if not same or not 0.9 * self.count <= count <= self.count:
+            return None
+        return self._run(*tensors)[:count]
+
+
+def _layout(tensors: list[Tensor]) -> list[object]:
+    return [(t.shape, t.stride(), t.dtype, t.device) for t in tensors]
