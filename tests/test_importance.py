@@ -350,7 +350,12 @@ def test_compiled_weights_are_the_eager_ones(monkeypatch: pytest.MonkeyPatch, me
 
     eager = estimate()
     graphs = []
-    monkeypatch.setattr(compiled, "compile_graph", lambda module, inputs: graphs.append(module) or module)
+
+    def as_recorded(module: Any, inputs: Any) -> Any:
+        graphs.append(module)
+        return module
+
+    monkeypatch.setattr(compiled, "compile_graph", as_recorded)
     monkeypatch.setattr(importance, "COMPILED_SAMPLES", 1)
     found = estimate()
     assert graphs
