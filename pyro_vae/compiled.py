@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_vae.elbo.tracing import fork_rng, recording
 
-__all__ = ["CompiledGradients", "Recordable", "compile_graph", "compiled_function", "modules_called"]
+__all__ = ["CompiledGradients", "Recordable", "compile_graph", "compiled_function", "layout_of", "modules_called"]
 
 Loss = Callable[..., Tensor]
 
@@ -95,8 +95,7 @@ class CompiledGradients:
 
     def _signature(self, params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         def of(a: Any) -> Any:
-            # compiled code relies on the strides of its inputs
-            return (a.shape, a.stride(), a.dtype, a.device) if isinstance(a, Tensor) else _hashable(a)
+            return layout_of(a) if isinstance(a, Tensor) else _hashable(a)
 
         return (
             *map(of, args),
@@ -283,6 +282,11 @@ def _lift(module: fx.GraphModule) -> list[Tensor]:
     graph.eliminate_dead_code()
     module.recompile()
     return state
+
+
+def layout_of(tensor: Tensor) -> tuple[Any, ...]:
+    """What compiled code relies on in an input."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def _hashable(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 from scipy import stats
 
 from pyro_vae.history import History
-from pyro_vae.tables import as_text, write_rows
+from pyro_vae.tables import as_text, save_result
 
 __all__ = ["PairedDifference", "TrainingComparison", "TrainingRun"]
 
@@ -133,21 +132,14 @@ class TrainingComparison:
 
     def save(self, path: str | Path) -> Path:
         """Write the runs as CSV, or runs, differences and all epochs as JSON, by the ending of the path."""
-        path = Path(path)
-        if path.suffix == ".csv":
-            write_rows(path, _FIELDS, self.to_dicts())
-        elif path.suffix == ".json":
-            content = {
-                "runs": [
-                    {**_finite(run.to_dict()), "history": [_finite(epoch) for epoch in run.history.to_dicts()]}
-                    for run in self.runs
-                ],
-                "differences": [_finite(asdict(d)) for d in self.differences()],
-            }
-            path.write_text(json.dumps(content, indent=2) + "\n")
-        else:
-            raise ValueError(f"a comparison is saved as .csv or .json, got {path.name!r}")
-        return path
+        content = {
+            "runs": [
+                {**_finite(run.to_dict()), "history": [_finite(epoch) for epoch in run.history.to_dicts()]}
+                for run in self.runs
+            ],
+            "differences": [_finite(asdict(d)) for d in self.differences()],
+        }
+        return save_result(path, "a comparison is", self.to_dicts(), content, _FIELDS)
 
     def plot(self) -> Any:
         """A figure: the ELBO (validation, else training) against the epoch and against seconds, a line a run."""

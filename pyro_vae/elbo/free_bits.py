@@ -7,14 +7,12 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
-from pyro.distributions import Independent
-from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.elbo.bounds import TensorELBO, observed_log_prob
 from pyro_vae.elbo.relaxed import bare
-from pyro_vae.elbo.terms import kl_sites
+from pyro_vae.elbo.terms import elements_of, kl_sites, mask_elements
 from pyro_vae.elbo.tracing import DataPlate, PairTrace, data_plate, sample_sites
 
 __all__ = ["Capacity", "FreeBits"]
@@ -78,9 +76,7 @@ class _MeanKL(TensorELBO):
 
     def _elements(self, name: str, q: Site, p: Site) -> Tensor:
         """The KL of every element of the site, its batch shape followed by its event shape."""
-        a, b = q["fn"], p["fn"]
-        while isinstance(a, torch.distributions.Independent) and isinstance(b, torch.distributions.Independent):
-            a, b = _peeled(a), _peeled(b)
+        a, b = elements_of(q["fn"], p["fn"])
         if a.event_shape or b.event_shape:
             raise ValueError(
                 f"site {name!r} has one KL for its whole event ({type(a).__name__} in the guide, {type(b).__name__} in "
@@ -88,10 +84,7 @@ class _MeanKL(TensorELBO):
                 "with .to_event(k) in both"
             )
         kl = kl_divergence(a, b).expand(torch.broadcast_shapes(a.batch_shape, b.batch_shape))
-        mask = q["mask"]
-        if isinstance(mask, Tensor):
-            mask = mask.reshape(mask.shape + (1,) * q["fn"].event_dim)
-        return scale_and_mask(kl, 1.0, mask)
+        return mask_elements(kl, q)
 
     def _plate_scale(self, name: str, q: Site, p: Site) -> float:
         """The factor by which the site's plates are subsampled, if that is all there is."""
@@ -105,12 +98,6 @@ class _MeanKL(TensorELBO):
                     "objectives. Use one of them"
                 )
         return expected
-
-
-def _peeled(fn: Any) -> Any:
-    """The distribution with one event dimension fewer declared."""
-    dims = fn.reinterpreted_batch_ndims - 1
-    return Independent(fn.base_dist, dims) if dims else fn.base_dist
 
 
 class FreeBits(_MeanKL):

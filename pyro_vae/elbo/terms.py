@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import Delta, Independent
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
+from torch.distributions import Independent as TorchIndependent
 from torch.distributions import kl_divergence
 
 from pyro_vae.elbo.tracing import PairTrace, data_plate, log_prob, sample_sites, sum_to_data, trace_pair
 
-__all__ = ["ElboTerms", "elbo_terms", "kl_sites"]
+__all__ = ["ElboTerms", "elbo_terms", "elements_of", "kl_sites", "mask_elements"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,29 @@ def kl_sites(traces: PairTrace) -> dict[str, Tensor]:
                 result[name] = scale_and_mask(value, 1.0, q["mask"])
         before_in_guide.add(name)
     return result
+
+
+def elements_of(q: Any, p: Any) -> tuple[Any, Any]:
+    """Two distributions of one site with as many event dimensions taken off as both declare by `.to_event`.
+
+    If no event dimension is left, each element of the site is independent of the others in both.
+    """
+    while isinstance(q, TorchIndependent) and isinstance(p, TorchIndependent):
+        q, p = (
+            Independent(fn.base_dist, fn.reinterpreted_batch_ndims - 1)
+            if fn.reinterpreted_batch_ndims > 1
+            else fn.base_dist
+            for fn in (q, p)
+        )
+    return q, p
+
+
+def mask_elements(value: Tensor, site: Any) -> Tensor:
+    """A tensor with one number for each element of a site, under the site's mask."""
+    mask = site["mask"]
+    if isinstance(mask, Tensor):
+        mask = mask.reshape(mask.shape + (1,) * site["fn"].event_dim)
+    return scale_and_mask(value, 1.0, mask)
 
 
 def _is_point_mass(fn: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from pyro_vae.evaluate.marginal.likelihood import LogMarginal, log_marginal
 from pyro_vae.evaluate.modules import beside_networks
 from pyro_vae.memory import kept_memory
 from pyro_vae.progress import progress_bar
-from pyro_vae.tables import as_text, write_rows
+from pyro_vae.tables import as_text, save_result
 
 __all__ = ["Comparison", "EstimatorRow", "compare_elbos"]
 
@@ -93,16 +92,10 @@ class Comparison:
 
     def save(self, path: str | Path) -> Path:
         """Write the rows as CSV or JSON, by the ending of the path."""
-        path = Path(path)
-        if path.suffix == ".csv":
-            write_rows(path, list(EstimatorRow.__dataclass_fields__), self.to_dicts())
-        elif path.suffix == ".json":
-            path.write_text(
-                json.dumps({"reference": self.reference.to_dict(), "rows": self.to_dicts()}, indent=2) + "\n"
-            )
-        else:
-            raise ValueError(f"a comparison is saved as .csv or .json, got {path.name!r}")
-        return path
+        rows, columns = self.to_dicts(), list(EstimatorRow.__dataclass_fields__)
+        return save_result(
+            path, "a comparison is", rows, {"reference": self.reference.to_dict(), "rows": rows}, columns
+        )
 
     def plot(self) -> Any:
         """A figure: bound against particles, the guide's SNR against particles, its variance against time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from pyro_vae.tables import as_text, write_rows
+from pyro_vae.tables import as_text, save_result
 
 __all__ = ["CheckLine", "EstimatorCheck"]
 
@@ -75,14 +74,8 @@ class EstimatorCheck:
 
     def save(self, path: str | Path) -> Path:
         """Write the lines as CSV or JSON, by the ending of `path`."""
-        path = Path(path)
-        if path.suffix == ".csv":
-            write_rows(path, list(CheckLine.__dataclass_fields__), self.to_dicts())
-        elif path.suffix == ".json":
-            path.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        else:
-            raise ValueError(f"a check is saved as .csv or .json, got {path.name!r}")
-        return path
+        columns = list(CheckLine.__dataclass_fields__)
+        return save_result(path, "a check is", self.to_dicts(), asdict(self), columns)
 
     def plot(self) -> Any:
         """A matplotlib figure: each line's z over its limit, so that what is right of 1 failed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from pyro_vae.tables import as_text, write_rows
+from pyro_vae.tables import as_text, save_result
 
 __all__ = ["LatentDimension", "LatentReport", "LatentSite"]
 
@@ -140,14 +139,8 @@ class LatentReport:
 
     def save(self, path: str | Path) -> Path:
         """Write the dimensions as CSV, or everything but the draws as JSON, by the ending of the path."""
-        path = Path(path)
-        if path.suffix == ".csv":
-            write_rows(path, list(LatentDimension.__dataclass_fields__), self.to_dicts())
-        elif path.suffix == ".json":
-            path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
-        else:
-            raise ValueError(f"a latent report is saved as .csv or .json, got {path.name!r}")
-        return path
+        columns = list(LatentDimension.__dataclass_fields__)
+        return save_result(path, "a latent report is", self.to_dicts(), self.to_dict(), columns)
 
     def table(self) -> Group:
         """Rich tables: the KL taken apart, the dimensions by falling KL, and what to know about them."""

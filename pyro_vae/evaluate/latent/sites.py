@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from pyro.distributions import Delta, Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
-from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.elbo.terms import kl_sites
+from pyro_vae.elbo.terms import elements_of, kl_sites, mask_elements
 from pyro_vae.elbo.tracing import DataPlate, PairTrace, log_prob, sample_sites, sum_to_data
 
 __all__ = ["Figures", "elements", "figures_of", "latent_sites", "note_on", "rows_of"]
@@ -99,25 +98,14 @@ def note_on(name: str, traces: PairTrace) -> str:
 
 def _kl_of_elements(q: Site, p: Site | None, analytic: bool) -> Tensor | None:
     """The KL of each element, shaped as the value; None if they are not independent."""
-    a, b = q["fn"], q["fn"] if p is None else p["fn"]
-    while isinstance(a, Independent) and isinstance(b, Independent):
-        a, b = _peeled(a), _peeled(b)
+    a, b = elements_of(q["fn"], q["fn"] if p is None else p["fn"])
     if a.event_shape or b.event_shape:
         return None
     if analytic:
         kl = kl_divergence(a, b)
     else:
         kl = a.log_prob(q["value"]) - (b.log_prob(q["value"]) if p is not None else 0.0)
-    mask = q["mask"]
-    if isinstance(mask, Tensor):
-        mask = mask.reshape(mask.shape + (1,) * q["fn"].event_dim)
-    return scale_and_mask(kl, 1.0, mask)
-
-
-def _peeled(fn: Any) -> Any:
-    """The distribution with one event dimension fewer declared."""
-    dims = fn.reinterpreted_batch_ndims - 1
-    return Independent(fn.base_dist, dims) if dims else fn.base_dist
+    return mask_elements(kl, q)
 
 
 def _base(fn: Any) -> Any:

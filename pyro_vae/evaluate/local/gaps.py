@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pyro_vae.evaluate.local.fit import fit_local
 from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.local.posterior import Family
 from pyro_vae.evaluate.marginal.likelihood import LogMarginal, log_marginal
-from pyro_vae.tables import as_text, write_rows
+from pyro_vae.tables import as_text, save_result
 
 __all__ = ["InferenceGaps", "inference_gaps"]
 
@@ -155,14 +154,8 @@ class InferenceGaps:
 
     def save(self, path: str | Path) -> Path:
         """Write one row a datum as CSV, or these and the means as JSON, by the ending of the path."""
-        path, rows = Path(path), self.to_dicts()
-        if path.suffix == ".csv":
-            write_rows(path, list(rows[0]), rows)
-        elif path.suffix == ".json":
-            path.write_text(json.dumps({**self.to_dict(), "data": rows}, indent=2) + "\n")
-        else:
-            raise ValueError(f"inference gaps are saved as .csv or .json, got {path.name!r}")
-        return path
+        rows = self.to_dicts()
+        return save_result(path, "inference gaps are", rows, {**self.to_dict(), "data": rows})
 
 
 def inference_gaps(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from torch.func import functional_call
 
 from pyro_vae.evaluate.local.descent import CHECK_EVERY
 from pyro_vae.evaluate.local.posterior import LocalPosterior
-from pyro_vae.tables import as_text, write_rows
+from pyro_vae.tables import as_text, save_result
 
 __all__ = ["LocalGuide"]
 
@@ -132,14 +131,8 @@ class LocalGuide:
 
     def save(self, path: str | Path) -> Path:
         """Write a row a datum as CSV, or these and the data-set figures as JSON, by the ending of the path."""
-        path, rows = Path(path), self.to_dicts()
-        if path.suffix == ".csv":
-            write_rows(path, list(rows[0]), rows)
-        elif path.suffix == ".json":
-            path.write_text(json.dumps({**self.to_dict(), "data": rows}, indent=2) + "\n")
-        else:
-            raise ValueError(f"the figures of local posteriors are saved as .csv or .json, got {path.name!r}")
-        return path
+        rows = self.to_dicts()
+        return save_result(path, "the figures of local posteriors are", rows, {**self.to_dict(), "data": rows})
 
 
 def _keys(x: Tensor) -> Iterator[bytes]:

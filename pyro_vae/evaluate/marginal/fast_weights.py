@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyro_vae.compiled import compiled_function
+from pyro_vae.compiled import compiled_function, layout_of
 from pyro_vae.evaluate.marginal.proposals import Data, Proposal
 
 __all__ = ["FastWeights"]
@@ -30,7 +30,7 @@ class FastWeights:
             return proposal.weigh(tree_unflatten(filled, spec), count, prior, proposal.share).double()
 
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        self._layout = _layout(tensors)
+        self._layout = [layout_of(t) for t in tensors]
         self._run = compiled_function(weights, tensors)
 
     def __call__(self, data: Data, count: int) -> Tensor | None:
@@ -38,12 +38,11 @@ class FastWeights:
         leaves = tree_flatten(data)[0]
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         rest = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        same = all(a is b for a, b in zip(rest, self._rest, strict=True)) and _layout(tensors) == self._layout
+        same = (
+            all(a is b for a, b in zip(rest, self._rest, strict=True))
+            and [layout_of(t) for t in tensors] == self._layout
+        )
         # the last of nearly equal chunks is cut from one that is a little too long
         if not same or not 0.9 * self.count <= count <= self.count:
             return None
         return self._run(*tensors)[:count]
-
-
-def _layout(tensors: list[Tensor]) -> list[object]:
-    return [(t.shape, t.stride(), t.dtype, t.device) for t in tensors]
