@@ -17,6 +17,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.elbo.tracing import fork_rng, recording
+from pyro_vae.rewrites import rewrite
 
 __all__ = ["CompiledGradients", "Recordable", "compile_graph", "compiled_function", "layout_of", "modules_called"]
 
@@ -189,6 +190,7 @@ def compiled_function(f: Callable[..., Tensor], inputs: list[Tensor]) -> Callabl
         with Recordable():
             module = make_fx(f)(*inputs)
         state = _lift(module)
+        rewrite(module)
         run = compile_graph(module, [*inputs, *state])
         noise = torch.get_rng_state()
         ours = run(*inputs, *state)

@@ -19,6 +19,7 @@ PARTS = [
     ["priors"],
     ["data", "models"],
     ["elbo"],
+    ["rewrites"],
     ["compiled", "precision"],
     ["svi", "feed"],
     ["evaluate"],

@@ -31,6 +31,7 @@ __all__ = ["CPU_ROWS", "importance"]
 
 CPU_ROWS = 2048  # larger chunks fall out of the cache
 COMPILED_SAMPLES = 2_000_000  # from so many in all it pays to compile, which halves the time of each
+GATHERED = 2**16  # log-weights that are kept before they are looked at
 LOOPED = 256  # samples between two looks at the weights where samples run one at a time
 
 
@@ -88,16 +89,27 @@ def importance(
         with suppress(Exception):  # no compiler, or a pair whose Python looks at values: then it runs eagerly
             fast = FastWeights(proposal, take(*data, 0, per_data), chunk)
 
+    def weigh(some: Data, plan: Tensor, share: float) -> Tensor:
+        """Log-weights `(K, N)` of at most `per_data` data."""
+        size = chunk if len(some[0][0]) == per_data else max(1, rows // len(some[0][0])) if vectorize else LOOPED
+        found = []
+        for start, stop in slices(len(plan), size):
+            log_w = None if fast is None else fast(some, stop - start)
+            found.append(proposal.log_weights(some, plan[start:stop], share) if log_w is None else log_w)
+        return torch.cat(found)
+
     def draw(weights: Weights, data: Data, count: int) -> None:
         plan = proposal.plan(count)
-        share = float(plan.double().mean())
-        size = chunk if len(data[0][0]) == per_data else max(1, rows // len(data[0][0])) if vectorize else LOOPED
-        for start, stop in slices(count, size):
-            log_w = None if fast is None else fast(data, stop - start)
-            weights.add(proposal.log_weights(data, plan[start:stop], share) if log_w is None else log_w)
+        share, size = float(plan.double().mean()), len(data[0][0])
+        for start, stop in slices(count, max(chunk, GATHERED // size)):
+            columns = [weigh(take(*data, *block), plan[start:stop], share) for block in slices(size, per_data)]
+            weights.add(torch.cat(columns, 1))
+
+    # weights of several data are looked at together: by itself each look would take as long as a small decoder
+    group = n if whole else per_data * max(1, GATHERED // (num_samples * per_data))
 
     def parts(advance: Advance) -> Iterator[LogMarginal]:
-        for start, stop in slices(n, per_data):
+        for start, stop in slices(n, group):
             some = take(*data, start, stop)
             weights = Weights(stop - start, max_samples if target_error else num_samples, x.device)
             draw(weights, some, num_samples)
