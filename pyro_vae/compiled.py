@@ -55,9 +55,12 @@ class CompiledGradients:
         objective: Where the loss comes from. Its method `advance`, if there is one, is called before each compiled
             step, for what it changes in Python from step to step; tensors that it holds are changed in place.
         modules: The modules that the loss calls, whose train or eval mode counts.
+        state: What `state()` of another such object said: steps then run compiled or eagerly as they would have there.
     """
 
-    def __init__(self, loss: Loss | None, objective: Any, modules: list[nn.Module]) -> None:
+    def __init__(
+        self, loss: Loss | None, objective: Any, modules: list[nn.Module], state: dict[str, Any] | None = None
+    ) -> None:
         self.objective, self.modules = objective, modules
         self.loss: Any = loss
         self.advance: Callable[[], None] | None = getattr(objective, "advance", None)
@@ -66,8 +69,20 @@ class CompiledGradients:
         self._seen: dict[Any, int] = {}
         self._scale = torch.ones(())
         self._calls = 0
-        if loss is None:
+        # by the text of their signature
+        self._seen_before: dict[str, int] = {}
+        self._compiled_before: set[str] = set()
+        if state is not None:
+            self._calls, self.reason, self._seen_before = state["calls"], state["reason"], dict(state["seen"])
+            self._compiled_before = set(state["graphs"])
+        elif loss is None:
             self._give_up("the objective has no differentiable_loss, only gradients of its own making")
+
+    def state(self) -> dict[str, Any]:
+        """What decides whether a step runs compiled, for JSON."""
+        seen = {**self._seen_before, **{repr(key): n for key, n in self._seen.items()}}
+        graphs = sorted(self._compiled_before | {repr(key) for key in self._graphs})
+        return {"calls": self._calls, "reason": self.reason, "seen": seen, "graphs": graphs}
 
     def call(
         self, params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], scale: float | Tensor
@@ -109,11 +124,16 @@ class CompiledGradients:
     def _new(
         self, key: Any, params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Tensor]
     ) -> _Graph | None:
-        self._seen[key] = self._seen.get(key, 0) + 1
-        if len(self._seen) > 1000:
+        name = repr(key)
+        self._seen[key] = self._seen.get(key, self._seen_before.pop(name, 0)) + 1
+        if len(self._seen) + len(self._seen_before) > 1000:
             self._seen.clear()
-        if self._graphs and (self._seen[key] < PATIENCE or len(self._graphs) >= MOST_GRAPHS):
+            self._seen_before.clear()
+        number = len(self._compiled_before) + len(self._graphs)
+        waits = self._seen[key] < PATIENCE or number >= MOST_GRAPHS
+        if number and waits and name not in self._compiled_before:
             return None
+        self._compiled_before.discard(name)
         try:
             graph = self._record(params, args, kwargs, leaves)
         except Exception as error:  # whatever the pair, the recorder or the compiler raise

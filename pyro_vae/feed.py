@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -67,6 +68,18 @@ class Feed:
             assert self.batch_size is not None
             return -(-self.num_data // self.batch_size)
         return len(self.loader) if hasattr(self.loader, "__len__") else None
+
+    def describe(self) -> dict[str, Any]:
+        """What tells these data from others, ready for JSON; `fingerprint` hashes the first 1000 of data in memory."""
+        tensors = self.tensors or () if self.split is None else (self.split.intensity,)
+        head = hashlib.sha256()
+        for t in tensors:
+            head.update(t[:1000].detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return {
+            "num_data": self.num_data,
+            "shapes": [list(t.shape) for t in tensors],
+            "fingerprint": head.hexdigest()[:16] if tensors else None,
+        }
 
     def batches(self, generator: torch.Generator | None = None) -> Iterator[tuple[Any, ...]]:
         """One pass over the data; shuffled if a generator is given (a loader shuffles by itself).

@@ -4,42 +4,48 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal
 
 import pyro
 import pyro.infer
 import torch
-from torch import Tensor
 
 from pyro_vae import elbo as elbos
+from pyro_vae.checkpoints import (
+    Checkpoints,
+    Snapshot,
+    Stop,
+    load_svi_state,
+    noise_state,
+    objective_values,
+    restore_noise,
+    stop_between_steps,
+)
+from pyro_vae.course import Length, LRSchedule, described, kl_schedule, lr_factor
 from pyro_vae.data import Data
 from pyro_vae.device import choose_device
 from pyro_vae.elbo.tracing import fork_rng
+from pyro_vae.evaluate.chunks import slices, take
 from pyro_vae.evaluate.preflight.report import preflight as run_preflight
 from pyro_vae.feed import feed
-from pyro_vae.guard import WeightGuard
+from pyro_vae.guard import NonFiniteLoss, WeightGuard
 from pyro_vae.history import Epoch, History
 from pyro_vae.meter import Meter
 from pyro_vae.precision import Precision
 from pyro_vae.progress import progress_bar
+from pyro_vae.resumption import Position, Training
 from pyro_vae.svi import SVI, OptimizerFactory, fused_adam
 
 __all__ = ["State", "fit"]
 
 Program = Callable[..., Any]
-LRSchedule = Literal["constant", "linear", "cosine"] | Callable[[float], float]
-
 STEPS_TO_COMPILE = 10_000
-
-_LR_SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda t: 1.0,
-    "linear": lambda t: 1.0 - t,
-    "cosine": lambda t: 0.5 * (1.0 + math.cos(math.pi * t)),
-}
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ def fit(
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 100,
+    accumulate: int = 1,
     lr: float = 1e-3,
     lr_schedule: LRSchedule = "constant",
     optim: OptimizerFactory | None = None,
@@ -80,6 +87,9 @@ def fit(
     preflight: bool = True,
     progress: bool | None = None,
     callbacks: Sequence[Callable[[State], bool | None]] = (),
+    checkpoints: Checkpoints | str | Path | None = None,
+    resume: bool | str | Path = False,
+    rollbacks: int = 0,
 ) -> History:
     """Train any model/guide pair by stochastic variational inference.
 
@@ -95,6 +105,8 @@ def fit(
         epochs: Length of the run in passes over the data. Default: 50, unless `steps` is given.
         steps: Length of the run in gradient steps, in place of `epochs`.
         batch_size: Data per step; the last batch of an epoch may be smaller. A loader brings its own.
+        accumulate: Take the gradient of each batch in so many parts, one after the other, which takes less memory. The
+            step is that of the whole batch, with other noise.
         lr: Learning rate.
         lr_schedule: Its course over the run: "constant", "linear" or "cosine" (both to zero), or a function of the
             share of the run done, in [0, 1], that gives a factor.
@@ -106,7 +118,7 @@ def fit(
         early_stopping: Stop after so many epochs without a better validation ELBO, counted once the KL weight has
             settled.
         keep_best: End with the weights of the epoch with the best validation ELBO (again, once the KL weight has
-            settled). Without validation data the last weights stay.
+            settled). The last weights stay without validation data, and where the objective is no bound on log p(x).
         seed: Covers the shuffling and all noise, and leaves torch's generators as they were. Weights are initialised
             before this function is called: seed them there.
         device: "auto": a GPU if there is one and the pair's networks can be found and moved, else where they are.
@@ -117,6 +129,15 @@ def fit(
         preflight: Check the pair on the first few data before training.
         progress: Show a progress bar: True, False, or None (in a terminal).
         callbacks: Called with a `State` after each epoch; returning True ends the run.
+        checkpoints: A folder, or a `pv.Checkpoints` that also says how often: there everything that the run needs to go
+            on is written every ten minutes, at its end, and when Ctrl-C or SIGTERM stop it (between two steps).
+        resume: Go on from the latest checkpoint. True: in `checkpoints`, and from the start if there is none yet, so
+            that the same script can be started again and again. A folder: from there, and write there. The run ends
+            with the same weights and figures, to the bit, as if it had not stopped; see "Reproducibility" in the
+            documentation for what that takes. `epochs`, `steps`, `early_stopping` and `device` may differ from
+            before, other settings may not. A finished run goes on if `epochs` is larger now.
+        rollbacks: How often a NaN or infinite loss, in place of ending the run, takes it back to the end of the epoch
+            before with half the learning rate.
 
     Returns:
         History: The figures of each epoch. After Ctrl-C, too: the pair then has its best weights so far.
@@ -125,10 +146,15 @@ def fit(
         ValueError, TypeError: For bad arguments, an unsound pair (see `preflight`) or unusable data, before any step.
         NonFiniteLoss: When the loss becomes NaN or infinite: it says at which site, step and batch. The weights are the
             last good ones.
+        FileNotFoundError: If there is no checkpoint in the folder that `resume` names.
+        RuntimeError: If another process is training in the same folder of checkpoints.
+        OSError: If a checkpoint cannot be written; those before it stay.
     """
     _check("a number", lr=lr)
     counts = {"num_particles": num_particles, "early_stopping": early_stopping, "epochs": epochs, "steps": steps}
-    _check("a whole number", batch_size=batch_size, **counts)
+    _check("a whole number", batch_size=batch_size, accumulate=accumulate, **counts)
+    if not isinstance(rollbacks, int) or rollbacks < 0:
+        raise ValueError(f"rollbacks must be a whole number from 0, got {rollbacks!r}")
     place = choose_device(device, model, guide)
     train = feed(data, batch_size, place, model)
     if valid is None and isinstance(data, Data):
@@ -136,115 +162,212 @@ def fit(
     held_out = None if valid is None else feed(valid, 1, place, model)
     if early_stopping is not None and held_out is None:
         raise ValueError("early_stopping needs validation data: load(..., valid=0.1), or fit(..., valid=x_valid)")
-    length = _Length.of(epochs, steps, train.steps_per_epoch)
-    factor = _lr_factor(lr_schedule)
-    kl, settles = _kl_schedule(kl_weight, length.exact)
+    length = Length.of(epochs, steps, train.steps_per_epoch)
+    factor, (kl, settles) = lr_factor(lr_schedule), kl_schedule(kl_weight, length.exact)
     objective = elbos.make(elbo, num_particles=num_particles)
     weighted = elbos.WeightedKL(objective) if kl_weight != 1.0 else None
     if compile not in (True, False, "auto"):
         raise ValueError(f"compile must be True, False or 'auto', got {compile!r}")
     svi = SVI(model, guide, optim or fused_adam(lr), weighted or objective, clip_norm=clip_norm, precision=precision)
     later = (length.steps or 0) - (train.steps_per_epoch or 0)  # steps after the first epoch
-    compiles = later >= STEPS_TO_COMPILE if compile == "auto" else compile
-    svi.compile = compiles and not train.in_memory
     history = History(seed=seed, elbo=elbo if isinstance(elbo, str) else type(elbo).__name__)
     if isinstance(data, Data):
         history.data = data.describe()
+    settings = {
+        "elbo": [history.elbo, objective_values(objective)],
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "lr": lr,
+        "lr_schedule": described(lr_schedule),
+        "optim": described(optim),
+        "clip_norm": clip_norm,
+        "num_particles": num_particles,
+        "kl_weight": described(kl_weight),
+        "keep_best": keep_best,
+        "seed": seed,
+        "precision": precision,
+        "data": {**train.describe(), **history.data},
+        "valid": None if held_out is None else held_out.describe(),
+    }
+    if accumulate > 1 and isinstance(objective, elbos.PhasedELBO):
+        raise ValueError(f"{type(objective).__name__} steps its phases in turn: it takes no accumulate={accumulate}")
+    by_elbo = getattr(objective, "bound", "elbo") != "none"
+    if early_stopping is not None and not by_elbo:
+        raise ValueError(f"early stopping goes by the ELBO, which {type(objective).__name__} does not maximise")
+    keeper = _keeper(checkpoints, resume)
 
-    with fork_rng(seed) if seed is not None else nullcontext():
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
-        meter = Meter(model, guide, train, held_out)
+    with ExitStack() as stack:
+        saved = None
+        if keeper is not None:
+            stack.enter_context(keeper.locked())
+            saved = keeper.load() if resume is not False else None
+            if saved is None and resume not in (True, False):
+                raise FileNotFoundError(f"there is no checkpoint in {keeper.path}: start the run without resume")
+        if seed is not None:
+            stack.enter_context(fork_rng(seed))
+        at = Position(torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed))
+        meter = Meter(model, guide, train, held_out, parts=accumulate)
         if preflight:
             run_preflight(model, guide, *meter.few, elbo=objective, num_particles=num_particles)
         guard = WeightGuard(svi, place)
-        step, best, started = 0, -math.inf, time.perf_counter()
-        with progress_bar("training", length.steps, progress) as advance, ExitStack() as checks:
+        compiles = later >= STEPS_TO_COMPILE if compile == "auto" else compile
+        training = Training(svi, guard, history, at, settings, compiles)
+        if saved is not None:
             try:
-                per_epoch = train.steps_per_epoch
-                for epoch in range(1, length.epochs + 1):
-                    losses: list[Tensor] = []
-                    for batch in train.batches(generator):
-                        position = epoch - 1 + (min(1.0, len(losses) / per_epoch) if per_epoch else 0.0)
+                training.resume(saved, meter.few, compile)
+            except (KeyError, TypeError, AttributeError, IndexError) as error:  # of a stranger, or of another version
+                raise ValueError(
+                    f"the checkpoint in {keeper and keeper.path} is none of this version of pyro_vae or not of this "
+                    f"run: {type(error).__name__} {error}"
+                ) from error
+        good = training.snapshot().copy() if rollbacks and at.step and not at.losses else None
+        started = time.perf_counter() - at.seconds
+
+        def save() -> None:
+            if keeper is not None and at.step > keeper.last_step:
+                guard.flush()  # nothing that is not finite goes to the disk
+                at.seconds = time.perf_counter() - started
+                keeper.save(at.step, training.snapshot())
+
+        def ended() -> str | None:
+            if at.step == length.last_step or at.epoch > length.epochs:
+                return "finished"
+            waited = at.epoch - 1 - (history.best or at.epoch - 1)
+            patient = early_stopping is None or at.losses or waited < early_stopping
+            return None if patient else "early stopping"
+
+        if keeper is not None:
+            keeper.started(at.step, fresh=saved is None)
+        stop = stack.enter_context(stop_between_steps()) if keeper is not None else Stop()
+        advance = stack.enter_context(progress_bar("training", length.steps, progress))
+        advance(at.step)
+        at.per_epoch = at.per_epoch or train.steps_per_epoch
+        stopped, batch, checked = None, meter.few, False
+        try:
+            while stopped is None and (stopped := ended()) is None:
+                # Pyro's checks see every datum once; a loader may always bring new ones
+                if not checked and at.epoch > 1 and train.in_memory:
+                    checked = True
+                    stack.enter_context(pyro.validation_enabled(False))
+                svi.compile = training.compiles and (checked or not train.in_memory)
+                try:
+                    for batch in training.batches(train, remember=keeper is not None):
+                        position = at.epoch - 1 + at.share
                         if weighted is not None:
                             weighted.weight = kl(position)
                         guard.before_step()
-                        size = meter.divisor(batch)
                         try:
-                            total = svi.gradients(batch, scale=1.0 / size)
+                            loss = _gradients(svi, meter, batch, accumulate)
                         except (ValueError, RuntimeError):
-                            guard.look_into(step, batch)
+                            guard.look_into(at.step, batch)
                             raise
-                        loss = torch.stack(total if isinstance(total, tuple) else (total,)).sum() / size
-                        guard.check(step, loss, batch)
-                        _set_lr(svi, factor(step / length.steps if length.steps else position / length.epochs))
+                        guard.check(at.step, loss, batch)
+                        done = at.step / length.steps if length.steps else position / length.epochs
+                        _set_lr(svi, factor(done) * at.lr_factor)
                         svi.update()
-                        losses.append(loss)
-                        step += 1
+                        at.losses.append(loss)
+                        at.step += 1
                         advance(1)
-                        if step == length.last_step:
+                        if stop.asked or at.step == length.last_step:
                             break
-                    if not losses:
-                        raise ValueError(f"the data gave no batch in epoch {epoch}: a loader must start anew each time")
-                    per_epoch = per_epoch or len(losses)
-                    guard.end_epoch(step, batch)
-                    history.epochs.append(
-                        Epoch(
-                            epoch=epoch,
-                            step=step,
-                            loss=float(torch.stack(losses).mean()),
-                            kl_weight=weighted.weight if weighted else 1.0,
-                            lr=_get_lr(svi),
-                            seconds=time.perf_counter() - started,
-                            **meter.measure(),
+                        if keeper is not None and keeper.due(at.step):
+                            save()
+                    if stop.asked:
+                        raise KeyboardInterrupt
+                    if not at.losses:
+                        raise ValueError(
+                            f"the data gave no batch in epoch {at.epoch}: a loader must start anew each time"
                         )
+                    guard.end_epoch(at.step, batch)
+                except NonFiniteLoss as error:
+                    if at.rollbacks >= rollbacks:
+                        raise
+                    _roll_back(training, good, error)
+                    if keeper is not None:
+                        keeper.clear(after=at.step)
+                    continue
+                at.per_epoch = at.per_epoch or len(at.losses)
+                history.epochs.append(
+                    Epoch(
+                        epoch=at.epoch,
+                        step=at.step,
+                        loss=float(torch.stack(at.losses).mean()),
+                        kl_weight=weighted.weight if weighted else 1.0,
+                        lr=_get_lr(svi),
+                        seconds=time.perf_counter() - started,
+                        **meter.measure(),
                     )
-                    if epoch == 1 and train.in_memory:
-                        # Pyro's checks have now seen every datum; a loader may still bring new ones
-                        checks.enter_context(pyro.validation_enabled(False))
-                        svi.compile = compiles
-                    advance(0, _status(history[-1]))
-                    settled = epoch >= settles or step == length.last_step
-                    if held_out is not None and settled and history[-1].monitored > best:
-                        best, history.best = history[-1].monitored, epoch
-                        guard.keep_best()
-                    answers = [callback(State(history, svi)) for callback in callbacks]
-                    if any(answers):
-                        history.stopped = "callback"
-                        break
-                    waited = epoch - (history.best or epoch)
-                    if early_stopping is not None and waited >= early_stopping:
-                        history.stopped = "early stopping"
-                        break
-                    if step == length.last_step:
-                        break
-            except KeyboardInterrupt:
-                svi.zero_grad()
-                history.stopped = "interrupted"
-    if keep_best and history.best is not None:
-        guard.restore_best()
-    else:
-        history.best = None
+                )
+                advance(0, _status(history[-1]))
+                settled = at.epoch >= settles or at.step == length.last_step
+                if held_out is not None and by_elbo and settled and history[-1].monitored > at.best:
+                    at.best, history.best = history[-1].monitored, at.epoch
+                    guard.keep_best()
+                answers = [callback(State(history, svi)) for callback in callbacks]  # all of them are called
+                if any(answers):
+                    stopped = "callback"
+                at.next_epoch()
+                if rollbacks:
+                    good = training.snapshot().copy()
+        except KeyboardInterrupt:
+            svi.zero_grad()
+            stopped = "interrupted"
+            if stop.at_once or not stop.asked:  # within a step, perhaps: what is on the disk is whole
+                keeper = None
+        history.stopped = stopped or "finished"
+        try:
+            save()
+        finally:
+            if keep_best and history.best is not None:
+                guard.restore_best()
+            else:
+                history.best = None
     return history
 
 
-@dataclass(frozen=True)
-class _Length:
-    """How long a run is, in epochs begun and exactly; `steps` is None, `exact` infinite, where a loader cannot tell."""
+def _keeper(checkpoints: Checkpoints | str | Path | None, resume: bool | str | Path) -> Checkpoints | None:
+    if not isinstance(resume, bool):
+        folder = checkpoints.path if isinstance(checkpoints, Checkpoints) else checkpoints
+        if folder is not None and Path(folder) != Path(resume):
+            raise ValueError(f"resume={str(resume)!r} says where checkpoints are: pass resume=True with checkpoints=")
+        checkpoints = resume if checkpoints is None else checkpoints
+    if resume is True and checkpoints is None:
+        raise ValueError("resume=True needs checkpoints=, the folder to go on from")
+    return Checkpoints(checkpoints) if isinstance(checkpoints, str | Path) else checkpoints
 
-    epochs: int
-    exact: float
-    steps: int | None
-    last_step: int | None
 
-    @staticmethod
-    def of(epochs: int | None, steps: int | None, steps_per_epoch: int | None) -> _Length:
-        if epochs is not None and steps is not None:
-            raise ValueError(f"give epochs or steps, not both (got epochs={epochs}, steps={steps})")
-        if steps is not None:
-            exact = steps / steps_per_epoch if steps_per_epoch else math.inf
-            return _Length(math.ceil(exact) if steps_per_epoch else steps, exact, steps, steps)
-        epochs = 50 if epochs is None else epochs
-        return _Length(epochs, epochs, epochs * steps_per_epoch if steps_per_epoch else None, None)
+def _gradients(svi: SVI, meter: Meter, batch: tuple[Any, ...], parts: int) -> torch.Tensor:
+    """Leave the gradient of a batch's mean loss in the parameters, taken in parts; returns that loss."""
+    n = len(batch[0])
+    loss: Any = 0.0
+    for start, stop in slices(n, -(-n // parts)):
+        part = batch if parts == 1 else take(batch, {}, start, stop)[0]
+        scale = (stop - start) / n / meter.divisor(part)
+        total = svi.gradients(part, scale=scale)
+        loss = loss + scale * torch.stack(total if isinstance(total, tuple) else (total,)).sum()
+    return loss
+
+
+def _roll_back(training: Training, good: Snapshot | None, error: NonFiniteLoss) -> None:
+    """Return to the end of the epoch before, with half the learning rate and other noise."""
+    at, svi = training.at, training.svi
+    lr_factor, rollbacks, failed = at.lr_factor / 2, at.rollbacks + 1, at.step
+    if good is None:  # in the first epoch
+        training.guard.restore_good()
+        for optimizer in svi.optimizers:
+            optimizer.state.clear()
+        at.epoch, at.step, at.losses = 1, 0, []
+    else:
+        noise = noise_state()
+        load_svi_state(svi, good.part("svi"), error.batch, compiled=False)
+        training.take_up(good)
+        restore_noise(noise)
+    at.lr_factor, at.rollbacks = lr_factor, rollbacks
+    training.guard.keep()
+    warnings.warn(
+        f"{error}. Going back from step {failed + 1} to step {at.step}, with {lr_factor:g} times the learning rate",
+        stacklevel=3,
+    )
 
 
 def _check(kind: str, **values: float | None) -> None:
@@ -258,34 +381,13 @@ def _check(kind: str, **values: float | None) -> None:
             raise ValueError(f"{name} must be {kind} above 0, got {value!r}")
 
 
-def _lr_factor(schedule: LRSchedule) -> Callable[[float], float]:
-    if callable(schedule):
-        return schedule
-    if schedule not in _LR_SCHEDULES:
-        raise ValueError(f"lr_schedule must be one of {', '.join(_LR_SCHEDULES)} or a function, got {schedule!r}")
-    return _LR_SCHEDULES[schedule]
-
-
 def _set_lr(svi: SVI, factor: float) -> None:
-    for group in svi.optimizer.param_groups if svi.optimizer else ():
+    for group in (group for optimizer in svi.optimizers for group in optimizer.param_groups):
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def _get_lr(svi: SVI) -> float:
     return float(svi.optimizer.param_groups[0]["lr"]) if svi.optimizer else math.nan
-
-
-def _kl_schedule(weight: Any, epochs: float) -> tuple[Callable[[float], float], float]:
-    """The weight as a function of the epoch, and the epoch from which it no longer changes."""
-    if not callable(weight):
-        return lambda epoch: float(weight), 0.0
-    settles = float(getattr(weight, "settles", 0.0))
-    if settles > epochs:
-        raise ValueError(
-            f"the KL weight settles at epoch {settles:g}, after the run's {epochs:g} epochs, at whose end it would be "
-            f"{weight(epochs):.3g}: train longer or shorten {weight}"
-        )
-    return weight, settles
 
 
 def _status(now: Epoch) -> str:

@@ -20,12 +20,15 @@ __all__ = ["NonFiniteLoss", "WeightGuard"]
 class NonFiniteLoss(FloatingPointError):
     """The loss became NaN or infinite; the pair has the last good weights.
 
-    Attributes: `step`, `batch` (the arguments of the failed step) and `sites` (what was not finite, in order).
+    Attributes: `step`, `batch` (the arguments of the failed step), `sites` (what was not finite, in order) and
+    `gradients` (the largest gradients of that step, by parameter; empty where its losses were looked at later).
     """
+
+    gradients: dict[str, float]
 
     def __init__(self, message: str, step: int, batch: tuple[Any, ...], sites: list[str]) -> None:
         super().__init__(message)
-        self.step, self.batch, self.sites = step, batch, sites
+        self.step, self.batch, self.sites, self.gradients = step, batch, sites, {}
 
 
 class WeightGuard:
@@ -55,6 +58,20 @@ class WeightGuard:
     def keep_best(self) -> None:
         """Remember the last good weights as the best."""
         self._best = self._good
+
+    def restore_good(self) -> None:
+        """Bring the last good weights back."""
+        self._restore(self._good)
+
+    @property
+    def best(self) -> list[Tensor]:
+        """The best weights so far, in the order of buffers, then parameters; empty before the first."""
+        return self._best
+
+    def resume(self, best: list[Tensor]) -> None:
+        """Go on with the present weights as good ones, and with these as the best ones."""
+        self.keep()
+        self._best = [b.to(w) for b, w in zip(best, self._weights(), strict=False)]
 
     def restore_best(self) -> None:
         """Bring the best weights back."""
@@ -115,6 +132,7 @@ class WeightGuard:
                 self.keep()
             return
         step, loss, batch = self._unseen[int((~finite).nonzero()[0])]
+        self._unseen.clear()
         self._fail(step, float(loss), batch)
 
     def _rewind(self) -> None:
@@ -124,8 +142,13 @@ class WeightGuard:
     def _broken(self) -> list[str]:
         return [name for name, p in self.svi.params.items() if not bool(p.detach().isfinite().all())]
 
+    def _largest_gradients(self) -> dict[str, float]:
+        """The three parameters with the largest gradients, NaN first."""
+        sizes = {name: float(p.grad.detach().abs().max()) for name, p in self.svi.params.items() if p.grad is not None}
+        return dict(sorted(sizes.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])[:-4:-1])
+
     def _fail(self, step: int, loss: float, batch: tuple[Any, ...]) -> None:
-        bad = self._broken()
+        bad, gradients = self._broken(), self._largest_gradients()
         self._rewind()
         with torch.no_grad():
             sites = find_nonfinite(self.svi.model, self.svi.guide, *batch)
@@ -137,10 +160,14 @@ class WeightGuard:
         where = "; ".join(sites[:3]) or "no site by itself (the sum overflowed, or other noise was drawn)"
         shapes = [tuple(b.shape) for b in batch if isinstance(b, Tensor)]
         broken = f" The update before it had made {len(bad)} parameters non-finite, first {bad[0]!r}." if bad else ""
-        raise NonFiniteLoss(
+        sizes = ", ".join(f"{size:.3g} of {name!r}" for name, size in gradients.items())
+        largest = f" Largest gradients: {sizes}." if gradients else ""
+        error = NonFiniteLoss(
             f"the loss is {loss} at step {step + 1}: {where}. The batch has shapes {shapes} (the error's .batch holds "
-            f"it).{broken} The pair has its last good weights. Try a smaller lr, clip_norm, or bounded scales",
+            f"it).{largest}{broken} The pair has its last good weights. Try a smaller lr, clip_norm, or bounded scales",
             step,
             batch,
             sites,
         )
+        error.gradients = gradients
+        raise error

@@ -26,10 +26,12 @@ class Meter:
     A pair with latent variables shared by all data has no ELBO per datum; its total is divided by the number of data.
     """
 
-    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any], train: Feed, valid: Feed | None) -> None:
+    def __init__(
+        self, model: Callable[..., Any], guide: Callable[..., Any], train: Feed, valid: Feed | None, *, parts: int = 1
+    ) -> None:
         self.model, self.guide, self.train, self.valid = model, guide, train, valid
-        # parameters made for each datum only fit the whole data
-        full_batch = train.batch_size is not None and train.batch_size == train.num_data
+        # parameters made for each datum only fit the whole data, if that is not cut in parts
+        full_batch = train.batch_size is not None and train.batch_size == train.num_data and parts == 1
         self._head = train.head(train.batch_size if full_batch and train.batch_size else TRAIN_HEAD)
         self.few = self._head if full_batch else tuple(a[:8] if isinstance(a, torch.Tensor) else a for a in self._head)
         self._chunks = not full_batch

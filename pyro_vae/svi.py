@@ -13,6 +13,9 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyro_vae.compiled import CompiledGradients, modules_called
+from pyro_vae.elbo.adversarial import PhasedELBO
+from pyro_vae.elbo.tracing import fork_rng, recording
+from pyro_vae.phased import PhasedSteps
 from pyro_vae.precision import Precision, networks_in, precision_dtype
 
 __all__ = ["SVI", "fused_adam"]
@@ -35,7 +38,8 @@ class SVI:
     """Gradient steps on the parameters of any model/guide pair; a drop-in for `pyro.infer.SVI`.
 
     Differences: `step` returns the loss as a 0-d tensor on the device (`float(loss)` waits for it), and one optimizer
-    holds all parameters.
+    holds all parameters. An objective made of phases (`pv.elbo.PhasedELBO`) has one optimizer for each phase, all made
+    by `optim`; its steps run eagerly.
 
     Args:
         model, guide: The pair: two callables with the same latent sites.
@@ -100,8 +104,10 @@ class SVI:
         self._trains = False
         self.compile = compile
         self._compiled: CompiledGradients | None = None
+        self._called: list[torch.nn.Module] = []
         self._dtype = precision_dtype(precision)
         self._scaler: torch.amp.GradScaler | None = None
+        self._phases = self._phased()
         if self._dtype == torch.float16 and self.pyro_optim is not None:
             raise ValueError(
                 "precision='float16' scales the loss, which a PyroOptim cannot undo: use a torch optimizer"
@@ -110,7 +116,58 @@ class SVI:
     @property
     def params(self) -> dict[str, Tensor]:
         """The unconstrained parameters seen so far, by their name in Pyro's parameter store."""
-        return {name: param for param, name in self._params.items()}
+        params = self._params if self._phases is None else self._phases.params
+        return {name: param for param, name in params.items()}
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers made so far: one, or one for each phase of the objective in the order of their first step."""
+        if self._phases is not None:
+            return list(self._phases.optimizers.values())
+        return [] if self.optimizer is None else [self.optimizer]
+
+    def prepare(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Run the loss without a step, so that a state can be loaded; returns the parameters by name.
+
+        Critics and optimizers of an objective made of phases are made; other optimizers at the first step or `adopt`.
+        """
+        if self._phases is not None:
+            self._phases.prepare(args, kwargs)
+            return self.params
+        loss = self.evaluate_loss if self._differentiable() is None else self._loss_of
+        with fork_rng(), recording(), poutine.trace(param_only=True) as capture, modules_called() as called:
+            loss(*args, **kwargs)
+        self._called = called
+        found: Any = capture.trace.nodes
+        return {name: site["value"].unconstrained() for name, site in found.items()}
+
+    def adopt(self, params: dict[str, Tensor]) -> None:
+        """Let the optimizer hold these parameters, in their order; those of phases are held already."""
+        if self._phases is None:
+            self._register(params.items())
+            self._trains = True
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """What scales the loss for "float16", once a step was made."""
+        return self._scaler
+
+    def load_scaler(self, state: dict[str, Any] | None) -> None:
+        """Set the scale to what `scaler.state_dict()` said."""
+        if state is not None:
+            self._scaled(1.0)
+            if self._scaler is not None:
+                self._scaler.load_state_dict(state)
+
+    def compiled_state(self) -> dict[str, Any] | None:
+        """What has been compiled, so that `load_compiled` can bring it about again; None if nothing."""
+        return None if self._compiled is None else self._compiled.state()
+
+    def load_compiled(self, state: dict[str, Any] | None) -> None:
+        """Compile what was compiled then, as soon as a step needs it. Call `prepare` first."""
+        if state is not None and self._phases is None:
+            loss_of = None if self._differentiable() is None else self._loss_of
+            self._compiled = CompiledGradients(loss_of, self.loss, self._called, state)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """One gradient step; returns the loss before it (0-d tensor, nats summed over the batch)."""
@@ -121,14 +178,23 @@ class SVI:
     def gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, *, scale: float = 1.0) -> Any:
         """Leave the gradient of `scale * loss` of `(*args, **kwargs)` in the parameters' `.grad`; return the loss.
 
+        Of an objective made of phases, all but the last take their steps here; that one's loss and gradient are left.
+
         Raises:
             ValueError: If the loss depends on no parameter, or on none that the optimizer holds.
         """
         kwargs = kwargs or {}
+        if self._phases is not None:
+            if self.compile and self._compiled is None:  # says why not
+                self._compiled = CompiledGradients(None, self.loss, [])
+            loss = self._phases.gradients(args, kwargs, scale)
+            self.optimizer = self._phases.optimizers.get(self.loss.phases[-1].name)
+            return loss
         if self.compile and self._compiled is not None:
             compiled = self._compiled.call(list(self._params), args, kwargs, self._scaled(scale))
             if compiled is not None:
                 return compiled
+        before = self._set_aside() if self._differentiable() is None else {}
         look = modules_called() if self.compile and self._compiled is None else nullcontext()
         with poutine.trace(param_only=True) as capture, look as modules:
             loss, rescaled = self._backward(scale, args, kwargs)
@@ -137,8 +203,8 @@ class SVI:
         if not self._trains and all(p.grad is None for p in self._held()):
             raise ValueError(_NO_PARAMETERS)
         self._trains = True
-        if not rescaled and scale != 1.0:
-            torch._foreach_mul_([p.grad for p in {*self._held(), *self._params} if p.grad is not None], scale)
+        if not rescaled:
+            self._rescale(scale, before)
         if modules is not None:
             loss_of = None if self._differentiable() is None else self._loss_of
             self._compiled = CompiledGradients(loss_of, self.loss, modules)
@@ -146,6 +212,8 @@ class SVI:
 
     def update(self) -> None:
         """Move the parameters along the gradients left by `gradients`, then clear these."""
+        if self._phases is not None:
+            return self._phases.update()
         scaler = self._scaler
         if scaler is not None and self.optimizer is not None:
             scaler.unscale_(self.optimizer)
@@ -162,8 +230,26 @@ class SVI:
 
     def zero_grad(self) -> None:
         """Clear the gradients."""
-        for param in (*self._held(), *self._params):
+        for param in (*self._held(), *self.params.values()):
             param.grad = None
+
+    def _phased(self) -> PhasedSteps | None:
+        wrapped = getattr(self.loss, "elbo", None)
+        if isinstance(wrapped, PhasedELBO):
+            raise ValueError(
+                f"{type(wrapped).__name__} consists of phases with weights of their own: it takes no kl_weight and no "
+                f"{type(self.loss).__name__} around it"
+            )
+        if not isinstance(self.loss, PhasedELBO):
+            return None
+        if self._factory is None:
+            raise TypeError(
+                f"{type(self.loss).__name__} has an optimizer for each phase: optim must be a function params -> "
+                "Optimizer that makes them"
+            )
+        if self._dtype == torch.float16:
+            raise ValueError(f"{type(self.loss).__name__} does not scale its losses, as precision='float16' must")
+        return PhasedSteps(self.loss, self.model, self.guide, self._factory, self.clip_norm, self._dtype)
 
     def _held(self) -> list[Tensor]:
         """What the optimizer trains: of a ready one its own weights, whether or not the pair registers them."""
@@ -210,6 +296,18 @@ class SVI:
         factor = self._scaled(scale)
         (loss if isinstance(factor, float) and factor == 1.0 else loss * factor).backward()
         return loss.detach(), True
+
+    def _set_aside(self) -> dict[Tensor, Tensor]:
+        """Take the gradients so far away from the parameters."""
+        before = {p: p.grad for p in (*self._held(), *self._params) if p.grad is not None}
+        self.zero_grad()
+        return before
+
+    def _rescale(self, scale: float, before: dict[Tensor, Tensor]) -> None:
+        """Multiply the gradients, then add those set aside."""
+        for p in {*self._held(), *self._params, *before}:
+            parts = [g for g in (None if p.grad is None else p.grad * scale, before.get(p)) if g is not None]
+            p.grad = sum(parts[1:], start=parts[0]) if parts else None
 
     def _register(self, found: Iterable[tuple[str, Tensor]]) -> None:
         new = {param: name for name, param in found if param not in self._params}

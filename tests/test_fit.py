@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_vae import data as datasets
 from pyro_vae import elbo as elbos
-from pyro_vae.elbo import Cyclical, MeanField, Warmup
+from pyro_vae.elbo import Cyclical, MeanField, Trace, Warmup
 from pyro_vae.evaluate.bound import bound
 from pyro_vae.fit import State, fit
 from pyro_vae.guard import NonFiniteLoss
 from pyro_vae.history import Epoch, History
+from pyro_vae.models import Autoencoder
 from pyro_vae.oracles import LinearGaussian, ppca_log_prob
 
 X = LinearGaussian().simulate(30)
@@ -55,7 +56,9 @@ def test_it_reaches_the_best_linear_gaussian_model(elbo: str) -> None:
     assert best - 0.05 < pair.elbo(x).mean().item() <= best
 
 
-TRAINABLE = elbos.names()
+# no bound and a pair of one kind: tests/test_adversarial.py, test_vqvae.py and test_semi_supervised.py have these
+OTHERS = ("vq", "semi_supervised")
+TRAINABLE = [name for name in elbos.names() if name not in OTHERS and elbos.bound_of(name) != "none"]
 
 
 @pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites")
@@ -680,3 +683,61 @@ def test_an_unsound_pair_is_refused_before_any_step() -> None:
     with pytest.raises(ValueError, match="the model samples the latent site 'z', which the guide never samples"):
         train(pair)
     torch.testing.assert_close(weights(pair), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "elbo", [Trace(), pyro.infer.TraceGraph_ELBO(), pyro.infer.Trace_ELBO()], ids=lambda e: type(e).__name__
+)
+def test_gradients_taken_in_parts_are_those_of_the_batch(elbo: pyro.infer.ELBO) -> None:
+    """Without noise the weights are the same; the last batch is cut into unequal parts."""
+    torch.manual_seed(0)
+    x = (torch.rand(50, 6) < 0.5).float()
+    trained = []
+    for parts in (1, 3):
+        pyro.clear_param_store()
+        torch.manual_seed(1)
+        pair = Autoencoder(6, latent_dim=2, hidden=(4,)).double()
+        fit(
+            pair.model,
+            pair.guide,
+            x.double(),
+            elbo=elbo,
+            epochs=3,
+            batch_size=20,
+            accumulate=parts,
+            seed=0,
+            optim=lambda params: torch.optim.SGD(params, lr=0.1),
+        )
+        trained.append(torch.cat([p.detach().flatten() for p in pair.parameters()]))
+    torch.testing.assert_close(trained[0], trained[1], rtol=1e-9, atol=1e-12)
+
+
+def test_a_subsampled_plate_in_parts() -> None:
+    """Each part is scaled up to all data by its own size."""
+    x = torch.linspace(-1, 2, 12, dtype=torch.float64)
+
+    def model(x: torch.Tensor) -> None:
+        mean = pyro.param("mean", torch.tensor(0.0, dtype=torch.float64))
+        with pyro.plate("data", 12, subsample_size=len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    def guide(x: torch.Tensor) -> None:
+        pass
+
+    found = []
+    for parts in (1, 5):
+        pyro.clear_param_store()
+        fit(
+            model,
+            guide,
+            x,
+            elbo="trace",
+            epochs=2,
+            batch_size=12,
+            accumulate=parts,
+            preflight=False,
+            optim=lambda params: torch.optim.SGD(params, lr=0.1),
+        )
+        found.append(float(pyro.param("mean").detach()))
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+    assert found[0] == pytest.approx(float(x.mean()) * (1 - 0.9**2))

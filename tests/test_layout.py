@@ -21,11 +21,13 @@ PARTS = [
     ["elbo"],
     ["rewrites"],
     ["compiled", "precision"],
+    ["phased"],
     ["svi", "feed"],
     ["evaluate"],
-    ["device", "guard", "meter", "history"],
+    ["checkpoints", "course", "device", "guard", "meter", "history"],
+    ["resumption"],
     ["fit", "paired"],
-    ["compare_training"],
+    ["compare_training", "tracking"],
     ["runs"],
     ["cli"],
 ]
@@ -34,7 +36,7 @@ RANK = {part: rank for rank, parts in enumerate(PARTS) for part in parts}
 # What is meant beyond the order: who must not know of whom.
 STRANGERS = {
     "evaluate": {"models", "fit", "runs", "cli", "data"},
-    "elbo": {"models", "conditionals", "priors", "nets", "data"},
+    "elbo": {"models", "conditionals", "priors", "data"},
     "data": {"models", "conditionals", "priors", "nets"},
     "compiled": {"models", "conditionals", "priors", "nets", "data"},
     "svi": {"models", "conditionals", "priors", "nets", "data"},

@@ -8,49 +8,83 @@ from typing import Any
 
 import pyro.infer
 
+from pyro_vae.elbo import adversarial
+from pyro_vae.elbo.adversarial import AAE, ALI, GAN, VAEGAN, VEEGAN, VGH, WAEGAN, AlphaGAN, FactorVAE, PhasedELBO
 from pyro_vae.elbo.antithetic import DisARM
 from pyro_vae.elbo.bounds import MeanField, TensorELBO, Trace
 from pyro_vae.elbo.control import REBAR
+from pyro_vae.elbo.corruption import Denoising, GaussianNoise, MaskingNoise, SaltAndPepper
+from pyro_vae.elbo.dip import DIP
 from pyro_vae.elbo.free_bits import Capacity, FreeBits
 from pyro_vae.elbo.importance import CIWAE, IWAE, MIWAE, PIWAE, RWS, DReG, Renyi, StickingTheLanding, TailAdaptive
+from pyro_vae.elbo.labels import SemiSupervised
+from pyro_vae.elbo.missing import with_missing
+from pyro_vae.elbo.penalty import WAE, InfoVAE, Sparse, mmd
+from pyro_vae.elbo.quantized import VQ
 from pyro_vae.elbo.relaxed import Cooling, Relaxed
 from pyro_vae.elbo.score import VIMCO, Reinforce
 from pyro_vae.elbo.surrogate import Coefficients, SurrogateELBO
+from pyro_vae.elbo.total_correlation import BetaTC
 from pyro_vae.elbo.trace_graph import TraceGraph
 from pyro_vae.elbo.weights import Cyclical, Schedule, Warmup, WeightedKL
 
 __all__ = [
+    "AAE",
+    "ALI",
+    "GAN",
+    "VAEGAN",
+    "VEEGAN",
+    "VGH",
+    "WAEGAN",
+    "AlphaGAN",
+    "FactorVAE",
+    "PhasedELBO",
+    "adversarial",
     "CIWAE",
     "IWAE",
     "MIWAE",
     "PIWAE",
     "RWS",
     "VIMCO",
+    "VQ",
+    "BetaTC",
     "Capacity",
     "Coefficients",
     "Cooling",
     "Cyclical",
+    "Denoising",
+    "DIP",
     "DReG",
     "DisARM",
     "FreeBits",
+    "GaussianNoise",
+    "InfoVAE",
+    "MaskingNoise",
     "MeanField",
     "REBAR",
     "Reinforce",
     "Relaxed",
     "Renyi",
+    "SaltAndPepper",
     "Schedule",
+    "SemiSupervised",
+    "Sparse",
     "StickingTheLanding",
     "SurrogateELBO",
     "TailAdaptive",
     "TensorELBO",
     "Trace",
     "TraceGraph",
+    "WAE",
     "Warmup",
     "WeightedKL",
+    "bound_of",
     "least_particles",
     "make",
+    "mmd",
     "names",
     "register",
+    "with_missing",
 ]
 
 
@@ -69,12 +103,29 @@ _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "vimco": VIMCO,
     "free_bits": FreeBits,
     "capacity": Capacity,
+    "beta_tc": BetaTC,
+    "dip": DIP,
     "gumbel": Relaxed,
     "disarm": DisARM,
     "rebar": REBAR,
     "trace_graph": TraceGraph,
     "enum": pyro.infer.TraceEnum_ELBO,
     "tail_adaptive": TailAdaptive,
+    "vq": VQ,
+    "semi_supervised": SemiSupervised,
+    "factor_vae": FactorVAE,
+    "aae": AAE,
+    "wae_gan": WAEGAN,
+    "gan": GAN,
+    "ali": ALI,
+    "veegan": VEEGAN,
+    "vae_gan": VAEGAN,
+    "alpha_gan": AlphaGAN,
+    "vgh": VGH,
+    "vgh++": AlphaGAN,
+    "denoising": Denoising,
+    "info_vae": InfoVAE,
+    "wae": WAE,
 }
 
 
@@ -86,6 +137,11 @@ def names() -> tuple[str, ...]:
 def least_particles(name: str) -> int:
     """The smallest number of particles that the estimator called `name` works with."""
     return getattr(_REGISTRY.get(name), "least_particles", 1)
+
+
+def bound_of(name: str) -> str:
+    """What the estimator called `name` bounds log p(x) by: "elbo", "iwae", "own" for another bound, "none" for none."""
+    return getattr(_REGISTRY.get(name), "bound", "elbo")
 
 
 def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:

@@ -15,7 +15,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vae.elbo.tracing import PairTrace, data_plate, log_prob, sample_sites, sum_to_data, trace_pair
 
-__all__ = ["ElboTerms", "elbo_terms", "elements_of", "kl_sites", "mask_elements"]
+__all__ = ["ElboTerms", "elbo_terms", "elements_of", "is_point_mass", "kl_sites", "mask_elements"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def kl_sites(traces: PairTrace) -> dict[str, Tensor]:
             p is not None
             and q["mask"] is p["mask"]
             and before_in_guide.issuperset(order[: order.index(name)])
-            and not _is_point_mass(q["fn"])
+            and not is_point_mass(q["fn"])
         ):
             try:
                 value = kl_divergence(q["fn"], p["fn"])
@@ -94,7 +94,8 @@ def mask_elements(value: Tensor, site: Any) -> Tensor:
     return scale_and_mask(value, 1.0, mask)
 
 
-def _is_point_mass(fn: Any) -> bool:
+def is_point_mass(fn: Any) -> bool:
+    """Whether all of a distribution is in one point."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return isinstance(fn, Delta)

@@ -240,6 +240,12 @@ def _jobs(
     labels = [e if isinstance(e, str) else type(e).__name__ for e in estimators]
     objects = estimators.values() if isinstance(estimators, Mapping) else estimators
     for label, estimator in zip(labels, objects, strict=True):
+        of = elbos.bound_of(estimator) if isinstance(estimator, str) else getattr(estimator, "bound", "elbo")
+        if of == "none":
+            raise ValueError(
+                f"the loss of {label!r} is no bound on log p(x), which estimators are compared by: compare what it "
+                "has trained, by samples (pv.sample_quality) and log p(x)"
+            )
         if isinstance(estimator, str):
             least = elbos.least_particles(estimator)
             jobs += [(label, elbos.make(estimator, num_particles=k)) for k in counts if k >= least]

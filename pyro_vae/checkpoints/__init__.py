@@ -1,0 +1,22 @@
+"""Checkpoints: all that a training run needs to go on as if it had never stopped."""
+
+from pyro_vae.checkpoints.directory import Checkpoints
+from pyro_vae.checkpoints.files import Snapshot, read_snapshot, replacing, write_snapshot
+from pyro_vae.checkpoints.noise import noise_state, restore_noise
+from pyro_vae.checkpoints.signals import Stop, stop_between_steps
+from pyro_vae.checkpoints.svi_state import load_svi_state, objective_values, svi_state
+
+__all__ = [
+    "Checkpoints",
+    "Snapshot",
+    "Stop",
+    "load_svi_state",
+    "noise_state",
+    "objective_values",
+    "read_snapshot",
+    "replacing",
+    "restore_noise",
+    "stop_between_steps",
+    "svi_state",
+    "write_snapshot",
+]

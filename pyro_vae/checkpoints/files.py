@@ -1,0 +1,153 @@
+"""A snapshot of tensors and figures in two files that are complete, or not there at all."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from pyro_vae.memory import physical_memory
+
+__all__ = ["Snapshot", "check_plain", "prefixed", "read_snapshot", "replacing", "stripped", "write_snapshot"]
+
+FORMAT = 1
+MOST_FIGURES = 2**28  # bytes of JSON; a million epochs take less
+TENSORS, FIGURES = ".safetensors", ".json"
+
+
+@dataclass
+class Snapshot:
+    """Tensors and figures by name; figures are what JSON can hold."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, prefix: str, other: Snapshot) -> None:
+        """Take in another snapshot under a name."""
+        self.tensors |= prefixed(prefix, other.tensors)
+        self.values[prefix] = other.values
+
+    def copy(self) -> Snapshot:
+        """With tensors of its own, on their device."""
+        return Snapshot({name: t.detach().clone() for name, t in self.tensors.items()}, copy.deepcopy(self.values))
+
+    def part(self, prefix: str) -> Snapshot:
+        """What was added under a name."""
+        return Snapshot(stripped(prefix, self.tensors), self.values[prefix])
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under names with a prefix."""
+    return {f"{prefix}/{name}": value for name, value in tensors.items()}
+
+
+def stripped(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those tensors whose names have a prefix, without it."""
+    return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; once it is on the disk it replaces `path`, and after an error it vanishes.
+
+    Raises:
+        OSError: If it cannot be written, the disk being full for one: `path` is as it was.
+    """
+    temporary = path.with_name(f".partial-{path.name}")
+    temporary.unlink(missing_ok=True)  # it could be a link to a file elsewhere, put there by whoever made the folder
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    with suppress(OSError):  # some systems know no such thing for a folder
+        _sync_folder(path.parent)
+
+
+def check_plain(file: Path, limit: int, *, trust: bool = False) -> None:
+    """Refuse what is no plain file of a sensible size, before anything of it is read.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is larger than `limit` bytes, a directory, a device, or (unless `trust`) a link.
+    """
+    found = file.stat() if trust else file.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        raise ValueError(
+            f"{file} is a link to another file, which may lie outside this directory: put the file itself in its "
+            "place, or pass trust=True (--trust true on the command line)"
+        )
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{file} is no plain file: remove it, or bring the original back")
+    if found.st_size > limit:
+        raise ValueError(f"{file} has {found.st_size:,} bytes, more than the {limit:,} expected there: it is damaged")
+
+
+def write_snapshot(path: Path, snapshot: Snapshot) -> None:
+    """Write `path`.safetensors, then `path`.json, which has the checksum of both; it is there once both are.
+
+    Raises:
+        OSError: If the files cannot be written.
+    """
+    # cloned: safetensors refuses tensors that share memory
+    tensors = {name: t.detach().cpu().clone().contiguous() for name, t in snapshot.tensors.items()}
+    data = save(tensors)
+    with replacing(path.with_name(path.name + TENSORS)) as temporary:
+        temporary.write_bytes(data)
+    content = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "values": snapshot.values}
+    content["checksum"] = _checksum(content)
+    with replacing(path.with_name(path.name + FIGURES)) as temporary:
+        temporary.write_text(json.dumps(content))
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """Read what `write_snapshot` wrote.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If one is damaged or of another version; it says which.
+    """
+    figures, tensors = path.with_name(path.name + FIGURES), path.with_name(path.name + TENSORS)
+    check_plain(figures, MOST_FIGURES)
+    check_plain(tensors, physical_memory() or 2**40)
+    try:
+        content = json.loads(figures.read_text())
+        if not isinstance(content, dict) or content.get("checksum") != _checksum(content):
+            raise ValueError("its checksum is not that of its content")
+        if content["format"] != FORMAT:
+            raise ValueError(f"it has format {content['format']!r}, this version of pyro_vae reads {FORMAT}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{figures} is damaged: {error}") from error
+    if _digest(tensors) != content["sha256"]:
+        raise ValueError(f"{tensors} is damaged: its checksum is not the one in {figures.name}")
+    return Snapshot(load_file(tensors), content["values"])
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

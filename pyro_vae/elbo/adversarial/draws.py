@@ -1,0 +1,140 @@
+"""What critics look at: data, generated data and latents of any pair, one row a datum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae.elbo.bounds import sampled_kl
+from pyro_vae.elbo.terms import kl_sites
+from pyro_vae.elbo.tracing import DataPlate, PairTrace, Site, data_plate, log_prob, sample_sites, trace_pair
+
+__all__ = ["Drawn", "as_output", "generate", "infer", "kl", "reinfer"]
+
+Program = Callable[..., Any]
+
+
+class Drawn(NamedTuple):
+    """One draw of everything, with gradients.
+
+    `x` has the observations, or the means that the model gives them, `(N, *shape)` of a single site and else `(N, D)`;
+    `z` the latents side by side, `(N, L)`; `traces` where they are from; `plate` is the one over the data.
+    """
+
+    x: Tensor
+    z: Tensor
+    traces: PairTrace
+    plate: DataPlate
+
+
+def infer(model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Drawn:
+    """The data, and latents that the guide draws for them."""
+    traces = trace_pair(model, guide, args, kwargs)
+    plate = data_plate(traces, len(args[0]))
+    observed = [rows(traces.model.nodes[name]["value"], traces.model.nodes[name], plate) for name in traces.observed]
+    latents = {name: site for name, site in sample_sites(traces.model) if not site["is_observed"]}
+    return Drawn(_together(observed, "observed"), codes(latents, plate), traces, plate)
+
+
+def generate(model: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Drawn:
+    """Latents from the prior, and the means of the observations given them."""
+    trace = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
+    traces = PairTrace(prune_subsample_sites(trace), poutine.Trace())
+    plate = data_plate(traces, len(args[0]))
+    latents, outputs = {}, []
+    for name, site in sample_sites(traces.model):
+        if site["infer"].get("was_observed"):
+            outputs.append(rows(as_output(name, site), site, plate))
+        else:
+            latents[name] = site
+    return Drawn(_together(outputs, "observed"), codes(latents, plate), traces, plate)
+
+
+def outputs(drawn: Drawn) -> Tensor:
+    """The means of the observations at the latents that the guide has drawn, shaped as `drawn.x`."""
+    sites = ((name, drawn.traces.model.nodes[name]) for name in drawn.traces.observed)
+    return _together([rows(as_output(name, site), site, drawn.plate) for name, site in sites], "observed")
+
+
+def reinfer(guide: Program, drawn: Drawn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Mean of log q(z | x) over generated `drawn`: z from the prior, x what the model made of it.
+
+    Raises:
+        ValueError: If no observed site has the shape of the pair's first argument, in whose place its output goes.
+    """
+    found = [(name, s) for name, s in sample_sites(drawn.traces.model) if s["infer"].get("was_observed")]
+    name, site = next(((n, s) for n, s in found if s["value"].shape == args[0].shape), (None, None))
+    if name is None or site is None:
+        shapes = {n: tuple(s["value"].shape) for n, s in found}
+        raise ValueError(
+            f"the guide has to look at generated data in the place of its first argument, of shape "
+            f"{tuple(args[0].shape)}, and no observed site has it: {shapes}"
+        )
+    x = as_output(name, site)
+    replayed = poutine.replay(guide, trace=drawn.traces.model)
+    trace = prune_subsample_sites(poutine.trace(replayed).get_trace(x, *args[1:], **kwargs))
+    total = torch.zeros((), device=x.device)
+    for latent, q in sample_sites(trace):
+        if latent not in drawn.traces.model.nodes:
+            raise ValueError(f"site {latent!r} is the guide's own: its density cannot be taken at a draw of the prior")
+        total = total + log_prob(latent, q).sum()
+    return total / drawn.plate.size
+
+
+def kl(drawn: Drawn) -> Tensor:
+    """KL(q(z|x) || p(z)), summed over the data with the sites' scales; in closed form where that is right."""
+    analytic, total = kl_sites(drawn.traces), torch.zeros((), device=drawn.z.device)
+    for name, q in sample_sites(drawn.traces.guide):
+        if name in analytic:
+            total = total + scale_and_mask(analytic[name], q["scale"]).sum()
+        else:
+            total = total + sampled_kl(name, q, drawn.traces.model.nodes.get(name)).sum()
+    return total
+
+
+def as_output(name: str, site: Site) -> Tensor:
+    """What the model makes of its latents at an observed site: the mean there, through which gradients pass.
+
+    Raises:
+        ValueError: If the distribution has no mean with a gradient, as a categorical one.
+    """
+    fn = site["fn"]
+    try:
+        value = fn.mean
+    except (NotImplementedError, AttributeError):
+        value = None
+    if value is None and fn.has_rsample:
+        value = fn.rsample()
+    if value is None or (torch.is_grad_enabled() and not value.requires_grad and not fn.has_rsample):
+        raise ValueError(
+            f"site {name!r} is observed under {type(fn).__name__}, whose mean is not known or does not depend on the "
+            "latents, so a critic's judgement cannot reach the model: use a likelihood with a mean"
+        )
+    return value
+
+
+def codes(latents: dict[str, Site], plate: DataPlate) -> Tensor:
+    """The values of latent sites side by side, `(N, L)`."""
+    return _together([rows(site["value"], site, plate).flatten(1) for site in latents.values()], "latent")
+
+
+def rows(value: Tensor, site: Site, plate: DataPlate) -> Tensor:
+    """A value of a site with the data first: `(N, *event_shape)`, or `(N, D)` if there are further plates."""
+    event = site["fn"].event_dim
+    value = value.expand(torch.broadcast_shapes(value.shape, site["fn"].batch_shape + site["fn"].event_shape))
+    value = value.movedim(plate.dim - event, 0)
+    if not value.is_floating_point():
+        value = value.to(torch.get_default_dtype())
+    return value if event and value.dim() == 1 + event else value.reshape(plate.size, -1)
+
+
+def _together(parts: list[Tensor], kind: str) -> Tensor:
+    if not parts:
+        raise ValueError(f"the model has no {kind} site: a critic needs one to look at")
+    return parts[0] if len(parts) == 1 else torch.cat([part.flatten(1) for part in parts], 1)

@@ -1,0 +1,84 @@
+"""Variational GAN hybrids: alpha-GAN, VGH and VGH++, with critics for the KL and for the likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.elbo.adversarial.base import Adversarial, total
+from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer, outputs
+from pyro_vae.elbo.adversarial.phases import Phase
+from pyro_vae.elbo.bounds import observed_log_prob
+
+__all__ = ["AlphaGAN", "VGH"]
+
+Program = Callable[..., Any]
+
+
+class AlphaGAN(Adversarial):
+    r"""alpha-GAN: critics on latents and on data, beside an explicit reconstruction.
+
+    .. math:: \min_{p, q} \; -\lambda E_q[\log p(x|z)] + E_q[r_x(G(z))] + E_{p(z)}[r_x(G(z))] + E_q[r_z(z)],
+        \qquad r(\cdot) = -\mathrm{logit}\, D(\cdot)
+
+    One critic tells data from reconstructions and samples, and gives the second and third term; one tells draws of the
+    prior from draws of the guide, and its term stands for the KL, in which no density of the guide is needed. At its
+    best it measures the KL of the aggregate posterior q(z), not that of each q(z|x). A Laplace likelihood of fixed
+    scale gives the absolute error of the paper.
+
+    Args:
+        weight: Lambda, of the reconstruction; 0 leaves it out.
+        samples: Whether the critic on data sees samples from the prior, too.
+        options: Those of `Adversarial`; the default `game` is "log_ratio"; no `condition`.
+
+    Raises:
+        ValueError: For a weight below 0.
+
+    Reference: Rosca et al. 2017, arXiv 1706.04987, algorithm 1.
+    """
+
+    def __init__(self, num_particles: int = 1, weight: float = 1.0, samples: bool = True, **options: Any) -> None:
+        super().__init__(num_particles, **{"game": "log_ratio", **options})
+        if weight < 0:
+            raise ValueError(f"weight must be at least 0, got {weight}")
+        if self.condition is not None:
+            raise ValueError(f"{type(self).__name__} takes no condition")
+        self.weight, self.samples = weight, samples
+        self.phases = (self.critic_phase(self._critic), Phase("pair", self._pair, ("model", "guide")))
+
+    def _fakes(self, model: Program, real: Drawn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+        return [outputs(real), *([generate(model, args, kwargs).x] if self.samples else [])]
+
+    def _critic(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        with torch.no_grad():
+            real, prior = infer(model, guide, args, kwargs), generate(model, args, kwargs)
+            fakes = self._fakes(model, real, args, kwargs)
+        return total(self.critic_loss("x", real.x, *fakes) + self.critic_loss("z", prior.z, real.z), real)
+
+    def _pair(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        real = infer(model, guide, args, kwargs)
+        judged = self.game.up(self.judge("z", real.z)).mean()
+        for fake in self._fakes(model, real, args, kwargs):
+            judged = judged + self.game.up(self.judge("x", fake)).mean()
+        loss = total(judged, real)
+        return loss - self.weight * observed_log_prob(real.traces) if self.weight else loss
+
+
+class VGH(AlphaGAN):
+    r"""VGH, a variational GAN hybrid: the ELBO with both of its terms replaced by critics.
+
+    The likelihood term becomes the critic's judgement of reconstructions, the KL its judgement of the latents; samples
+    and the explicit reconstruction stay out. `AlphaGAN`, which has both, is known as VGH++ in this place: "vgh++" among
+    the names of objectives.
+
+    Args:
+        options: Those of `Adversarial`.
+
+    Reference: Rosca et al. 2018, arXiv 1802.06847, section 3.
+    """
+
+    def __init__(self, num_particles: int = 1, **options: Any) -> None:
+        super().__init__(num_particles, weight=0.0, samples=False, **options)

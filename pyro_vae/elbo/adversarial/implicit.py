@@ -1,0 +1,110 @@
+"""Objectives that never ask for the likelihood: GAN, ALI (BiGAN) and VEEGAN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.elbo.adversarial.base import Adversarial, total
+from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer, reinfer
+from pyro_vae.elbo.adversarial.phases import Phase
+
+__all__ = ["ALI", "GAN", "VEEGAN"]
+
+Program = Callable[..., Any]
+
+
+class GAN(Adversarial):
+    r"""A generative adversarial network: the model alone, against a critic of its means.
+
+    .. math:: \min_p \max_D E_{\mathrm{data}}[\log D(x)] + E_{p(z)}[\log(1 - D(G(z)))]
+
+    G(z) is the mean of the observed sites given latents from the prior; the likelihood's noise takes no part, and the
+    guide is left untrained, so that the ELBO, log p(x) and everything else that asks for either says nothing about the
+    samples.
+
+    Args:
+        options: Those of `Adversarial`.
+
+    Reference: Goodfellow et al. 2014, arXiv 1406.2661.
+    """
+
+    def __init__(self, num_particles: int = 1, **options: Any) -> None:
+        super().__init__(num_particles, **options)
+        self.phases = (self.critic_phase(self._critic), Phase("generate", self._generate, ("model",)))
+
+    def _critic(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        with torch.no_grad():
+            # the data as the model observes them
+            real, fake = infer(model, guide, args, kwargs), generate(model, args, kwargs)
+        return total(self.critic_loss("x", *(self.beside(d.x, args, kwargs) for d in (real, fake))), real)
+
+    def _generate(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        fake = generate(model, args, kwargs)
+        return total(self.game.up(self.judge("x", self.beside(fake.x, args, kwargs))).mean(), fake)
+
+
+class ALI(Adversarial):
+    r"""Adversarially learned inference, or BiGAN: a critic on data and latents together.
+
+    .. math:: \min_{p, q} \max_D E_{\mathrm{data},\, q(z|x)}[\log D(x, z)] + E_{p(z)}[\log(1 - D(G(z), z))]
+
+    Where the critic finds no difference, model and guide have the same joint distribution, and each inverts the other.
+
+    Args:
+        options: Those of `Adversarial`.
+
+    Reference: Dumoulin et al. 2017, arXiv 1606.00704; Donahue et al. 2017, arXiv 1605.09782.
+    """
+
+    def __init__(self, num_particles: int = 1, **options: Any) -> None:
+        super().__init__(num_particles, **options)
+        self.phases = (self.critic_phase(self._critic), Phase("pair", self._pair, ("model", "guide")))
+
+    def _joint(self, drawn: Drawn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        return self.beside(torch.cat([drawn.x.flatten(1), drawn.z], 1), args, kwargs)
+
+    def _critic(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        with torch.no_grad():
+            real, fake = infer(model, guide, args, kwargs), generate(model, args, kwargs)
+        return total(self.critic_loss("xz", *(self._joint(d, args, kwargs) for d in (real, fake))), real)
+
+    def _pair(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        real, fake = infer(model, guide, args, kwargs), generate(model, args, kwargs)
+        lower = self.game.down(self.judge("xz", self._joint(real, args, kwargs))).mean()
+        return total(lower + self.game.up(self.judge("xz", self._joint(fake, args, kwargs))).mean(), real)
+
+
+class VEEGAN(ALI):
+    r"""VEEGAN: a GAN whose guide has to recover the latents that its samples were made from.
+
+    .. math:: \min_{p, q} \; E_{p(z)}[-\mathrm{logit} D(G(z), z)] - \lambda\, E_{p(z)}[\log q(z \mid G(z))]
+
+    The critic tells (G(z), z), z from the prior, from (x, z), z from the guide, as in `ALI`; the guide learns from the
+    second term alone. A guide that maps the data onto the prior maps a mode that the model leaves out to latents whose
+    samples lie elsewhere, which the critic sees. With a Gaussian guide of fixed scale the second term is the squared
+    error of the paper. The guide is run on generated data, in the place of the pair's first argument.
+
+    Args:
+        weight: Lambda, of the reconstruction of the latents.
+        options: Those of `Adversarial`; the default `game` is "log_ratio", as in the paper.
+
+    Raises:
+        ValueError: For a weight that is not positive.
+
+    Reference: Srivastava et al. 2017, arXiv 1705.07761, eq. 4 and algorithm 1.
+    """
+
+    def __init__(self, num_particles: int = 1, weight: float = 1.0, **options: Any) -> None:
+        super().__init__(num_particles, **{"game": "log_ratio", **options})
+        if not weight > 0:
+            raise ValueError(f"weight must be a number above 0, got {weight}")
+        self.weight = weight
+
+    def _pair(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        fake = generate(model, args, kwargs)
+        judged = self.game.up(self.judge("xz", self._joint(fake, args, kwargs))).mean()
+        return total(judged - self.weight * reinfer(guide, fake, args, kwargs), fake)

@@ -1,0 +1,83 @@
+"""VAE/GAN: the reconstruction measured in the features of a critic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.elbo.adversarial.base import Adversarial, total
+from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer, kl, outputs
+from pyro_vae.elbo.adversarial.phases import Phase
+
+__all__ = ["VAEGAN"]
+
+Program = Callable[..., Any]
+
+
+class VAEGAN(Adversarial):
+    r"""VAE/GAN: a VAE that reconstructs the features of a critic, and a GAN with the VAE's decoder.
+
+    .. math::
+        L_\mathrm{prior} &= KL(q(z|x) \| p(z)), \qquad
+        L_\mathrm{like} = \tfrac12 E_q \| f(x) - f(G(z)) \|^2 \\
+        \text{guide:} &\quad \min L_\mathrm{prior} + L_\mathrm{like} \\
+        \text{model:} &\quad \min \gamma L_\mathrm{like} + L_\mathrm{GAN} \\
+        \text{critic:} &\quad \text{data against } G(z),\; z \sim q(z|x) \text{ and } z \sim p(z)
+
+    f is the critic's method `features`: of the default critic the last convolution, or the last hidden layer. A scale
+    in features has no unit: `scale` is the standard deviation that the paper has at one.
+
+    Args:
+        gamma: Weight of the reconstruction against the GAN in the model's loss.
+        scale: Standard deviation of the features around their reconstruction.
+        options: Those of `Adversarial`; no `condition`.
+
+    Raises:
+        ValueError: For a `gamma` or `scale` that is not positive.
+        TypeError: For a critic without the method `features`.
+
+    Reference: Larsen et al. 2016, arXiv 1512.09300, algorithm 1.
+    """
+
+    def __init__(self, num_particles: int = 1, gamma: float = 0.01, scale: float = 1.0, **options: Any) -> None:
+        super().__init__(num_particles, **options)
+        if not (gamma > 0 and scale > 0):
+            raise ValueError(f"gamma and scale must be above 0, got {gamma} and {scale}")
+        if self.condition is not None:
+            raise ValueError("the features are of the data alone: VAEGAN takes no condition")
+        self.gamma, self.scale = gamma, scale
+        self.phases = (
+            self.critic_phase(self._critic),
+            Phase("model", self._model, ("model",)),
+            Phase("guide", self._guide, ("guide",)),
+        )
+
+    def _critic(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        with torch.no_grad():
+            real, fake = infer(model, guide, args, kwargs), generate(model, args, kwargs)
+            rebuilt = outputs(real)
+        return total(self.critic_loss("x", real.x, rebuilt, fake.x), real)
+
+    def _model(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        real, fake = infer(model, guide, args, kwargs), generate(model, args, kwargs)
+        rebuilt = outputs(real)
+        fooled = self.game.up(self.judge("x", rebuilt)).mean() + self.game.up(self.judge("x", fake.x)).mean()
+        return total(self.gamma * self._distance(real, rebuilt) + fooled, real)
+
+    def _guide(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        real = infer(model, guide, args, kwargs)
+        return kl(real) + total(self._distance(real, outputs(real)), real)
+
+    def _distance(self, real: Drawn, rebuilt: Tensor) -> Tensor:
+        features = getattr(self.critic("x", real.x), "features", None)
+        if features is None:
+            raise TypeError(
+                f"the critic {type(self.critics['x']).__name__} has no method features(x): VAEGAN measures the "
+                "reconstruction by it"
+            )
+        with torch.no_grad():
+            target = features(real.x)
+        return 0.5 * ((features(rebuilt) - target) / self.scale).flatten(1).square().sum(1).mean()
