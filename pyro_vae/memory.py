@@ -1,13 +1,14 @@
-"""Memory that large tensors leave behind, kept for the next ones."""
+"""The memory of this machine, and what large tensors leave behind of it, kept for the next ones."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["kept_memory"]
+__all__ = ["kept_memory", "physical_memory"]
 
 # glibc's names for what mallopt sets, and the values that its own adjustment ends with
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
@@ -44,3 +45,11 @@ def kept_memory() -> Iterator[None]:
 def _set(libc: ctypes.CDLL | None, values: dict[int, int]) -> None:
     for name, value in values.items():
         libc.mallopt(name, value)  # type: ignore[union-attr]
+
+
+def physical_memory() -> int | None:
+    """Bytes of memory of this machine, or None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -26,7 +26,9 @@ _COMMANDS = {
     "gaps": "Split what a run's guide loses into approximation and amortisation.",
     "diagnose": "Report the health of a run's latent space.",
     "sample": "Draw data from the prior of a run.",
+    "quality": "Compare samples of a run with unseen data.",
     "reconstruct": "Reconstruct data with a run.",
+    "runs": "List runs in a table, or show where two of them differ.",
     "list": "List what has a name: models, data sets, estimators, parts.",
 }
 _MODULES = {"list": "listing", "compare-elbos": "compare"}
@@ -53,8 +55,10 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"pyro-vae: unknown command {name}{hint}? Known: {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
     here = str(Path.cwd())  # not "": jsonargparse changes the folder while it reads a --config
-    if here not in sys.path:
-        sys.path.insert(0, here)  # a pair of the user's own lies in the folder they work in
+    # a pair of the user's own lies in the folder they work in; but that could be the directory of a stranger's run
+    own = name == "train" and not any(word.startswith("--resume") for word in words)
+    if here not in sys.path and (own or any(word.startswith("--trust") for word in words)):
+        sys.path.insert(0, here)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -89,7 +93,8 @@ commands:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    # what steers a terminal could come from the file of a stranger
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
     plain = text and isinstance(error, ValueError | TypeError | OSError | NonFiniteLoss)
     return text if plain else f"{type(error).__name__}: {text}".removesuffix(": ")
 

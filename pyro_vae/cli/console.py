@@ -47,6 +47,13 @@ def add_run_options(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="The run directory, as `pyro-vae train` printed it.")
     parser.add_argument("--device", type=str, default="auto", help='"auto" (a GPU if there is one), cpu or cuda.')
     parser.add_argument("--seed", type=int, default=0, help="Seed of all noise.")
+    parser.add_argument(
+        "--trust",
+        type=bool,
+        default=False,
+        help="Let the run name classes outside pyro_vae and torch.nn, whose code is then run: say true for a pair of "
+        "your own.",
+    )
 
 
 def add_data_options(parser: Parser, num_data: int | None) -> None:
@@ -86,7 +93,7 @@ def head(run: LoadedRun, split: str, n: int | None, root: str | None, *, at_most
 def open_run(options: Any, *, at_most: bool = False) -> tuple[LoadedRun, Tensor]:
     """The run that a command looks at, rebuilt, and the data that its options ask for."""
     pyro.clear_param_store()
-    run = load_run(options.run, device=options.device)
+    run = load_run(options.run, device=options.device, trust=options.trust)
     with fork_rng(options.seed):  # training data may be binarised anew
         return run, head(run, options.split, options.num_data, options.root, at_most=at_most)
 

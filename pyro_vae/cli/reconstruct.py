@@ -37,7 +37,7 @@ def run(words: Sequence[str], command: str) -> None:
     """Rebuild a run and reconstruct some of its data."""
     options = _parser().read(words)
     pyro.clear_param_store()
-    loaded = load_run(options.run, device=options.device)
+    loaded = load_run(options.run, device=options.device, trust=options.trust)
     with fork_rng(options.seed):
         x = head(loaded, options.split, options.num, options.root)
         again = reconstruct(loaded.model, loaded.guide, x, mean=options.mean)

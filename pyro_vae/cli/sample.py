@@ -35,7 +35,7 @@ def run(words: Sequence[str], command: str) -> None:
     if options.num < 1:
         raise ValueError(f"--num must be at least 1, got {options.num}")
     pyro.clear_param_store()
-    loaded = load_run(options.run, device=options.device)
+    loaded = load_run(options.run, device=options.device, trust=options.trust)
     with fork_rng(options.seed):
         template = torch.zeros(options.num, *loaded.shape, device=loaded.device)
         x = sample(loaded.model, template, mean=options.mean)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import data, elbo, plots
+from pyro_vae.checkpoints import Checkpoints, Snapshot
 from pyro_vae.cli.console import add_progress_option, draw, report, say
 from pyro_vae.cli.parser import Parser
 from pyro_vae.data import Data
@@ -29,17 +31,25 @@ from pyro_vae.guard import NonFiniteLoss
 from pyro_vae.history import History
 from pyro_vae.models import Pair
 from pyro_vae.runs import DATA_KEYS, LoadedRun, build, clear_run, create_run, save_run
+from pyro_vae.runs.config import read_config, save_config
+from pyro_vae.runs.directory import CONFIG, RECORD
 
 __all__ = ["run"]
 
-_FIT_BY_HAND: set[str | int] = {"model", "guide", "data", "valid", "optim", "callbacks", "progress", "seed"}
-_NOT_KEPT = ("config", "out", "overwrite", "progress")  # options that are not part of the experiment
+_FIT_BY_HAND: set[str | int] = {
+    *("model", "guide", "data", "valid", "optim", "callbacks", "progress", "seed"),
+    *("checkpoints", "resume"),
+}
+# options that are not part of the experiment
+_NOT_KEPT = (*("config", "out", "overwrite", "progress", "resume", "trust", "checkpoint_steps", "checkpoint_minutes"),)
+_MAY_CHANGE = ("epochs", "steps", "early_stopping", "device", "num_samples", "root", "rollbacks", "preflight")
 # options that are spelt otherwise here than in Python
 _FIT_HELP = {
     "elbo": f"The estimator to train with: {', '.join(elbo.names())}; or the class of a pyro.infer.ELBO.",
     "epochs": "Length of the run in epochs. Default: 50, unless --steps is given.",
     "steps": "Length of the run in gradient steps, in place of --epochs.",
     "batch_size": "Data per step; the last batch of an epoch may be smaller.",
+    "accumulate": "Take the gradient of each batch in so many parts, one after the other, which takes less memory.",
     "lr": "Learning rate.",
     "lr_schedule": "Course of the learning rate over the run: constant, linear or cosine (both to zero).",
     "kl_weight": "Weight of the KL in the objective: a number (beta), Warmup or Cyclical, as in "
@@ -50,10 +60,13 @@ _FIT_HELP = {
     "compile": "Compile the gradient step: true, false, or auto, which does so for runs of at least 10,000 steps.",
     "precision": "What the networks compute in; log-probabilities stay in float32.",
     "preflight": "Check the pair on a few data before training.",
+    "rollbacks": "How often a NaN in the loss takes the run back to the epoch before with half the learning rate, in "
+    "place of ending it.",
 }
 
 
 _VAE = "pyro_vae.VAE"
+CHECKPOINTS = "checkpoints"
 
 
 def _parser(model: str = _VAE) -> Parser:
@@ -89,6 +102,22 @@ def _parser(model: str = _VAE) -> Parser:
         "--out", type=str | None, default=None, metavar="DIR", help="The run directory. Default: runs/DATE-MODEL-DATA."
     )
     group.add_argument("--overwrite", type=bool, default=False, help="Replace the run that --out holds.")
+    group.add_argument(
+        "--resume",
+        type=str | None,
+        default=None,
+        metavar="RUN",
+        help="Go on with a run that was stopped, killed or has ended, from its latest checkpoint and with its own "
+        f"options; of these only {', '.join(_MAY_CHANGE)} may be given anew.",
+    )
+    group.add_argument("--checkpoint_steps", type=int | None, default=None, help="Steps between two checkpoints.")
+    group.add_argument("--checkpoint_minutes", type=float, default=10.0, help="Minutes between two checkpoints.")
+    group.add_argument(
+        "--trust",
+        type=bool,
+        default=False,
+        help="With --resume: let the run name classes outside pyro_vae and torch.nn.",
+    )
     add_progress_option(group)
     return parser
 
@@ -117,18 +146,54 @@ def run(words: Sequence[str], command: str) -> None:
     """Train, save, report and draw."""
     pyro.clear_param_store()
     torch.manual_seed(0)  # networks made while the module of a pair is imported are the same every time
-    parser, options = _read(words)
+    resumed = _resumed(words)
+    before = None if resumed is None else _before(resumed, words)
+    parser, options = _read(words if resumed is None else ["--config", str(resumed / CONFIG), *words])
     if options.num_samples < 1:
         raise ValueError(f"--num_samples must be at least 1, got {options.num_samples}")
     config = yaml.safe_load(parser.dump(options, skip_unset=False))
     config = {key: value for key, value in config.items() if key not in _NOT_KEPT}
-    path = _directory(options)
+    if before is not None:
+        _check_unchanged(before, config)
+    path = _directory(options) if resumed is None else resumed
     try:
         _train(parser.make(options), config, path, command)
     except BaseException:
         with suppress(OSError):
             path.rmdir()  # a run that never began leaves no empty folder
         raise
+
+
+def _resumed(words: Sequence[str]) -> Path | None:
+    """The run to go on with, if there is one, found before its options are read."""
+    for i, word in enumerate(words):
+        if word == "--resume" and i + 1 < len(words):
+            return Path(words[i + 1])
+        if word.startswith("--resume="):
+            return Path(word.removeprefix("--resume="))
+    return None
+
+
+def _before(path: Path, words: Sequence[str]) -> dict[str, Any]:
+    """The options that a run was started with; looked through for names of code before anything is imported."""
+    trusted = any(
+        word == "--trust=true" or (word == "--trust" and after == "true")
+        for word, after in zip(words, [*words[1:], ""], strict=True)
+    )
+    return read_config(path, trust=trusted)
+
+
+def _check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = [
+        f"{name} was {before.get(name)!r}, is now {now.get(name)!r}"
+        for name in {**before, **now}
+        if name not in _MAY_CHANGE and before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"--resume goes on with the options of the run: {'; '.join(changed)}. Only {', '.join(_MAY_CHANGE)} may be "
+            "given anew; train another run with other options"
+        )
 
 
 def _read(words: Sequence[str]) -> tuple[Parser, Namespace]:
@@ -164,7 +229,8 @@ def _train(options: Namespace, config: dict[str, Any], path: Path, command: str)
         except ValueError as error:
             warnings.warn(f"training does not start at the mean of the data: {error}", stacklevel=2)
     say(f"{type(pair).__name__} on {dataset!r} -> {path}")
-    keeper = _Keeper(path, pair, config, dataset, command)
+    keeper = _Keeper(path, pair, config, dataset, command, begun=options.resume is not None)
+    checkpoints = _RunCheckpoints(keeper, options.checkpoint_steps, options.checkpoint_minutes)
     try:
         history = fit(
             pair.model,
@@ -174,6 +240,8 @@ def _train(options: Namespace, config: dict[str, Any], path: Path, command: str)
             seed=options.seed,
             progress=options.progress,
             callbacks=[keeper],
+            checkpoints=checkpoints,
+            resume=options.resume is not None,
         )
     except NonFiniteLoss as error:
         keeper.save(replace(keeper.history, best=None, stopped="non-finite loss"))
@@ -184,8 +252,14 @@ def _train(options: Namespace, config: dict[str, Any], path: Path, command: str)
         trained = f"trained for {len(history)} epoch{'s' * (len(history) > 1)}, {history[-1].seconds:.1f} s"
     best = f"; the weights are those of epoch {history.best}" if history.best else ""
     if history.stopped == "interrupted":
-        raise KeyboardInterrupt(f"{trained}{best}. Saved in {path}; `pyro-vae evaluate {path}` reports its figures")
+        figures = f"; `pyro-vae evaluate {path}` reports its figures" if len(history) else ""
+        raise KeyboardInterrupt(f"{trained}{best}. Saved in {path}; `pyro-vae train --resume {path}` goes on{figures}")
     say(f"{trained}{f' ({history.stopped})' * (history.stopped != 'finished')}{best}")
+    if elbo.bound_of(history.elbo) == "none":
+        say(
+            f"the loss of {history.elbo} is no bound on log p(x); the figures below are those of the pair's own "
+            "likelihood, which it did not maximise"
+        )
     try:
         _show(LoadedRun(path, pair, config, {"data": keeper.data}, history), dataset, options)
     except KeyboardInterrupt:
@@ -195,11 +269,16 @@ def _train(options: Namespace, config: dict[str, Any], path: Path, command: str)
 class _Keeper:
     """Saves the run after epochs, at most one a second; only then does it replace an older one."""
 
-    def __init__(self, path: Path, pair: Any, config: Mapping[str, Any], dataset: Data, command: str) -> None:
+    def __init__(
+        self, path: Path, pair: Any, config: Mapping[str, Any], dataset: Data, command: str, *, begun: bool
+    ) -> None:
         self.path, self.pair, self.config, self.command = path, pair, config, command
         self.data = dataset.describe()
         self.history = History(data=self.data, seed=config["seed"], elbo=str(config["elbo"]))
+        self.begun = begun
         self._saved: float | None = None
+        self._started = _started(path) if begun else None
+        self._started = self._started or datetime.now().astimezone().isoformat(timespec="seconds")
 
     def __call__(self, state: State) -> None:
         self.history = state.history
@@ -208,12 +287,48 @@ class _Keeper:
         # the pair has the weights of this epoch now, and the best ones only at the end
         self.save(replace(state.history, best=None, stopped="unfinished"))
 
-    def save(self, history: History) -> None:
-        if self._saved is None:
+    def begin(self) -> None:
+        """Replace an older run by what is needed to resume this one."""
+        if not self.begun:
             clear_run(self.path)
+            Checkpoints(self.path / CHECKPOINTS).clear()
+            save_config(self.path, self.config)
+            self.begun = True
+
+    def save(self, history: History) -> None:
+        self.begin()
         params = dict(pyro.get_param_store().named_parameters())
-        save_run(self.path, self.pair, self.config, self.data, history, params=params, command=self.command)
+        save_run(
+            self.path,
+            self.pair,
+            self.config,
+            self.data,
+            history,
+            params=params,
+            command=self.command,
+            started=self._started,
+        )
         self._saved = time.monotonic()
+
+
+def _started(path: Path) -> str | None:
+    """When the run began that is gone on with, by its record."""
+    try:
+        return str(json.loads((path / RECORD).read_text())["started"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not written yet, or of an older format
+        return None
+
+
+class _RunCheckpoints(Checkpoints):
+    """Checkpoints inside a run directory, whose configuration is there before them."""
+
+    def __init__(self, keeper: _Keeper, steps: int | None, minutes: float) -> None:
+        super().__init__(keeper.path / CHECKPOINTS, steps=steps, minutes=minutes)
+        self._keeper = keeper
+
+    def save(self, step: int, snapshot: Snapshot) -> None:
+        self._keeper.begin()
+        super().save(step, snapshot)
 
 
 def _show(run: LoadedRun, dataset: Data, options: Namespace) -> None:

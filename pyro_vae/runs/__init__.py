@@ -2,16 +2,28 @@
 
 from pyro_vae.runs.build import build
 from pyro_vae.runs.directory import clear_run, create_run, replacing, save_json
-from pyro_vae.runs.run import DATA_KEYS, LoadedRun, load_run, save_run
+from pyro_vae.runs.listing import RunComparison, RunTable, compare_runs, list_runs
+from pyro_vae.runs.pairs import load_pair, save_pair
+from pyro_vae.runs.run import DATA_KEYS, LoadedRun, RunFiles, load_run, read_run, save_run
+from pyro_vae.runs.trust import check_names
 
 __all__ = [
     "DATA_KEYS",
     "LoadedRun",
+    "RunComparison",
+    "RunFiles",
+    "RunTable",
     "build",
+    "check_names",
     "clear_run",
+    "compare_runs",
     "create_run",
+    "list_runs",
+    "load_pair",
     "load_run",
+    "read_run",
     "replacing",
     "save_json",
+    "save_pair",
     "save_run",
 ]

@@ -1,19 +1,50 @@
-"""The directory of a run, and files in it that an interrupt cannot cut in half."""
+"""The directory of a run, and files in it that neither an interrupt nor a power cut can cut in half."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CONFIG", "METRICS", "RECORD", "WEIGHTS", "clear_run", "create_run", "replacing", "save_json"]
+from pyro_vae.checkpoints import replacing
 
-CONFIG, RECORD, WEIGHTS, METRICS = FILES = ("config.yaml", "run.json", "weights.safetensors", "metrics.csv")
-_DERIVED = ("evaluation-*.json", "estimators.*", "history.png", "reconstructions.*", "samples.*")
+__all__ = [
+    "CONFIG",
+    "LINES",
+    "METRICS",
+    "RECORD",
+    "WEIGHTS",
+    "clear_run",
+    "create_run",
+    "finite",
+    "pending",
+    "replacing",
+    "save_json",
+    "write_together",
+]
+
+CONFIG, RECORD, WEIGHTS, METRICS, LINES = FILES = (
+    "config.yaml",
+    "run.json",
+    "weights.safetensors",
+    "metrics.csv",
+    "metrics.jsonl",
+)
+_DERIVED = (
+    "evaluation-*.json",
+    "log-marginal-*.json",
+    "estimators.*",
+    "gaps.*",
+    "latent.*",
+    "history.png",
+    "reconstructions.*",
+    "samples.*",
+    ".partial-*",
+    ".pending-*",
+)
 
 
 def create_run(path: str | Path, *, overwrite: bool = False, exist_ok: bool = True) -> Path:
@@ -47,27 +78,37 @@ def clear_run(path: Path) -> None:
             file.unlink()
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; it replaces `path` at the end, or vanishes after an error."""
-    temporary = path.with_name(f".partial-{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def pending(path: Path) -> Path:
+    """Where the new content of a file waits until the record that describes it is written."""
+    return path.with_name(f".pending-{path.name}")
+
+
+def write_together(contents: Mapping[Path, bytes], record: Path, text: str) -> None:
+    """Write several files and the record of their checksums, so that at any moment a whole set can be read.
+
+    The contents are written beside the files first. Replacing the record is what makes them valid; then they are moved
+    to their places. A reader takes the file with the checksum of the record: the one in place, or the one that waits.
+    """
+    for path, content in contents.items():
+        with replacing(pending(path)) as temporary:
+            temporary.write_bytes(content)
+    with replacing(record) as temporary:
+        temporary.write_text(text)
+    for path in contents:
+        os.replace(pending(path), path)
 
 
 def save_json(path: Path, values: Mapping[str, Any]) -> Path:
     """Write figures as JSON, which has no NaN and no infinities: these become null."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
     return path
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Values as JSON can hold them: None in place of NaN and infinities, lists in place of tuples."""
     if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

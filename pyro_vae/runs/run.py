@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import platform
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from datetime import datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyro
 import torch
-import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from pyro_vae.data import Data, load
@@ -24,13 +21,18 @@ from pyro_vae.device import choose_device
 from pyro_vae.elbo.tracing import fork_rng
 from pyro_vae.history import History
 from pyro_vae.runs.build import build
-from pyro_vae.runs.directory import CONFIG, METRICS, RECORD, WEIGHTS, replacing, save_json
-from pyro_vae.runs.weights import gather, networks, restore_networks, restore_params
+from pyro_vae.runs.config import as_yaml
+from pyro_vae.runs.directory import CONFIG, LINES, METRICS, RECORD, WEIGHTS, finite, write_together
+from pyro_vae.runs.environment import environment
+from pyro_vae.runs.reading import brief, checksum, damaged, entries, parse_weights, parse_yaml, pick
+from pyro_vae.runs.record import FORMAT, parse_record, seal
+from pyro_vae.runs.trust import check_names
+from pyro_vae.runs.weights import PARAM, gather, networks, restore
 
-__all__ = ["DATA_KEYS", "LoadedRun", "load_run", "save_run"]
+__all__ = ["DATA_KEYS", "LoadedRun", "RunFiles", "load_run", "read_run", "save_run"]
 
-FORMAT = 1
 DATA_KEYS = ("binarize", "flatten", "root", "valid", "test", "seed")
+SLACK = 10**6  # numbers that a model may have beyond those stored before it is taken for a memory bomb
 
 
 def save_run(
@@ -42,8 +44,11 @@ def save_run(
     *,
     params: Mapping[str, Tensor] | None = None,
     command: str = "",
+    started: str | None = None,
 ) -> None:
     """Write what `load_run` reads.
+
+    At any moment, killed or not, the directory holds a whole run: the old one until the new one is there.
 
     Args:
         path: The run directory.
@@ -53,29 +58,41 @@ def save_run(
         history: The epochs.
         params: Unconstrained parameters in Pyro's store, by name, if the pair uses `pyro.param`.
         command: What was called, for the record.
+        started: When training began, in ISO 8601. Default: now, less the duration of the epochs.
     """
+    seconds = history[-1].seconds if len(history) else 0.0
+    files = {
+        CONFIG: as_yaml(config),
+        WEIGHTS: save(gather(pair, params or {})),
+        METRICS: _table(history),
+    }
     record = {
         "format": FORMAT,
         "command": command,
-        "versions": {
-            "pyro_vae": version("pyro-vae"),
-            "torch": str(torch.__version__),
-            "pyro": pyro.__version__,
-            "python": platform.python_version(),
-        },
+        "started": started or (datetime.now().astimezone() - timedelta(seconds=seconds)).isoformat(timespec="seconds"),
+        "seconds": seconds,
         "data": data,
         "elbo": history.elbo,
         "epochs": len(history),
         "best": history.best,
         "stopped": history.stopped,
+        **environment(_device(pair)),
+        "files": {name: checksum(content) for name, content in files.items()},
     }
-    with replacing(path / CONFIG) as temporary:
-        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False, default_flow_style=None))
-    with replacing(path / WEIGHTS) as temporary:
-        save_file(gather(pair, params or {}), temporary)
-    with replacing(path / METRICS) as temporary:
-        history.save(temporary)
-    save_json(path / RECORD, record)
+    lines = "".join(json.dumps(finite(epoch)) + "\n" for epoch in history.to_dicts())
+    contents = {path / name: content for name, content in {**files, LINES: lines.encode()}.items()}
+    write_together(contents, path / RECORD, seal(record))
+
+
+def _table(history: History) -> bytes:
+    with TemporaryDirectory() as folder:
+        history.save(Path(folder) / METRICS)
+        return (Path(folder) / METRICS).read_bytes()
+
+
+def _device(pair: Any) -> torch.device:
+    places = (p.device for net in networks(pair).values() for p in net.parameters())
+    return next(places, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,7 @@ class LoadedRun:
     config: dict[str, Any]
     record: dict[str, Any]
     history: History
+    trust: bool = False
 
     @property
     def model(self) -> Any:
@@ -106,18 +124,23 @@ class LoadedRun:
     @property
     def device(self) -> torch.device:
         """Where the pair's networks are."""
-        places = (p.device for net in networks(self.pair).values() for p in net.parameters())
-        return next(places, torch.device("cpu"))
+        return _device(self.pair)
 
     def data(self, root: str | None = None) -> Data:
         """The data the run was trained on, loaded again; `root` replaces the folder they were found in.
 
         Raises:
+            FileNotFoundError: If that folder is not there: one that only the run names is not made.
             ValueError: If they are not what they were: the test data could be among those trained on.
         """
         settings = {key: self.config[key] for key in DATA_KEYS}
         if root is not None:
             settings["root"] = root
+        elif settings["root"] is not None and not self.trust and not Path(settings["root"]).expanduser().is_dir():
+            raise FileNotFoundError(
+                f"the folder of the data, {settings['root']!r} by {self.path / CONFIG}, is not here: say where they "
+                "are with root= (--root on the command line)"
+            )
         data = load(self.config["data"], **settings)
         now, then = data.describe()["fingerprint"], self.record["data"]["fingerprint"]
         if now != then:
@@ -128,37 +151,56 @@ class LoadedRun:
         return data
 
 
-def load_run(path: str | Path, *, device: str = "cpu") -> LoadedRun:
-    """Build the pair of a run directory back, in evaluation mode.
+@dataclass(frozen=True)
+class RunFiles:
+    """What the files of a run hold, checked against each other; nothing is built of it."""
 
-    The class of a pair of your own must be importable. Parameters that a pair takes from `pyro.param` go to Pyro's
-    store; everything else belongs to the pair alone.
+    path: Path
+    config: dict[str, Any]
+    record: dict[str, Any]
+    history: History
+    weights: bytes
+
+
+def read_run(path: str | Path, *, trust: bool = False, weights: bool = True) -> RunFiles:
+    """Read the files of a run directory without building its pair: no code of the run is imported or run.
+
+    Args:
+        path: The run directory.
+        trust: Follow links.
+        weights: Read the weights, too; they may be large.
 
     Raises:
         FileNotFoundError: If the directory or one of its files is missing.
-        ValueError: If a file is damaged or does not fit the others, or if the device is not there.
+        ValueError: If a file is damaged or does not fit the others; a link, unless `trust`.
     """
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"no run directory at {path}")
-    for name in (CONFIG, RECORD, WEIGHTS, METRICS):
-        if not (path / name).is_file():
-            raise FileNotFoundError(f"{path} holds no {name}: it is no run directory, or a damaged one")
-    with _damaged(path / CONFIG):
-        config = yaml.safe_load((path / CONFIG).read_text())
-        _check_entries(config, "model", "data", *DATA_KEYS)
-    with _damaged(path / RECORD):
-        record = json.loads((path / RECORD).read_text())
-        _check_entries(record, "format", "data", "elbo", "epochs", "best", "stopped")
-        if record["format"] != FORMAT:
-            raise ValueError(f"it has run format {record['format']!r}, this version of pyro_vae reads {FORMAT}")
-        _check_entries(record["data"], "shape", "fingerprint")
-    with _damaged(path / METRICS):
-        epochs = History.load(path / METRICS).epochs
-        if len(epochs) < record["epochs"]:  # more can be: the metrics are written before the record
+    _, content = pick(path, RECORD, None, trust=trust)
+    with damaged(path / RECORD):
+        record = parse_record(content)
+    sums = record["files"]
+    file, content = pick(path, CONFIG, sums.get(CONFIG), trust=trust)
+    with damaged(file):
+        config = entries(
+            parse_yaml(content),
+            model=object,
+            data=str,
+            binarize=str,
+            flatten=bool,
+            root=(str, type(None)),
+            valid=(int, float),
+            test=(int, float),
+            seed=int,
+        )
+    file, _ = pick(path, METRICS, sums.get(METRICS), trust=trust)
+    with damaged(file):
+        epochs = History.load(file).epochs
+        # runs of format 1 can have more: the metrics were written before the record
+        if len(epochs) < record["epochs"]:
             raise ValueError(f"it has {len(epochs)} of {record['epochs']} epochs")
-    with _damaged(path / WEIGHTS):
-        tensors = load_file(path / WEIGHTS)
+    tensors = pick(path, WEIGHTS, sums.get(WEIGHTS), trust=trust)[1] if weights else b""
     history = History(
         epochs,
         best=record["best"],
@@ -167,34 +209,70 @@ def load_run(path: str | Path, *, device: str = "cpu") -> LoadedRun:
         seed=config["seed"],
         elbo=record["elbo"],
     )
+    return RunFiles(path, config, record, history, tensors)
+
+
+def load_run(path: str | Path, *, device: str = "cpu", trust: bool = False) -> LoadedRun:
+    """Build the pair of a run directory back, in evaluation mode.
+
+    Parameters that a pair takes from `pyro.param` go to Pyro's store; everything else belongs to the pair alone.
+
+    Args:
+        path: The run directory.
+        device: Where the networks go.
+        trust: The configuration of a run names the classes to build, and to build a class is to run its code. By
+            default it may only name those of `pyro_vae` and `torch.nn`, and no file may be a link: a directory from
+            anybody can be loaded. For a run of a class of your own, pass True; the class must be importable.
+
+    Raises:
+        FileNotFoundError: If the directory or one of its files is missing.
+        ValueError: If a file is damaged or does not fit the others, if it names a class that is not trusted, or if the
+            device is not there.
+    """
+    files = read_run(path, trust=trust)
+    path, config, record = files.path, files.config, files.record
+    with damaged(path / WEIGHTS):
+        tensors = parse_weights(files.weights)
+    if not trust:
+        check_names(config["model"], path / CONFIG, "model")
+        _check_size(config["model"], record["data"]["shape"], tensors, path)
     with fork_rng():
-        pair = build(config["model"], tuple(record["data"]["shape"]))
-    run = LoadedRun(path, pair, config, record, history)
-    with _damaged(path / WEIGHTS):
-        left = restore_networks(pair, tensors)
+        try:
+            pair = build(config["model"], tuple(record["data"]["shape"]))
+        except ValueError as error:
+            raise ValueError(f"{path / CONFIG}: {brief(error)}") from error
+    run = LoadedRun(path, pair, config, record, files.history, trust)
     for net in networks(pair).values():
         net.eval()
     choose_device(device, run.model, run.guide)
-    if left:
-        with _damaged(path / WEIGHTS):
-            restore_params(pair, left, torch.zeros(1, *run.shape, device=run.device))
+    _announce_shared(tensors)
+    with damaged(path / WEIGHTS):
+        restore(pair, tensors, torch.zeros(1, *run.shape, device=run.device))
     return run
 
 
-@contextmanager
-def _damaged(file: Path) -> Iterator[None]:
-    """Name the file in what reading it raises."""
-    try:
-        yield
-    except (ValueError, yaml.YAMLError, csv.Error, SafetensorError) as error:
-        raise ValueError(f"{file} is damaged: {' '.join(str(error).split())}") from error
-
-
-def _check_entries(found: Any, *names: str) -> None:
-    if not isinstance(found, dict):
-        raise ValueError(
-            f"expected entries `name: value`, found {'nothing' if found is None else type(found).__name__}"
+def _announce_shared(tensors: Mapping[str, Tensor]) -> None:
+    store = pyro.get_param_store()
+    params = [name.removeprefix(PARAM) for name in tensors if name.startswith(PARAM)]
+    shared = [name for name in params if name in store]
+    if shared:
+        warnings.warn(
+            f"Pyro's parameter store has {', '.join(shared)} already: the pair that made it now shares the loaded "
+            "value. Call pyro.clear_param_store() first if that pair is still needed",
+            stacklevel=3,
         )
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise ValueError(f"it has no entry {missing[0]!r}")
+
+
+def _check_size(spec: Any, shape: list[int], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse a model that is far larger than its weights before memory is taken for it."""
+    try:
+        with torch.device("meta"), fork_rng():
+            made = sum(v.numel() for net in networks(build(spec, tuple(shape))).values() for v in net.parameters())
+    except ValueError:  # what is wrong, if anything, is said when it is built for good
+        return
+    stored = sum(value.numel() for value in tensors.values())
+    if made > stored + SLACK:
+        raise ValueError(
+            f"{path / CONFIG} describes a model of {made:,} parameters, {path / WEIGHTS} holds {stored:,} numbers: one "
+            "of them is damaged"
+        )

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pyro_vae.elbo.tracing import fork_rng
 from pyro_vae.evaluate.modules import modules_of
 
-__all__ = ["gather", "networks", "restore_networks", "restore_params"]
+__all__ = ["OUTSIDE", "PARAM", "gather", "networks", "restore"]
 
-_OUTSIDE = "network/"  # prefix of networks that the pair uses and does not hold
-_PARAM = "param/"  # prefix of what only Pyro's parameter store holds
+OUTSIDE = "network/"  # prefix of networks that the pair uses and does not hold
+PARAM = "param/"  # prefix of what only Pyro's parameter store holds
 
 
 def networks(pair: Any) -> dict[str, nn.Module]:
     """The networks of a pair, by the prefix of their tensors' names; a pair that is a module itself has none."""
     found = modules_of(pair.model, pair.guide)
     inside = set(pair.modules()) if isinstance(pair, nn.Module) else set()
-    outside = {f"{_OUTSIDE}{name}/": net for name, net in found.items() if net not in inside}
+    outside = {f"{OUTSIDE}{name}/": net for name, net in found.items() if net not in inside}
     return {"": pair, **outside} if inside else outside
 
 
@@ -38,59 +38,102 @@ def gather(pair: Any, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if not isinstance(value, Tensor):
                 raise TypeError(f"the state {prefix + name!r} is a {type(value).__name__}: only tensors can be saved")
             tensors[prefix + name] = value
-    tensors |= {_PARAM + name: value for name, value in params.items() if id(value) not in held}
+    tensors |= {PARAM + name: value for name, value in params.items() if id(value) not in held}
     # cloned: safetensors refuses tensors that share memory
     return {name: value.detach().clone().contiguous().cpu() for name, value in tensors.items()}
 
 
-def restore_networks(pair: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Fill the networks of a pair; returns the tensors that belong to none.
+def restore(pair: Any, tensors: Mapping[str, Tensor], *args: Any) -> None:
+    """Fill the networks of a pair, and its parameters in Pyro's store, where it makes them when it runs on `args`.
 
     Raises:
-        ValueError: If a network lacks a tensor, or has it in another shape.
+        ValueError: If something does not fit. Nothing has changed then: a network may be shared with other pairs.
+    """
+    before = [
+        (net, {k: v.clone() for k, v in net.state_dict().items() if isinstance(v, Tensor) and not is_lazy(v)})
+        for net in networks(pair).values()
+    ]
+    left = _restore_networks(pair, tensors)
+    if not left:
+        return
+    try:
+        _restore_params(pair, left, *args)
+    except ValueError:
+        for net, values in before:
+            net.load_state_dict(values, strict=False)
+        raise
+
+
+def _restore_networks(pair: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fill the networks of a pair, all of them or, after an error, none; returns the tensors that belong to none.
+
+    Raises:
+        ValueError: If a network lacks a tensor, has one too many, or one of another shape or type.
     """
     left = dict(tensors)
+    chosen = []
     for prefix, net in networks(pair).items():
         if prefix:
             names = [name for name in left if name.startswith(prefix)]
         else:
-            names = [name for name in left if not name.startswith((_OUTSIDE, _PARAM))]
+            names = [name for name in left if not name.startswith((OUTSIDE, PARAM))]
+        values = {name.removeprefix(prefix): left.pop(name) for name in names}
+        _check_fit(prefix, net.state_dict(), values)
+        chosen.append((net, values))
+    for net, values in chosen:
         try:
-            net.load_state_dict({name.removeprefix(prefix): left.pop(name) for name in names})
+            net.load_state_dict(values)
         except RuntimeError as error:
             message = textwrap.shorten(str(error), 400, placeholder=" ...")
             raise ValueError(f"it does not fit the model: {message}") from error
     return left
 
 
-def restore_params(pair: Any, tensors: Mapping[str, Tensor], x: Tensor) -> None:
-    """Fill the parameters that a pair takes from `pyro.param`, which it makes when it first runs, here on `x`.
+def _check_fit(prefix: str, made: Mapping[str, Any], values: Mapping[str, Tensor]) -> None:
+    wrong = [f"it lacks the tensor {prefix + name!r}" for name in made if name not in values]
+    wrong += [f"it has a tensor {prefix + name!r} too many" for name in values if name not in made]
+    for name, value in values.items():
+        model = made.get(name)
+        if not isinstance(model, Tensor) or is_lazy(model):
+            continue
+        if (value.shape, value.dtype) != (model.shape, model.dtype):
+            wrong.append(
+                f"its tensor {prefix + name!r} has shape {tuple(value.shape)} ({value.dtype}), the model's has "
+                f"{tuple(model.shape)} ({model.dtype})"
+            )
+    if wrong:
+        more = f"; and {len(wrong) - 3} more differences" * (len(wrong) > 3)
+        raise ValueError(f"it does not fit the model: {'; '.join(wrong[:3])}{more}")
+
+
+def _restore_params(pair: Any, tensors: Mapping[str, Tensor], *args: Any) -> None:
+    """Fill the parameters that a pair takes from `pyro.param`, which it makes when it first runs, here on `args`.
 
     Raises:
-        ValueError: If it does not make one of them, or makes it in another shape.
+        ValueError: If it does not make one of them, or makes it in another shape or type. None is filled then, and
+            those that the run made are gone again.
     """
     store = pyro.get_param_store()
-    values = {name.removeprefix(_PARAM): value for name, value in tensors.items()}
-    shared = [name for name in values if name in store]
-    if shared:
-        warnings.warn(
-            f"Pyro's parameter store has {', '.join(shared)} already: the pair that made it now shares the loaded "
-            "value. Call pyro.clear_param_store() first if that pair is still needed",
-            stacklevel=4,
-        )
+    values = {name.removeprefix(PARAM): value for name, value in tensors.items()}
+    before = set(store.keys())
     failure = ""
     try:
         with torch.no_grad(), fork_rng():
-            pair.guide(x)
-            pair.model(x)
+            pair.guide(*args)
+            pair.model(*args)
     except Exception as error:
-        failure = f" (run on a datum of zeros, it raised {type(error).__name__}: {error})"
+        failure = f" (run on the data given, or on zeros, it raised {type(error).__name__}: {error})"
     made = dict(store.named_parameters())
     for name, value in values.items():
-        if name not in made or made[name].shape != value.shape:
-            there = f"one of shape {tuple(made[name].shape)}" if name in made else "none"
+        there = made.get(name)
+        if there is None or (there.shape, there.dtype) != (value.shape, value.dtype):
+            for new in set(store.keys()) - before:
+                del store[new]
+            found = "none" if there is None else f"one of shape {tuple(there.shape)} ({there.dtype})"
             raise ValueError(
-                f"it has a parameter {name!r} of shape {tuple(value.shape)}, the pair makes {there}{failure}"
+                f"it has a parameter {name!r} of shape {tuple(value.shape)} ({value.dtype}), the pair makes "
+                f"{found}{failure}"
             )
-        with torch.no_grad():
+    with torch.no_grad():
+        for name, value in values.items():
             made[name].copy_(value)

@@ -1,0 +1,66 @@
+"""`pyro-vae quality`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from pyro_vae import plots
+from pyro_vae.cli.console import add_data_options, add_run_options, open_run, publish, say
+from pyro_vae.cli.parser import Parser
+from pyro_vae.elbo.tracing import fork_rng
+from pyro_vae.evaluate import inception_features, sample, sample_quality, train_features
+
+__all__ = ["run"]
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="pyro-vae quality",
+        usage="pyro-vae quality RUN [options]",
+        description="Compare samples of a trained run with data that it has not seen: Fréchet and kernel distance, "
+        "precision, recall, density, coverage, class score, diversity, sharpness. The features are those of a small "
+        "classifier, trained on the run's training data and stored in the run directory; pixels, where these have no "
+        "labels. The table is also written to quality.csv and quality.json there, with a picture.",
+    )
+    add_run_options(parser)
+    parser.add_argument("--mean", type=bool, default=True, help="The means of p(x|z), or else draws from it.")
+    parser.add_argument("--neighbours", type=int, default=5, help="Neighbours for precision, recall and the like.")
+    parser.add_argument("--feature_steps", type=int, default=1000, help="Training steps of the classifier.")
+    parser.add_argument(
+        "--inception", type=str | None, default=None, metavar="FILE", help="Weights of torchvision's Inception v3."
+    )
+    add_data_options(parser, num_data=4000)
+    return parser
+
+
+def run(words: Sequence[str], command: str) -> None:
+    """Rebuild a run and judge its samples."""
+    options = _parser().read(words)
+    loaded, data = open_run(options, at_most=True)
+    images = plots.as_images(data).to(loaded.device)
+    data_source = loaded.data(options.root)
+    labels = data_source.train.y
+    net = None
+    if options.inception is not None:
+        net = inception_features(options.inception).to(loaded.device)
+    elif labels is not None and labels.dim() == 1:
+        with fork_rng(options.seed):  # training data may be binarised anew
+            training = plots.as_images(data_source.train.x).to(loaded.device)
+        net = train_features(
+            training,
+            labels.to(loaded.device),
+            steps=options.feature_steps,
+            path=loaded.path / "features.safetensors",
+            progress=options.progress,
+        )
+    else:
+        say("the data have no labels to learn features from: pixels are compared")
+    with fork_rng(options.seed):
+        parts = [torch.zeros_like(part) for part in data[: (len(data) + 1) // 2].split(500)]
+        samples = torch.cat([sample(loaded.model, part, mean=options.mean) for part in parts])
+    result = sample_quality(
+        images, plots.as_images(samples).to(loaded.device), net, neighbours=options.neighbours, seed=options.seed
+    )
+    publish(result, loaded, "quality")

@@ -1,0 +1,55 @@
+"""The configuration of a run by itself: all that there is of a run before its first epoch has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pyro_vae.runs.directory import CONFIG, replacing
+from pyro_vae.runs.reading import LIMITS, damaged, entries, parse_yaml, read_plain
+from pyro_vae.runs.trust import check_names
+
+__all__ = ["as_yaml", "read_config", "save_config"]
+
+_MAY_NAME_CODE = ("model", "elbo", "kl_weight", "lr_schedule")
+
+
+class _NoAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def as_yaml(config: Mapping[str, Any]) -> bytes:
+    """A configuration as the content of its file."""
+    return yaml.dump(dict(config), Dumper=_NoAliases, sort_keys=False, default_flow_style=None).encode()
+
+
+def save_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write the configuration of a run that begins."""
+    with replacing(path / CONFIG) as temporary:
+        temporary.write_bytes(as_yaml(config))
+
+
+def read_config(path: Path, *, trust: bool = False) -> dict[str, Any]:
+    """The configuration of a run, which need not have ended an epoch.
+
+    Args:
+        path: The run directory.
+        trust: Let it name classes outside `pyro_vae` and `torch.nn`; whoever uses it will import them.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged, or names such classes and is not trusted.
+    """
+    file = path / CONFIG
+    if not file.exists():
+        raise FileNotFoundError(f"{path} holds no {CONFIG}: there is no run there to go on with")
+    with damaged(file):
+        config = entries(parse_yaml(read_plain(file, LIMITS[CONFIG], trust=trust)), model=dict)
+    if not trust:
+        for name in _MAY_NAME_CODE:
+            check_names(config.get(name), file, name)
+    return config

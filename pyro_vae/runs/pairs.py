@@ -1,0 +1,151 @@
+"""A pair of plain functions, saved as one file and loaded into the same functions elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from safetensors.torch import save
+from torch import Tensor
+
+from pyro_vae.elbo.tracing import fork_rng
+from pyro_vae.evaluate.modules import beside_networks, eval_mode
+from pyro_vae.runs.directory import WEIGHTS, replacing
+from pyro_vae.runs.environment import environment
+from pyro_vae.runs.reading import LIMITS, checksum, damaged, entries, parse_json, parse_weights, read_plain
+from pyro_vae.runs.weights import PARAM, gather, networks, restore
+
+__all__ = ["load_pair", "save_pair"]
+
+FORMAT = 1
+_HEADER = "pyro_vae"
+
+Program = Callable[..., Any]
+
+
+def save_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> Path:
+    """Save what a pair has learnt: its networks, and its parameters in Pyro's store.
+
+    One `.safetensors` file, which holds tensors and a few facts as JSON, and no code: `load_pair` needs the same two
+    functions. Networks are known by the names that the functions use for them.
+
+    Args:
+        path: Where to, with or without the ending `.safetensors`.
+        model, guide: The pair: functions, or methods of an object.
+        *args: A few data, as the pair is called with. Needed only if Pyro's parameter store holds parameters that are
+            in none of the pair's networks: the pair is run to see which of them are its own.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        ValueError: If these data are needed and missing, or if there is nothing to save.
+
+    Example:
+        >>> import tempfile
+        >>> pyro.clear_param_store()
+        >>> decoder = torch.nn.Linear(2, 4)
+        >>> def model(x):
+        ...     pyro.module("decoder", decoder)
+        >>> def guide(x):
+        ...     pass
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> file = save_pair(f"{folder.name}/my_pair", model, guide)
+        >>> file.name
+        'my_pair.safetensors'
+        >>> load_pair(file, model, guide)
+        >>> folder.cleanup()
+    """
+    file = _ending(path)
+    pair = SimpleNamespace(model=model, guide=guide)
+    tensors = gather(pair, _own_params(pair, args))
+    if not tensors:
+        raise ValueError(
+            "nothing to save: the functions use no network that can be found, and Pyro's parameter store is empty"
+        )
+    facts = {"format": FORMAT, "versions": environment(torch.device("cpu"))["versions"], "checksum": _digest(tensors)}
+    with replacing(file) as temporary:
+        temporary.write_bytes(save(tensors, metadata={_HEADER: json.dumps(facts)}))
+    return file
+
+
+def load_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> None:
+    """Fill the networks of a pair, and its parameters in Pyro's store, with what `save_pair` wrote.
+
+    Everything is compared first: after an error nothing has changed. The networks stay where they are, on any device.
+
+    Args:
+        path: The file.
+        model, guide: The functions that were saved, with networks of the same names and shapes.
+        *args: A few data, as the pair is called with. Needed only if the file holds parameters that the pair takes
+            from `pyro.param`, which it makes when it runs.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        ValueError: If it is damaged, is no such file, or does not fit the pair.
+    """
+    file = _ending(path)
+    if not file.exists():
+        raise FileNotFoundError(f"no file at {file}")
+    content = read_plain(file, LIMITS[WEIGHTS], trust=True)  # the caller names the file itself
+    with damaged(file):
+        tensors = parse_weights(content)
+        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {}).get(_HEADER)
+        if header is None:
+            raise ValueError("it has no header of pyro_vae: save_pair did not write it")
+        facts = entries(parse_json(header.encode()), format=int, checksum=str)
+        if facts["format"] != FORMAT:
+            raise ValueError(f"it has format {facts['format']}, this version of pyro_vae reads {FORMAT}")
+        if facts["checksum"] != _digest(tensors):
+            raise ValueError("its checksum does not fit its tensors: bring the original back")
+    pair = SimpleNamespace(model=model, guide=guide)
+    params = [name.removeprefix(PARAM) for name in tensors if name.startswith(PARAM)]
+    if params and not args:
+        raise ValueError(
+            f"{file} holds the parameters {', '.join(params)}, which the pair makes when it runs: pass a few data, "
+            "load_pair(path, model, guide, x)"
+        )
+    known = tuple(networks(pair))
+    strangers = [name for name in tensors if not name.startswith((*known, PARAM))]
+    try:
+        if strangers:
+            raise ValueError(f"it has a tensor {strangers[0]!r}; the pair's networks are {', '.join(known) or 'none'}")
+        with eval_mode(model, guide):
+            restore(pair, tensors, *beside_networks(args, model, guide))
+    except ValueError as error:
+        raise ValueError(f"{file} does not fit the pair: {error}") from error
+
+
+def _own_params(pair: Any, args: tuple[Any, ...]) -> dict[str, Tensor]:
+    """The parameters in Pyro's store that are the pair's and in none of its networks, unconstrained."""
+    store = pyro.get_param_store()
+    held = {id(p) for net in networks(pair).values() for p in net.parameters()}
+    if not args:
+        free = [name for name, value in store.named_parameters() if id(value) not in held]
+        if free:
+            raise ValueError(
+                f"Pyro's parameter store holds {', '.join(free[:5])}, in none of the pair's networks: pass a few data, "
+                "save_pair(path, model, guide, x), so that it can be seen which of them the pair uses"
+            )
+        return {}
+    args = beside_networks(args, pair.model, pair.guide)
+    with torch.no_grad(), fork_rng(), eval_mode(pair.model, pair.guide), poutine.trace(param_only=True) as traced:
+        pair.guide(*args)
+        pair.model(*args)
+    used = {name for name, site in traced.trace.nodes.items() if site["type"] == "param"}
+    return {name: value for name, value in store.named_parameters() if name in used}
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    return checksum(save({name: tensors[name] for name in sorted(tensors)}))
+
+
+def _ending(path: str | Path) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
