@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["as_images", "image_grid", "reconstructions", "save"]
+__all__ = ["as_images", "embeddings", "image_grid", "image_rows", "reconstructions", "save"]
 
 _DPI = 150
 _TILE = 84  # dots that the longer side of an image takes, about
@@ -54,6 +54,45 @@ def image_grid(x: Tensor, *, columns: int | None = None, title: str = "") -> Fig
     return _tiles([images[i : i + columns] for i in range(0, len(images), columns)], title=title)
 
 
+def image_rows(rows: Mapping[str, Tensor], *, title: str = "") -> Figure:
+    """Rows of images under each other, each with its name; all in one shape that `as_images` takes."""
+    images = [as_images(row) for row in rows.values()]
+    shapes = {tuple(row.shape[1:]) for row in images}
+    if len(shapes) != 1:
+        raise ValueError(f"the rows have images of different shapes, {shapes or 'and there are none'}: give them one")
+    return _tiles(images, list(rows), title)
+
+
+def embeddings(points: Mapping[str, Tensor], labels: Tensor, *, title: str = "") -> Figure:
+    """Codes in a plane, side by side, each set `(N, 2)` with its name, coloured by `labels` `(N,)`, at most 20 classes.
+
+    Raises:
+        ValueError: For points or labels of another shape, or too many classes.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    classes = labels.unique().tolist()
+    if len(classes) > 20:
+        raise ValueError(f"{len(classes)} classes cannot be told apart by colour: give labels with at most 20")
+    colours = colormaps["tab10" if len(classes) <= 10 else "tab20"]
+    figure = Figure(figsize=(3.6 * len(points) + 0.7, 3.8), dpi=_DPI, layout="constrained")
+    for ax, (name, xy) in zip(figure.subplots(1, len(points), squeeze=False).flat, points.items(), strict=True):
+        if xy.shape != (len(labels), 2):
+            raise ValueError(f"points {name!r} have shape {tuple(xy.shape)}, expected ({len(labels)}, 2)")
+        for i, which in enumerate(classes):
+            x, y = xy[labels == which].detach().cpu().T.numpy()
+            ax.scatter(x, y, s=4, color=colours(i), lw=0, alpha=0.6, label=str(which))
+        ax.set_title(name, fontsize=9)
+        ax.set(xticks=[], yticks=[])
+        ax.set_aspect("equal", adjustable="datalim")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", fontsize=8, markerscale=3, frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
 def reconstructions(x: Tensor, reconstructed: Tensor, *, columns: int = 10, title: str = "") -> Figure:
     """Inputs above their reconstructions, two rows at a time; both of one shape that `as_images` takes."""
     a, b = as_images(x), as_images(reconstructed)
@@ -87,7 +126,8 @@ def _tiles(rows: list[Tensor], labels: Sequence[str] = (), title: str = "") -> F
             canvas[:, r * down : (r + 1) * down + _GAP, c * right : (c + 1) * right + _GAP] = 0.5  # a line around it
             canvas[:, r * down + _GAP : (r + 1) * down, c * right + _GAP : (c + 1) * right] = tile
     high, wide = (size / _DPI for size in canvas.shape[1:])
-    beside, above = 0.8 * bool(labels), 0.25 * bool(title)
+    beside = max([0.8, *(0.057 * len(label) for label in labels)]) if labels else 0.0  # inches
+    above = 0.25 * bool(title)
     figure = Figure(figsize=(beside + wide, above + high), dpi=_DPI)
     ax = figure.add_axes((beside / (beside + wide), 0, wide / (beside + wide), high / (above + high)))
     pixels = canvas.permute(1, 2, 0).squeeze(-1).numpy()

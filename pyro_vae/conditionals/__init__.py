@@ -23,6 +23,7 @@ from pyro_vae.conditionals.likelihoods import (
     Normal,
     Poisson,
 )
+from pyro_vae.conditionals.points import Point, TopK
 from pyro_vae.conditionals.posteriors import DiagonalNormal, FullNormal, LowRankNormal
 from pyro_vae.nets import lookup
 
@@ -45,9 +46,11 @@ __all__ = [
     "LowRankNormal",
     "Normal",
     "PlanarFlow",
+    "Point",
     "Poisson",
     "RadialFlow",
     "SplineFlow",
+    "TopK",
     "bounded_exp",
     "likelihood",
     "posterior",

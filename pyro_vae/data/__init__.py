@@ -8,8 +8,10 @@ from torch import Tensor
 
 from pyro_vae.data.sources import NAMES, Source, read
 from pyro_vae.data.splits import Data, Split, batches_of, draw_binary
+from pyro_vae.data.sprites import Sprites
+from pyro_vae.data.vocabulary import Vocabulary
 
-__all__ = ["NAMES", "Binarize", "Data", "Source", "Split", "batches_of", "load"]
+__all__ = ["NAMES", "Binarize", "Data", "Source", "Split", "Sprites", "Vocabulary", "batches_of", "load"]
 
 Binarize = Literal["none", "dynamic", "static", "threshold"]
 
@@ -34,9 +36,10 @@ def load(
     gets one channel, and one of shape `(N, H, W, C)`, C being 1, 3 or 4, has its channels moved (unless its dim 1 is
     itself 1, 3 or 4: that is taken for the channels). Sources of any other shape `(N, *)` keep it.
 
-    A source with a test set of its own (every built-in name but `digits`, and an `.npz` with `x_test`) keeps it, in
-    its own order. Otherwise a random permutation cuts the test split off first, then the validation split from what
-    remains. Where nothing is cut off, the training data keep their order. The global random state is never touched.
+    A source with a test set of its own (every built-in name but `digits` and `sprites`, and an `.npz` with `x_test`)
+    keeps it, in its own order. Otherwise a random permutation cuts the test split off first, then the validation split
+    from what remains. Where nothing is cut off, the training data keep their order. The global random state is never
+    touched.
 
     Args:
         source: One of `NAMES`; or the path of an `.npz` file (`x` or `x_train`, optionally `y` or `y_train`,

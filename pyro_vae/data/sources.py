@@ -2,7 +2,6 @@
 
 import difflib
 import os
-import zipfile
 from collections.abc import Iterable
 from http.client import HTTPException
 from pathlib import Path
@@ -13,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyro_vae.data.archive import read_arrays
+from pyro_vae.data.sprites import Sprites
+
 __all__ = ["NAMES", "Raw", "Source", "read"]
 
 _TORCHVISION = {
@@ -22,7 +24,7 @@ _TORCHVISION = {
     "cifar10": "CIFAR10",
     "omniglot": "Omniglot",
 }
-NAMES: tuple[str, ...] = ("digits", *_TORCHVISION)
+NAMES: tuple[str, ...] = ("digits", "sprites", *_TORCHVISION)
 
 Source = str | os.PathLike[str] | Tensor | np.ndarray | Dataset[Any]
 
@@ -44,7 +46,12 @@ class Raw(NamedTuple):
 def read(source: Source, root: str | os.PathLike[str] | None = None) -> Raw:
     """Read a source of any kind that `pyro_vae.data.load` takes."""
     if isinstance(source, str) and source in NAMES:
-        return _digits() if source == "digits" else _torchvision(source, root)
+        if source == "sprites":
+            source = Sprites()
+        else:
+            return _digits() if source == "digits" else _torchvision(source, root)
+    if isinstance(source, Sprites):
+        return Raw("sprites", source.images(), source.factors)
     if isinstance(source, str | os.PathLike):
         path = _existing(source)
         return _folder(path) if path.is_dir() else _npz(path)
@@ -109,11 +116,7 @@ def _torchvision(name: str, root: str | os.PathLike[str] | None) -> Raw:
 
 
 def _npz(path: Path) -> Raw:
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{str(path)!r} is not an .npz file; write one with numpy.savez(path, x=...)")
-    with np.load(path, allow_pickle=False) as arrays:
-        found = {key: arrays[key] for key in ("x", "x_train", "y", "y_train", "x_test", "y_test") if key in arrays}
-        keys = list(arrays)
+    found, keys = read_arrays(path, ("x", "x_train", "y", "y_train", "x_test", "y_test"))
     if ("x" in found) == ("x_train" in found) or ("y" in found and "y_train" in found):
         raise ValueError(
             f"{str(path)!r} has the keys {keys}; expected x or x_train (not both), and optionally y or y_train, "
@@ -210,8 +213,11 @@ def _item(x: Any, name: str) -> Tensor:
 def _open(path: str | Path) -> Tensor:
     from PIL import Image
 
-    with Image.open(path) as image:
-        return _pixels(image, str(path))
+    try:
+        with Image.open(path) as image:
+            return _pixels(image, str(path))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{str(path)!r} is too large for an image: {error}") from error
 
 
 def _pixels(image: Any, name: str) -> Tensor:

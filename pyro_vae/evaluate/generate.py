@@ -13,7 +13,7 @@ from pyro_vae.elbo.tracing import Site, sample_sites, trace_pair
 from pyro_vae.evaluate.chunks import check_data
 from pyro_vae.evaluate.modules import beside_networks, eval_mode
 
-__all__ = ["reconstruct", "sample"]
+__all__ = ["choose_observed", "mean_of", "reconstruct", "sample"]
 
 
 def reconstruct(
@@ -40,8 +40,8 @@ def reconstruct(
     with torch.no_grad(), eval_mode(model, guide):
         traces = trace_pair(model, guide, args, kwargs)
         observed = {name: traces.model.nodes[name] for name in traces.observed}
-        name, chosen = _choose(observed, site, args[0])
-        return _mean(name, chosen) if mean else chosen["fn"].sample()
+        name, chosen = choose_observed(observed, site, args[0])
+        return mean_of(name, chosen) if mean else chosen["fn"].sample()
 
 
 def sample(model: Callable[..., Any], *args: Any, site: str | None = None, mean: bool = True, **kwargs: Any) -> Tensor:
@@ -56,11 +56,12 @@ def sample(model: Callable[..., Any], *args: Any, site: str | None = None, mean:
         trace = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
         # `uncondition` turns observed sites into latent ones, and remembers that it did
         observed = {name: s for name, s in sample_sites(trace) if s["infer"].get("was_observed")}
-        name, chosen = _choose(observed, site, args[0])
-        return _mean(name, chosen) if mean else chosen["value"]
+        name, chosen = choose_observed(observed, site, args[0])
+        return mean_of(name, chosen) if mean else chosen["value"]
 
 
-def _choose(observed: dict[str, Site], name: str | None, x: Tensor) -> tuple[str, Site]:
+def choose_observed(observed: dict[str, Site], name: str | None, x: Tensor) -> tuple[str, Site]:
+    """The observed site called `name`; without a name the first of the shape of x, else the first."""
     if not observed:
         raise ValueError("the model observes no site: there is nothing to generate; observe one with obs=")
     if name is None:
@@ -70,7 +71,8 @@ def _choose(observed: dict[str, Site], name: str | None, x: Tensor) -> tuple[str
     return name, observed[name]
 
 
-def _mean(name: str, site: Site) -> Tensor:
+def mean_of(name: str, site: Site) -> Tensor:
+    """The mean of the distribution at a site."""
     try:
         mean = site["fn"].mean
     except (NotImplementedError, AttributeError):

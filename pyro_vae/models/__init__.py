@@ -1,7 +1,31 @@
 """Systems of the literature, each a module with the methods `model` and `guide`."""
 
+from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.auxiliary import AuxiliaryVAE
+from pyro_vae.models.conditional import ConditionalVAE, Quadrants
+from pyro_vae.models.discrete import DiscreteVAE
+from pyro_vae.models.gaussian_mixture import GaussianMixture
+from pyro_vae.models.gmvae import GMVAE
+from pyro_vae.models.hierarchical import HierarchicalVAE, LadderVAE
 from pyro_vae.models.pair import Pair
+from pyro_vae.models.semi_supervised import SemiSupervisedVAE
+from pyro_vae.models.text import TextVAE
 from pyro_vae.models.vae import VAE
+from pyro_vae.models.vqvae import VQVAE
 
-__all__ = ["VAE", "AuxiliaryVAE", "Pair"]
+__all__ = [
+    "GMVAE",
+    "VAE",
+    "VQVAE",
+    "Autoencoder",
+    "AuxiliaryVAE",
+    "ConditionalVAE",
+    "DiscreteVAE",
+    "GaussianMixture",
+    "HierarchicalVAE",
+    "LadderVAE",
+    "Pair",
+    "TextVAE",
+    "Quadrants",
+    "SemiSupervisedVAE",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import pyro
 import torch
@@ -38,7 +38,7 @@ class VAE(nn.Module, Pair):
 
     Args:
         data_shape: Shape of one datum: an int D, or an image shape (C, H, W).
-        latent_dim: Size of z.
+        latent_dim: Size of z: an int, or a shape for parts over latents of one.
         hidden: Widths of the encoder's hidden layers; the decoder has them in reverse.
         activation: Name of the nonlinearity, see `pv.nets`.
         likelihood: p(x|z): a name in `pv.conditionals.LIKELIHOODS`, or a `Likelihood` with event shape `data_shape`.
@@ -64,7 +64,7 @@ class VAE(nn.Module, Pair):
     def __init__(
         self,
         data_shape: int | Sequence[int],
-        latent_dim: int = 20,
+        latent_dim: int | Sequence[int] = 20,
         hidden: Sequence[int] = (200, 200),
         activation: str = "elu",
         likelihood: str | Likelihood = "bernoulli",
@@ -75,16 +75,16 @@ class VAE(nn.Module, Pair):
     ) -> None:
         super().__init__()
         self.name = _unique_name()
-        shape = as_sizes(data_shape, "data_shape")
+        shape, latent = as_sizes(data_shape, "data_shape"), as_sizes(latent_dim, "latent_dim")
         if isinstance(likelihood, str):
             likelihood = conditionals.likelihood(likelihood, shape)
         if isinstance(posterior, str):
-            posterior = conditionals.posterior(posterior, latent_dim)
+            posterior = conditionals.posterior(posterior, latent.numel())
         if isinstance(prior, str):
-            prior = priors.prior(prior, latent_dim)
+            prior = priors.prior(prior, latent.numel(), shape)
         _check_shape("likelihood", likelihood, shape)
-        _check_shape("posterior", posterior, torch.Size([latent_dim]))
-        _check_shape("prior", prior, torch.Size([latent_dim]))
+        _check_shape("posterior", posterior, latent)
+        _check_shape("prior", prior, latent)
         self.data_shape, self.latent_dim = shape, latent_dim
         self.likelihood, self.posterior, self.prior = likelihood, posterior, prior
         if encoder is None:
@@ -92,9 +92,9 @@ class VAE(nn.Module, Pair):
         elif not isinstance(encoder, nn.Module):
             encoder = encoder(shape, posterior.param_shape)
         if decoder is None:
-            decoder = MLP(latent_dim, tuple(reversed(hidden)), likelihood.param_shape, activation)
+            decoder = MLP(latent, tuple(reversed(hidden)), likelihood.param_shape, activation)
         elif not isinstance(decoder, nn.Module):
-            decoder = decoder(torch.Size([latent_dim]), likelihood.param_shape)
+            decoder = decoder(latent, likelihood.param_shape)
         self.encoder, self.decoder = encoder, decoder
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -106,8 +106,10 @@ class VAE(nn.Module, Pair):
         """The generative model of the data `x`, `(N, *data_shape)`."""
         self._check(x, batch=True)
         self._register("prior", "decoder", "likelihood")
+        if self.prior.uses_encoder:
+            self._register("encoder", "posterior")
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", self.prior())
+            z = pyro.sample("z", self.prior_distribution())
             pyro.sample("x", self.decode(z), obs=x)
 
     def guide(self, x: Tensor) -> None:
@@ -116,6 +118,10 @@ class VAE(nn.Module, Pair):
         self._register("encoder", "posterior")
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.encode(x))
+
+    def prior_distribution(self) -> Any:
+        """p(z) as a distribution: batch shape `()`, event shape `(latent_dim,)`."""
+        return self.prior(self.encode) if self.prior.uses_encoder else self.prior()
 
     def encode(self, x: Tensor) -> Any:
         """q(z|x) as a distribution: batch shape `*`, event shape `(latent_dim,)`, for x of shape `(*, *data_shape)`."""
@@ -131,7 +137,7 @@ class VAE(nn.Module, Pair):
         """`(n, *data_shape)` from the prior: the means of p(x|z), or draws with `mean=False`."""
         if n < 1:
             raise ValueError(f"sample({n}): expected at least 1")
-        p = self.decode(self.prior().sample((n,)))
+        p = self.decode(self.prior_distribution().sample((n,)))
         return p.mean if mean else p.sample()
 
     @torch.no_grad()
@@ -141,7 +147,7 @@ class VAE(nn.Module, Pair):
         return p.mean if mean else p.sample()
 
     @torch.no_grad()
-    def start_at_mean(self, data_mean: Tensor) -> VAE:
+    def start_at_mean(self, data_mean: Tensor) -> Self:
         """Set the decoder's output bias so that p(x|z) begins at the data's mean, `data_shape`; returns the VAE.
 
         What Burda et al. 2016 (arXiv 1509.00519) do; the mean is clipped where the likelihood needs it.

@@ -101,12 +101,12 @@ def importance(
     def draw(weights: Weights, data: Data, count: int) -> None:
         plan = proposal.plan(count)
         share, size = float(plan.double().mean()), len(data[0][0])
-        for start, stop in slices(count, max(chunk, GATHERED // size)):
+        for start, stop in slices(count, chunk if fast is None else max(chunk, GATHERED // size)):
             columns = [weigh(take(*data, *block), plan[start:stop], share) for block in slices(size, per_data)]
             weights.add(torch.cat(columns, 1))
 
-    # weights of several data are looked at together: by itself each look would take as long as a small decoder
-    group = n if whole else per_data * max(1, GATHERED // (num_samples * per_data))
+    # compiled, the weights of several data are looked at together: each look would take as long as drawing them
+    group = n if whole else per_data * (1 if fast is None else max(1, GATHERED // (num_samples * per_data)))
 
     def parts(advance: Advance) -> Iterator[LogMarginal]:
         for start, stop in slices(n, group):

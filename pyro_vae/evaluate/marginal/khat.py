@@ -53,4 +53,7 @@ def pareto_khat(largest: Tensor, num_samples: int, rounding: float = 0.0) -> flo
     excess = excess[excess > torch.finfo(excess.dtype).tiny]  # discrete latents give ties at the threshold
     if len(excess) < MIN_TAIL:
         return math.inf
-    return float(fit_generalized_pareto(excess)[0])
+    try:
+        return float(fit_generalized_pareto(excess)[0])
+    except ZeroDivisionError:  # where the best fit is an exponential tail to the last digit, as ties can make it
+        return 0.0

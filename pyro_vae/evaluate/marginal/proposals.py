@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_vae.elbo.terms import is_point_mass
 from pyro_vae.elbo.tracing import (
     PARTICLE_PLATE,
     PairTrace,
@@ -122,13 +123,25 @@ class Proposal:
         """Refuse a guide whose density cannot be told.
 
         Raises:
-            ValueError: For an auxiliary site, which only the guide has.
+            ValueError: For a point mass at a continuous site; for an auxiliary site, which only the guide has, where
+                draws from the prior are mixed in.
         """
-        if 0 < self.share < 1:
-            traces = trace_pair(self.model, self.guide, *data)
-            extra = [name for name, site in sample_sites(traces.guide) if site["infer"].get("is_auxiliary")]
-            if extra:
+        if self.share == 1:
+            return
+        traces = trace_pair(self.model, self.guide, *data)
+        extra = [name for name, site in sample_sites(traces.guide) if site["infer"].get("is_auxiliary")]
+        for name, q in sample_sites(traces.guide):
+            p = traces.model.nodes.get(name)
+            if extra or p is None or not is_point_mass(q["fn"]):
+                continue  # an autoguide maps an auxiliary draw to a point mass, with the Jacobian as its weight
+            if not (is_point_mass(p["fn"]) or p["fn"].support.is_discrete):
                 raise ValueError(
-                    f"the guide's auxiliary site {extra[0]!r} is not in the model, so that the density of a mixture "
-                    "with the prior cannot be told: use defensive=0"
+                    f"the guide puts all of site {name!r} in one point, and a point mass has no density at a "
+                    "continuous site: there are no importance weights. Use a guide with a density; or method='prior' "
+                    "or 'ais', which need no guide, if the prior is a density"
                 )
+        if self.share > 0 and extra:
+            raise ValueError(
+                f"the guide's auxiliary site {extra[0]!r} is not in the model, so that the density of a mixture "
+                "with the prior cannot be told: use defensive=0"
+            )

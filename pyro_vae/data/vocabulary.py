@@ -1,0 +1,92 @@
+"""Sentences as rows of whole numbers, and back."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["END", "PAD", "UNKNOWN", "Vocabulary", "words"]
+
+PAD, END, UNKNOWN = 0, 1, 2  # the first entries of every vocabulary
+SPECIAL = ("<pad>", "<end>", "<unk>")
+
+
+def words(sentence: str) -> list[str]:
+    """Lower-case words and marks of punctuation.
+
+    >>> words("The cat's here, again.")
+    ['the', "cat's", 'here', ',', 'again', '.']
+    """
+    return re.findall(r"\w+(?:['’]\w+)*|[^\w\s]", sentence.lower())
+
+
+class Vocabulary:
+    """Tokens and their numbers. 0 fills a row after its end, 1 ends a sentence, and 2 stands for any other token.
+
+    Args:
+        tokens: All tokens but these three, each once.
+        split: What makes tokens of a sentence.
+        joint: What stands between tokens when a sentence is written.
+
+    Example:
+        >>> vocabulary = Vocabulary.of(["the cat sat .", "the dog sat ."])
+        >>> rows = vocabulary.encode(["the dog ran ."], length=6)
+        >>> rows.tolist(), vocabulary.decode(rows)
+        ([[3, 7, 2, 5, 1, 0]], ['the dog <unk> .'])
+    """
+
+    def __init__(self, tokens: Sequence[str], split: Callable[[str], list[str]] = words, joint: str = " ") -> None:
+        if len(set(tokens)) < len(tokens) or set(tokens) & set(SPECIAL):
+            raise ValueError(f"tokens must differ from each other and from {', '.join(SPECIAL)}")
+        self.tokens = (*SPECIAL, *tokens)
+        self.index = {token: i for i, token in enumerate(self.tokens)}
+        self.split, self.joint = split, joint
+
+    @classmethod
+    def of(
+        cls,
+        sentences: Iterable[str],
+        *,
+        max_size: int | None = None,
+        split: Callable[[str], list[str]] = words,
+        joint: str = " ",
+    ) -> Vocabulary:
+        """The tokens of some sentences, the most frequent first, at most `max_size` with the three special ones."""
+        counts = Counter(token for sentence in sentences for token in split(sentence))
+        most = None if max_size is None else max(0, max_size - len(SPECIAL))
+        return cls([token for token, _ in counts.most_common(most)], split, joint)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, sentences: Sequence[str], length: int) -> Tensor:
+        """Rows `(N, length)`, int64: the tokens of each sentence, its end, and filling.
+
+        Raises:
+            ValueError: If a sentence has `length` tokens or more, so that its end finds no place.
+        """
+        rows = torch.full((len(sentences), length), PAD)
+        for i, sentence in enumerate(sentences):
+            tokens = [self.index.get(token, UNKNOWN) for token in self.split(sentence)] + [END]
+            if len(tokens) > length:
+                raise ValueError(
+                    f"sentence {i} has {len(tokens) - 1} tokens, at most length - 1 = {length - 1} have room: "
+                    f"{sentence[:60]!r}"
+                )
+            rows[i, : len(tokens)] = torch.tensor(tokens)
+        return rows
+
+    def decode(self, rows: Tensor) -> list[str]:
+        """The sentences of rows `(N, length)`, each up to its end."""
+        sentences = []
+        for row in rows.tolist():
+            tokens = row[: row.index(END)] if END in row else row
+            sentences.append(self.joint.join(self.tokens[i] for i in tokens if i != PAD))
+        return sentences
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self)} tokens)"

@@ -1,0 +1,1 @@
+"""How well single latent dimensions stand for single known factors."""

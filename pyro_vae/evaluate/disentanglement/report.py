@@ -1,0 +1,166 @@
+"""All measures of disentanglement of some codes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from pyro_vae.evaluate.disentanglement import scores
+from pyro_vae.tables import as_text, save_result
+
+__all__ = ["Disentanglement", "disentanglement"]
+
+SCORES = {
+    "beta_vae": "beta-VAE score",
+    "factor_vae": "FactorVAE score",
+    "mig": "mutual information gap (MIG)",
+    "sap": "SAP",
+    "dci_disentanglement": "DCI disentanglement",
+    "dci_completeness": "DCI completeness",
+    "dci_informativeness": "DCI informativeness",
+}
+
+
+@dataclass(frozen=True, repr=False)
+class Disentanglement:
+    """Scores of a representation against known factors: 1 is best, and what a useless code gets is not always 0.
+
+    Attributes:
+        beta_vae, factor_vae: Accuracies; chance is one over the number of factors.
+        mig, sap: Leads of the best dimension over the second best.
+        dci_disentanglement, dci_completeness, dci_informativeness: See `pv.evaluate.disentanglement`.
+        information: I(z_j; v_k) / H(v_k), `(D, F)`.
+        importance: Of each dimension for each factor by DCI's forests, `(D, F)`.
+        names: Of the factors.
+        num_data: N.
+    """
+
+    beta_vae: float
+    factor_vae: float
+    mig: float
+    sap: float
+    dci_disentanglement: float
+    dci_completeness: float
+    dci_informativeness: float
+    names: tuple[str, ...]
+    num_data: int
+    information: Tensor = field(compare=False)
+    importance: Tensor = field(compare=False)
+
+    def to_dict(self) -> dict[str, float]:
+        """The scores by name, and the number of data."""
+        return {name: getattr(self, name) for name in SCORES} | {"num_data": self.num_data}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the scores as CSV or JSON, by the ending of the path."""
+        return save_result(path, "scores of disentanglement are", [self.to_dict()], self.to_dict())
+
+    def __repr__(self) -> str:
+        table = Table(
+            title=f"disentanglement, {self.num_data} data, {len(self.information)} dimensions",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+        )
+        table.add_column("")
+        table.add_column("score", justify="right")
+        for name, title in SCORES.items():
+            table.add_row(title, f"{getattr(self, name):.3f}")
+        best = self.information.max(0)
+        for k, name in enumerate(self.names):
+            where = f"dimension {int(best.indices[k])}"
+            table.add_row(escape(f"I / H of {name}: {where}"), f"{float(best.values[k]):.3f}")
+        return as_text(table)
+
+    def plot(self) -> Any:
+        """A figure: the share of each factor's entropy that each dimension tells, and DCI's importances."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(2.4 + 0.9 * len(self.names), 1.2 + 0.3 * len(self.information)), layout="constrained")
+        tables = {"I(z; v) / H(v)": self.information, "importance (DCI)": self.importance}
+        for ax, (title, values) in zip(figure.subplots(1, 2, sharey=True), tables.items(), strict=True):
+            image = ax.imshow(values.cpu().numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+            ax.set_title(title, fontsize=9)
+            ax.set_xticks(range(len(self.names)), self.names, rotation=45, ha="right", fontsize=8)
+            ax.set_yticks(range(len(values)), map(str, range(len(values))), fontsize=7)
+        figure.axes[0].set_ylabel("code dimension")
+        figure.colorbar(image, ax=figure.axes, shrink=0.8)
+        return figure
+
+
+def disentanglement(
+    codes: Tensor, factors: Tensor, *, names: Sequence[str] | None = None, seed: int = 0
+) -> Disentanglement:
+    """How well single dimensions of a code stand for single factors that the data were made from.
+
+    The codes of a pair are `pv.encode(guide, x)`; those of anything else will do as well. What "disentangled" means
+    differs by score: the beta-VAE and FactorVAE scores ask whether a fixed factor shows in the codes, MIG and SAP
+    whether one dimension alone tells a factor, DCI whether a dimension serves one factor (D), a factor needs one
+    dimension (C), and the factors can be predicted (I). None of them asks whether the model is any good. Pairs of data
+    that share a factor are drawn from the data given, so that no simulator is needed; a few thousand are enough.
+
+    Args:
+        codes: `(N, D)`.
+        factors: `(N, F)` integers, the index of each factor's value; `data.train.y` of `pv.data.load("sprites")`.
+        names: Of the factors.
+        seed: Of the pairs, batches and forests; torch's generators stay as they were.
+
+    Raises:
+        ValueError: For shapes that do not fit, codes that are not finite or all constant, a factor with one value only,
+            or fewer than 10 data.
+
+    Reference: see the scores: Higgins et al. 2017 (beta-VAE); Kim and Mnih 2018, arXiv 1802.05983; Chen et al. 2018,
+    arXiv 1802.04942 (MIG); Kumar et al. 2018, arXiv 1711.00848 (SAP); Eastwood and Williams 2018 (DCI). Locatello et
+    al. 2019, arXiv 1811.12359, on how little they agree, and on how much of them is chance: compare several seeds.
+
+    Example:
+        >>> factors = torch.cartesian_prod(torch.arange(5), torch.arange(5)).repeat(20, 1)
+        >>> round(disentanglement(factors.float(), factors).mig, 3)
+        1.0
+    """
+    if codes.dim() != 2 or factors.dim() != 2 or len(codes) != len(factors) or not codes.shape[1]:
+        raise ValueError(
+            f"codes (N, D) and factors (N, F) expected, got {tuple(codes.shape)} and {tuple(factors.shape)}"
+        )
+    if factors.is_floating_point() or factors.is_complex():
+        raise ValueError(f"factors must be integers, the index of each factor's value, got {factors.dtype}")
+    if len(codes) < 10:
+        raise ValueError(f"at least 10 data are needed, and a few thousand for scores to be trusted, got {len(codes)}")
+    titles = tuple(names) if names is not None else tuple(f"factor {k}" for k in range(factors.shape[1]))
+    if len(titles) != factors.shape[1]:
+        raise ValueError(f"{len(titles)} names for {factors.shape[1]} factors: {', '.join(titles)}")
+    constant = [name for name, column in zip(titles, factors.T, strict=True) if len(column.unique()) < 2]
+    if constant:
+        raise ValueError(
+            f"{constant[0]!r} has the same value in all data, so that nothing can be said of it: leave it out"
+        )
+    if not bool(codes.isfinite().all()):
+        raise ValueError(f"{int((~codes.isfinite().all(1)).sum())} of {len(codes)} codes are not finite")
+    codes, factors = codes.detach().cpu().double(), factors.cpu().long()
+    if not bool(codes.var(0).max() > 0):
+        raise ValueError("all codes are equal: a representation that says nothing has no scores")
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(codes), generator=generator)  # data in the order of a factor would spoil the halves
+    codes, factors = codes[shuffled], factors[shuffled]
+    information, entropies = scores.mutual_information(codes, factors)
+    found = scores.dci(codes, factors, seed)
+    return Disentanglement(
+        beta_vae=scores.beta_vae_score(codes, factors, generator),
+        factor_vae=scores.factor_vae_score(codes, factors, generator),
+        mig=scores.mutual_information_gap(information, entropies),
+        sap=scores.sap(codes, factors),
+        dci_disentanglement=found.disentanglement,
+        dci_completeness=found.completeness,
+        dci_informativeness=found.informativeness,
+        names=titles,
+        num_data=len(codes),
+        information=information / entropies,
+        importance=found.importance,
+    )

@@ -1,0 +1,194 @@
+"""Measures of disentanglement, from codes `(N, D)` and the factors `(N, F)` that the data were made from."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["DCI", "beta_vae_score", "dci", "factor_vae_score", "mutual_information", "mutual_information_gap", "sap"]
+
+BATCH = 64  # data that one vote or one example is made from
+PRUNED = 0.05  # dimensions with a smaller share of the largest variance do not vote
+
+
+class _Groups:
+    """For each factor, draws of other data with the same value of it."""
+
+    def __init__(self, factors: Tensor) -> None:
+        self.n, self.count = factors.shape
+        self.order = factors.argsort(0)
+        self.start, self.size = torch.empty_like(factors), torch.empty_like(factors)
+        for k in range(self.count):
+            _, group, sizes = factors[:, k].unique(return_inverse=True, return_counts=True)
+            starts = sizes.cumsum(0) - sizes
+            self.start[:, k], self.size[:, k] = starts[group], sizes[group]
+
+    def mates(self, index: Tensor, factor: Tensor, generator: torch.Generator) -> Tensor:
+        """A random datum for each of `index`, with its value of `factor`; both of one shape."""
+        share = torch.rand(index.shape, generator=generator, dtype=torch.float64)
+        offset = (share * self.size[index, factor]).long()
+        return self.order[self.start[index, factor] + offset, factor]
+
+
+def factor_vae_score(codes: Tensor, factors: Tensor, generator: torch.Generator, votes: int = 1000) -> float:
+    """The share of batches with one fixed factor that are told by which code dimension varies least.
+
+    Each batch of data that share the value of one factor votes for the dimension with the smallest variance, relative
+    to that over all data; dimensions of next to no variance are left out. The prediction for a dimension is the factor
+    that most of its votes had, in a first half of the batches; the score is its accuracy in the second half.
+
+    Reference: Kim and Mnih 2018, arXiv 1802.05983, section 4.
+    """
+    variance = codes.var(0)
+    codes = codes[:, variance > PRUNED * variance.max()]
+    groups, variance = _Groups(factors), codes.var(0)
+    factor = torch.randint(groups.count, (2 * votes,), generator=generator)
+    anchor = torch.randint(groups.n, (2 * votes,), generator=generator)
+    same = groups.mates(anchor.repeat(BATCH, 1), factor.repeat(BATCH, 1), generator)  # (BATCH, votes)
+    least = (codes[same].var(0) / variance).argmin(-1)
+    table = torch.zeros(codes.shape[1], groups.count)
+    table.index_put_((least[:votes], factor[:votes]), torch.ones(votes), accumulate=True)
+    return float((table.argmax(1)[least[votes:]] == factor[votes:]).double().mean())
+
+
+def beta_vae_score(codes: Tensor, factors: Tensor, generator: torch.Generator, examples: int = 1000) -> float:
+    """How well a linear classifier tells which factor two data have in common, from the difference of their codes.
+
+    An example is the mean of |z_1 - z_2| over 64 pairs that share the value of one factor. The classifier is softmax
+    regression on standardised differences; the score is its accuracy on as many other examples.
+
+    Reference: Higgins et al. 2017, beta-VAE, section 3.
+    """
+    groups = _Groups(factors)
+    factor = torch.randint(groups.count, (2 * examples,), generator=generator)
+    one = torch.randint(groups.n, (BATCH, 2 * examples), generator=generator)
+    two = groups.mates(one, factor.expand(BATCH, -1), generator)
+    gap = (codes[one] - codes[two]).abs().mean(0).double()
+    gap = (gap - gap[:examples].mean(0)) / gap[:examples].std(0).clamp_min(1e-12)
+    inputs = torch.cat([gap, torch.ones_like(gap[:, :1])], 1)
+    weight = torch.zeros(inputs.shape[1], groups.count, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(inputs[:examples] @ weight, factor[:examples])
+        loss = loss + 1e-4 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    predicted = (inputs[examples:] @ weight.detach()).argmax(1)
+    return float((predicted == factor[examples:]).double().mean())
+
+
+def mutual_information(codes: Tensor, factors: Tensor, bins: int = 20) -> tuple[Tensor, Tensor]:
+    """I(z_j; v_k), `(D, F)`, with each z_j in `bins` bins of equal width, and the entropies H(v_k), `(F,)`; in nats.
+
+    A dimension whose range is a millionth of the widest counts as constant. From N data the estimate is too high by
+    about (bins - 1) (values - 1) / 2N.
+    """
+    low, high = codes.aminmax(dim=0)
+    width = high - low
+    level = ((codes - low) / width.clamp_min(1e-6 * float(width.max()) + 1e-30) * bins).long().clamp(0, bins - 1)
+    level[:, width <= 1e-6 * width.max()] = 0
+    found = torch.zeros(codes.shape[1], factors.shape[1], dtype=torch.float64)
+    entropies = torch.zeros(factors.shape[1], dtype=torch.float64)
+    for k in range(factors.shape[1]):
+        values, index = factors[:, k].unique(return_inverse=True)
+        entropies[k] = _entropy(torch.bincount(index))
+        for j in range(codes.shape[1]):
+            both = torch.bincount(level[:, j] * len(values) + index)
+            found[j, k] = _entropy(torch.bincount(level[:, j])) + entropies[k] - _entropy(both)
+    return found.clamp_min(0), entropies
+
+
+def _entropy(counts: Tensor) -> Tensor:
+    p = counts[counts > 0].double() / counts.sum()
+    return -(p * p.log()).sum()
+
+
+def mutual_information_gap(information: Tensor, entropies: Tensor) -> float:
+    """MIG: by how much the dimension that tells most about a factor is ahead of the next, relative to H; the mean.
+
+    Reference: Chen et al. 2018, arXiv 1802.04942, eq. 6.
+    """
+    return float((_lead(information) / entropies).mean())
+
+
+def _lead(table: Tensor) -> Tensor:
+    """The largest entry of each column minus the second largest."""
+    if len(table) < 2:
+        return table[0]
+    first, second = table.topk(2, dim=0).values
+    return first - second
+
+
+def sap(codes: Tensor, factors: Tensor) -> float:
+    """SAP: by how much the dimension that predicts a factor best, by a straight line, is ahead of the next; the mean.
+
+    The score of a dimension is its squared correlation with the index of the factor.
+
+    Reference: Kumar et al. 2018, arXiv 1711.00848, section 3.
+    """
+    z, v = (t.double() - t.double().mean(0) for t in (codes, factors))
+    scale = z.norm(dim=0).clamp_min(1e-300).unsqueeze(1) * v.norm(dim=0)
+    correlation = torch.where(z.norm(dim=0).unsqueeze(1) > 1e-6 * z.norm(dim=0).max(), z.T @ v / scale, 0.0)
+    return float(_lead(correlation.square()).mean())
+
+
+class DCI(NamedTuple):
+    """The three scores, and the importance `(D, F)` of each dimension for each factor, columns summing to one."""
+
+    disentanglement: float
+    completeness: float
+    informativeness: float
+    importance: Tensor
+
+
+def dci(codes: Tensor, factors: Tensor, seed: int = 0) -> DCI:
+    """Whether a dimension matters for one factor (D), a factor needs one dimension (C), and how well it is told (I).
+
+    A random forest predicts each factor from the codes of four fifths of the data; what it says about the importance of
+    each dimension gives D and C, its accuracy on the rest I. D and C are one minus entropies relative to uniform ones.
+
+    Reference: Eastwood and Williams 2018, a framework for the quantitative evaluation of disentangled representations.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    cut = 4 * len(codes) // 5
+    x = codes.double().cpu().numpy()
+    columns, accuracy = [], []
+    for k in range(factors.shape[1]):
+        y = factors[:, k].cpu().numpy()
+        # with all dimensions at every split: chance should not lend importance to one that tells nothing
+        forest = RandomForestClassifier(
+            n_estimators=10, max_depth=10, min_samples_leaf=5, max_features=None, random_state=seed
+        )
+        with warnings.catch_warnings():
+            # of few data many have a value of their own, and scikit-learn takes the factor for a regression problem
+            warnings.filterwarnings("ignore", "The number of unique classes")
+            forest.fit(x[:cut], y[:cut])
+        columns.append(torch.from_numpy(forest.feature_importances_))
+        accuracy.append(float(forest.score(x[cut:], y[cut:])))
+    importance = torch.stack(columns, 1)
+    return DCI(*dci_of(importance), sum(accuracy) / len(accuracy), importance)
+
+
+def dci_of(importance: Tensor) -> tuple[float, float]:
+    """Disentanglement and completeness of a table of importances `(D, F)`."""
+    dims, factors = importance.shape
+    rows = importance / importance.sum(1, keepdim=True).clamp_min(1e-300)
+    columns = importance / importance.sum(0).clamp_min(1e-300)
+    weight = importance.sum(1) / importance.sum()
+    by_row = 1 - _plain_entropy(rows, 1) / math.log(max(factors, 2))
+    by_column = 1 - _plain_entropy(columns, 0) / math.log(max(dims, 2))
+    return float((weight * by_row).sum()), float(by_column.mean())
+
+
+def _plain_entropy(p: Tensor, dim: int) -> Tensor:
+    return -torch.xlogy(p, p).sum(dim)

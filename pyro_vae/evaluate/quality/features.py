@@ -1,0 +1,143 @@
+"""What turns images into feature vectors: a small classifier trained on the same data, or any network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pyro_vae.elbo.tracing import fork_rng
+from pyro_vae.evaluate.modules import eval_mode
+from pyro_vae.nets import ConvEncoder
+from pyro_vae.progress import progress_bar
+
+__all__ = ["FeatureNet", "inception_features", "train_features"]
+
+
+class FeatureNet(nn.Module):
+    """A convolutional classifier `(N, C, H, W) -> (N, classes)` logits, whose last hidden layer gives the features.
+
+    Args:
+        shape: `(C, H, W)` of one image.
+        classes: Number of labels.
+        channels: Of the stride-2 convolutions.
+        width: F, the number of features.
+    """
+
+    def __init__(self, shape: tuple[int, ...], classes: int, channels: tuple[int, ...] = (32, 64), width: int = 64):
+        super().__init__()
+        self.net = ConvEncoder(shape, classes, channels, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def features(self, x: Tensor) -> Tensor:
+        """`(N, width)`."""
+        return self.net.head(self.net.body(x))
+
+
+def train_features(
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int = 1000,
+    batch_size: int = 100,
+    lr: float = 1e-3,
+    seed: int = 0,
+    path: str | Path | None = None,
+    progress: bool | None = False,
+) -> FeatureNet:
+    """A `FeatureNet` that tells the labels `y`, `(N,)`, of the images `x`, `(N, C, H, W)`, apart.
+
+    Features of a net trained on the very kind of data see what matters there; figures from them can be compared with
+    others from the same net only, not with published ones.
+
+    Args:
+        x, y: Training data, not those that samples are compared with.
+        steps, batch_size, lr: Of Adam.
+        seed: Of weights and batches; torch's generators are left as they were.
+        path: A `.safetensors` file: read if it exists, else written.
+        progress: Show a bar.
+
+    Raises:
+        ValueError: If images and labels do not fit, or the file is of another net.
+    """
+    if x.dim() != 4 or y.shape != (len(x),):
+        raise ValueError(f"images (N, C, H, W) and labels (N,) were expected, got {tuple(x.shape)}, {tuple(y.shape)}")
+    with fork_rng(seed):
+        net = FeatureNet(tuple(x.shape[1:]), int(y.max()) + 1)
+        if path is not None and Path(path).exists():
+            try:
+                net.load_state_dict(load_file(path))
+            except RuntimeError as error:
+                raise ValueError(f"{path} is of another net: delete it, and it is trained anew") from error
+            return net.to(x.device).eval()
+        net.to(x.device)
+        optimizer = torch.optim.Adam(net.parameters(), lr=lr, fused=True)
+        size = min(batch_size, len(x))
+        with progress_bar("feature net", steps, progress) as advance:
+            for _ in range(steps):
+                index = torch.randint(len(x), (size,), device=x.device)
+                optimizer.zero_grad()
+                cross_entropy(net(x[index]), y[index]).backward()
+                optimizer.step()
+                advance(1)
+    net.requires_grad_(False).eval()
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous().cpu() for name, value in net.state_dict().items()}, path)
+    return net
+
+
+def inception_features(weights: str | Path) -> nn.Module:
+    """torchvision's Inception v3 with weights from a local file, as a network for `sample_quality`.
+
+    Its 2048 features are those before the last layer. They are near to, but not the same as those of published FIDs,
+    which use another port of the weights and another way to resize.
+
+    Args:
+        weights: A file that `torch.load` reads: `inception_v3_google-*.pth`, as torchvision offers it.
+    """
+    return _Inception(torch.load(weights, weights_only=True))
+
+
+class _Inception(nn.Module):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, state: Any) -> None:
+        from torchvision.models import inception_v3
+
+        super().__init__()
+        self.net = inception_v3(weights=None, aux_logits=True, init_weights=False, transform_input=False)
+        self.net.load_state_dict(state)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
+        self.requires_grad_(False).eval()
+
+    def _ready(self, x: Tensor) -> Tensor:
+        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+        x = nn.functional.interpolate(x, (299, 299), mode="bilinear", antialias=True)
+        return (x - self.mean) / self.std
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self._ready(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """`(N, 2048)`."""
+        last, self.net.fc = self.net.fc, nn.Identity()
+        try:
+            return self.net(self._ready(x))
+        finally:
+            self.net.fc = last
+
+
+def in_batches(net: Any, method: str, x: Tensor, size: int = 500) -> Tensor:
+    """What a method of a network gives for all rows, `(N, F)`, in evaluation mode."""
+    call = getattr(net, method)
+    with torch.no_grad(), eval_mode(net):
+        return torch.cat([call(part).flatten(1) for part in x.split(size)])

@@ -1,0 +1,87 @@
+"""What can be said of images without features: likeness of pairs, sharpness."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, conv2d
+
+__all__ = ["ms_ssim", "pairwise_ms_ssim", "sharpness"]
+
+_WINDOW, _SIGMA = 11, 1.5
+_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, from the finest; Wang et al. 2003, section 3.2
+_C1, _C2 = 0.01**2, 0.03**2
+
+
+def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Multi-scale structural similarity of pairs of images `(N, C, H, W)` with values in [0, 1]: `(N,)`, at most 1.
+
+    There are as many of the five scales as leave at least 8 pixels a side (two at 28 by 28, then with rescaled
+    weights), under a Gaussian window of 11 pixels, or fewer in smaller images. Negative contrasts count as 0.
+
+    Reference: Wang, Simoncelli and Bovik 2003, Multi-scale structural similarity for image quality assessment.
+
+    Raises:
+        ValueError: For other shapes.
+    """
+    if a.shape != b.shape or a.dim() != 4:
+        raise ValueError(
+            f"two sets of images (N, C, H, W) of one shape were expected: {tuple(a.shape)}, {tuple(b.shape)}"
+        )
+    side, scales = min(a.shape[-2:]), 1
+    while scales < len(_WEIGHTS) and side >> scales >= 8:
+        scales += 1
+    weights = torch.tensor(_WEIGHTS[:scales], dtype=a.dtype, device=a.device)
+    weights = weights / weights.sum()
+    result = torch.ones(len(a), dtype=a.dtype, device=a.device)
+    for scale in range(scales):
+        luminance, contrast = _terms(a, b)
+        term = luminance * contrast if scale == scales - 1 else contrast
+        result = result * term.mean((1, 2, 3)).clamp_min(0) ** weights[scale]
+        a, b = avg_pool2d(a, 2), avg_pool2d(b, 2)
+    return result
+
+
+def pairwise_ms_ssim(x: Tensor, pairs: int = 1000, seed: int = 0) -> float:
+    """Mean MS-SSIM of random pairs of different images: the higher, the more alike they are.
+
+    Read it beside that of the data: above it there is too little diversity, below it too much (noise, say).
+
+    Reference: Odena et al. 2017, arXiv 1610.09585, section 4.2; Rosca et al. 2017, arXiv 1706.04987.
+    """
+    if len(x) < 2:
+        raise ValueError(f"pairs of different images need at least two, got {len(x)}")
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randint(len(x), (pairs,), generator=generator)
+    second = (first + torch.randint(1, len(x), (pairs,), generator=generator)) % len(x)
+    parts = zip(first.split(500), second.split(500), strict=True)
+    found = [ms_ssim(x[i.to(x.device)], x[j.to(x.device)]) for i, j in parts]
+    return float(torch.cat(found).double().mean())
+
+
+def sharpness(x: Tensor) -> Tensor:
+    """Variance over the pixels of the Laplacian of each image `(N, C, H, W)`: `(N,)`. Blurring lowers it; so does
+    less contrast, and noise raises it: read it beside that of the data."""
+    kernel = x.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
+    channels = x.shape[1]
+    edges = conv2d(x, kernel.expand(channels, 1, 3, 3), groups=channels)
+    return edges.flatten(1).var(1, correction=0)
+
+
+def _terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Luminance, and contrast with structure, at each place."""
+    size = min(_WINDOW, *a.shape[-2:])
+    at = torch.arange(size, dtype=a.dtype, device=a.device) - (size - 1) / 2
+    line = (-0.5 * (at / _SIGMA).square()).exp()
+    line = line / line.sum()
+    channels = a.shape[1]
+    window = (line[:, None] * line).expand(channels, 1, size, size)
+
+    def smooth(v: Tensor) -> Tensor:
+        return conv2d(v, window, groups=channels)
+
+    mean_a, mean_b = smooth(a), smooth(b)
+    var_a, var_b = smooth(a * a) - mean_a**2, smooth(b * b) - mean_b**2
+    both = smooth(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
+    return luminance, (2 * both + _C2) / (var_a + var_b + _C2)

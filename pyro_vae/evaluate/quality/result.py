@@ -1,0 +1,161 @@
+"""What `sample_quality` found: figures of the samples beside those of the data, a table, a picture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pyro_vae.tables import as_text, save_result
+
+__all__ = ["Quality", "QualityFigures"]
+
+ROWS = {
+    "frechet": "Fréchet distance",
+    "kernel": "kernel distance",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "class_score": "class score",
+    "ms_ssim": "MS-SSIM of pairs",
+    "sharpness": "sharpness",
+}
+
+
+@dataclass(frozen=True)
+class QualityFigures:
+    """Figures of one set of images against the data; NaN where there is none.
+
+    Attributes:
+        frechet: Squared Fréchet distance of the features to those of the data; 0 is best.
+        kernel, kernel_error: Kernel distance, unbiased, and its standard error.
+        precision, recall, density, coverage: See `manifold_scores`.
+        class_score: From 1 to the number of classes; NaN without a classifier.
+        ms_ssim: Mean likeness of pairs within the set.
+        sharpness: Mean variance of the Laplacian.
+    """
+
+    frechet: float
+    kernel: float
+    kernel_error: float
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+    class_score: float
+    ms_ssim: float
+    sharpness: float
+
+
+@dataclass(frozen=True, repr=False)
+class Quality:
+    """Quality of samples.
+
+    Attributes:
+        samples: Figures of the samples against one half of the data.
+        data: The same figures of the other half of the data: what perfect samples would have.
+        num_samples, num_data: Images compared, of each kind; `num_data` in each half.
+        num_features: F; 0 if pixels were compared.
+        images: A few samples, `(N, C, H, W)`.
+    """
+
+    samples: QualityFigures
+    data: QualityFigures
+    num_samples: int
+    num_data: int
+    num_features: int
+    images: Tensor = field(compare=False)
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with the samples as a set; "" if nothing stands out."""
+        found = []
+        if self.samples.coverage < 0.5 * self.data.coverage:
+            found.append(
+                f"the samples cover {self.samples.coverage:.0%} of the data (unseen data: {self.data.coverage:.0%}): "
+                "modes are missing, or the samples lie beside the data"
+            )
+        if self.samples.ms_ssim > self.data.ms_ssim + 0.15:
+            found.append(
+                f"too little diversity: pairs of samples are more alike ({self.samples.ms_ssim:.2f}) than of data "
+                f"({self.data.ms_ssim:.2f})"
+            )
+        elif self.samples.ms_ssim < 0.5 * self.data.ms_ssim:
+            found.append(
+                f"too much diversity: pairs of samples are less alike ({self.samples.ms_ssim:.2f}) than of data "
+                f"({self.data.ms_ssim:.2f}): noise, say"
+            )
+        return "; ".join(found)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One dictionary for the samples and one for the data, None where a figure does not exist."""
+        return [
+            {"of": name, **{k: None if math.isnan(v) else v for k, v in asdict(figures).items()}}
+            for name, figures in (("samples", self.samples), ("data", self.data))
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, without the images, as JSON can hold them."""
+        samples, data = self.to_dicts()
+        counts = {name: getattr(self, name) for name in ("num_samples", "num_data", "num_features")}
+        return {**counts, "samples": samples, "data": data, "warning": self.warning}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the figures as CSV or JSON, by the ending of the path."""
+        return save_result(path, "sample quality is", self.to_dicts(), self.to_dict())
+
+    def table(self) -> Group:
+        """The figures as a rich table."""
+        of = f"{self.num_features} features" if self.num_features else "pixels"
+        title = f"{self.num_samples} samples against {self.num_data} data, by {of}"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("", no_wrap=True)
+        for column in ("samples", "unseen data"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for name, label in ROWS.items():
+            cells = []
+            for figures in (self.samples, self.data):
+                value = getattr(figures, name)
+                error = figures.kernel_error if name == "kernel" and not math.isnan(figures.kernel_error) else None
+                text = "-" if math.isnan(value) else f"{value:.3g}"
+                cells.append(text if error is None else f"{text} ± {error:.1g}")
+            table.add_row(label, *cells)
+        return Group(table, *([Text(f"WARNING: {self.warning}")] if self.warning else []))
+
+    def __repr__(self) -> str:
+        return as_text(self.table())
+
+    def plot(self) -> Any:
+        """A figure: the samples, and the figures between 0 and 1 beside those of unseen data."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
+        n = min(math.isqrt(len(self.images)), 8) or 1
+        tiles = pad(self.images[: n * n].cpu(), (1, 1, 1, 1), value=0.5)
+        channels, height, width = tiles.shape[1:]
+        wall = (
+            tiles.reshape(n, n, channels, height, width).permute(0, 3, 1, 4, 2).reshape(n * height, n * width, channels)
+        )
+        left.imshow(wall.squeeze(-1).numpy(), cmap=None if channels == 3 else "gray", vmin=0, vmax=1)
+        left.set_axis_off()
+        names = ["precision", "recall", "density", "coverage", "ms_ssim"]
+        for offset, label, figures in ((-0.2, "samples", self.samples), (0.2, "unseen data", self.data)):
+            at = [i + offset for i in range(len(names))]
+            right.barh(at, [getattr(figures, name) for name in names], height=0.38, label=label)
+        right.set_yticks(range(len(names)), [ROWS[name] for name in names])
+        right.invert_yaxis()
+        right.set_title(
+            f"Fréchet distance {self.samples.frechet:.3g} (unseen data {self.data.frechet:.3g})", fontsize=10
+        )
+        right.legend(loc="lower right", fontsize=8)
+        return figure

@@ -1,0 +1,272 @@
+"""Discrete codes: a codebook, the point mass at the nearest code, and distributions over arrays of codes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.distributions import constraints
+from torch import Tensor, nn
+
+from pyro_vae.conditionals import Conditional
+from pyro_vae.models.pair import Pair
+from pyro_vae.nets import as_sizes, leading_shape
+from pyro_vae.priors import Prior
+
+__all__ = ["AutoregressiveCodes", "Codebook", "CodePrior", "NearestCode", "UniformCodes"]
+
+_instances = itertools.count()
+
+
+class Codebook(nn.Module):
+    """K vectors of d elements, `(K, d)`, found by running averages of what they stand for or by gradients.
+
+    Args:
+        codes, dim: K and d.
+        decay: Of the running averages, or None: then the vectors are a parameter.
+        revive: A code used less often than this per batch, on average, moves to the encoding of a random datum. As no
+            code has been used when training begins, all start there. 0: never.
+    """
+
+    vectors: Tensor
+    uses: Tensor
+    sums: Tensor
+
+    def __init__(self, codes: int, dim: int, decay: float | None = 0.99, revive: float = 0.1) -> None:
+        super().__init__()
+        if decay is not None and not 0 < decay < 1:
+            raise ValueError(f"decay must lie between 0 and 1, or be None for a codebook with a gradient, got {decay}")
+        if not 0 <= revive < math.inf:
+            raise ValueError(f"revive must be a number of uses per batch >= 0, got {revive}")
+        self.decay, self.revive = decay, revive
+        vectors = torch.randn(as_sizes((codes, dim), "codes and embedding_dim", 2))
+        if decay is None:
+            self.vectors = nn.Parameter(vectors)
+        else:
+            self.register_buffer("vectors", vectors)
+        self.register_buffer("uses", torch.zeros(codes))
+        self.register_buffer("sums", torch.zeros(codes, dim))
+
+    @torch.no_grad()
+    def nearest(self, encoding: Tensor) -> Tensor:
+        """Index of the nearest code, `(*)`, of encodings `(*, d)`."""
+        # squares are expanded, so in single precision a code could lose to another one 1e-4 away, even against itself
+        flat, vectors = encoding.reshape(-1, encoding.shape[-1]).double(), self.vectors.double()
+        # the distance up to a part that all codes have
+        distance = torch.addmm(vectors.square().sum(-1), flat, vectors.T, alpha=-2.0)
+        return distance.argmin(-1).reshape(encoding.shape[:-1])
+
+    @torch.no_grad()
+    def follow(self, encoding: Tensor) -> None:
+        """Move the vectors to the averages so far, dead ones to some of the encodings `(*, d)`, and count these."""
+        flat = encoding.reshape(-1, encoding.shape[-1]).to(self.vectors.dtype)
+        if self.decay is not None:
+            known = self.uses.unsqueeze(-1).clamp_min(1e-6)
+            self.vectors.copy_(torch.where(self.uses.unsqueeze(-1) > 1e-6, self.sums / known, self.vectors))
+        dead = (self.uses < self.revive).unsqueeze(-1)
+        chosen = flat[torch.randint(len(flat), (len(self.uses),), device=flat.device)]
+        self.vectors.copy_(torch.where(dead, chosen, self.vectors))
+        self.sums.copy_(torch.where(dead, chosen, self.sums))
+        self.uses.copy_(torch.where(dead.squeeze(-1), torch.ones_like(self.uses), self.uses))
+        codes, rate = self.nearest(flat), 1 - (0.99 if self.decay is None else self.decay)
+        self.uses.lerp_(torch.zeros_like(self.uses).index_add_(0, codes, torch.ones_like(flat[:, 0])), rate)
+        self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, codes, flat), rate)
+
+
+class Quantized(dist.Delta):
+    """A point mass at the codes `nearest` to an `encoding`, both `(*, *grid, d)`; its draw passes its gradient there.
+
+    Straight-through: the value is exactly the code, and its derivative reaches the encoding as if that were the value;
+    it reaches the code, too, where the codebook is a parameter.
+    """
+
+    def __init__(self, encoding: Tensor, nearest: Tensor, event_dim: int) -> None:
+        self.encoding, self.nearest = encoding, nearest
+        super().__init__(nearest + (encoding - encoding.detach()), event_dim=event_dim)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Quantized:
+        shape = torch.Size(batch_shape) + self.event_shape
+        return Quantized(self.encoding.expand(shape), self.nearest.expand(shape), len(self.event_shape))
+
+
+class NearestCode(Conditional):
+    """q(z|x): the point mass at the code nearest to each vector of the features, `(*, *grid, d)`.
+
+    In training mode, while gradients are recorded, the codebook follows the encodings.
+    """
+
+    def __init__(self, codebook: Codebook, grid: Sequence[int]) -> None:
+        shape = (*grid, codebook.vectors.shape[-1])
+        super().__init__(shape, shape)
+        self.codebook = codebook
+
+    def distribution(self, h: Tensor) -> Quantized:
+        if self.training and torch.is_grad_enabled():
+            self.codebook.follow(h.detach())
+        return Quantized(h, self.codebook.vectors[self.codebook.nearest(h)], len(self.event_shape))
+
+
+class _InCodebook(constraints.Constraint):
+    """Arrays whose every vector, the last dimension, is one of a codebook."""
+
+    is_discrete = True
+
+    def __init__(self, codebook: Codebook, event_dim: int) -> None:
+        self.codebook, self.event_dim = codebook, event_dim
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        vectors = self.codebook.vectors.detach()
+        apart = (value.detach() - vectors[self.codebook.nearest(value)]).abs().flatten(-self.event_dim).amax(-1)
+        return apart <= 1e-5 * (1 + vectors.abs().amax())
+
+
+class OnCodebook(dist.TorchDistribution):
+    """A distribution over arrays of codes as one over their vectors, `(*grid, d)`; a mass function."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, prior: CodePrior, codebook: Codebook, batch_shape: Any = ()) -> None:
+        self.prior, self.codebook = prior, codebook
+        super().__init__(torch.Size(batch_shape), prior.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> _InCodebook:
+        """The arrays of vectors that are all in the codebook."""
+        return _InCodebook(self.codebook, len(self.event_shape))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> OnCodebook:
+        return OnCodebook(self.prior, self.codebook, batch_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p of the codes that the vectors are; -inf for a vector that is none."""
+        log_prob = self.prior.log_prob(self.codebook.nearest(value))
+        return torch.where(self.support.check(value), log_prob, -math.inf)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Vectors of codes drawn from the prior."""
+        lead = torch.Size(sample_shape) + self.batch_shape
+        codes = self.prior.draw(lead.numel())
+        return self.codebook.vectors.detach()[codes].reshape(lead + self.event_shape)
+
+
+class CodePrior(Prior):
+    """A distribution over arrays of codes: `log_prob(codes)` and `draw(n)`; called, one over their vectors.
+
+    Args:
+        codebook: The codes' vectors; they stay with whoever made them.
+        grid: Shape of an array of codes.
+    """
+
+    def __init__(self, codebook: Codebook, grid: Sequence[int]) -> None:
+        super().__init__((*grid, codebook.vectors.shape[-1]))
+        self.grid, self.codes = torch.Size(grid), codebook.vectors.shape[0]
+        self._codebook = [codebook]  # in a list, since its weights belong to the posterior
+
+    def forward(self) -> OnCodebook:
+        return OnCodebook(self, self._codebook[0])
+
+    def log_prob(self, codes: Tensor) -> Tensor:
+        """log p of arrays of codes, `(*, *grid) -> (*)`."""
+        raise NotImplementedError(f"{type(self).__name__} must define log_prob(codes)")
+
+    def draw(self, n: int) -> Tensor:
+        """`(n, *grid)` codes."""
+        raise NotImplementedError(f"{type(self).__name__} must define draw(n)")
+
+
+class UniformCodes(CodePrior):
+    """Every array of codes is as likely as any other: log K nats for each code."""
+
+    def log_prob(self, codes: Tensor) -> Tensor:
+        rate = self.grid.numel() * math.log(self.codes)
+        return self._codebook[0].vectors.new_full(leading_shape(codes, self.grid, "log_prob"), -rate)
+
+    def draw(self, n: int) -> Tensor:
+        return torch.randint(self.codes, (n, *self.grid), device=self._codebook[0].vectors.device)
+
+
+class AutoregressiveCodes(CodePrior, Pair):
+    r"""Each code given those above it and to its left: a small PixelCNN, and a pair over observed codes.
+
+    .. math:: p(k) = \prod_i p(k_i \mid k_1, \dots, k_{i-1})
+
+    Inside a `VQVAE` it is trained with everything else. Its own `model` and `guide`, which has no latents, train it
+    alone on codes `(N, *grid)`.
+
+    Args:
+        codebook, grid: As for `CodePrior`; a grid of one or two dimensions.
+        width: Channels of the hidden layers.
+        blocks: Residual blocks after the first layer.
+
+    Reference: van den Oord et al. 2016, arXiv 1601.06759.
+    """
+
+    def __init__(self, codebook: Codebook, grid: Sequence[int], width: int = 64, blocks: int = 4) -> None:
+        super().__init__(codebook, grid)
+        if len(self.grid) > 2:
+            raise ValueError(f"an autoregressive prior needs codes in one or two dimensions, got a grid {tuple(grid)}")
+        self.name = f"codes_{next(_instances)}"
+        self.embed = nn.Embedding(self.codes, width)
+        self.first = _Masked(width, width, 5, itself=False)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.ReLU(), _Masked(width, width, 3), nn.ReLU(), nn.Conv2d(width, width, 1))
+            for _ in range(blocks)
+        )
+        self.last = nn.Sequential(nn.ReLU(), nn.Conv2d(width, self.codes, 1))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # a copy has weights of its own, which Pyro would take for those of the original under its name
+        super().__setstate__(state)
+        self.name = f"codes_{next(_instances)}"
+
+    def model(self, codes: Tensor) -> None:
+        """Observed codes `(N, *grid)`."""
+        pyro.module(self.name, self)
+        with pyro.plate("data", len(codes)):
+            given_before = dist.Categorical(logits=self.logits(codes)).to_event(len(self.grid))
+            pyro.sample("codes", given_before, obs=codes)
+
+    def guide(self, codes: Tensor) -> None:
+        """Nothing is latent."""
+
+    def logits(self, codes: Tensor) -> Tensor:
+        """Of each code given those before it, `(*, *grid, K)`."""
+        lead = leading_shape(codes, self.grid, "logits")
+        high, wide = (1, *self.grid)[-2:]
+        h = self.first(self.embed(codes.reshape(-1, high, wide)).movedim(-1, 1))
+        for block in self.blocks:
+            h = h + block(h)
+        return self.last(h).movedim(1, -1).reshape(*lead, *self.grid, self.codes)
+
+    def log_prob(self, codes: Tensor) -> Tensor:
+        return dist.Categorical(logits=self.logits(codes)).log_prob(codes).flatten(-len(self.grid)).sum(-1)
+
+    @torch.no_grad()
+    def draw(self, n: int) -> Tensor:
+        codes = torch.zeros(n, self.grid.numel(), dtype=torch.long, device=self.embed.weight.device)
+        for i in range(codes.shape[1]):
+            logits = self.logits(codes.reshape(n, *self.grid)).reshape(n, -1, self.codes)[:, i]
+            codes[:, i] = dist.Categorical(logits=logits).sample()
+        return codes.reshape(n, *self.grid)
+
+
+class _Masked(nn.Conv2d):
+    """A convolution that sees what comes before a pixel in reading order, and the pixel `itself` or not."""
+
+    mask: Tensor
+
+    def __init__(self, before: int, after: int, kernel: int, itself: bool = True) -> None:
+        super().__init__(before, after, kernel, padding=kernel // 2)
+        mask = torch.ones(kernel * kernel)
+        mask[kernel * kernel // 2 + int(itself) :] = 0
+        self.register_buffer("mask", mask.reshape(kernel, kernel), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)

@@ -1,0 +1,131 @@
+"""The sequence VAE: one latent for a whole sentence, and a recurrent decoder that writes it token by token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae import conditionals
+from pyro_vae.conditionals import Conditional
+from pyro_vae.models.sequences import END, PAD, UNKNOWN, TokenDecoder, TokenEncoder, TokenSequence
+from pyro_vae.models.vae import VAE
+from pyro_vae.priors import Prior
+
+__all__ = ["TextVAE"]
+
+
+class TextVAE(VAE):
+    r"""A VAE of sentences, or of any rows of tokens: a `VAE` with recurrent networks and an autoregressive likelihood.
+
+    .. math:: z \sim p(z), \quad p(x \mid z) = \prod_{t \le \mathrm{end}} p(x_t \mid x_{<t}, z); \qquad
+        q(z \mid x) = \mathrm{posterior}(\mathrm{GRU}(x))
+
+    The likelihood is a distribution over whole rows: `pv.log_marginal` gives log p of each sentence, and
+    `pv.sample(mean=False)` writes new ones. A decoder that sees the words before can do without z, and then z says
+    nothing (posterior collapse): `word_dropout` hides some of these words while training, and free bits
+    (`elbo=pv.elbo.FreeBits(bits=...)`) or a warm-up keep the KL from vanishing; `pv.latent_report` shows whether it
+    has. With dropout, the training loss is that of a model that sees less; in evaluation mode nothing is dropped.
+
+    Data are rows `(N, length)` of int64, as `pv.data.Vocabulary` makes them: tokens, one 1 at the end, then zeros.
+    `fit` takes them as a tensor.
+
+    Args:
+        vocab_size: Number of tokens, `len(vocabulary)`.
+        length: Tokens in a row, its end included.
+        latent_dim: Size of z.
+        embedding_dim, hidden: Sizes of an embedded token and of a recurrent state.
+        word_dropout: Share of the words before that the decoder does not see while training.
+        posterior, prior: As for `VAE`.
+
+    Raises:
+        ValueError: As `VAE` does, and for fewer than 4 tokens or a word dropout outside [0, 1].
+
+    Reference: Bowman et al. 2016, arXiv 1511.06349.
+
+    Example:
+        >>> vae = TextVAE(vocab_size=10, length=6, latent_dim=4)
+        >>> rows = torch.tensor([[3, 4, 5, 1, 0, 0]])
+        >>> vae.decode(vae.encode(rows).mean).mode.shape
+        torch.Size([1, 6])
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        length: int,
+        latent_dim: int = 16,
+        embedding_dim: int = 64,
+        hidden: int = 128,
+        word_dropout: float = 0.3,
+        posterior: str | Conditional = "diagonal_normal",
+        prior: str | Prior = "standard_normal",
+    ) -> None:
+        if isinstance(posterior, str):
+            posterior = conditionals.posterior(posterior, latent_dim)
+        likelihood = TokenDecoder(vocab_size, length, latent_dim, embedding_dim, hidden, word_dropout)
+        encoder = TokenEncoder(vocab_size, length, posterior.param_shape, embedding_dim, hidden)
+        # all of the decoder's work is in the likelihood, which depends on what was written before
+        super().__init__(
+            length,
+            latent_dim,
+            likelihood=likelihood,  # type: ignore[arg-type]
+            posterior=posterior,
+            prior=prior,
+            encoder=encoder,
+            decoder=nn.Identity(),
+        )
+
+    @torch.no_grad()
+    def fill(self, x: Tensor, missing: Tensor, *, num_samples: int = 200, num_draws: int = 1) -> Tensor:
+        """Rows with their missing words drawn given all others, those that follow included: `(num_draws, N, length)`.
+
+        Importance sampling as the words are written: z from the guide, which sees "unknown" where a word is missing;
+        missing words from the decoder; weights from what is known; then draws from the weighted rows. Exact as
+        `num_samples` grows. How many words are missing, and where, is known. Call `eval()` before, which stops the
+        word dropout.
+
+        Args:
+            x: Rows `(N, length)`; what stands in the place of a missing word does not matter.
+            missing: `(N, length)` of booleans.
+            num_samples: Weighted rows for each datum.
+            num_draws: Rows drawn from them.
+
+        Raises:
+            ValueError: If the shapes differ, or something is missing after the end of a row.
+        """
+        if missing.shape != x.shape or missing.dtype != torch.bool:
+            raise ValueError(f"missing must be booleans of shape {tuple(x.shape)}, got {tuple(missing.shape)}")
+        self._check(x, batch=True)
+        known = x.masked_fill(missing, UNKNOWN)
+        if bool((missing & ((known == END).cumsum(1) > 0)).any()):
+            raise ValueError("a word is missing after the end of its row: only words before the end can be")
+        q = self.encode(known)
+        z = q.sample((num_samples,))
+        log_w = self.prior().log_prob(z) - q.log_prob(z)  # (K, N)
+        rows = known.expand(num_samples, *x.shape).clone()
+        words = torch.arange(self.tokens.vocab_size, device=x.device) > UNKNOWN
+        token, state = torch.full_like(rows[..., :1].flatten(0, 1), END), None
+        for t in range(x.shape[1]):
+            logits, state = self.tokens.logits(z.flatten(0, 1), token, state)
+            logits = logits.squeeze(1).unflatten(0, log_w.shape)  # (K, N, V)
+            of_words = logits.masked_fill(~words, -torch.inf)
+            some_word = of_words.logsumexp(-1)
+            drawn = torch.distributions.Categorical(logits=of_words, validate_args=False).sample()
+            rows[..., t] = torch.where(missing[:, t], drawn, rows[..., t])
+            of_known = logits.gather(-1, rows[..., t : t + 1]).squeeze(-1).masked_fill(rows[..., t] == PAD, 0.0)
+            log_w = log_w + torch.where(missing[:, t], some_word, of_known)
+            token = rows[..., t].reshape(-1, 1)
+        index = torch.multinomial(log_w.T.softmax(1), num_draws, replacement=True).T  # (num_draws, N)
+        return rows[index, torch.arange(len(x), device=x.device)]
+
+    @property
+    def tokens(self) -> TokenDecoder:
+        """The decoder, p(x|z) as a module."""
+        assert isinstance(self.likelihood, TokenDecoder)
+        return self.likelihood
+
+    def token_log_probs(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x_t | x_<t, z) of each token, `(*, length)`, 0 after the end: which words a code explains."""
+        p = self.decode(z)
+        assert isinstance(p, TokenSequence)
+        return p.token_log_probs(x)

@@ -1,0 +1,170 @@
+"""The vector-quantised VAE: a code for each position, from one codebook."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae import conditionals
+from pyro_vae.conditionals import Likelihood
+from pyro_vae.models.codes import AutoregressiveCodes, Codebook, NearestCode, UniformCodes
+from pyro_vae.models.vae import VAE
+from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, leading_shape, lookup, same_shape
+from pyro_vae.nets import _residuals as residuals
+
+__all__ = ["VQVAE"]
+
+
+class VQVAE(VAE):
+    r"""A `VAE` whose latents are codes: the guide picks, at each position, the one nearest to what the encoder says.
+
+    .. math:: k \sim p(k), \quad z_i = e_{k_i}, \quad x \sim p(x \mid \mathrm{decoder}(z)); \qquad
+        q(z \mid x) = \delta_{e_{k(x)}}, \; k_i(x) = \arg\min_k \|\mathrm{encoder}(x)_i - e_k\|
+
+    A point mass is a legal posterior of a discrete latent. The ELBO then is log p(x|z) + log p(k): minus the length, in
+    nats, of a message that names the codes first and then the data given these. `bound` measures it; it is below
+    log p(x), and `log_marginal` cannot close that gap, for all its draws are the same code.
+
+    Train with `elbo="vq"`. In training mode the codebook follows the encodings by running averages; with `decay=None`
+    it is a parameter. With `prior="autoregressive"` the codes are modelled, too, which makes messages shorter and is
+    what lets `sample` generate: the prior learns along with the rest and takes no influence on the codes. To train it
+    alone: `pv.fit(vae.prior.model, vae.prior.guide, vae.codes(x), elbo="trace")`.
+
+    Args:
+        data_shape: Shape of one datum. An image (C, H, W) gets convolutional networks, an int D perceptrons.
+        codes: K, the size of the codebook.
+        embedding_dim: d, the size of a code's vector.
+        channels: Of an image's convolutions, each of which halves height and width; the codes have the last size.
+        blocks: Residual blocks at that size, in the encoder and in the decoder.
+        hidden: Widths of the perceptrons' hidden layers, for vectors.
+        positions: Number of codes, for vectors.
+        activation: Name of the nonlinearity, see `pv.nets`.
+        likelihood: p(x|z), see `VAE`. Bits per dimension need one for discrete data, "discretized_logistic" for images.
+        prior: p(k), "uniform" or "autoregressive".
+        decay, revive: Of the codebook's running averages; how rarely used a code is before it is placed anew, in uses
+            per batch.
+
+    Raises:
+        ValueError: As `VAE` does; for sizes below 1, a decay outside (0, 1), an unknown prior.
+
+    Reference: van den Oord et al. 2017, arXiv 1711.00937; the averages of its appendix A.1.
+
+    Example:
+        >>> vae = VQVAE((3, 32, 32), likelihood="discretized_logistic")
+        >>> vae.codes(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 8, 8])
+    """
+
+    posterior: NearestCode
+    prior: UniformCodes | AutoregressiveCodes
+
+    def __init__(
+        self,
+        data_shape: int | Sequence[int],
+        codes: int = 512,
+        embedding_dim: int = 16,
+        channels: Sequence[int] = (64, 64),
+        blocks: int = 1,
+        hidden: Sequence[int] = (200, 200),
+        positions: int = 16,
+        activation: str = "relu",
+        likelihood: str | Likelihood = "bernoulli",
+        prior: Literal["uniform", "autoregressive"] = "uniform",
+        decay: float | None = 0.99,
+        revive: float = 0.1,
+    ) -> None:
+        shape = as_sizes(data_shape, "data_shape")
+        if isinstance(likelihood, str):
+            likelihood = conditionals.likelihood(likelihood, shape)
+        codebook = Codebook(codes, embedding_dim, decay, revive)
+        if len(shape) == 3:
+            encoder: nn.Module = _Encoder(shape, embedding_dim, channels, activation, blocks)
+            decoder: nn.Module = _Decoder(embedding_dim, likelihood.param_shape, channels, activation, blocks)
+            grid = tuple(_sizes(shape, len(channels))[-1])
+        else:
+            grid = tuple(as_sizes(positions, "positions", 1))
+            encoder = MLP(shape, hidden, (*grid, embedding_dim), activation)
+            decoder = MLP((*grid, embedding_dim), tuple(reversed(hidden)), likelihood.param_shape, activation)
+        priors: dict[str, Any] = {"uniform": UniformCodes, "autoregressive": AutoregressiveCodes}
+        super().__init__(
+            shape,
+            (*grid, embedding_dim),
+            likelihood=likelihood,
+            posterior=NearestCode(codebook, grid),
+            prior=lookup(priors, prior, "prior")(codebook, grid),
+            encoder=encoder,
+            decoder=decoder,
+        )
+
+    @torch.no_grad()
+    def codes(self, x: Tensor, chunk: int = 1000) -> Tensor:
+        """The codes of the data `x`, `(N, *data_shape)`: integers, `(N, *grid)`."""
+        self._check(x, batch=True)
+        device = next(self.parameters()).device
+        nearest = self.posterior.codebook.nearest
+        return torch.cat([nearest(self.encoder(part.to(device))) for part in x.split(chunk)])
+
+    def perplexity(self, x: Tensor) -> float:
+        """How many codes the data `x` use: the exponential of the entropy of their frequencies, 1 to K."""
+        used = torch.bincount(self.codes(x).flatten(), minlength=self.prior.codes).double()
+        return float(torch.special.entr(used / used.sum()).sum().exp())
+
+
+def _sizes(shape: torch.Size, halvings: int) -> list[tuple[int, int]]:
+    """Heights and widths, from the data's to that of the codes."""
+    sizes = [(shape[1], shape[2])]
+    for _ in range(halvings):
+        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+    return sizes
+
+
+class _Encoder(nn.Module):
+    """Stride-2 convolutions and no dense layer: `(*, C, H, W) -> (*, H', W', d)`."""
+
+    def __init__(self, shape: torch.Size, dim: int, channels: Sequence[int], activation: str, blocks: int) -> None:
+        super().__init__()
+        self.shape = shape
+        act = lookup(ACTIVATIONS, activation, "activation")
+        widths = as_sizes(channels, "channels")
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise((shape[0], *widths)):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), act()]
+        self.body = nn.Sequential(*layers, *residuals(widths[-1], blocks, act), act(), nn.Conv2d(widths[-1], dim, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = leading_shape(x, self.shape, "VQVAE")
+        h = self.body(x.reshape(-1, *self.shape)).movedim(1, -1)
+        return h.reshape(*lead, *h.shape[1:])
+
+
+class _Decoder(nn.Module):
+    """A convolution, then transposed ones: `(*, H', W', d) -> (*, C, H, W)`."""
+
+    def __init__(self, dim: int, shape: torch.Size, channels: Sequence[int], activation: str, blocks: int) -> None:
+        super().__init__()
+        self.shape = shape
+        act = lookup(ACTIVATIONS, activation, "activation")
+        widths = tuple(reversed(as_sizes(channels, "channels")))
+        self.sizes = list(reversed(_sizes(shape, len(widths))[:-1]))
+        self.head = nn.Sequential(nn.Conv2d(dim, widths[0], 3, padding=1), *residuals(widths[0], blocks, act), act())
+        self.body = nn.ModuleList()
+        for before, after in itertools.pairwise(widths):
+            self.body.append(nn.Sequential(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), act()))
+        self.final = nn.ConvTranspose2d(widths[-1], shape[0], 4, stride=2, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        lead = z.shape[:-3]
+        h = self.head(z.reshape(-1, *z.shape[-3:]).movedim(-1, 1))
+        for stage, (high, wide) in zip([*self.body, self.final], self.sizes, strict=True):
+            h = stage(h)[..., :high, :wide]
+        return h.reshape(lead + self.shape)
+
+    def set_output_bias(self, features: Tensor) -> None:
+        """Centre the output on `features`, of shape `(C, H, W)`: each channel's bias becomes its spatial mean."""
+        same_shape(features, self.shape, "set_output_bias")
+        with torch.no_grad():
+            self.final.get_parameter("bias").copy_(features.mean((-2, -1)))
