@@ -46,7 +46,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import torch
 from matplotlib.figure import Figure
@@ -54,36 +53,22 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae.elbo import REBAR, VIMCO, Cooling, DisARM, Reinforce, Relaxed
+from pyro_vae.models import DiscreteVAE
 
-LATENTS = {"categorical": (dist.OneHotCategorical, (20, 10)), "bernoulli": (dist.Bernoulli, (200,))}
+LATENTS: dict[Any, tuple[int, ...]] = {"categorical": (20, 10), "bernoulli": (200,)}
 PUBLISHED = {  # Jang et al. 2017, table 1: nats, fixed binarisation; their score function beside our NVIL
     "categorical": {"NVIL": 110.6, "straight-through": 110.9, "ST Gumbel": 107.8, "Gumbel-Softmax": 101.5},
     "bernoulli": {"NVIL": 112.2, "straight-through": 116.0, "ST Gumbel": 111.5, "Gumbel-Softmax": 105.0},
 }
 
 
-def build(latents: str, hidden: list[int], data: pv.data.Data, seed: int) -> tuple[Callable[..., None], ...]:
-    """A fresh pair, from the same weights each time: two plain functions over discrete sites."""
-    pyro.clear_param_store()
+def build(latents: Any, hidden: list[int], data: pv.data.Data, seed: int) -> DiscreteVAE:
+    """A fresh pair, from the same weights each time."""
     torch.manual_seed(seed)
-    size, (family, shape) = data.shape[0], LATENTS[latents]
-    encoder = pv.nets.MLP(size, hidden, shape)
-    decoder = pv.nets.MLP(shape, hidden, size)
+    vae = DiscreteVAE(data.shape, LATENTS[latents], latents, hidden, activation="relu")
+    decoder: Any = vae.decoder
     decoder.set_output_bias(data.mean.clamp(0.01, 0.99).logit())
-
-    def model(x: Tensor) -> None:
-        pyro.module("decoder", decoder)
-        prior = pyro.param("prior", lambda: x.new_zeros(shape))
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", family(logits=prior).to_event(1))
-            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
-
-    def guide(x: Tensor) -> None:
-        pyro.module("encoder", encoder)
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", family(logits=encoder(x)).to_event(1))
-
-    return model, guide
+    return vae
 
 
 def estimators(data: pv.data.Data, options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
@@ -128,10 +113,10 @@ class Run:
 
 def train(make: Callable[[], Any], lr: float, data: pv.data.Data, test: Tensor, options: argparse.Namespace) -> Run:
     """Train a fresh pair under one estimator."""
-    model, guide = build(options.latents, options.hidden, data, options.seed)
+    vae = build(options.latents, options.hidden, data, options.seed)
     history = pv.fit(
-        model,
-        guide,
+        vae.model,
+        vae.guide,
         data,
         elbo=make(),
         epochs=options.epochs,
@@ -141,8 +126,8 @@ def train(make: Callable[[], Any], lr: float, data: pv.data.Data, test: Tensor, 
         seed=options.seed,
         device="cpu",  # networks this small do not need a GPU
     )
-    elbo = pv.bound(model, guide, test, num_particles=10, seed=0)
-    marginal = pv.log_marginal(model, guide, test[: options.num_data], num_samples=options.num_samples, seed=0)
+    elbo = pv.bound(vae.model, vae.guide, test, num_particles=10, seed=0)
+    marginal = pv.log_marginal(vae.model, vae.guide, test[: options.num_data], num_samples=options.num_samples, seed=0)
     return Run(lr, history, elbo, marginal)
 
 

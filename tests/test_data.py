@@ -143,7 +143,7 @@ def test_cifar10_and_omniglot_layout(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_names() -> None:
-    assert NAMES == ("digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "omniglot")
+    assert NAMES == ("digits", "sprites", "mnist", "fashion_mnist", "kmnist", "cifar10", "omniglot")
     with pytest.raises(ValueError, match=r"unknown data set 'Fashion-MNST': did you mean 'fashion_mnist'.*digits"):
         load("Fashion-MNST")
     with pytest.raises(ValueError, match="unknown data set 'zzzz': known names"):

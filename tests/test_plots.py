@@ -107,3 +107,25 @@ def test_history_is_drawn(tmp_path: Path, valid: float | None) -> None:
     axes = History(epochs, best=2).plot()
     assert axes.get_xlabel() == "epoch"
     assert plots.save(axes, tmp_path / "history.png").stat().st_size > 1000
+
+
+def test_rows_have_their_names_and_their_own_lengths(tmp_path: Path) -> None:
+    figure = plots.image_rows({"one": torch.zeros(2, 16), "two": torch.ones(3, 16)}, title="rows")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["one", "two"]
+    picture = _pixels(plots.image_rows({"one": torch.zeros(2, 16), "two": torch.ones(3, 16)}), tmp_path / "rows.png")
+    assert float(picture[5 + 42, -5 - 84 - 42 - 5, 0]) == 0  # the second of the first row
+    assert float(picture[5 + 42, -5 - 42, 0]) == 1  # where it has no third
+    with pytest.raises(ValueError, match="images of different shapes"):
+        plots.image_rows({"one": torch.zeros(2, 16), "two": torch.ones(3, 25)})
+
+
+def test_embeddings_are_drawn_by_class(tmp_path: Path) -> None:
+    labels = torch.arange(3).repeat(4)
+    figure = plots.embeddings({"a": torch.rand(12, 2), "b": torch.rand(12, 2)}, labels, title="both")
+    assert [ax.get_title() for ax in figure.axes] == ["a", "b"]
+    assert [len(ax.collections) for ax in figure.axes] == [3, 3]
+    assert plots.save(figure, tmp_path / "embeddings.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match=r"points 'a' have shape \(12, 3\)"):
+        plots.embeddings({"a": torch.rand(12, 3)}, labels)
+    with pytest.raises(ValueError, match="30 classes cannot be told apart"):
+        plots.embeddings({"a": torch.rand(30, 2)}, torch.arange(30))

@@ -1,0 +1,126 @@
+"""Can a VAE find the digits without labels? A Gaussian mixture prior, its components summed over exactly, on MNIST.
+
+    python examples/gmvae.py                                            # MNIST
+    python examples/gmvae.py --data digits --epochs 60 20 20            # no download
+
+Trained from scratch, a mixture of ten soon uses three or four of its components: a cluster that begins with a little
+more than its share takes the data of the others, whose decoder learns no more. So it starts from another answer, in
+three steps, none of which sees a label: a plain VAE; a mixture of Gaussians on its codes, by EM; the GMVAE with that
+mixture's assignments as if they were labels. Then all is trained on the exact bound, without them.
+
+The accuracy is that under the best one-to-one match of clusters with digits.
+
+Measured with `--epochs 3 1 1` (2-core CPU, busy with other work, one thread; seed 0; 175 seconds): the mixture on the
+codes of the plain VAE has an accuracy of 0.667 and the VAE an ELBO of -120.7 on the test images, the GMVAE after one
+epoch of the exact bound 0.616 and -121.5. So short a run is no measure of what can be reached: it does not improve on
+its start. With the defaults (457 seconds without the last step, which was not measured) the mixture has 0.666 and the
+VAE -113.1, the start of the GMVAE 0.671 and -117.6. On the digits, as above (18 seconds), the accuracy goes from 0.624
+to 0.632 and the ELBO from -24.4 to -24.0.
+
+From random weights (`elbo="enum"` alone, 1400 steps of 50 images) ten clusters became five, with an accuracy of 0.37.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import pyro_vae as pv
+from pyro_vae.elbo import SemiSupervised, Trace
+from pyro_vae.models import GMVAE, GaussianMixture
+
+
+def mixture_of(codes: Tensor, clusters: int, starts: int) -> GaussianMixture:
+    """The likeliest of some mixtures of the codes `(N, D)`."""
+    found = []
+    for seed in range(starts):
+        mixture = GaussianMixture(codes.shape[1], clusters, min_scale=0.05).start_at(codes, seed=seed)
+        found.append((max(float(mixture.em_step(codes)) for _ in range(60)), seed, mixture))
+    return max(found)[2]
+
+
+def picture(stages: dict[str, float], vae: GMVAE, x: Tensor, y: Tensor, columns: int = 8) -> Figure:
+    """Accuracy by stage, who is in which cluster, and draws from each cluster."""
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    bars, matrix, draws = figure.subplots(1, 3)
+    bars.bar(list(stages), list(stages.values()), color="C0")
+    for i, accuracy in enumerate(stages.values()):
+        bars.annotate(f"{accuracy:.3f}", (i, accuracy), ha="center", va="bottom")
+    bars.set(ylabel="clustering accuracy, test data", ylim=(0, 1))
+    classes = int(y.max()) + 1
+    with torch.no_grad():
+        found = vae.classify(x).probs.argmax(-1)
+    counts = torch.bincount(found * classes + y, minlength=vae.num_classes * classes)
+    counts = counts.reshape(vae.num_classes, classes).float()
+    # clusters in the order of the digit that they hold most of
+    order = counts.argmax(1).argsort()
+    matrix.imshow((counts / counts.sum(1, keepdim=True).clamp_min(1))[order].numpy(), cmap="Blues", vmin=0, vmax=1)
+    matrix.set(xlabel="digit", ylabel="cluster", title="digits in each cluster", xticks=range(classes), yticks=[])
+    torch.manual_seed(0)
+    rows = torch.arange(vae.num_classes)[order].repeat_interleave(columns)
+    tiles = pv.plots.as_images(vae.sample(len(rows), rows))
+    side = tiles.shape[-1]
+    sheet = tiles.reshape(-1, columns, side, side).permute(0, 2, 1, 3).reshape(-1, columns * side)
+    draws.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=1)
+    draws.set(title="draws from each cluster", xticks=[], yticks=[])
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="mnist", help="a data set's name or file, with labels")
+    parser.add_argument("--clusters", type=int, default=10)
+    parser.add_argument("--latent_dim", type=int, default=10)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[300])
+    parser.add_argument("--epochs", type=int, nargs=3, default=[8, 3, 3], help="of the VAE, with its clusters, without")
+    parser.add_argument("--starts", type=int, default=4, help="of the mixture on the codes")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
+    options = parser.parse_args()
+
+    data = pv.data.load(options.data, binarize="static", flatten=True, valid=0.02)
+    x, test_x = data.train.x, data.test.x
+    test_y: Any = data.test.y
+    fixed: dict[str, Any] = {"batch_size": 100, "lr": options.lr, "lr_schedule": "cosine", "seed": options.seed}
+    fixed["device"] = "cpu"  # networks this small do not need a GPU
+    stages: dict[str, float] = {}
+    started = time.perf_counter()
+
+    def report(stage: str, clusters: Tensor, bound: float) -> None:
+        stages[stage] = pv.clustering_accuracy(clusters, test_y)
+        seconds = time.perf_counter() - started
+        print(f"{stage:10} accuracy {stages[stage]:.4f}, test ELBO {bound:.2f}, {seconds:.0f} s so far", flush=True)
+
+    torch.manual_seed(options.seed)
+    plain = pv.VAE(data.shape, options.latent_dim, options.hidden, "relu").start_at_mean(data.mean)
+    pv.fit(plain.model, plain.guide, data, epochs=options.epochs[0], **fixed)
+    with torch.no_grad():
+        codes, test_codes = plain.encode(x).mean, plain.encode(test_x).mean
+        mixture = mixture_of(codes[:20_000], options.clusters, options.starts)
+        clusters = mixture.encode(codes).probs.argmax(-1)
+        found = mixture.encode(test_codes).probs.argmax(-1)
+    report("VAE + EM", found, pv.bound(plain.model, plain.guide, test_x, seed=0).mean)
+
+    vae = GMVAE(data.shape, options.clusters, options.latent_dim, options.hidden).start_at_mean(data.mean)
+    # with every label given there is nothing to sum over, so a plain ELBO does
+    objective = SemiSupervised(elbo=Trace(), weight=10.0)
+    pv.fit(vae.model, vae.guide, (x, clusters), elbo=objective, epochs=options.epochs[1], **fixed)
+    for stage, epochs in (("start", 0), ("GMVAE", options.epochs[2])):
+        if epochs:
+            pv.fit(vae.model, vae.guide, data, elbo="enum", epochs=epochs, **fixed)
+        with torch.no_grad():
+            found = vae.classify(test_x).probs.argmax(-1)
+        report(stage, found, pv.bound(vae.model, vae.guide, test_x, seed=0).mean)
+    figure = picture(stages, vae, test_x, test_y)
+    print(pv.plots.save(figure, options.pictures / f"gmvae_{options.data}.png"))
+
+
+if __name__ == "__main__":
+    main()

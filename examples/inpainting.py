@@ -1,0 +1,102 @@
+"""What is hidden, given a part of the image? A conditional VAE paints in quadrants, against a plain network.
+
+    python examples/inpainting.py                              # MNIST
+    python examples/inpainting.py --data digits --epochs 40    # no download
+
+The task of Sohn, Lee and Yan 2015 and of Pyro's CVAE example: 1, 2 or 3 quadrants of a digit are seen, and the model
+gives the density of the others, p(hidden | seen). The baseline has the same networks without a latent: its pixels are
+independent given the quadrants seen: it cannot choose between two ways to go on, and blurs them. Pyro's tutorial has
+-log p on MNIST of 100.4, 61.9 and 25.4 for its network and 71.8, 51.0 and 24.2 for its CVAE, for 1, 2 and 3 quadrants;
+networks, binarisation and estimates differ.
+
+Measured with `--epochs 4 --quadrants 1 --num_data 300 --num_samples 200` on MNIST (2-core CPU, very busy with other
+work, one thread, less than a minute of it; seed 0): network 111.09, CVAE 72.81 (its ELBO 76.48). On the digits, with
+`--data digits --epochs 30 --num_samples 200`: network 19.32, 12.98 and 6.37, CVAE 18.39, 12.36 and 6.26.
+"""
+
+import argparse
+from pathlib import Path
+
+import pyro
+import torch
+from torch import Tensor
+
+import pyro_vae as pv
+from pyro_vae.models import ConditionalVAE, Quadrants
+
+
+class Baseline(torch.nn.Module):
+    """p(hidden | seen) by one network, a model without latents."""
+
+    def __init__(self, hidden: int, seen: int) -> None:
+        super().__init__()
+        self.net = pv.nets.MLP(seen, (400, 400), hidden, "relu")
+        self.likelihood = pv.conditionals.Bernoulli(hidden)
+
+    def model(self, x: Tensor, seen: Tensor) -> None:
+        pyro.module("baseline", self.net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", self.likelihood(self.net(seen)), obs=x)
+
+    def guide(self, x: Tensor, seen: Tensor) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="mnist", help="a data set's name or file")
+    parser.add_argument("--quadrants", type=int, nargs="+", default=[1, 2, 3], help="how many are seen")
+    parser.add_argument("--latent_dim", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--num_samples", type=int, default=500, help="importance samples per test image")
+    parser.add_argument("--num_data", type=int, default=1000, help="test images, at most")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
+    options = parser.parse_args()
+
+    data = pv.data.load(options.data, binarize="static", valid=0.05)
+    channels, height, width = data.shape
+    rows: dict[str, Tensor] = {}
+    for visible in options.quadrants:
+        pyro.clear_param_store()
+        cut = Quadrants((channels, height, width), visible)
+        train, valid, test = (cut.split(x) for x in (data.train.x, data.valid.x, data.test.x[: options.num_data]))
+        torch.manual_seed(options.seed)
+        sizes = test[0].shape[1], test[1].shape[1]
+        cvae = ConditionalVAE(sizes[0], sizes[1:], options.latent_dim, hidden=(400, 400), activation="relu")
+        baseline = Baseline(*sizes)
+        for pair in (baseline, cvae):
+            history = pv.fit(
+                pair.model,
+                pair.guide,
+                train,
+                valid=valid,
+                epochs=options.epochs,
+                batch_size=min(128, len(data.train)),
+                lr=1e-3,
+                lr_schedule="cosine",
+                seed=options.seed,
+            )
+            print(f"{type(pair).__name__}, {visible} seen: {history[-1].seconds:.0f} seconds", flush=True)
+        plain = -pv.bound(baseline.model, baseline.guide, *test).mean
+        found = pv.log_marginal(cvae.model, cvae.guide, *test, num_samples=options.num_samples, seed=0, progress=None)
+        bound = -pv.bound(cvae.model, cvae.guide, *test, num_particles=10, seed=0).mean
+        print(
+            f"-log p(hidden | {visible} seen): network {plain:.2f}, "
+            f"CVAE {-found.log_prob.mean():.2f} (-ELBO {bound:.2f})",
+            flush=True,
+        )
+
+        torch.manual_seed(options.seed)
+        few = [part[:10] for part in test]
+        grey = torch.full_like(few[0], 0.5)
+        rows[f"{visible} seen"] = cut.join(grey, few[1])
+        rows[f"{visible}: network"] = cut.join(baseline.likelihood(baseline.net(few[1])).mean.detach(), few[1])
+        for i in range(3):
+            rows[f"{visible}: CVAE, {i + 1}"] = cut.join(cvae.sample(len(few[1]), condition=few[1]), few[1])
+    picture = pv.plots.image_rows(rows, title="hidden quadrants painted in")
+    print(pv.plots.save(picture, options.pictures / f"inpainting_{options.data}.png"))
+
+
+if __name__ == "__main__":
+    main()
