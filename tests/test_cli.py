@@ -773,3 +773,11 @@ def test_gaps(run: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     assert found["num_data"] == len(Path(run, "gaps.csv").read_text().splitlines()) - 1 == 3
     assert found["inference"] == pytest.approx(found["approximation"] + found["amortization"])
     assert Path(run, "gaps.png").is_file()
+
+
+def test_an_autoencoder_has_a_loss_and_no_log_p(capsys: pytest.CaptureFixture[str]) -> None:
+    out = _ok(capsys, "train", *QUICK, "--model", "Autoencoder", "--out", "new")
+    assert "no log p(x): the guide puts all of site 'z' in one point" in out
+    assert "ELBO -" in out
+    assert "new/reconstructions.png" in out
+    assert "elbo" in json.loads(Path("new/evaluation-test.json").read_text())

@@ -15,7 +15,8 @@ from pyro_vae import plots
 from pyro_vae.cli.parser import Parser
 from pyro_vae.data import Split
 from pyro_vae.elbo.tracing import fork_rng
-from pyro_vae.evaluate import summarize
+from pyro_vae.evaluate import bound, summarize
+from pyro_vae.evaluate.marginal.proposals import NoDensity
 from pyro_vae.runs import LoadedRun, load_run, replacing, save_json
 
 __all__ = [
@@ -111,18 +112,23 @@ def publish(result: Any, run: LoadedRun, name: str) -> None:
 
 def report(run: LoadedRun, x: Tensor, split: str, *, num_samples: int, seed: int, progress: bool | None) -> None:
     """Print the figures of a run on some data, and write them to its directory."""
-    summary = summarize(
-        run.model,
-        run.guide,
-        x,
-        num_samples=num_samples,
-        seed=seed,
-        progress=progress,
-        data=f"{run.config['data']} ({split})",
-        binarize=run.config["binarize"],
-    )
+    summary: Any
     try:
-        say(summary.table())
+        summary = summarize(
+            run.model,
+            run.guide,
+            x,
+            num_samples=num_samples,
+            seed=seed,
+            progress=progress,
+            data=f"{run.config['data']} ({split})",
+            binarize=run.config["binarize"],
+        )
+    except NoDensity as error:  # a deterministic autoencoder has a loss to report all the same
+        summary = bound(run.model, run.guide, x, seed=seed)
+        say(f"no log p(x): {error}")
+    try:
+        say(summary.table() if hasattr(summary, "table") else repr(summary))
     finally:  # neither a folder that cannot be written to nor a screen that cannot be printed to loses the figures
         path = save_json(run.path / f"evaluation-{split}.json", summary.to_dict())
     say(str(path))

@@ -25,7 +25,7 @@ from pyro_vae.elbo.tracing import (
     trace_pair,
 )
 
-__all__ = ["Proposal", "as_guide", "prior_traces"]
+__all__ = ["NoDensity", "Proposal", "as_guide", "prior_traces"]
 
 Program = Callable[..., Any]
 Data = tuple[tuple[Any, ...], dict[str, Any]]
@@ -47,6 +47,10 @@ def prior_traces(model: Program, data: Data, num_particles: int | None, nesting:
         if not site["is_observed"]:
             latents.add_node(name, **site)
     return checked_pair(run, latents, None if num_particles is None else -1 - nesting)
+
+
+class NoDensity(ValueError):
+    """A guide without a density at a continuous site, so that there are no importance weights."""
 
 
 class Proposal:
@@ -135,7 +139,7 @@ class Proposal:
             if extra or p is None or not is_point_mass(q["fn"]):
                 continue  # an autoguide maps an auxiliary draw to a point mass, with the Jacobian as its weight
             if not (is_point_mass(p["fn"]) or p["fn"].support.is_discrete):
-                raise ValueError(
+                raise NoDensity(
                     f"the guide puts all of site {name!r} in one point, and a point mass has no density at a "
                     "continuous site: there are no importance weights. Use a guide with a density; or method='prior' "
                     "or 'ais', which need no guide, if the prior is a density"
