@@ -76,16 +76,19 @@ class Training:
 
     def batches(self, feed: Feed, *, remember: bool) -> Iterator[tuple[Any, ...]]:
         """What is left of the present epoch's batches; `remember` how it began, for a snapshot within it."""
-        done, now = len(self.at.losses), self._noise()
-        if done and self._noise_at_start is not None:
+        done = len(self.at.losses)
+        if not done:
+            if remember:
+                self._noise_at_start = self._noise()
+            return feed.batches(self.at.generator)
+        # the same batches in the same order pass by once more, then noise goes on where it was
+        now = self._noise()
+        if self._noise_at_start is not None:
             self._restore(self._noise_at_start)
-        elif remember:
-            self._noise_at_start = now
         stream = feed.batches(self.at.generator)
-        if done:  # the same batches in the same order pass by once more, then noise goes on where it was
-            for _ in range(done):
-                next(stream, None)
-            restore_noise(now)
+        for _ in range(done):
+            next(stream, None)
+        restore_noise(now)
         return stream
 
     def snapshot(self) -> Snapshot:

@@ -33,7 +33,8 @@ class SemiSupervised(TensorELBO):
         num_particles: Draws from the guide, for the wrapped ELBO.
         elbo: The ELBO to wrap. Default: `pyro.infer.TraceEnum_ELBO`, which sums over the labels exactly.
         weight: alpha >= 0, per labelled datum. Kingma et al. take 0.1 times the number of data over that of the
-            labelled ones; Pyro's tutorial 46.
+            labelled ones, which is 0.1 B / B_l where every batch of B data holds B_l labelled ones, however few there
+            are in all. Pyro's tutorial takes 46 and sees each label once an epoch.
         site: Name of the label's site in the guide.
 
     Raises:
