@@ -79,7 +79,6 @@ def train(vae: SemiSupervisedVAE, batches: Batches, epochs: int, options: argpar
         elbo=SemiSupervised(weight=options.weight),
         epochs=epochs,
         lr=options.lr,
-        lr_schedule="cosine",
         seed=options.seed,
         device="cpu",  # networks this small do not need a GPU
         preflight=False,  # a loader's batches are checked as they come
@@ -117,14 +116,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist", help="a data set's name or file, with labels")
     parser.add_argument("--labels", type=int, nargs="+", default=[100, 3000])
-    parser.add_argument("--epochs", type=int, default=8, help="of M1; M1+M2 and M2 take `--epochs_labelled`")
-    parser.add_argument("--epochs_labelled", type=int, nargs=2, default=[6, 3], help="of M1+M2 and of M2")
+    parser.add_argument("--epochs", type=int, default=4, help="of M1; M1+M2 and M2 take `--epochs_labelled`")
+    parser.add_argument("--epochs_labelled", type=int, nargs=2, default=[6, 30], help="of M1+M2 and of M2")
     parser.add_argument("--latent_dim", type=int, default=50)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[300])
-    parser.add_argument("--batch_size", type=int, default=100)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[500])
+    parser.add_argument("--batch_size", type=int, default=200)
     parser.add_argument("--labelled_per_batch", type=int, default=20)
-    parser.add_argument("--weight", type=float, default=46.0, help="of the classification loss")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--weight", type=float, default=1.0, help="of the classification loss")
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
@@ -166,7 +165,7 @@ def main() -> None:
         torch.manual_seed(options.seed)
         classes = int(y.max()) + 1
         kind: dict[str, Any] = {"num_classes": classes, "latent_dim": options.latent_dim}
-        kind |= {"hidden": options.hidden, "activation": "relu"}
+        kind |= {"hidden": options.hidden, "activation": "softplus"}
         stacked = SemiSupervisedVAE(options.latent_dim, likelihood="normal", **kind)
         started = time.perf_counter()
         train(stacked, Batches(drawn_codes, y, few, options), options.epochs_labelled[0], options)
