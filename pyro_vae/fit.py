@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,12 +18,8 @@ import torch
 from pyro_vae import elbo as elbos
 from pyro_vae.checkpoints import (
     Checkpoints,
-    Snapshot,
     Stop,
-    load_svi_state,
-    noise_state,
     objective_values,
-    restore_noise,
     stop_between_steps,
 )
 from pyro_vae.course import Length, LRSchedule, described, kl_schedule, lr_factor
@@ -173,28 +168,31 @@ def fit(
     history = History(seed=seed, elbo=elbo if isinstance(elbo, str) else type(elbo).__name__)
     if isinstance(data, Data):
         history.data = data.describe()
-    settings = {
-        "elbo": [history.elbo, objective_values(objective)],
-        "batch_size": batch_size,
-        "accumulate": accumulate,
-        "lr": lr,
-        "lr_schedule": described(lr_schedule),
-        "optim": described(optim),
-        "clip_norm": clip_norm,
-        "num_particles": num_particles,
-        "kl_weight": described(kl_weight),
-        "keep_best": keep_best,
-        "seed": seed,
-        "precision": precision,
-        "data": {**train.describe(), **history.data},
-        "valid": None if held_out is None else held_out.describe(),
-    }
+    keeper = _keeper(checkpoints, resume)
+    # what a run must be resumed with; looking at the data takes time, which a run without checkpoints can spare
+    settings: dict[str, Any] = {}
+    if keeper is not None:
+        settings = {
+            "elbo": [history.elbo, objective_values(objective)],
+            "batch_size": batch_size,
+            "accumulate": accumulate,
+            "lr": lr,
+            "lr_schedule": described(lr_schedule),
+            "optim": described(optim),
+            "clip_norm": clip_norm,
+            "num_particles": num_particles,
+            "kl_weight": described(kl_weight),
+            "keep_best": keep_best,
+            "seed": seed,
+            "precision": precision,
+            "data": {**train.describe(), **history.data},
+            "valid": None if held_out is None else held_out.describe(),
+        }
     if accumulate > 1 and isinstance(objective, elbos.PhasedELBO):
         raise ValueError(f"{type(objective).__name__} steps its phases in turn: it takes no accumulate={accumulate}")
     by_elbo = getattr(objective, "bound", "elbo") != "none"
     if early_stopping is not None and not by_elbo:
         raise ValueError(f"early stopping goes by the ELBO, which {type(objective).__name__} does not maximise")
-    keeper = _keeper(checkpoints, resume)
 
     with ExitStack() as stack:
         saved = None
@@ -282,7 +280,7 @@ def fit(
                 except NonFiniteLoss as error:
                     if at.rollbacks >= rollbacks:
                         raise
-                    _roll_back(training, good, error)
+                    training.roll_back(good, error)
                     if keeper is not None:
                         keeper.clear(after=at.step)
                     continue
@@ -346,28 +344,6 @@ def _gradients(svi: SVI, meter: Meter, batch: tuple[Any, ...], parts: int) -> to
         total = svi.gradients(part, scale=scale)
         loss = loss + scale * torch.stack(total if isinstance(total, tuple) else (total,)).sum()
     return loss
-
-
-def _roll_back(training: Training, good: Snapshot | None, error: NonFiniteLoss) -> None:
-    """Return to the end of the epoch before, with half the learning rate and other noise."""
-    at, svi = training.at, training.svi
-    lr_factor, rollbacks, failed = at.lr_factor / 2, at.rollbacks + 1, at.step
-    if good is None:  # in the first epoch
-        training.guard.restore_good()
-        for optimizer in svi.optimizers:
-            optimizer.state.clear()
-        at.epoch, at.step, at.losses = 1, 0, []
-    else:
-        noise = noise_state()
-        load_svi_state(svi, good.part("svi"), error.batch, compiled=False)
-        training.take_up(good)
-        restore_noise(noise)
-    at.lr_factor, at.rollbacks = lr_factor, rollbacks
-    training.guard.keep()
-    warnings.warn(
-        f"{error}. Going back from step {failed + 1} to step {at.step}, with {lr_factor:g} times the learning rate",
-        stacklevel=3,
-    )
 
 
 def _check(kind: str, **values: float | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from pyro_vae.checkpoints import Snapshot, load_svi_state, noise_state, restore_noise, svi_state
 from pyro_vae.feed import Feed
-from pyro_vae.guard import WeightGuard
+from pyro_vae.guard import NonFiniteLoss, WeightGuard
 from pyro_vae.history import Epoch, History
 from pyro_vae.svi import SVI
 
@@ -140,6 +141,30 @@ class Training:
         self.history.epochs[:] = [Epoch(**figures) for figures in saved.values["history"]]
         self.history.best = saved.values["best_epoch"]
         self._restore(saved.part("noise"))
+
+    def roll_back(self, good: Snapshot | None, error: NonFiniteLoss) -> None:
+        """Return to a snapshot of the end of an epoch, to the start if there is none, with half the learning rate.
+
+        The noise is other noise than the first time.
+        """
+        at, svi = self.at, self.svi
+        lr_factor, rollbacks, failed = at.lr_factor / 2, at.rollbacks + 1, at.step
+        if good is None:
+            self.guard.restore_good()
+            for optimizer in svi.optimizers:
+                optimizer.state.clear()
+            at.epoch, at.step, at.losses = 1, 0, []
+        else:
+            noise = noise_state()
+            load_svi_state(svi, good.part("svi"), error.batch, compiled=False)
+            self.take_up(good)
+            restore_noise(noise)
+        at.lr_factor, at.rollbacks = lr_factor, rollbacks
+        self.guard.keep()
+        warnings.warn(
+            f"{error}. Going back from step {failed + 1} to step {at.step}, with {lr_factor:g} times the learning rate",
+            stacklevel=3,
+        )
 
     def _noise(self) -> Snapshot:
         noise = noise_state()

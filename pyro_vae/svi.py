@@ -138,8 +138,7 @@ class SVI:
         with fork_rng(), recording(), poutine.trace(param_only=True) as capture, modules_called() as called:
             loss(*args, **kwargs)
         self._called = called
-        found: Any = capture.trace.nodes
-        return {name: site["value"].unconstrained() for name, site in found.items()}
+        return _captured(capture)
 
     def adopt(self, params: dict[str, Tensor]) -> None:
         """Let the optimizer hold these parameters, in their order; those of phases are held already."""
@@ -166,8 +165,7 @@ class SVI:
     def load_compiled(self, state: dict[str, Any] | None) -> None:
         """Compile what was compiled then, as soon as a step needs it. Call `prepare` first."""
         if state is not None and self._phases is None:
-            loss_of = None if self._differentiable() is None else self._loss_of
-            self._compiled = CompiledGradients(loss_of, self.loss, self._called, state)
+            self._compiled = self._compiler(self._called, state)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """One gradient step; returns the loss before it (0-d tensor, nats summed over the batch)."""
@@ -198,16 +196,14 @@ class SVI:
         look = modules_called() if self.compile and self._compiled is None else nullcontext()
         with poutine.trace(param_only=True) as capture, look as modules:
             loss, rescaled = self._backward(scale, args, kwargs)
-        found: Any = capture.trace.nodes
-        self._register((name, site["value"].unconstrained()) for name, site in found.items())
+        self._register(_captured(capture).items())
         if not self._trains and all(p.grad is None for p in self._held()):
             raise ValueError(_NO_PARAMETERS)
         self._trains = True
         if not rescaled:
             self._rescale(scale, before)
         if modules is not None:
-            loss_of = None if self._differentiable() is None else self._loss_of
-            self._compiled = CompiledGradients(loss_of, self.loss, modules)
+            self._compiled = self._compiler(modules)
         return loss
 
     def update(self) -> None:
@@ -273,6 +269,10 @@ class SVI:
         with networks_in(self._dtype, self.model, self.guide):
             return self._differentiable()(self.model, self.guide, *args, **kwargs)
 
+    def _compiler(self, modules: list[torch.nn.Module], state: dict[str, Any] | None = None) -> CompiledGradients:
+        loss_of = None if self._differentiable() is None else self._loss_of
+        return CompiledGradients(loss_of, self.loss, modules, state)
+
     def _scaled(self, scale: float) -> Any:
         """What the loss is multiplied with before its gradient is taken."""
         if self._dtype != torch.float16:
@@ -320,3 +320,8 @@ class SVI:
             self.optimizer = self._factory(list(new))
         else:  # a branch of the pair that ran for the first time
             self.optimizer.add_param_group({"params": list(new)})
+
+
+def _captured(capture: Any) -> dict[str, Tensor]:
+    """The unconstrained parameters that a `poutine.trace` has seen, by name."""
+    return {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}

@@ -23,7 +23,7 @@ class Checkpoints:
     random generators. It replaces older ones only once it is whole and on the disk.
 
     Args:
-        path: The folder; made when the first checkpoint is written.
+        path: The folder; made when training begins, and removed if nothing was written there.
         steps: Steps between two checkpoints.
         minutes: Minutes between two checkpoints. With both, whichever comes first.
         keep: How many of the latest to keep.

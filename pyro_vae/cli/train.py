@@ -146,8 +146,10 @@ def run(words: Sequence[str], command: str) -> None:
     """Train, save, report and draw."""
     pyro.clear_param_store()
     torch.manual_seed(0)  # networks made while the module of a pair is imported are the same every time
-    resumed = _resumed(words)
-    before = None if resumed is None else _before(resumed, words)
+    run_to_resume = _value(words, "--resume")
+    resumed = None if run_to_resume is None else Path(run_to_resume)
+    # looked through for names of code before anything is imported
+    before = None if resumed is None else read_config(resumed, trust=_value(words, "--trust") == "true")
     parser, options = _read(words if resumed is None else ["--config", str(resumed / CONFIG), *words])
     if options.num_samples < 1:
         raise ValueError(f"--num_samples must be at least 1, got {options.num_samples}")
@@ -164,23 +166,15 @@ def run(words: Sequence[str], command: str) -> None:
         raise
 
 
-def _resumed(words: Sequence[str]) -> Path | None:
-    """The run to go on with, if there is one, found before its options are read."""
-    for i, word in enumerate(words):
-        if word == "--resume" and i + 1 < len(words):
-            return Path(words[i + 1])
-        if word.startswith("--resume="):
-            return Path(word.removeprefix("--resume="))
-    return None
-
-
-def _before(path: Path, words: Sequence[str]) -> dict[str, Any]:
-    """The options that a run was started with; looked through for names of code before anything is imported."""
-    trusted = any(
-        word == "--trust=true" or (word == "--trust" and after == "true")
-        for word, after in zip(words, [*words[1:], ""], strict=True)
-    )
-    return read_config(path, trust=trusted)
+def _value(words: Sequence[str], option: str) -> str | None:
+    """What an option is given, None if nothing: found before the words are parsed, the last one counts as there."""
+    found = None
+    for word, after in zip(words, [*words[1:], None], strict=True):
+        if word == option:
+            found = after
+        elif word.startswith(f"{option}="):
+            found = word.removeprefix(f"{option}=")
+    return found
 
 
 def _check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -88,6 +88,9 @@ def importance(
         chunk = math.ceil(num_samples / math.ceil(num_samples / chunk))  # equal chunks, for one graph
         with suppress(Exception):  # no compiler, or a pair whose Python looks at values: then it runs eagerly
             fast = FastWeights(proposal, take(*data, 0, per_data), chunk)
+    # compiled, the weights of several data are looked at together: each look would take as long as drawing them
+    gathered = 0 if fast is None else GATHERED
+    group = n if whole else per_data * max(1, gathered // (num_samples * per_data))
 
     def weigh(some: Data, plan: Tensor, share: float) -> Tensor:
         """Log-weights `(K, N)` of at most `per_data` data."""
@@ -101,12 +104,9 @@ def importance(
     def draw(weights: Weights, data: Data, count: int) -> None:
         plan = proposal.plan(count)
         share, size = float(plan.double().mean()), len(data[0][0])
-        for start, stop in slices(count, chunk if fast is None else max(chunk, GATHERED // size)):
+        for start, stop in slices(count, max(chunk, gathered // size)):
             columns = [weigh(take(*data, *block), plan[start:stop], share) for block in slices(size, per_data)]
             weights.add(torch.cat(columns, 1))
-
-    # compiled, the weights of several data are looked at together: each look would take as long as drawing them
-    group = n if whole else per_data * (1 if fast is None else max(1, GATHERED // (num_samples * per_data)))
 
     def parts(advance: Advance) -> Iterator[LogMarginal]:
         for start, stop in slices(n, group):
