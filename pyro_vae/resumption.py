@@ -155,6 +155,7 @@ class Training:
                 optimizer.state.clear()
             at.epoch, at.step, at.losses = 1, 0, []
         else:
+            good = good.copy()  # the optimizer works on what it is given, and there may be a second time
             noise = noise_state()
             load_svi_state(svi, good.part("svi"), error.batch, compiled=False)
             self.take_up(good)

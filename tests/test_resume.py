@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import pyro_vae as pv
 from pyro_vae.checkpoints import Snapshot, read_snapshot, write_snapshot
 from pyro_vae.fit import State
-from pyro_vae.guard import NonFiniteLoss
+from pyro_vae.guard import NonFiniteLoss, WeightGuard
+from pyro_vae.resumption import Position, Training
 
 Callback = Callable[[State], bool | None]
 
@@ -438,6 +439,22 @@ def test_a_nan_goes_back_with_half_the_rate(tmp_path: Path) -> None:
     assert caught.value.gradients
     with pytest.raises(ValueError, match="rollbacks must be"):
         pv.fit(pair.model, pair.guide, data, rollbacks=-1)
+
+
+def test_going_back_a_second_time_finds_the_same_state() -> None:
+    """What is trained after the first time leaves the state that it went back to alone."""
+    pair, x = vae(), digits(binarize="threshold").train.x[:30]
+    svi = pv.SVI(pair.model, pair.guide)
+    svi.step(x)
+    guard = WeightGuard(svi, torch.device("cpu"))
+    training = Training(svi, guard, pv.History(), Position(torch.Generator()), {}, False)
+    good = training.snapshot().copy()
+    before = good.copy()
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="Going back"):
+            training.roll_back(good, NonFiniteLoss("the loss is nan", 0, (x,), []))
+        svi.step(x)
+        assert all(torch.equal(value, before.tensors[name]) for name, value in good.tensors.items())
 
 
 def test_changed_checkpoints_are_never_half_read(tmp_path: Path) -> None:
