@@ -33,6 +33,7 @@ from pyro_vae.fit import fit
 from pyro_vae.guard import NonFiniteLoss
 from pyro_vae.history import History
 from pyro_vae.models import VAE, Autoencoder, AuxiliaryVAE
+from pyro_vae.ranks import Ranks, launch
 from pyro_vae.runs import load_pair, load_run, save_pair
 from pyro_vae.svi import SVI
 
@@ -46,6 +47,7 @@ __all__ = [
     "Checkpoints",
     "History",
     "NonFiniteLoss",
+    "Ranks",
     "bound",
     "check_estimator",
     "clustering_accuracy",
@@ -62,6 +64,7 @@ __all__ = [
     "fit_local",
     "impute",
     "inference_gaps",
+    "launch",
     "load_pair",
     "load_run",
     "latent_report",

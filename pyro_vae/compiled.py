@@ -56,12 +56,18 @@ class CompiledGradients:
             step, for what it changes in Python from step to step; tensors that it holds are changed in place.
         modules: The modules that the loss calls, whose train or eval mode counts.
         state: What `state()` of another such object said: steps then run compiled or eagerly as they would have there.
+        what: What a warning calls the steps.
     """
 
     def __init__(
-        self, loss: Loss | None, objective: Any, modules: list[nn.Module], state: dict[str, Any] | None = None
+        self,
+        loss: Loss | None,
+        objective: Any,
+        modules: list[nn.Module],
+        state: dict[str, Any] | None = None,
+        what: str = "steps",
     ) -> None:
-        self.objective, self.modules = objective, modules
+        self.objective, self.modules, self.what = objective, modules, what
         self.loss: Any = loss
         self.advance: Callable[[], None] | None = getattr(objective, "advance", None)
         self.reason: str | None = None
@@ -196,7 +202,7 @@ class CompiledGradients:
     def _give_up(self, reason: str) -> None:
         self.reason = reason
         self._graphs.clear()
-        warnings.warn(f"steps run eagerly, not compiled: {reason}", stacklevel=4)
+        warnings.warn(f"{self.what} run eagerly, not compiled: {reason}", stacklevel=4)
 
 
 def compiled_function(f: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[..., Tensor]:
@@ -272,8 +278,9 @@ def _kept(tensors: list[Tensor]) -> Iterator[None]:
 
 
 def _tensors_of(objective: Any) -> list[Tensor]:
-    """Tensors that an objective, or one that it wraps, holds as attributes."""
-    values = list(getattr(objective, "__dict__", {}).values())
+    """Tensors that an objective, or one that it wraps, holds as attributes or in dictionaries."""
+    held = list(getattr(objective, "__dict__", {}).values())
+    values = [v for h in held for v in (h.values() if isinstance(h, dict) else (h,))]
     inner = [t for v in values if isinstance(v, pyro.infer.ELBO) for t in _tensors_of(v)]
     return [v for v in values if isinstance(v, Tensor)] + inner
 

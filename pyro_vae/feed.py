@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
 from pyro_vae.data import Data, Split, batches_of
+from pyro_vae.evaluate.chunks import take
+from pyro_vae.ranks import Ranks
 
 __all__ = ["Feed", "feed"]
 
@@ -18,12 +21,23 @@ __all__ = ["Feed", "feed"]
 class Feed:
     """A stream of batches, each a tuple of arguments for the pair.
 
+    Of several processes each has all data that are in memory, and takes its share of each batch (`of_rank`); from a
+    loader it takes its own data, a batch of the loader's size.
+
     Attributes: `batch_size` (None for a loader), `num_data` and `steps_per_epoch` (None where the source does not
     know), `in_memory`.
     """
 
-    def __init__(self, source: Any, batch_size: int, device: torch.device, max_args: int) -> None:
-        self.device, self.max_args = device, max_args
+    def __init__(
+        self,
+        source: Any,
+        batch_size: int,
+        device: torch.device,
+        max_args: int,
+        ranks: Ranks | None = None,
+        trains: bool = True,
+    ) -> None:
+        self.device, self.max_args, self.ranks = device, max_args, ranks or Ranks()
         self.split: Split | None = None
         self.tensors: tuple[Tensor, ...] | None = None
         self.loader: Any = None  # any re-iterable
@@ -39,7 +53,8 @@ class Feed:
                 raise ValueError(f"a tuple of data needs tensors with one row per datum, got shapes {shapes}")
             _check_finite(self.tensors)
         elif isinstance(source, Iterable) and not isinstance(source, str | bytes | Iterator):
-            self.loader, self.batch_size = source, None
+            self.loader = source if self.ranks.size == 1 else _sharded(source, self.ranks, trains)
+            self.batch_size = None
             dataset: Any = getattr(source, "dataset", None)
             self.num_data = len(dataset) if hasattr(dataset, "__len__") else None
         else:
@@ -91,7 +106,19 @@ class Feed:
             return self.split.batches(self.batch_size or 1, shuffle=shuffle, generator=generator)
         if self.tensors is not None:
             return batches_of(self.tensors, self.batch_size or 1, shuffle=shuffle, generator=generator)
+        sampler = getattr(self.loader, "sampler", None)
+        if self.ranks.size > 1 and isinstance(sampler, DistributedSampler) and generator is not None:
+            sampler.set_epoch(int(torch.randint(2**31, (), generator=generator)))  # the same order for all ranks
         return self._loaded()
+
+    def of_rank(self, batch: tuple[Any, ...]) -> tuple[tuple[Any, ...], float]:
+        """This rank's share of a batch, and what its mean counts in the mean over all ranks."""
+        if self.ranks.size == 1:
+            return batch, 1.0
+        if not self.in_memory:
+            return batch, 1 / self.ranks.size
+        start, stop, weight = self.ranks.rows(len(batch[0]))
+        return take(batch, {}, start, stop)[0], weight
 
     def head(self, n: int) -> tuple[Any, ...]:
         """The first `n` data, or all there are, as arguments for the pair; of a loader, the first batch."""
@@ -114,11 +141,50 @@ class Feed:
             yield tuple(m.to(self.device, non_blocking=True) if isinstance(m, Tensor) else m for m in members)
 
 
-def feed(source: Any, batch_size: int, device: torch.device, model: Callable[..., Any]) -> Feed:
-    """Build a `Feed` for a pair from a split, a tensor, a tuple of tensors or a loader."""
+def feed(
+    source: Any,
+    batch_size: int,
+    device: torch.device,
+    model: Callable[..., Any],
+    ranks: Ranks | None = None,
+    *,
+    trains: bool = True,
+) -> Feed:
+    """Build a `Feed` for a pair from a split, a tensor, a tuple of tensors or a loader, for training or measuring."""
     if isinstance(source, Data):
         source = source.train
-    return Feed(source, batch_size, device, _max_args(model))
+    return Feed(source, batch_size, device, _max_args(model), ranks, trains)
+
+
+def _sharded(loader: Any, ranks: Ranks, trains: bool) -> DataLoader[Any]:
+    """A loader like this one that goes through a rank's share of its data set.
+
+    Training needs shares of equal size, for which some data are taken twice.
+    """
+    known = isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler | SequentialSampler)
+    if not known or loader.batch_size is None:
+        raise ValueError(
+            f"several processes cannot share the data of {type(loader).__name__}: pass a torch DataLoader over a data "
+            "set with a length, with a batch_size and no sampler of its own, or data in memory"
+        )
+    dataset: Any = loader.dataset
+    sampler: Any = range(ranks.rank, len(dataset), ranks.size)
+    if trains:
+        shuffle = isinstance(loader.sampler, RandomSampler)
+        sampler = DistributedSampler(dataset, ranks.size, ranks.rank, shuffle=shuffle)
+    return DataLoader(
+        dataset,
+        batch_size=loader.batch_size,
+        sampler=sampler,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        drop_last=loader.drop_last,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        prefetch_factor=loader.prefetch_factor,
+        persistent_workers=loader.persistent_workers,
+    )
 
 
 def _tensors(values: Iterable[Any]) -> bool:

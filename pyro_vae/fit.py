@@ -18,6 +18,7 @@ import torch
 from pyro_vae import elbo as elbos
 from pyro_vae.checkpoints import (
     Checkpoints,
+    FollowedCheckpoints,
     Stop,
     objective_values,
     stop_between_steps,
@@ -34,6 +35,7 @@ from pyro_vae.history import Epoch, History
 from pyro_vae.meter import Meter
 from pyro_vae.precision import Precision
 from pyro_vae.progress import progress_bar
+from pyro_vae.ranks import Devices, Ranks, launch
 from pyro_vae.resumption import Position, Training
 from pyro_vae.svi import SVI, OptimizerFactory, fused_adam
 
@@ -77,6 +79,9 @@ def fit(
     keep_best: bool = True,
     seed: int | None = None,
     device: str = "auto",
+    devices: Devices = "auto",
+    num_nodes: int = 1,
+    strategy: str = "auto",
     compile: bool | Literal["auto"] = "auto",
     precision: Precision = "float32",
     preflight: bool = True,
@@ -117,6 +122,11 @@ def fit(
         seed: Covers the shuffling and all noise, and leaves torch's generators as they were. Weights are initialised
             before this function is called: seed them there.
         device: "auto": a GPU if there is one and the pair's networks can be found and moved, else where they are.
+        devices: Processes that train together on each machine, one for each device. "auto": as many as `torchrun` has
+            started, else one. Each takes an equal share of every batch (of a loader, batches of the loader's size from
+            a share of the data) with noise of its own, and all gradients are summed, so that the weights stay equal on
+            all. Rank 0 alone calls the callbacks, writes checkpoints and shows progress. See `pv.launch`.
+        num_nodes, strategy: Machines, and how they work together ("auto" or "ddp").
         compile: Compile the gradient step (see `pv.SVI`). The first epoch runs eagerly if the data are in memory, so
             that Pyro has checked every datum. "auto": where at least 10,000 steps are to follow, which pays for the 10
             to 30 seconds of compiling.
@@ -150,11 +160,12 @@ def fit(
     _check("a whole number", batch_size=batch_size, accumulate=accumulate, **counts)
     if not isinstance(rollbacks, int) or rollbacks < 0:
         raise ValueError(f"rollbacks must be a whole number from 0, got {rollbacks!r}")
-    place = choose_device(device, model, guide)
-    train = feed(data, batch_size, place, model)
+    ranks = launch(devices, num_nodes, strategy, device)
+    place = choose_device(device if ranks.device is None else str(ranks.device), model, guide)
+    train = feed(data, batch_size, place, model, ranks)
     if valid is None and isinstance(data, Data):
         valid = data.valid
-    held_out = None if valid is None else feed(valid, 1, place, model)
+    held_out = None if valid is None else feed(valid, 1, place, model, ranks, trains=False)
     if early_stopping is not None and held_out is None:
         raise ValueError("early_stopping needs validation data: load(..., valid=0.1), or fit(..., valid=x_valid)")
     length = Length.of(epochs, steps, train.steps_per_epoch)
@@ -168,7 +179,7 @@ def fit(
     history = History(seed=seed, elbo=elbo if isinstance(elbo, str) else type(elbo).__name__)
     if isinstance(data, Data):
         history.data = data.describe()
-    keeper = _keeper(checkpoints, resume)
+    keeper = _keeper(checkpoints, resume, ranks)
     # what a run must be resumed with; looking at the data takes time, which a run without checkpoints can spare
     settings: dict[str, Any] = {}
     if keeper is not None:
@@ -188,6 +199,11 @@ def fit(
             "data": {**train.describe(), **history.data},
             "valid": None if held_out is None else held_out.describe(),
         }
+        if ranks.size > 1:
+            settings["processes"] = ranks.size
+    seen = ranks.gather(train.describe()) if ranks.size > 1 else []
+    if any(other != seen[0] for other in seen):
+        raise ValueError(f"the processes have been given different data: {seen}. Seed whatever makes or splits them")
     if accumulate > 1 and isinstance(objective, elbos.PhasedELBO):
         raise ValueError(f"{type(objective).__name__} steps its phases in turn: it takes no accumulate={accumulate}")
     by_elbo = getattr(objective, "bound", "elbo") != "none"
@@ -195,21 +211,27 @@ def fit(
         raise ValueError(f"early stopping goes by the ELBO, which {type(objective).__name__} does not maximise")
 
     with ExitStack() as stack:
+        stack.enter_context(ranks.speaking())
         saved = None
         if keeper is not None:
             stack.enter_context(keeper.locked())
-            saved = keeper.load() if resume is not False else None
+            saved = ranks.from_leader(keeper.load()) if resume is not False else None
             if saved is None and resume not in (True, False):
                 raise FileNotFoundError(f"there is no checkpoint in {keeper.path}: start the run without resume")
         if seed is not None:
-            stack.enter_context(fork_rng(seed))
-        at = Position(torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed))
-        meter = Meter(model, guide, train, held_out, parts=accumulate)
+            stack.enter_context(fork_rng(seed + ranks.rank))
+        order = ranks.from_leader(int(torch.randint(2**62, ())) if seed is None else seed)
+        if seed is None and not ranks.leads:
+            torch.manual_seed(order + ranks.rank)
+        at = Position(torch.Generator().manual_seed(order))
+        meter = Meter(model, guide, train, held_out, parts=accumulate * ranks.size)
         if preflight:
             run_preflight(model, guide, *meter.few, elbo=objective, num_particles=num_particles)
         guard = WeightGuard(svi, place)
+        if ranks.size > 1:
+            svi.join(ranks, guard.running, meter.few)
         compiles = later >= STEPS_TO_COMPILE if compile == "auto" else compile
-        training = Training(svi, guard, history, at, settings, compiles)
+        training = Training(svi, guard, history, at, settings, compiles, ranks)
         if saved is not None:
             try:
                 training.resume(saved, meter.few, compile)
@@ -236,11 +258,13 @@ def fit(
 
         if keeper is not None:
             keeper.started(at.step, fresh=saved is None)
-        stop = stack.enter_context(stop_between_steps()) if keeper is not None else Stop()
-        advance = stack.enter_context(progress_bar("training", length.steps, progress))
+        between = keeper is not None or ranks.size > 1
+        stop = stack.enter_context(stop_between_steps()) if between else Stop()
+        every = 1 if ranks.size == 1 else max(guard.every, 10)  # steps after which ranks ask each other
+        advance = stack.enter_context(progress_bar("training", length.steps, progress if ranks.leads else False))
         advance(at.step)
         at.per_epoch = at.per_epoch or train.steps_per_epoch
-        stopped, batch, checked = None, meter.few, False
+        stopped, batch, checked, stops = None, meter.few, False, False
         try:
             while stopped is None and (stopped := ended()) is None:
                 # Pyro's checks see every datum once; a loader may always bring new ones
@@ -254,11 +278,19 @@ def fit(
                         if weighted is not None:
                             weighted.weight = kl(position)
                         guard.before_step()
+                        rows, share = train.of_rank(batch)
                         try:
-                            loss = _gradients(svi, meter, batch, accumulate)
+                            loss = _gradients(svi, meter, rows, accumulate, share)
                         except (ValueError, RuntimeError):
-                            guard.look_into(at.step, batch)
-                            raise
+                            try:
+                                guard.look_into(at.step, rows)
+                            except NonFiniteLoss:
+                                if ranks.size == 1:
+                                    raise
+                                loss = torch.tensor(math.nan, device=place)  # which all ranks will see at once
+                            else:
+                                raise
+                        loss = svi.share(loss)
                         guard.check(at.step, loss, batch)
                         done = at.step / length.steps if length.steps else position / length.epochs
                         _set_lr(svi, factor(done) * at.lr_factor)
@@ -266,11 +298,14 @@ def fit(
                         at.losses.append(loss)
                         at.step += 1
                         advance(1)
-                        if stop.asked or at.step == length.last_step:
+                        due = keeper is not None and keeper.due(at.step)
+                        if at.step % every == 0:
+                            stops, due = ranks.any(stop.asked, due)
+                        if stops or at.step == length.last_step:
                             break
-                        if keeper is not None and keeper.due(at.step):
+                        if due and at.step % every == 0:
                             save()
-                    if stop.asked:
+                    if stops:
                         raise KeyboardInterrupt
                     if not at.losses:
                         raise ValueError(
@@ -301,8 +336,9 @@ def fit(
                 if held_out is not None and by_elbo and settled and history[-1].monitored > at.best:
                     at.best, history.best = history[-1].monitored, at.epoch
                     guard.keep_best()
-                answers = [callback(State(history, svi)) for callback in callbacks]  # all of them are called
-                if any(answers):
+                state = State(history, svi)
+                answers = [callback(state) for callback in callbacks if ranks.leads]  # all of them are called
+                if ranks.from_leader(any(answers)):
                     stopped = "callback"
                 at.next_epoch()
                 if rollbacks:
@@ -310,7 +346,7 @@ def fit(
         except KeyboardInterrupt:
             svi.zero_grad()
             stopped = "interrupted"
-            if stop.at_once or not stop.asked:  # within a step, perhaps: what is on the disk is whole
+            if stop.at_once or not stops:  # within a step, perhaps: what is on the disk is whole
                 keeper = None
         history.stopped = stopped or "finished"
         try:
@@ -323,7 +359,9 @@ def fit(
     return history
 
 
-def _keeper(checkpoints: Checkpoints | str | Path | None, resume: bool | str | Path) -> Checkpoints | None:
+def _keeper(
+    checkpoints: Checkpoints | str | Path | None, resume: bool | str | Path, ranks: Ranks
+) -> Checkpoints | None:
     if not isinstance(resume, bool):
         folder = checkpoints.path if isinstance(checkpoints, Checkpoints) else checkpoints
         if folder is not None and Path(folder) != Path(resume):
@@ -331,16 +369,17 @@ def _keeper(checkpoints: Checkpoints | str | Path | None, resume: bool | str | P
         checkpoints = resume if checkpoints is None else checkpoints
     if resume is True and checkpoints is None:
         raise ValueError("resume=True needs checkpoints=, the folder to go on from")
-    return Checkpoints(checkpoints) if isinstance(checkpoints, str | Path) else checkpoints
+    keeper = Checkpoints(checkpoints) if isinstance(checkpoints, str | Path) else checkpoints
+    return keeper if keeper is None or ranks.leads else FollowedCheckpoints(keeper)
 
 
-def _gradients(svi: SVI, meter: Meter, batch: tuple[Any, ...], parts: int) -> torch.Tensor:
-    """Leave the gradient of a batch's mean loss in the parameters, taken in parts; returns that loss."""
+def _gradients(svi: SVI, meter: Meter, batch: tuple[Any, ...], parts: int, share: float) -> torch.Tensor:
+    """Leave the gradient of `share` times a batch's mean loss in the parameters, taken in parts; returns that loss."""
     n = len(batch[0])
     loss: Any = 0.0
     for start, stop in slices(n, -(-n // parts)):
         part = batch if parts == 1 else take(batch, {}, start, stop)[0]
-        scale = (stop - start) / n / meter.divisor(part)
+        scale = share * (stop - start) / n / meter.divisor(part)
         total = svi.gradients(part, scale=scale)
         loss = loss + scale * torch.stack(total if isinstance(total, tuple) else (total,)).sum()
     return loss

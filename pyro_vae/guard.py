@@ -41,7 +41,11 @@ class WeightGuard:
     def __init__(self, svi: SVI, device: torch.device, every: int = 50) -> None:
         self.svi = svi
         self.every = 1 if device.type == "cpu" else every
-        self._buffers = [b for net in modules_of(svi.model, svi.guide).values() for b in net.buffers()]
+        nets = modules_of(svi.model, svi.guide).values()
+        self._buffers = [b for net in nets for b in net.buffers()]
+        self._constants = {
+            id(m._buffers[name]) for net in nets for m in net.modules() for name in m._non_persistent_buffers_set
+        }
         self._good: list[Tensor] = []
         self._best: list[Tensor] = []
         self._unseen: list[tuple[int, Tensor, tuple[Any, ...]]] = []
@@ -62,6 +66,11 @@ class WeightGuard:
     def restore_good(self) -> None:
         """Bring the last good weights back."""
         self._restore(self._good)
+
+    @property
+    def running(self) -> list[Tensor]:
+        """What the networks change by themselves, such as running means: the buffers that they would save."""
+        return [b for b in self._buffers if id(b) not in self._constants]
 
     @property
     def best(self) -> list[Tensor]:

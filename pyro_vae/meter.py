@@ -11,6 +11,7 @@ from pyro_vae.elbo import Trace
 from pyro_vae.elbo.bounds import observed_log_prob
 from pyro_vae.elbo.tracing import data_plate, fork_rng, trace_pair
 from pyro_vae.evaluate.bound import bound
+from pyro_vae.evaluate.chunks import take
 from pyro_vae.evaluate.modules import eval_mode
 from pyro_vae.feed import Feed
 
@@ -24,6 +25,7 @@ class Meter:
     """Measures a pair on the first training data and on all validation data.
 
     A pair with latent variables shared by all data has no ELBO per datum; its total is divided by the number of data.
+    Of several processes each measures its share of the data, and all get the same figures.
     """
 
     def __init__(
@@ -37,7 +39,8 @@ class Meter:
         self._chunks = not full_batch
         self._subsampled: int | None = None
         self._per_datum = True
-        self._looked = False
+        self._looked, self._parts = False, parts
+        self._seed = SEED + train.ranks.rank
 
     def _look(self) -> None:
         """Find the plate over the data, and whether it scales minibatches up."""
@@ -53,6 +56,11 @@ class Meter:
         else:
             full = [plate.full_size] if plate.full_size != plate.size else []
         self._subsampled = full[0] if full else None
+        if self._parts > 1 and not self._per_datum and not full:
+            raise ValueError(
+                f"a batch is taken in {self._parts} parts, and each would count the latents once that all data share: "
+                "give the plate over the data its full size, pyro.plate(name, N, subsample_size=len(x))"
+            )
 
     def divisor(self, batch: tuple[Any, ...]) -> float:
         """What turns the loss of a batch into nats per datum."""
@@ -78,15 +86,28 @@ class Meter:
             parts = [source.head(source.num_data)] if source.in_memory and source.num_data else source.batches()
         else:
             parts = [args]
-        sums, count = torch.zeros(2, dtype=torch.float64), 0
+        ranks = self.train.ranks
+        sums = torch.zeros(3, dtype=torch.float64)
         for part in parts:
-            sums += torch.tensor(measure(part), dtype=torch.float64)
-            count += len(part[0])
-        elbo, log_likelihood = (sums / count).tolist()
+            if self._shared and source.in_memory:
+                start, stop, _ = ranks.rows(len(part[0]))
+                part = take(part, {}, start, stop)[0]
+            sums += torch.tensor([*measure(part), len(part[0])], dtype=torch.float64)
+        if self._shared or not source.in_memory:
+            sums = sums.to(ranks.device)
+            ranks.sum_([sums])
+        elbo, log_likelihood = (sums[:2] / sums[2]).tolist()
         return elbo, log_likelihood
 
+    @property
+    def _shared(self) -> bool:
+        """Whether each rank measures its own share of the data, and not all of them the same."""
+        return self.train.ranks.size > 1 and self._per_datum and self._chunks
+
     def _of_data(self, args: tuple[Any, ...]) -> tuple[float, float]:
-        result = bound(self.model, self.guide, *args, chunk=TRAIN_HEAD if self._chunks else len(args[0]), seed=SEED)
+        result = bound(
+            self.model, self.guide, *args, chunk=TRAIN_HEAD if self._chunks else len(args[0]), seed=self._seed
+        )
         return float(result.elbo.double().sum()), float(result.log_likelihood.double().sum())
 
     def _of_total(self, args: tuple[Any, ...]) -> tuple[float, float]:

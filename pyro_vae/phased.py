@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_vae.compiled import CompiledGradients, modules_called
 from pyro_vae.elbo.adversarial.phases import Phase, PhasedELBO
 from pyro_vae.elbo.tracing import fork_rng, recording
 from pyro_vae.precision import networks_in
+from pyro_vae.ranks import Ranks
 
-__all__ = ["PhasedSteps"]
+__all__ = ["Parameters", "PhasedSteps"]
 
 Program = Callable[..., Any]
 
 
-class _Parameters(Messenger):
+class Parameters(Messenger):
     """Notes the unconstrained parameters that a program registers, by name."""
 
     def __init__(self) -> None:
@@ -54,15 +57,20 @@ class PhasedSteps:
     ) -> None:
         self.objective, self._pair = objective, (model, guide)
         self._factory, self._clip_norm, self._dtype = factory, clip_norm, dtype
-        self._sides = {"model": _Parameters(), "guide": _Parameters()}
+        self._sides = {"model": Parameters(), "guide": Parameters()}
         # wrapped once, so that what an objective remembers of a pair fits at the next step
         self._model, self._guide = self._sides["model"](model), self._sides["guide"](guide)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self._held: dict[str, dict[Tensor, str]] = {}  # by phase
         self.params: dict[Tensor, str] = {}
+        self.ranks = Ranks()
+        self._compiled: dict[str, CompiledGradients] = {}
+        self._called: dict[str, list[torch.nn.Module]] = {}
 
-    def gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float) -> Tensor:
+    def gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float, compile: bool = False) -> Tensor:
         """Run the phases; the last one's gradients stay in `.grad`. Returns its loss, NaN if any of them is not finite.
+
+        `compile`: compile each phase by itself after it has run once.
 
         Raises:
             ValueError: If a phase finds none of its parameters, or its loss depends on none.
@@ -70,11 +78,15 @@ class PhasedSteps:
         *before, last = [phase for phase in self.objective.phases for _ in range(phase.steps)]
         finite = None
         for phase in before:
-            loss = self._backward(phase, args, kwargs, scale)
+            loss = self.share(phase, self._backward(phase, args, kwargs, scale, compile))
             self._move(phase)
             finite = loss.isfinite() if finite is None else finite & loss.isfinite()
-        loss = self._backward(last, args, kwargs, scale)
+        loss = self._backward(last, args, kwargs, scale, compile)
         return loss if finite is None else torch.where(finite, loss, torch.full_like(loss, torch.nan))
+
+    def share(self, phase: Phase, loss: Tensor) -> Tensor:
+        """Sum a phase's loss and gradients over the processes of the run."""
+        return self.ranks.sum_gradients(self._held.get(phase.name, {}), loss)
 
     def update(self) -> None:
         """Move the last phase's parameters along its gradients."""
@@ -85,16 +97,47 @@ class PhasedSteps:
         """Make critics and optimizers as the first step would, and train nothing."""
         with fork_rng(), recording():
             for phase in self.objective.phases:
-                self._loss(phase, args, kwargs)
+                with modules_called() as called:
+                    self._loss(phase, args, kwargs)
+                self._called[phase.name] = called
                 self._own(phase)
         self.objective.trained = dict(self._sides["model"].found)
+
+    def compiled_state(self) -> dict[str, Any] | None:
+        """What has been compiled of each phase; None if nothing."""
+        return {name: compiled.state() for name, compiled in self._compiled.items()} or None
+
+    def load_compiled(self, state: Mapping[str, Any]) -> None:
+        """Compile what was compiled then, as soon as a step needs it. Call `prepare` first."""
+        for phase in self.objective.phases:
+            if phase.name in state:
+                self._compiled[phase.name] = self._compiler(phase, self._called[phase.name], state[phase.name])
+
+    def _compiler(
+        self, phase: Phase, modules: list[torch.nn.Module], state: dict[str, Any] | None = None
+    ) -> CompiledGradients:
+        def loss(*args: Any, **kwargs: Any) -> Tensor:
+            return self._loss(phase, args, kwargs)
+
+        return CompiledGradients(loss, self.objective, modules, state, f"steps of the phase {phase.name!r}")
 
     def _loss(self, phase: Phase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         with networks_in(self._dtype, *self._pair):
             return phase.loss(self._model, self._guide, *args, **kwargs)
 
-    def _backward(self, phase: Phase, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float) -> Tensor:
-        loss = self._loss(phase, args, kwargs)
+    def _backward(
+        self, phase: Phase, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float, compile: bool
+    ) -> Tensor:
+        compiled = self._compiled.get(phase.name) if compile else None
+        if compiled is not None:
+            found = compiled.call(list(self._held[phase.name]), args, kwargs, scale)
+            if found is not None:
+                return found
+        look = modules_called() if compile and compiled is None else nullcontext()
+        with look as modules:
+            loss = self._loss(phase, args, kwargs)
+        if modules is not None:
+            self._compiled[phase.name] = self._compiler(phase, modules)
         owned = self._own(phase)
         grads = torch.autograd.grad(loss * scale, owned, allow_unused=True) if loss.requires_grad and owned else ()
         if all(grad is None for grad in grads):

@@ -16,6 +16,7 @@ from pyro_vae.checkpoints import Snapshot, load_svi_state, noise_state, restore_
 from pyro_vae.feed import Feed
 from pyro_vae.guard import NonFiniteLoss, WeightGuard
 from pyro_vae.history import Epoch, History
+from pyro_vae.ranks import Ranks
 from pyro_vae.svi import SVI
 
 __all__ = ["Position", "Training"]
@@ -66,12 +67,21 @@ class Training:
         svi, guard, history, at: Its parts.
         settings: What must not change between a run and its resumption, ready for JSON.
         compiles: Whether steps are compiled; `resume` may change it.
+        ranks: The processes that train together.
     """
 
     def __init__(
-        self, svi: SVI, guard: WeightGuard, history: History, at: Position, settings: dict[str, Any], compiles: bool
+        self,
+        svi: SVI,
+        guard: WeightGuard,
+        history: History,
+        at: Position,
+        settings: dict[str, Any],
+        compiles: bool,
+        ranks: Ranks | None = None,
     ) -> None:
         self.svi, self.guard, self.history, self.at = svi, guard, history, at
+        self.ranks = ranks or Ranks()
         self.settings, self.compiles = json.loads(json.dumps(settings)), compiles
         self._noise_at_start: Snapshot | None = None  # of the present epoch
 
@@ -93,12 +103,12 @@ class Training:
         return stream
 
     def snapshot(self) -> Snapshot:
-        """All of it, between two steps; the tensors are those of the run, not copies."""
+        """All of it, between two steps; the tensors are those of the run, not copies. All ranks come here together."""
         result = Snapshot()
         result.add("svi", svi_state(self.svi))
-        result.add("noise", self._noise())
+        self._add_noise(result, "noise", self._noise())
         if self.at.losses and self._noise_at_start is not None:
-            result.add("epoch_noise", self._noise_at_start)
+            self._add_noise(result, "epoch_noise", self._noise_at_start)
             result.tensors["losses"] = torch.stack(self.at.losses)
         result.tensors |= {f"best/{i:04d}": weight for i, weight in enumerate(self.guard.best)}
         at = {name: getattr(self.at, name) for name in _KEPT}
@@ -137,10 +147,10 @@ class Training:
         if "losses" in saved.tensors:
             device = next((p.device for p in self.svi.params.values()), None)
             self.at.losses = list(saved.tensors["losses"].to(device).unbind())
-            self._noise_at_start = saved.part("epoch_noise")
+            self._noise_at_start = saved.part(self._name("epoch_noise"))
         self.history.epochs[:] = [Epoch(**figures) for figures in saved.values["history"]]
         self.history.best = saved.values["best_epoch"]
-        self._restore(saved.part("noise"))
+        self._restore(saved.part(self._name("noise")))
 
     def roll_back(self, good: Snapshot | None, error: NonFiniteLoss) -> None:
         """Return to a snapshot of the end of an epoch, to the start if there is none, with half the learning rate.
@@ -166,6 +176,14 @@ class Training:
             f"{error}. Going back from step {failed + 1} to step {at.step}, with {lr_factor:g} times the learning rate",
             stacklevel=3,
         )
+
+    def _name(self, name: str, rank: int | None = None) -> str:
+        rank = self.ranks.rank if rank is None else rank
+        return f"{name}{rank}" if rank else name
+
+    def _add_noise(self, result: Snapshot, name: str, noise: Snapshot) -> None:
+        for rank, of_rank in enumerate(self.ranks.gather(noise)):
+            result.add(self._name(name, rank), of_rank)
 
     def _noise(self) -> Snapshot:
         noise = noise_state()

@@ -8,15 +8,15 @@ from typing import Any
 
 import pyro.infer
 import torch
-from pyro import poutine
 from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyro_vae.compiled import CompiledGradients, modules_called
 from pyro_vae.elbo.adversarial import PhasedELBO
 from pyro_vae.elbo.tracing import fork_rng, recording
-from pyro_vae.phased import PhasedSteps
+from pyro_vae.phased import Parameters, PhasedSteps
 from pyro_vae.precision import Precision, networks_in, precision_dtype
+from pyro_vae.ranks import Ranks
 
 __all__ = ["SVI", "fused_adam"]
 
@@ -39,7 +39,7 @@ class SVI:
 
     Differences: `step` returns the loss as a 0-d tensor on the device (`float(loss)` waits for it), and one optimizer
     holds all parameters. An objective made of phases (`pv.elbo.PhasedELBO`) has one optimizer for each phase, all made
-    by `optim`; its steps run eagerly.
+    by `optim`, and compiles each phase by itself.
 
     Args:
         model, guide: The pair: two callables with the same latent sites.
@@ -107,6 +107,9 @@ class SVI:
         self._called: list[torch.nn.Module] = []
         self._dtype = precision_dtype(precision)
         self._scaler: torch.amp.GradScaler | None = None
+        self._ranks = Ranks()
+        self._buffers: list[Tensor] = []
+        self._shared = 0  # parameters that all ranks have alike
         self._phases = self._phased()
         if self._dtype == torch.float16 and self.pyro_optim is not None:
             raise ValueError(
@@ -135,16 +138,48 @@ class SVI:
             self._phases.prepare(args, kwargs)
             return self.params
         loss = self.evaluate_loss if self._differentiable() is None else self._loss_of
-        with fork_rng(), recording(), poutine.trace(param_only=True) as capture, modules_called() as called:
+        with fork_rng(), recording(), Parameters() as capture, modules_called() as called:
             loss(*args, **kwargs)
         self._called = called
-        return _captured(capture)
+        return capture.found
 
     def adopt(self, params: dict[str, Tensor]) -> None:
         """Let the optimizer hold these parameters, in their order; those of phases are held already."""
         if self._phases is None:
             self._register(params.items())
             self._trains = True
+
+    def join(self, ranks: Ranks, buffers: list[Tensor], args: tuple[Any, ...]) -> None:
+        """Train with the SVIs of other processes: all begin with the weights of rank 0.
+
+        Each process then takes the gradients of its own share of a batch, scaled so that their sum is that of the whole
+        batch, and `share`s them before it updates. The pair is run on `args` to find its parameters; `buffers` are
+        what its networks change by themselves, such as running means.
+        """
+        params = self.prepare(*args)
+        self._ranks = ranks
+        if self._phases is not None:
+            self._phases.ranks = ranks
+        else:
+            self._register(params.items())
+        critics = self.loss.critics.values() if self._phases is not None else ()
+        self._buffers = [*buffers, *(b for critic in critics for b in critic.buffers())]
+        ranks.copy_from_leader_([*self.params.values(), *self._buffers])
+        self._shared = len(self.params)
+
+    def share(self, loss: Tensor) -> Tensor:
+        """Sum loss and gradients over the processes that have joined; buffers of networks become those of rank 0."""
+        if self._ranks.size == 1:
+            return loss
+        if self._phases is not None:
+            loss = self._phases.share(self.loss.phases[-1], loss)
+        else:
+            loss = self._ranks.sum_gradients(self._held(), loss)
+        if len(self.params) > self._shared:  # a branch that ran for the first time
+            self._ranks.copy_from_leader_(list(self.params.values())[self._shared :])
+            self._shared = len(self.params)
+        self._ranks.copy_from_leader_(self._buffers)
+        return loss
 
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
@@ -160,11 +195,15 @@ class SVI:
 
     def compiled_state(self) -> dict[str, Any] | None:
         """What has been compiled, so that `load_compiled` can bring it about again; None if nothing."""
+        if self._phases is not None:
+            return self._phases.compiled_state()
         return None if self._compiled is None else self._compiled.state()
 
     def load_compiled(self, state: dict[str, Any] | None) -> None:
         """Compile what was compiled then, as soon as a step needs it. Call `prepare` first."""
-        if state is not None and self._phases is None:
+        if state is not None and self._phases is not None:
+            self._phases.load_compiled(state)
+        elif state is not None:
             self._compiled = self._compiler(self._called, state)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
@@ -183,9 +222,7 @@ class SVI:
         """
         kwargs = kwargs or {}
         if self._phases is not None:
-            if self.compile and self._compiled is None:  # says why not
-                self._compiled = CompiledGradients(None, self.loss, [])
-            loss = self._phases.gradients(args, kwargs, scale)
+            loss = self._phases.gradients(args, kwargs, scale, self.compile)
             self.optimizer = self._phases.optimizers.get(self.loss.phases[-1].name)
             return loss
         if self.compile and self._compiled is not None:
@@ -194,9 +231,9 @@ class SVI:
                 return compiled
         before = self._set_aside() if self._differentiable() is None else {}
         look = modules_called() if self.compile and self._compiled is None else nullcontext()
-        with poutine.trace(param_only=True) as capture, look as modules:
+        with Parameters() as capture, look as modules:
             loss, rescaled = self._backward(scale, args, kwargs)
-        self._register(_captured(capture).items())
+        self._register(capture.found.items())
         if not self._trains and all(p.grad is None for p in self._held()):
             raise ValueError(_NO_PARAMETERS)
         self._trains = True
@@ -320,8 +357,3 @@ class SVI:
             self.optimizer = self._factory(list(new))
         else:  # a branch of the pair that ran for the first time
             self.optimizer.add_param_group({"params": list(new)})
-
-
-def _captured(capture: Any) -> dict[str, Tensor]:
-    """The unconstrained parameters that a `poutine.trace` has seen, by name."""
-    return {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}

@@ -197,7 +197,18 @@ def test_a_run_can_be_repeated_from_its_configuration(capsys: pytest.CaptureFixt
 
 def test_the_configuration_is_complete_and_only_that(run: str) -> None:
     config = _config(run)
-    by_hand = {"guide", "valid", "optim", "callbacks", "progress", "checkpoints", "resume"}
+    by_hand = {
+        "guide",
+        "valid",
+        "optim",
+        "callbacks",
+        "progress",
+        "checkpoints",
+        "resume",
+        "devices",
+        "num_nodes",
+        "strategy",
+    }
     arguments = set(fit.__annotations__) - by_hand - {"return"}
     assert set(config) == arguments | {"data", "binarize", "flatten", "root", "valid", "test", "seed", "num_samples"}
     assert config["model"]["init_args"]["latent_dim"] == 20  # type: ignore[index]
@@ -556,7 +567,7 @@ TRAIN_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "unknown option": (["--epohcs", "3"], ["unknown option --epohcs, did you mean --epochs? `pyro-vae train --help`"]),
     "abbreviation": (["--epoch", "3"], ["unknown option --epoch, did you mean --epochs?"]),
-    "stray word": (["stray"], ["unknown option stray."]),
+    "stray word": (["zzz"], ["unknown option zzz."]),
     "no truth value": (["--keep_best", "maybe"], ["--keep_best: expected true or false, got maybe"]),
     "missing config": (["--config", "no.yaml"], ["--config: ", "not exist", "no.yaml"]),
     "garbled config": (["--config", "garbled.yaml"], ["--config: the file is not valid YAML: while parsing", "line 2"]),

@@ -14,7 +14,7 @@ ROOT = Path(pyro_vae.__file__).parent
 
 # A module may import from its own part and from the parts below it.
 PARTS = [
-    ["memory", "nets", "oracles", "progress", "plots", "tables"],
+    ["memory", "nets", "oracles", "progress", "plots", "ranks", "tables"],
     ["conditionals"],
     ["priors"],
     ["data", "models"],
@@ -22,8 +22,9 @@ PARTS = [
     ["rewrites"],
     ["compiled", "precision"],
     ["phased"],
-    ["svi", "feed"],
+    ["svi"],
     ["evaluate"],
+    ["feed"],
     ["checkpoints", "course", "device", "guard", "meter", "history"],
     ["resumption"],
     ["fit", "paired"],

@@ -1,6 +1,6 @@
 """Checkpoints: all that a training run needs to go on as if it had never stopped."""
 
-from pyro_vae.checkpoints.directory import Checkpoints
+from pyro_vae.checkpoints.directory import Checkpoints, FollowedCheckpoints
 from pyro_vae.checkpoints.files import Snapshot, read_snapshot, replacing, write_snapshot
 from pyro_vae.checkpoints.noise import noise_state, restore_noise
 from pyro_vae.checkpoints.signals import Stop, stop_between_steps
@@ -8,6 +8,7 @@ from pyro_vae.checkpoints.svi_state import load_svi_state, objective_values, svi
 
 __all__ = [
     "Checkpoints",
+    "FollowedCheckpoints",
     "Snapshot",
     "Stop",
     "load_svi_state",

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from pyro_vae.checkpoints.files import FIGURES, TENSORS, Snapshot, read_snapshot, write_snapshot
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "FollowedCheckpoints"]
 
 
 class Checkpoints:
@@ -159,6 +159,33 @@ class Checkpoints:
             with suppress(FileNotFoundError):
                 name = self._name(step)
                 name.with_name(name.name + ending).unlink()
+
+
+class FollowedCheckpoints(Checkpoints):
+    """Checkpoints that another process writes: this one only counts along with it."""
+
+    def __init__(self, written: Checkpoints) -> None:
+        super().__init__(written.path, steps=written.steps, minutes=written.minutes, keep=written.keep)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Leave the folder to the other process."""
+        yield
+
+    def due(self, step: int) -> bool:
+        """Leave it to the other process."""
+        return False
+
+    def save(self, step: int, snapshot: Snapshot) -> None:
+        """Count."""
+        self.started(step)
+
+    def load(self) -> None:
+        """Leave it to the other process."""
+
+    def clear(self, after: int = -1) -> None:
+        """Count."""
+        self._saved_step = min(self._saved_step, max(after, 0))
 
 
 def _step_of(file: Path) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ from pyro_vae.data import Split
 from pyro_vae.elbo.tracing import fork_rng
 from pyro_vae.evaluate import bound, summarize
 from pyro_vae.evaluate.marginal.proposals import NoDensity
+from pyro_vae.ranks import Ranks
 from pyro_vae.runs import LoadedRun, load_run, replacing, save_json
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "add_run_options",
     "draw",
     "head",
+    "only_leader_prints",
     "open_run",
     "outlet",
     "publish",
@@ -41,6 +45,18 @@ def say(what: Any) -> None:
         print(what)
     else:
         Console().print(what)
+
+
+@contextmanager
+def only_leader_prints(ranks: Ranks) -> Iterator[None]:
+    """Within it, all processes but the first of several print nothing, and end quietly after Ctrl-C."""
+    with ranks.speaking(), nullcontext() if ranks.leads else redirect_stdout(StringIO()):
+        try:
+            yield
+        except KeyboardInterrupt:
+            if ranks.leads:
+                raise
+            raise SystemExit(130) from None
 
 
 def add_run_options(parser: Parser) -> None:
@@ -110,8 +126,17 @@ def publish(result: Any, run: LoadedRun, name: str) -> None:
     draw(result.plot(), run.path / name)
 
 
-def report(run: LoadedRun, x: Tensor, split: str, *, num_samples: int, seed: int, progress: bool | None) -> None:
-    """Print the figures of a run on some data, and write them to its directory."""
+def report(
+    run: LoadedRun,
+    x: Tensor,
+    split: str,
+    *,
+    num_samples: int,
+    seed: int,
+    progress: bool | None,
+    ranks: Ranks | None = None,
+) -> None:
+    """Print the figures of a run on some data, and write them to its directory; of several ranks, the first does."""
     summary: Any
     try:
         summary = summarize(
@@ -123,10 +148,13 @@ def report(run: LoadedRun, x: Tensor, split: str, *, num_samples: int, seed: int
             progress=progress,
             data=f"{run.config['data']} ({split})",
             binarize=run.config["binarize"],
+            ranks=ranks,
         )
     except NoDensity as error:  # a deterministic autoencoder has a loss to report all the same
         summary = bound(run.model, run.guide, x, seed=seed)
         say(f"no log p(x): {error}")
+    if ranks is not None and not ranks.leads:
+        return
     try:
         say(summary.table() if hasattr(summary, "table") else repr(summary))
     finally:  # neither a folder that cannot be written to nor a screen that cannot be printed to loses the figures

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pyro_vae.cli.console import add_data_options, add_run_options, open_run, report, say
+from jsonargparse import Namespace
+from torch import Tensor
+
+from pyro_vae.cli.console import add_data_options, add_run_options, only_leader_prints, open_run, report, say
 from pyro_vae.cli.parser import Parser
 from pyro_vae.evaluate import log_marginal
-from pyro_vae.runs import replacing
+from pyro_vae.ranks import Devices, Ranks, launch
+from pyro_vae.runs import LoadedRun, replacing
 
 __all__ = ["run"]
 
@@ -40,6 +44,14 @@ def _parser() -> Parser:
     parser.add_argument("--num_temperatures", type=int, default=500, help="Temperatures of a chain.")
     parser.add_argument("--leapfrog_steps", type=int, default=10, help="Leapfrog steps at each temperature.")
     parser.add_argument("--start", type=Literal["prior", "guide"], default="prior", help="Where the chains begin.")
+    parser.add_argument(
+        "--devices",
+        type=Devices,
+        default="auto",
+        help="Processes that share the data on each machine, one for each device: they are started. auto: those that "
+        "torchrun has started, else one.",
+    )
+    parser.add_argument("--num_nodes", type=int, default=1, help="Machines that share the data.")
     add_data_options(parser, num_data=None)
     return parser
 
@@ -48,7 +60,14 @@ def run(words: Sequence[str], command: str) -> None:
     """Rebuild a run and report its figures."""
     parser = _parser()
     options = parser.read(words)
-    loaded, x = open_run(options)
+    ranks = launch(options.devices, options.num_nodes, device=options.device)
+    if ranks.device is not None:
+        options.device = str(ranks.device)
+    with only_leader_prints(ranks):
+        _evaluate(*open_run(options), parser, options, ranks)
+
+
+def _evaluate(loaded: LoadedRun, x: Tensor, parser: Parser, options: Namespace, ranks: Ranks) -> None:
     report(
         loaded,
         x,
@@ -56,6 +75,7 @@ def run(words: Sequence[str], command: str) -> None:
         num_samples=options.num_samples,
         seed=options.seed,
         progress=options.progress,
+        ranks=ranks,
     )
     more: dict[str, Any] = {name: options[name] for name in _MORE}
     if all(more[name] == parser.get_default(name) for name in ("method", "target_error", "defensive")):
@@ -67,8 +87,11 @@ def run(words: Sequence[str], command: str) -> None:
         num_samples=options.num_samples,
         seed=options.seed,
         progress=options.progress,
+        ranks=ranks,
         **more,
     )
+    if not ranks.leads:
+        return
     say(f"\n{result.method}: {result!r}")
     path = loaded.path / f"log-marginal-{options.split}-{result.method}.json"
     with replacing(path) as temporary:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pyro_vae import data, elbo, plots
 from pyro_vae.checkpoints import Checkpoints, Snapshot
-from pyro_vae.cli.console import add_progress_option, draw, report, say
+from pyro_vae.cli.console import add_progress_option, draw, only_leader_prints, report, say
 from pyro_vae.cli.parser import Parser
 from pyro_vae.data import Data
 from pyro_vae.elbo.tracing import fork_rng
@@ -30,6 +30,7 @@ from pyro_vae.fit import State, fit
 from pyro_vae.guard import NonFiniteLoss
 from pyro_vae.history import History
 from pyro_vae.models import Pair
+from pyro_vae.ranks import Ranks, launch
 from pyro_vae.runs import DATA_KEYS, LoadedRun, build, clear_run, create_run, save_run
 from pyro_vae.runs.config import read_config, save_config
 from pyro_vae.runs.directory import CONFIG, RECORD
@@ -41,7 +42,10 @@ _FIT_BY_HAND: set[str | int] = {
     *("checkpoints", "resume"),
 }
 # options that are not part of the experiment
-_NOT_KEPT = (*("config", "out", "overwrite", "progress", "resume", "trust", "checkpoint_steps", "checkpoint_minutes"),)
+_NOT_KEPT = (
+    *("config", "out", "overwrite", "progress", "resume", "trust", "checkpoint_steps", "checkpoint_minutes"),
+    *("devices", "num_nodes", "strategy"),
+)
 _MAY_CHANGE = ("epochs", "steps", "early_stopping", "device", "num_samples", "root", "rollbacks", "preflight")
 # options that are spelt otherwise here than in Python
 _FIT_HELP = {
@@ -57,6 +61,10 @@ _FIT_HELP = {
     "early_stopping": "Stop after so many epochs without a better validation ELBO.",
     "keep_best": "End with the weights of the epoch with the best validation ELBO.",
     "device": '"auto" (a GPU if there is one), cpu or cuda.',
+    "devices": "Processes that train together on each machine, one for each device: they are started. auto: those that "
+    "torchrun has started, else one.",
+    "num_nodes": "Machines that train together; see the documentation on several devices.",
+    "strategy": "How they work together: auto or ddp.",
     "compile": "Compile the gradient step: true, false, or auto, which does so for runs of at least 10,000 steps.",
     "precision": "What the networks compute in; log-probabilities stay in float32.",
     "preflight": "Check the pair on a few data before training.",
@@ -157,13 +165,31 @@ def run(words: Sequence[str], command: str) -> None:
     config = {key: value for key, value in config.items() if key not in _NOT_KEPT}
     if before is not None:
         _check_unchanged(before, config)
-    path = _directory(options) if resumed is None else resumed
-    try:
-        _train(parser.make(options), config, path, command)
-    except BaseException:
-        with suppress(OSError):
-            path.rmdir()  # a run that never began leaves no empty folder
-        raise
+    ranks = launch(options.devices, options.num_nodes, options.strategy, options.device)
+    path = _agreed(lambda: _directory(options), ranks) if resumed is None else resumed
+    with only_leader_prints(ranks):
+        try:
+            _train(parser.make(options), config, path, command, ranks)
+        except BaseException:
+            with suppress(OSError):
+                path.rmdir()  # a run that never began leaves no empty folder
+            raise
+
+
+def _agreed(choose: Callable[[], Path], ranks: Ranks) -> Path:
+    """What the first rank chooses; if it cannot, it alone says why."""
+    path, problem = None, None
+    if ranks.leads:
+        try:
+            path = choose()
+        except Exception as error:
+            problem = error
+    path, failed = ranks.from_leader((path, problem is not None))
+    if problem is not None:
+        raise problem
+    if failed or path is None:
+        raise SystemExit(1)
+    return path
 
 
 def _value(words: Sequence[str], option: str) -> str | None:
@@ -213,7 +239,7 @@ def _directory(options: Namespace) -> Path:
             candidate = f"{name}-{n}"
 
 
-def _train(options: Namespace, config: dict[str, Any], path: Path, command: str) -> None:
+def _train(options: Namespace, config: dict[str, Any], path: Path, command: str, ranks: Ranks) -> None:
     dataset = data.load(options.data, **{key: options[key] for key in DATA_KEYS})
     torch.manual_seed(options.seed)
     pair = build(config["model"], dataset.shape)
@@ -223,7 +249,7 @@ def _train(options: Namespace, config: dict[str, Any], path: Path, command: str)
         except ValueError as error:
             warnings.warn(f"training does not start at the mean of the data: {error}", stacklevel=2)
     say(f"{type(pair).__name__} on {dataset!r} -> {path}")
-    keeper = _Keeper(path, pair, config, dataset, command, begun=options.resume is not None)
+    keeper = _Keeper(path, pair, config, dataset, command, begun=options.resume is not None, writes=ranks.leads)
     checkpoints = _RunCheckpoints(keeper, options.checkpoint_steps, options.checkpoint_minutes)
     try:
         history = fit(
@@ -255,21 +281,32 @@ def _train(options: Namespace, config: dict[str, Any], path: Path, command: str)
             "likelihood, which it did not maximise"
         )
     try:
-        _show(LoadedRun(path, pair, config, {"data": keeper.data}, history), dataset, options)
+        _show(LoadedRun(path, pair, config, {"data": keeper.data}, history), dataset, options, ranks)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{trained}. Saved in {path}") from None
 
 
 class _Keeper:
-    """Saves the run after epochs, at most one a second; only then does it replace an older one."""
+    """Saves the run after epochs, at most one a second; only then does it replace an older one.
+
+    Of several processes only one `writes`.
+    """
 
     def __init__(
-        self, path: Path, pair: Any, config: Mapping[str, Any], dataset: Data, command: str, *, begun: bool
+        self,
+        path: Path,
+        pair: Any,
+        config: Mapping[str, Any],
+        dataset: Data,
+        command: str,
+        *,
+        begun: bool,
+        writes: bool,
     ) -> None:
         self.path, self.pair, self.config, self.command = path, pair, config, command
         self.data = dataset.describe()
         self.history = History(data=self.data, seed=config["seed"], elbo=str(config["elbo"]))
-        self.begun = begun
+        self.begun, self.writes = begun, writes
         self._saved: float | None = None
         self._started = _started(path) if begun else None
         self._started = self._started or datetime.now().astimezone().isoformat(timespec="seconds")
@@ -290,6 +327,8 @@ class _Keeper:
             self.begun = True
 
     def save(self, history: History) -> None:
+        if not self.writes:
+            return
         self.begin()
         params = dict(pyro.get_param_store().named_parameters())
         save_run(
@@ -325,13 +364,17 @@ class _RunCheckpoints(Checkpoints):
         super().save(step, snapshot)
 
 
-def _show(run: LoadedRun, dataset: Data, options: Namespace) -> None:
+def _show(run: LoadedRun, dataset: Data, options: Namespace, ranks: Ranks) -> None:
     """Report and draw, on the test data if there are any."""
     split = next(name for name in ("test", "valid", "train") if getattr(dataset, name) is not None)
     chosen = getattr(dataset, split)
     with fork_rng(options.seed):
         x = chosen.x.to(run.device)
-        report(run, x, split, num_samples=options.num_samples, seed=options.seed, progress=options.progress)
+        report(
+            run, x, split, num_samples=options.num_samples, seed=options.seed, progress=options.progress, ranks=ranks
+        )
+        if not ranks.leads:
+            return
         shown = x[:20]
         try:
             draw(

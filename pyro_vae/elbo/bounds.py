@@ -97,7 +97,11 @@ class TensorELBO(pyro.infer.ELBO):
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Negative objective in nats, summed over the data, as a tensor whose gradient is the estimator's."""
         losses = [self.particle_loss(traces) for traces in self.traces(model, guide, args, kwargs)]
-        return torch.stack(losses).sum() / self.num_particles
+        return (
+            losses[0]
+            if len(losses) == 1 and self.num_particles == 1
+            else sum(losses[1:], losses[0]) / self.num_particles
+        )
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The same number without a gradient, a 0-d tensor."""
@@ -165,7 +169,7 @@ class MeanField(TensorELBO):
 
     def particle_loss(self, traces: PairTrace) -> Tensor:
         analytic = kl_sites(traces)
-        loss = torch.zeros(())
+        loss: Any = 0.0
         for name, q in sample_sites(traces.guide):
             if not q["fn"].has_rsample:
                 raise ValueError(
@@ -178,7 +182,7 @@ class MeanField(TensorELBO):
             else:
                 kl = sampled_kl(name, q, p)
             loss = loss + kl.sum()
-        return loss - observed_log_prob(traces)
+        return torch.as_tensor(loss - observed_log_prob(traces))
 
 
 def scaled_unlike(q: Any, p: Any) -> bool:

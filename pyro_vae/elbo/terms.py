@@ -65,7 +65,9 @@ def kl_sites(traces: PairTrace) -> dict[str, Tensor]:
             except NotImplementedError:
                 pass
             else:
-                value = value.expand(torch.broadcast_shapes(q["fn"].batch_shape, p["fn"].batch_shape))
+                shapes = q["fn"].batch_shape, p["fn"].batch_shape
+                if not shapes[0] == shapes[1] == value.shape:  # as a rule they are, and broadcast_shapes takes time
+                    value = value.expand(torch.broadcast_shapes(*shapes))
                 result[name] = scale_and_mask(value, 1.0, q["mask"])
         before_in_guide.add(name)
     return result

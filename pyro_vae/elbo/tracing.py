@@ -13,7 +13,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
 __all__ = [
@@ -155,12 +155,18 @@ def trace_pair(
         guide = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(guide)
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-    return checked_pair(model_trace, guide_trace, dim)
+    for trace in (guide_trace, model_trace):  # nobody else has them: without a copy, which takes time
+        for name in [name for name, site in trace.nodes.items() if site_is_subsample(site)]:
+            trace.remove_node(name)
+    return _checked(PairTrace(model_trace, guide_trace, dim))
 
 
 def checked_pair(model_trace: Trace, guide_trace: Trace, particle_dim: int | None = None) -> PairTrace:
     """A guide's trace and the model's on its values as one, if their sites and batch shapes fit."""
-    result = PairTrace(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace), particle_dim)
+    return _checked(PairTrace(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace), particle_dim))
+
+
+def _checked(result: PairTrace) -> PairTrace:
     _check_sites_match(result)
     for name, site, _ in result.sites():
         _check_batch_shape(name, site)

@@ -16,6 +16,7 @@ from pyro_vae.evaluate.bound import bound
 from pyro_vae.evaluate.chunks import check_data, take
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.evaluate.modules import beside_networks, eval_mode
+from pyro_vae.ranks import Ranks
 from pyro_vae.tables import as_text
 
 __all__ = ["Summary", "summarize"]
@@ -93,6 +94,7 @@ def summarize(
     progress: bool | None = False,
     data: str = "",
     binarize: str = "",
+    ranks: Ranks | None = None,
 ) -> Summary:
     """ELBO, reconstruction, KL and importance-sampled log p(x) of `args[0]`, for any pair.
 
@@ -104,6 +106,7 @@ def summarize(
         seed: Of the noise; torch's generators are left as they were.
         progress: Show a bar.
         data, binarize: Names to record with the figures.
+        ranks: The processes to share the work of log p(x) with, see `log_marginal`.
 
     Raises:
         ValueError: If the pair has no log-probability per datum (see `log_marginal`), or observes nothing.
@@ -115,7 +118,7 @@ def summarize(
     observed = [traces.model.nodes[name] for name in traces.observed]
     if not observed:
         raise ValueError("the model observes no site: it says nothing about data; observe one with obs=")
-    marginal = log_marginal(model, guide, *args, num_samples=num_samples, seed=seed, progress=progress)
+    marginal = log_marginal(model, guide, *args, num_samples=num_samples, seed=seed, progress=progress, ranks=ranks)
     figures = bound(model, guide, *args, num_particles=num_particles, seed=seed).to_dict()
     return Summary(
         elbo=figures["elbo"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Literal, overload
@@ -9,12 +10,13 @@ from typing import Any, Literal, overload
 import torch
 
 from pyro_vae.elbo.tracing import fork_rng
-from pyro_vae.evaluate.chunks import check_data
+from pyro_vae.evaluate.chunks import check_data, take
 from pyro_vae.evaluate.marginal.annealed import Plan, annealed
 from pyro_vae.evaluate.marginal.bidirectional import Bracket, bidirectional
 from pyro_vae.evaluate.marginal.importance import importance
-from pyro_vae.evaluate.marginal.result import LogMarginal
+from pyro_vae.evaluate.marginal.result import LogMarginal, join
 from pyro_vae.evaluate.modules import beside_networks, eval_mode
+from pyro_vae.ranks import Ranks
 
 __all__ = ["METHODS", "LogMarginal", "log_marginal"]
 
@@ -50,6 +52,7 @@ def log_marginal(
     memory: int | None = None,
     seed: int | None = None,
     progress: bool | None = False,
+    ranks: Ranks | None = None,
     **kwargs: Any,
 ) -> LogMarginal:
     r"""Estimate log p(x) of every datum.
@@ -91,6 +94,8 @@ def log_marginal(
             noise is drawn, never the estimate beyond that noise.
         seed: Draw the noise from this seed and leave torch's generators as they were. None continues their stream.
         progress: Show a bar: True, False, or None (only in a terminal).
+        ranks: The processes to share the data with, from `pv.launch`: each of them makes this call with the same
+            arguments, estimates a part of the data with noise of its own, and gets the whole result.
 
     Returns:
         A `LogMarginal`; for "bdmc" a `Bracket`, which is one with an upper bound and the simulated data. After Ctrl-C
@@ -123,15 +128,22 @@ def log_marginal(
         >>> bool(((result.log_prob - exact).abs() < 4 * result.std_error).all())
         True
     """
-    check_data(args)
+    n = check_data(args)
     _check_options(method, num_samples, target_error, max_samples, defensive, start, memory)
     if guide is None and (method == "importance" or start == "guide"):
         raise ValueError(f"method={method!r} with start={start!r} needs a guide, got None")
+    if ranks is not None and ranks.size > 1:
+        if n < ranks.size:
+            raise ValueError(f"{n} data cannot be shared by {ranks.size} processes: give more data, or no ranks")
+        first, last, _ = ranks.rows(n)
+        args, kwargs = take(args, kwargs, first, last)
+        seed = ranks.from_leader(int(torch.randint(2**62, ())) if seed is None else seed) + ranks.rank
+        progress = progress if ranks.leads else False
     programs = [model] if guide is None else [model, guide]
     data = beside_networks(args, *programs), kwargs
     with torch.no_grad(), eval_mode(*programs), fork_rng(seed) if seed is not None else nullcontext():
         if method in ("importance", "prior"):
-            return importance(
+            result = importance(
                 model,
                 guide if method == "importance" else None,
                 data,
@@ -142,9 +154,19 @@ def log_marginal(
                 memory=memory,
                 progress=progress,
             )
-        plan = Plan(num_chains, num_temperatures, leapfrog_steps, schedule, memory, progress)
-        run = annealed if method == "ais" else bidirectional
-        return run(model, guide if start == "guide" else None, data, plan)
+        else:
+            plan = Plan(num_chains, num_temperatures, leapfrog_steps, schedule, memory, progress)
+            run = annealed if method == "ais" else bidirectional
+            result = run(model, guide if start == "guide" else None, data, plan)
+    return result if ranks is None or ranks.size == 1 else _gathered(result, ranks)
+
+
+def _gathered(result: LogMarginal, ranks: Ranks) -> LogMarginal:
+    """The results of all ranks as one, in the order of the data, up to the first that was interrupted."""
+    device = result.log_prob.device
+    parts = [part.to(device) for part in ranks.gather(result.to("cpu"))]
+    stopped = next((i for i, part in enumerate(parts) if part.interrupted), len(parts) - 1)
+    return dataclasses.replace(join(parts[: stopped + 1]), interrupted=parts[stopped].interrupted)
 
 
 def _check_options(

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -96,6 +96,12 @@ class LogMarginal:
         if len(self.counts.unique()) == 1:
             found[int(self.counts[0])] = self.mean
         return found if math.isfinite(self.mean) else {}
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **moved)
 
     def __len__(self) -> int:
         return len(self.log_prob)
