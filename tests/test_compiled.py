@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -111,11 +112,14 @@ CONTINUOUS = [*PATHWISE, "reinforce", "vimco"]
 FAMILIES = list(itertools.product(pv.conditionals.LIKELIHOODS, pv.conditionals.POSTERIORS))
 
 
-@pytest.mark.parametrize("number", range(len(FAMILIES)), ids=lambda i: "-".join(FAMILIES[i]))
-def test_every_likelihood_with_every_posterior(number: int) -> None:
-    """Each combination with one estimator, in turn: all three ways would take a quarter of an hour."""
-    likelihood, posterior = FAMILIES[number]
-    name = CONTINUOUS[number % len(CONTINUOUS)]
+# all of them take a quarter of an hour: otherwise each likelihood with each posterior, and the estimators in turn
+EVERY = [(name, *family) for name in CONTINUOUS for family in FAMILIES]
+IN_TURN = [(CONTINUOUS[i % len(CONTINUOUS)], *family) for i, family in enumerate(FAMILIES)]
+COMBINATIONS = EVERY if os.environ.get("PYRO_VAE_TEST_EVERYTHING") else IN_TURN
+
+
+@pytest.mark.parametrize(("name", "likelihood", "posterior"), COMBINATIONS)
+def test_estimators_with_likelihoods_and_posteriors(name: str, likelihood: str, posterior: str) -> None:
     torch.manual_seed(0)
     vae = pv.VAE(4, latent_dim=3, hidden=(8,), likelihood=likelihood, posterior=posterior).double()
     x = torch.rand(4, 4, dtype=torch.float64)

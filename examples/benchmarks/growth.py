@@ -1,0 +1,191 @@
+"""How time and memory grow with the batch, the latent size, the particles and the data.
+
+    python examples/benchmarks/growth.py
+    python examples/benchmarks/growth.py --what particles
+
+A step of a 784-400-zL-400-784 VAE with softplus under Adam, of `pv.SVI` eager and compiled, beside the same step in
+hand-written PyTorch: the ELBO for one particle, the importance-weighted bound for more. The three take turns, in one
+process. Shown are medians, the share of the machine's matrix-product rate that a step reaches, and by how much one step
+raises the memory of the process at its peak (Linux only), weights and optimizer not counted. The last table has the
+time of a step within `pv.fit` for data sets of several sizes, which should not grow.
+"""
+
+import argparse
+import ctypes
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from training import gemm_rate
+
+import pyro_vae as pv
+
+DATA, HIDDEN = 784, 400
+Step = Callable[[], object]
+
+
+class Networks(nn.Module):
+    def __init__(self, latent: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.latent = latent
+        self.encoder = nn.Sequential(nn.Linear(DATA, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, 2 * latent))
+        self.decoder = nn.Sequential(nn.Linear(latent, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, DATA))
+
+    def model(self, x: Tensor) -> None:
+        pyro.module(f"decoder_{id(self)}", self.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.module(f"encoder_{id(self)}", self.encoder)
+        loc, log_scale = self.encoder(x).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    def loss(self, x: Tensor, particles: int) -> Tensor:
+        loc, log_scale = self.encoder(x).chunk(2, -1)
+        if particles == 1:
+            z = loc + log_scale.exp() * torch.randn_like(loc)
+            kl = 0.5 * (loc.square() + (2 * log_scale).exp() - 2 * log_scale - 1).sum()
+            return F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="sum") + kl
+        noise = torch.randn(particles, *loc.shape)
+        z = loc + log_scale.exp() * noise
+        many = x.expand(particles, *x.shape)
+        log_w = -F.binary_cross_entropy_with_logits(self.decoder(z), many, reduction="none").sum(-1)
+        log_w = log_w + (0.5 * noise.square() - 0.5 * z.square() + log_scale).sum(-1)
+        return -(log_w.logsumexp(0) - math.log(particles)).sum()
+
+    def flops(self, batch: int, particles: int) -> int:
+        """Of the matrix products: forward, and gradients by weights and inputs, of which the data need none."""
+        first, *rest = (layer.weight.numel() for layer in self.encoder if isinstance(layer, nn.Linear))
+        decoder = sum(layer.weight.numel() for layer in self.decoder if isinstance(layer, nn.Linear))
+        return 2 * batch * (2 * first + 3 * sum(rest) + 3 * particles * decoder)
+
+
+def by_hand(batch: int, latent: int, particles: int) -> Step:
+    nets, x = Networks(latent), torch.rand(batch, DATA).round()
+    optimizer = torch.optim.Adam(nets.parameters(), fused=True)
+
+    def step() -> None:
+        loss = nets.loss(x, particles)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def ours(batch: int, latent: int, particles: int, compiled: bool) -> Step:
+    nets, x = Networks(latent), torch.rand(batch, DATA).round()
+    objective = pv.elbo.make("mean_field" if particles == 1 else "iwae", num_particles=particles)
+    svi = pv.SVI(nets.model, nets.guide, loss=objective, compile=compiled)
+
+    def step() -> None:
+        with pyro.validation_enabled(False):
+            svi.step(x)
+
+    return step
+
+
+def peak_bytes(step: Step) -> float:
+    """By how much a step raises the resident memory of this process at its peak."""
+    if sys.platform != "linux":
+        return math.nan
+    ctypes.CDLL(None).malloc_trim(0)
+
+    def status(name: str) -> int:
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+        return 1024 * int(line.split()[1])
+
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = status("VmRSS")
+    step()
+    return max(0, status("VmHWM") - before)
+
+
+def row(label: str, sizes: tuple[int, int, int], rounds: int, rate: float) -> list[str]:
+    pyro.clear_param_store()
+    steps = {"PyTorch": by_hand(*sizes), "eager": ours(*sizes, False), "compiled": ours(*sizes, True)}
+    memory = {}
+    for name, step in steps.items():
+        for _ in range(3):
+            step()
+        memory[name] = min(peak_bytes(step) for _ in range(3))
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - started)
+    middle = {name: sorted(s)[rounds // 2] for name, s in seconds.items()}
+    batch, latent, particles = sizes
+    flops = Networks(latent).flops(batch, particles)
+    cells = [label]
+    for name, value in middle.items():
+        ratio = "" if name == "PyTorch" else f" ({value / middle['PyTorch']:.2f})"
+        cells += [f"{1e3 * value:.2f}{ratio}", f"{flops / value / rate:.0%}", f"{memory[name] / 2**20:.0f}"]
+    return cells
+
+
+def data_row(num_data: int) -> list[str]:
+    nets, x = Networks(20), torch.rand(num_data, DATA).round()
+    pyro.clear_param_store()
+    times: list[float] = []
+    steps = max(1, num_data // 128)
+
+    def note(state: object) -> None:
+        times.append(time.perf_counter())
+
+    pv.fit(nets.model, nets.guide, x, epochs=4, batch_size=128, seed=0, compile=True, device="cpu", callbacks=[note])
+    return [str(num_data), f"{1e3 * (times[-1] - times[-2]) / steps:.2f}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = ("batch", "latent", "particles", "data")
+    parser.add_argument("--what", nargs="+", choices=kinds, default=list(kinds), help="what grows")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each competitor")
+    parser.add_argument("--most", type=float, default=1.0, help="share of the greatest size to go to")
+    options = parser.parse_args()
+    console, rate = Console(width=130), gemm_rate()
+    console.print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {rate / 1e9:.0f} GFLOP/s")
+    grown = {
+        "batch": [(n, (n, 20, 1)) for n in (32, 128, 512, 2048)],
+        "latent": [(n, (128, n, 1)) for n in (2, 20, 100, 400)],
+        "particles": [(n, (20, 20, n)) for n in (1, 5, 20, 50)],
+    }
+    for what, sizes in grown.items():
+        if what not in options.what:
+            continue
+        table = Table(title={"batch": "batch", "latent": "latent size, batch 128"}.get(what, "particles, batch 20"))
+        table.add_column(what)
+        for name in ("PyTorch ms", "pyro_vae ms (/ PyTorch)", "compiled ms (/ PyTorch)"):
+            for column in (name, "GEMM", "MB"):
+                table.add_column(column, justify="right")
+        for n, size in sizes:
+            if n <= options.most * sizes[-1][0]:
+                table.add_row(*row(str(n), size, options.rounds, rate))
+        console.print(table)
+    if "data" in options.what:
+        table = Table(title="size of the data, batch 128, compiled, within fit")
+        for column in ("data", "ms a step"):
+            table.add_column(column, justify="right")
+        for n in (1_000, 10_000, 60_000):
+            if n <= options.most * 60_000:
+                table.add_row(*data_row(n))
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()
