@@ -278,19 +278,7 @@ def fit(
                         if weighted is not None:
                             weighted.weight = kl(position)
                         guard.before_step()
-                        rows, share = train.of_rank(batch)
-                        try:
-                            loss = _gradients(svi, meter, rows, accumulate, share)
-                        except (ValueError, RuntimeError):
-                            try:
-                                guard.look_into(at.step, rows)
-                            except NonFiniteLoss:
-                                if ranks.size == 1:
-                                    raise
-                                loss = torch.tensor(math.nan, device=place)  # which all ranks will see at once
-                            else:
-                                raise
-                        loss = svi.share(loss)
+                        loss = svi.share(_loss(svi, guard, meter, batch, at.step, accumulate))
                         guard.check(at.step, loss, batch)
                         done = at.step / length.steps if length.steps else position / length.epochs
                         _set_lr(svi, factor(done) * at.lr_factor)
@@ -371,6 +359,21 @@ def _keeper(
         raise ValueError("resume=True needs checkpoints=, the folder to go on from")
     keeper = Checkpoints(checkpoints) if isinstance(checkpoints, str | Path) else checkpoints
     return keeper if keeper is None or ranks.leads else FollowedCheckpoints(keeper)
+
+
+def _loss(svi: SVI, guard: WeightGuard, meter: Meter, batch: tuple[Any, ...], step: int, parts: int) -> torch.Tensor:
+    """Leave this process's part of the gradient of a batch's mean loss in the parameters; returns that of the loss."""
+    rows, share = meter.train.of_rank(batch)
+    try:
+        return _gradients(svi, meter, rows, parts, share)
+    except (ValueError, RuntimeError):
+        try:
+            guard.look_into(step, rows)
+        except NonFiniteLoss:
+            if meter.train.ranks.size == 1:
+                raise
+            return torch.tensor(math.nan, device=meter.train.device)  # which all processes will see at once
+        raise
 
 
 def _gradients(svi: SVI, meter: Meter, batch: tuple[Any, ...], parts: int, share: float) -> torch.Tensor:
