@@ -467,14 +467,6 @@ class _Sum(nn.Module):
         return x.sum()
 
 
-def test_compiling_says_that_phases_run_eagerly() -> None:
-    vae, (x,) = pair_and_batch("vae")
-    svi = pv.SVI(vae.model, vae.guide, loss=make("aae"), compile=True)
-    with pytest.warns(UserWarning, match="steps run eagerly"):
-        svi.step(x)
-    svi.step(x)  # once is enough
-
-
 def test_half_precision_runs_the_networks() -> None:
     vae, (x,) = pair_and_batch("vae")
     svi = pv.SVI(vae.model, vae.guide, loss=make("aae"), precision="bfloat16")

@@ -152,12 +152,31 @@ def test_diversity_of_duplicates_and_of_noise() -> None:
 
 def test_sharpness_by_hand() -> None:
     assert float(sharpness(torch.full((1, 1, 8, 8), 0.5))) == 0.0
-    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 1.0
-    # the Laplacian of a checkerboard is 4 or -4
-    assert float(sharpness(board[None, None])) == pytest.approx(16.0)
-    x = torch.rand(5, 3, 12, 12)
-    blurred = nn.functional.avg_pool2d(x, 3, 1, 1)
-    assert bool((sharpness(blurred) < sharpness(x)).all())
+    rows, columns = torch.arange(8.0)[:, None], torch.arange(8.0)
+    slope = (0.3 * columns + 0.4 * rows).expand(1, 1, 8, 8)
+    assert float(sharpness(slope)) == pytest.approx(0.25, rel=1e-4)  # one direction: the squared gradient
+    bowl = (rows - 3.5).square() + (columns - 3.5).square()
+    # all directions around the middle: what is left is far below the mean squared gradient of 4 E r^2
+    assert float(sharpness(bowl[None, None])) < 0.8 * 4 * float(bowl[1:-1, 1:-1].mean())
+    board = (rows + columns) % 2
+    assert float(sharpness(board[None, None])) == 0.0
+    x = torch.rand(4, 3, 12, 9)
+    torch.testing.assert_close(sharpness(x.transpose(2, 3)), sharpness(x))
+    torch.testing.assert_close(sharpness(0.5 * x), 0.25 * sharpness(x))
+
+
+def test_noise_is_not_sharp_and_blur_lowers_it() -> None:
+    x = digits()[0][:200]
+    plain = float(sharpness(x).mean())
+    for image in (x, nn.functional.interpolate(x, scale_factor=3)):
+        blurred = nn.functional.avg_pool2d(nn.functional.pad(image, (1, 1, 1, 1)), 3, 1)
+        assert float(sharpness(blurred).mean()) < 0.75 * float(sharpness(image).mean())
+        for noise in (0.05, 0.1, 0.2):
+            for clean in (image, blurred):
+                noisy = (clean + noise * torch.randn_like(clean)).clamp(0, 1)
+                assert float(sharpness(noisy).mean()) < 1.02 * float(sharpness(clean).mean())
+    assert float(sharpness(torch.rand(200, 1, 8, 8)).mean()) < 0.25 * plain
+    assert float(sharpness(torch.rand(200, 1, 8, 8).bernoulli()).mean()) < 0.7 * plain
 
 
 def test_the_feature_net_learns_and_is_stored(tmp_path: Path) -> None:

@@ -9,7 +9,19 @@ from typing import Any
 import pyro.infer
 
 from pyro_vae.elbo import adversarial
-from pyro_vae.elbo.adversarial import AAE, ALI, GAN, VAEGAN, VEEGAN, VGH, WAEGAN, AlphaGAN, FactorVAE, PhasedELBO
+from pyro_vae.elbo.adversarial import (
+    AAE,
+    ALI,
+    GAN,
+    VAEGAN,
+    VEEGAN,
+    VGH,
+    WAEGAN,
+    AlphaGAN,
+    CategoricalAAE,
+    FactorVAE,
+    PhasedELBO,
+)
 from pyro_vae.elbo.antithetic import DisARM
 from pyro_vae.elbo.bounds import MeanField, TensorELBO, Trace
 from pyro_vae.elbo.control import REBAR
@@ -37,6 +49,7 @@ __all__ = [
     "VGH",
     "WAEGAN",
     "AlphaGAN",
+    "CategoricalAAE",
     "FactorVAE",
     "PhasedELBO",
     "adversarial",
@@ -115,6 +128,7 @@ _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "semi_supervised": SemiSupervised,
     "factor_vae": FactorVAE,
     "aae": AAE,
+    "categorical_aae": CategoricalAAE,
     "wae_gan": WAEGAN,
     "gan": GAN,
     "ali": ALI,

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_vae.elbo.bounds import TensorELBO
 from pyro_vae.elbo.tracing import log_prob, sample_sites
 
-__all__ = ["SemiSupervised"]
+__all__ = ["SemiSupervised", "guessed_log_prob", "hide_labels"]
 
 Program = Callable[..., Any]
 
@@ -71,33 +71,44 @@ class SemiSupervised(TensorELBO):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         loss = self.elbo.differentiable_loss(model, guide, *args, **kwargs)
-        return loss - self.weight * self._guessed(guide, args, kwargs)
+        return loss - self.weight * guessed_log_prob(guide, self.site, args, kwargs)
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The same number without a gradient, a 0-d tensor."""
         with torch.no_grad():  # Pyro's ELBOs have no differentiable loss there
             loss = torch.as_tensor(self.elbo.loss(model, guide, *args, **kwargs))
-            return loss - self.weight * self._guessed(guide, args, kwargs)
+            return loss - self.weight * guessed_log_prob(guide, self.site, args, kwargs)
 
-    def _guessed(self, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """The sum of log q(y|x) over the labelled data."""
-        if len(args) < 2 or not isinstance(args[1], Tensor) or args[1].shape != (len(args[0]),):
-            came = tuple(args[1].shape) if len(args) > 1 and isinstance(args[1], Tensor) else "none"
-            raise ValueError(
-                f"the classification loss needs the labels as second argument, ({len(args[0])},) with -1 for a datum "
-                f"without one, got {came}: train on a tuple (x, y), or without labels on 'enum'"
-            )
-        x, y, *rest = args
-        trace = poutine.trace(guide).get_trace(x, torch.full_like(y, -1), *rest, **kwargs)
-        sites = dict(sample_sites(prune_subsample_sites(trace)))
-        if self.site not in sites:
-            raise ValueError(
-                f"the guide draws no site {self.site!r} when labels are hidden (it draws {list(sites) or 'nothing'}): "
-                "name the site of the label, SemiSupervised(site=...)"
-            )
-        fn = sites[self.site]["fn"]
-        label = y.clamp_min(0)
-        if fn.event_shape:
-            label = (label.unsqueeze(-1) == torch.arange(fn.event_shape[-1], device=y.device)).to(x.dtype)
-        guessed = log_prob(self.site, {**sites[self.site], "value": label})
-        return torch.where(y >= 0, guessed, torch.zeros_like(guessed)).sum()
+
+def hide_labels(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments `(x, y, ...)` of a pair with every label hidden.
+
+    Raises:
+        ValueError: If there are no labels to hide.
+    """
+    if len(args) < 2 or not isinstance(args[1], Tensor) or args[1].shape != (len(args[0]),):
+        came = tuple(args[1].shape) if len(args) > 1 and isinstance(args[1], Tensor) else "none"
+        raise ValueError(
+            f"the classification loss needs the labels as second argument, ({len(args[0])},) with -1 for a datum "
+            f"without one, got {came}: train on a tuple (x, y), or without labels on 'enum' or 'categorical_aae' with "
+            "labels=False"
+        )
+    return (args[0], torch.full_like(args[1], -1), *args[2:])
+
+
+def guessed_log_prob(guide: Program, site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The sum of log q(y|x) over the labelled data, by what the guide draws at `site` with every label hidden."""
+    trace = poutine.trace(guide).get_trace(*hide_labels(args), **kwargs)
+    y = args[1]
+    sites = dict(sample_sites(prune_subsample_sites(trace)))
+    if site not in sites:
+        raise ValueError(
+            f"the guide draws no site {site!r} when labels are hidden (it draws {list(sites) or 'nothing'}): "
+            "give the name of the label's site as site=..."
+        )
+    fn = sites[site]["fn"]
+    label = y.clamp_min(0)
+    if fn.event_shape:
+        label = (label.unsqueeze(-1) == torch.arange(fn.event_shape[-1], device=y.device)).to(args[0].dtype)
+    guessed = log_prob(site, {**sites[site], "value": label})
+    return torch.where(y >= 0, guessed, torch.zeros_like(guessed)).sum()

@@ -2,6 +2,7 @@
 
 from pyro_vae.elbo.adversarial.autoencoder import AAE, WAEGAN
 from pyro_vae.elbo.adversarial.base import Adversarial
+from pyro_vae.elbo.adversarial.classes import CategoricalAAE
 from pyro_vae.elbo.adversarial.critics import Critic, NoisyEncoder
 from pyro_vae.elbo.adversarial.factor import FactorVAE
 from pyro_vae.elbo.adversarial.hybrid import VGH, AlphaGAN
@@ -21,6 +22,7 @@ __all__ = [
     "WAEGAN",
     "Adversarial",
     "AlphaGAN",
+    "CategoricalAAE",
     "Critic",
     "FactorVAE",
     "Game",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.elbo.adversarial.base import Adversarial, total
-from pyro_vae.elbo.adversarial.draws import generate, infer
+from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer
 from pyro_vae.elbo.adversarial.phases import Phase
 from pyro_vae.elbo.bounds import observed_log_prob
 
@@ -32,7 +32,8 @@ class AAE(Adversarial):
     the critic.
 
     Args:
-        weight: Of the critic's judgement, per datum.
+        weight: Of the phase against the critic: a factor on its learning rate, which is what a weight comes to where
+            each phase has an optimizer of its own (Adam takes no notice of a factor on the loss).
         options: Those of `Adversarial`.
 
     Raises:
@@ -48,24 +49,40 @@ class AAE(Adversarial):
         self.weight = weight
         self.phases = (
             self.critic_phase(self._critic),
-            Phase("regularise", self._regularise, ("guide",)),
+            Phase("regularise", self._regularise, ("guide",), lr=weight),
             Phase("reconstruct", self._reconstruct, ("model", "guide")),
         )
 
+    def _infer(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Drawn:
+        return infer(model, guide, args, kwargs)
+
+    def _codes(self, drawn: Drawn) -> dict[str, Tensor]:
+        """What the critics judge, by their names."""
+        return {"z": drawn.z}
+
     def _critic(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         with torch.no_grad():
-            inferred = infer(model, guide, args, kwargs)
-            prior = generate(model, args, kwargs)
-        real, fake = (self.beside(drawn.z, args, kwargs) for drawn in (prior, inferred))
-        return total(self.critic_loss("z", real, fake), inferred)
+            inferred = self._infer(model, guide, args, kwargs)
+            prior, fakes = self._codes(generate(model, args, kwargs)), self._codes(inferred)
+        losses = [
+            self.critic_loss(name, *(self.beside(value, args, kwargs) for value in (prior[name], fake)))
+            for name, fake in fakes.items()
+        ]
+        return total(torch.stack(losses).sum(), inferred)
+
+    def _judged(self, inferred: Drawn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The guide's loss against the critics."""
+        means = [
+            self.game.up(self.judge(name, self.beside(value, args, kwargs))).mean()
+            for name, value in self._codes(inferred).items()
+        ]
+        return total(torch.stack(means).sum(), inferred)
 
     def _regularise(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        inferred = infer(model, guide, args, kwargs)
-        logits = self.judge("z", self.beside(inferred.z, args, kwargs))
-        return total(self.weight * self.game.up(logits).mean(), inferred)
+        return self._judged(self._infer(model, guide, args, kwargs), args, kwargs)
 
     def _reconstruct(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        return -observed_log_prob(infer(model, guide, args, kwargs).traces)
+        return -observed_log_prob(self._infer(model, guide, args, kwargs).traces)
 
 
 class WAEGAN(AAE):
@@ -76,7 +93,7 @@ class WAEGAN(AAE):
     With a Gaussian likelihood of fixed scale the first term is a squared error, the cost of the paper.
 
     Args:
-        weight: Lambda.
+        weight: Lambda, per datum.
         options: Those of `Adversarial`.
 
     Reference: Tolstikhin et al. 2018, arXiv 1711.01558, algorithm 1.
@@ -87,6 +104,5 @@ class WAEGAN(AAE):
         self.phases = (self.phases[0], Phase("pair", self._pair, ("model", "guide")))
 
     def _pair(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        inferred = infer(model, guide, args, kwargs)
-        logits = self.judge("z", self.beside(inferred.z, args, kwargs))
-        return total(self.weight * self.game.up(logits).mean(), inferred) - observed_log_prob(inferred.traces)
+        inferred = self._infer(model, guide, args, kwargs)
+        return self.weight * self._judged(inferred, args, kwargs) - observed_log_prob(inferred.traces)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -12,15 +12,13 @@ from pyro_vae.elbo.adversarial.critics import Critic
 from pyro_vae.elbo.adversarial.draws import Drawn
 from pyro_vae.elbo.adversarial.losses import GAMES, gradient_penalty, r1_penalty
 from pyro_vae.elbo.adversarial.phases import Phase, PhasedELBO, warn_once
-from pyro_vae.elbo.tracing import is_recording
 from pyro_vae.nets import lookup
 
 __all__ = ["Adversarial"]
 
 Program = Callable[..., Any]
 
-NOTE_EVERY = 10  # calls of a critic between looks at how it does
-LOOK_EVERY = 500  # calls between checks of what was noted, which wait for a GPU
+LOOK_EVERY = 500  # steps between checks of what was noted, which wait for a GPU
 WON = 0.995  # share of pairs that a critic tells apart
 COLLAPSED = 0.3  # spread of generated data against that of the data
 
@@ -69,7 +67,7 @@ class Adversarial(PhasedELBO):
         self.critic_steps, self.critic_lr = critic_steps, critic_lr
         self.gradient_penalty, self.r1, self.condition = gradient_penalty, r1, condition
         self._noted: dict[str, Tensor] = {}
-        self._calls: dict[str, int] = {}
+        self._steps = 0
         self._said: set[str] = set()
 
     def critic_phase(self, loss: Callable[..., Tensor]) -> Phase:
@@ -130,17 +128,19 @@ class Adversarial(PhasedELBO):
 
     @torch.no_grad()
     def _note(self, name: str, above: Tensor, below: Tensor, real: Tensor, fake: Tensor) -> None:
-        if is_recording():
-            return
-        calls = self._calls[name] = self._calls.get(name, -1) + 1
-        if calls % NOTE_EVERY == 0:
-            found = {"accuracy": (above > below).to(above).mean(), "spread": _spread(fake) / _spread(real)}
-            for key, value in found.items():
-                kept = self._noted.get(f"{key}/{name}")
-                # zero where there is one datum: 0 / 0
-                self._noted[f"{key}/{name}"] = value if kept is None else kept.lerp(value, 0.1)
-        if calls and calls % LOOK_EVERY == 0:
-            self._look(name)
+        found = {"accuracy": (above > below).to(above).mean(), "spread": _spread(fake) / _spread(real)}
+        for key, value in found.items():
+            # changed in place, so that a compiled step carries them on
+            kept = self._noted.setdefault(f"{key}/{name}", value.clone())
+            # one datum alone has no spread
+            kept.lerp_(torch.where(value.isfinite(), value, kept), 0.01)
+
+    def updated(self, params: Mapping[str, Tensor]) -> None:
+        super().updated(params)
+        self._steps += 1
+        if self._steps % LOOK_EVERY == 0:
+            for name in self.critics:
+                self._look(name)
 
     def _look(self, name: str) -> None:
         accuracy, spread = (float(self._noted[f"{key}/{name}"]) for key in ("accuracy", "spread"))
@@ -150,7 +150,7 @@ class Adversarial(PhasedELBO):
             warn_once(
                 self._said,
                 f"{name} won",
-                f"the critic {name!r} tells {accuracy:.1%} of the pairs apart after {self._calls[name]} steps: what it "
+                f"the critic {name!r} tells {accuracy:.1%} of the pairs apart after {self._steps} steps: what it "
                 "judges learns little from it. Try a lower critic_lr, r1 > 0 or spectral normalisation",
             )
         if self.watched and spread < COLLAPSED:
@@ -158,7 +158,7 @@ class Adversarial(PhasedELBO):
                 self._said,
                 f"{name} collapsed",
                 f"mode collapse: what the critic {name!r} judges varies {spread:.2f} times as much as it should "
-                f"after {self._calls[name]} steps. Try an objective that reconstructs (VEEGAN, AAE), r1 > 0 or less lr",
+                f"after {self._steps} steps. Try an objective that reconstructs (VEEGAN, AAE), r1 > 0 or less lr",
             )
 
 

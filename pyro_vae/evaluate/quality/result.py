@@ -41,7 +41,7 @@ class QualityFigures:
         precision, recall, density, coverage: See `manifold_scores`.
         class_score: From 1 to the number of classes; NaN without a classifier.
         ms_ssim: Mean likeness of pairs within the set.
-        sharpness: Mean variance of the Laplacian.
+        sharpness: Mean strength of edges; noise is none.
     """
 
     frechet: float
