@@ -7,8 +7,8 @@
 2. An attribute vector: the mean code of bold digits minus that of thin ones, added and subtracted. "Bold" is told from
    the number of white pixels; any labelled attribute will do.
 3. The plane of a two-dimensional latent space, decoded at quantiles of the prior.
-4. t-SNE of the codes of a VAE and of an autoencoder with the same networks, and how many of the ten nearest neighbours
-   of a code have its label.
+4. t-SNE of the codes of a VAE and of an autoencoder with the same networks (`--embed tsne umap` for both), and
+   how many of the ten nearest neighbours of a code have its label.
 5. Codes in a plane from a VAE trained on the reconstruction alone (KL weight 0), on next to nothing but the KL (KL
    weight 1000), and on both.
 6. Samples from the prior for latent spaces of several sizes, with the test ELBO of each.
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--data", default="mnist", help="a labelled data set's name")
     parser.add_argument("--num_train", type=int, default=10_000, help="training images, at most")
     parser.add_argument("--num_codes", type=int, default=2000, help="test images in pictures of codes, at most")
+    parser.add_argument("--embed", nargs="+", choices=["tsne", "umap"], default=["tsne"], help="umap needs umap-learn")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--latent_dims", type=int, nargs="+", default=[2, 5, 10, 20])
     parser.add_argument("--seed", type=int, default=0)
@@ -96,11 +97,14 @@ def main() -> None:
     torch.manual_seed(options.seed)
     autoencoder = trained(pv.Autoencoder(data.shape, max(vaes), hidden=(256, 256)))
     sets = {"VAE": codes[few], "autoencoder": pv.encode(autoencoder.guide, test)[few]}
-    points = {}
-    for name, some in sets.items():
-        points[f"{name}: {neighbours(some, labels[few]):.1%} of neighbours alike"] = pv.evaluate.embed(some)
-    save(pv.plots.embeddings(points, labels[few]), "tsne")
-    print(*points, sep="\n")
+    alike = {name: neighbours(some, labels[few]) for name, some in sets.items()}
+    for method in options.embed:
+        points = {
+            f"{name}, {method}: {alike[name]:.1%} of neighbours alike": pv.evaluate.embed(some, method=method)
+            for name, some in sets.items()
+        }
+        save(pv.plots.embeddings(points, labels[few]), method)
+        print(*points, sep="\n")
 
     planes = {}
     for name, weight in {"reconstruction alone": 0.0, "the KL alone, nearly": 1000.0, "both": 1.0}.items():

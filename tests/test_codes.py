@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from typing import Literal
 
 import pyro
 import pyro.distributions as dist
@@ -140,12 +142,24 @@ def test_traversals_and_manifold() -> None:
     assert plane[0, 1] > plane[-1, 1]
 
 
-def test_embedding_keeps_groups_apart() -> None:
+@pytest.mark.parametrize("method", ["tsne", pytest.param("umap", marks=pytest.mark.slow)])
+def test_embedding_keeps_groups_apart(method: Literal["tsne", "umap"]) -> None:
+    if method == "umap":
+        pytest.importorskip("umap")
     g = torch.Generator().manual_seed(0)
     labels = torch.arange(2).repeat_interleave(40)
     codes = torch.randn(80, 6, generator=g) + 12 * labels.unsqueeze(1)
-    points = embed(codes, perplexity=10)
+    points = embed(codes, method=method, perplexity=10)
+    assert points.shape == (80, 2)
     gap = (points[labels == 0].mean(0) - points[labels == 1].mean(0)).norm()
     assert gap > 2 * points[labels == 0].std(0).norm()
     with pytest.raises(ValueError, match="above perplexity"):
         embed(codes[:10])
+
+
+def test_embedding_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ImportError, match="pip install umap-learn"):
+        embed(torch.zeros(40, 2), method="umap")
+    with pytest.raises(ValueError, match="'tsne' or 'umap', got 'pca'"):
+        embed(torch.zeros(40, 2), method="pca")  # type: ignore[arg-type]

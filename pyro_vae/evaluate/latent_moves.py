@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -110,16 +111,46 @@ def manifold(side: int = 20) -> Tensor:
     return torch.stack([line.repeat(side), line.flip(0).repeat_interleave(side)], 1)
 
 
-def embed(codes: Tensor, *, perplexity: float = 30.0, seed: int = 0) -> Tensor:
-    """Codes `(N, E)` as points in a plane, `(N, 2)`, by scikit-learn's t-SNE; seconds for a few thousand.
+def embed(
+    codes: Tensor, *, method: Literal["tsne", "umap"] = "tsne", perplexity: float = 30.0, seed: int = 0
+) -> Tensor:
+    """Codes `(N, E)` as points in a plane, `(N, 2)`, by t-SNE or by UMAP; seconds for a few thousand.
 
-    Distances between groups and the sizes of groups mean nothing in such a picture; who is whose neighbour does.
+    Distances between groups and the sizes of groups mean nothing in such a picture; who is whose neighbour does. UMAP,
+    of the optional package umap-learn (`pip install pyro-vae[umap]`), draws groups denser, and is faster for many data.
 
-    Reference: van der Maaten and Hinton 2008, visualizing data using t-SNE.
+    Args:
+        codes: `(N, E)`.
+        method: "tsne" or "umap".
+        perplexity: How many neighbours of a datum count, effectively; rounded, the `n_neighbors` of UMAP.
+        seed: Of the layout.
+
+    Raises:
+        ValueError: For codes of another shape, too few of them, or an unknown method.
+        ImportError: If umap-learn is not installed, for "umap".
+
+    Reference: van der Maaten and Hinton 2008, visualizing data using t-SNE; McInnes et al. 2018, arXiv 1802.03426
+    (UMAP).
     """
-    from sklearn.manifold import TSNE
-
+    if method not in ("tsne", "umap"):
+        raise ValueError(f"method must be 'tsne' or 'umap', got {method!r}")
     if codes.dim() != 2 or not perplexity < len(codes):
         raise ValueError(f"codes (N, E), N above perplexity={perplexity:g}, expected, got {tuple(codes.shape)}")
-    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
-    return torch.from_numpy(tsne.fit_transform(codes.detach().double().cpu().numpy()))
+    flat = codes.detach().double().cpu().numpy()
+    if method == "umap":
+        return torch.from_numpy(_umap(flat, max(2, round(perplexity)), seed))
+    from sklearn.manifold import TSNE
+
+    return torch.from_numpy(TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(flat))
+
+
+def _umap(flat: Any, neighbors: int, seed: int) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TensorFlow, which is not there, and of threads, which the seed rules out
+        try:
+            from umap import UMAP
+        except ImportError as error:
+            raise ImportError(
+                "method='umap' needs the package umap-learn, which is not installed: pip install umap-learn"
+            ) from error
+        return UMAP(n_neighbors=neighbors, random_state=seed, n_jobs=1).fit_transform(flat)

@@ -58,13 +58,14 @@ class Codebook(nn.Module):
         """Index of the nearest code, `(*)`, of encodings `(*, d)`."""
         # squares are expanded, so in single precision a code could lose to another one 1e-4 away, even against itself
         flat, vectors = encoding.reshape(-1, encoding.shape[-1]).double(), self.vectors.double()
-        # the distance up to a part that all codes have
-        distance = torch.addmm(vectors.square().sum(-1), flat, vectors.T, alpha=-2.0)
-        return distance.argmin(-1).reshape(encoding.shape[:-1])
+        # the distance up to a part that all codes have, in one product: adding the squares and `argmin` take longer
+        with_one = F.pad(flat, (0, 1), value=1.0)
+        distance = with_one @ torch.cat([-2 * vectors, vectors.square().sum(-1, keepdim=True)], -1).T
+        return distance.min(-1).indices.reshape(encoding.shape[:-1])
 
     @torch.no_grad()
-    def follow(self, encoding: Tensor) -> None:
-        """Move the vectors to the averages so far, dead ones to some of the encodings `(*, d)`, and count these."""
+    def follow(self, encoding: Tensor) -> Tensor:
+        """Move the vectors to the averages so far, dead ones to some of the encodings `(*, d)`; returns their codes."""
         flat = encoding.reshape(-1, encoding.shape[-1]).to(self.vectors.dtype)
         if self.decay is not None:
             known = self.uses.unsqueeze(-1).clamp_min(1e-6)
@@ -77,6 +78,7 @@ class Codebook(nn.Module):
         codes, rate = self.nearest(flat), 1 - (0.99 if self.decay is None else self.decay)
         self.uses.lerp_(torch.zeros_like(self.uses).index_add_(0, codes, torch.ones_like(flat[:, 0])), rate)
         self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, codes, flat), rate)
+        return codes.reshape(encoding.shape[:-1])
 
 
 class Quantized(dist.Delta):
@@ -107,9 +109,9 @@ class NearestCode(Conditional):
         self.codebook = codebook
 
     def distribution(self, h: Tensor) -> Quantized:
-        if self.training and torch.is_grad_enabled():
-            self.codebook.follow(h.detach())
-        return Quantized(h, self.codebook.vectors[self.codebook.nearest(h)], len(self.event_shape))
+        follows = self.training and torch.is_grad_enabled()
+        codes = self.codebook.follow(h.detach()) if follows else self.codebook.nearest(h)
+        return Quantized(h, self.codebook.vectors[codes], len(self.event_shape))
 
 
 class _InCodebook(constraints.Constraint):
@@ -122,8 +124,12 @@ class _InCodebook(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
+        return self.holds(value, self.codebook.nearest(value))
+
+    def holds(self, value: Tensor, codes: Tensor) -> Tensor:
+        """`check`, for a value whose nearest codes are known."""
         vectors = self.codebook.vectors.detach()
-        apart = (value.detach() - vectors[self.codebook.nearest(value)]).abs().flatten(-self.event_dim).amax(-1)
+        apart = (value.detach() - vectors[codes]).abs().flatten(-self.event_dim).amax(-1)
         return apart <= 1e-5 * (1 + vectors.abs().amax())
 
 
@@ -146,8 +152,8 @@ class OnCodebook(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p of the codes that the vectors are; -inf for a vector that is none."""
-        log_prob = self.prior.log_prob(self.codebook.nearest(value))
-        return torch.where(self.support.check(value), log_prob, -math.inf)
+        codes = self.codebook.nearest(value)
+        return torch.where(self.support.holds(value, codes), self.prior.log_prob(codes), -math.inf)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Vectors of codes drawn from the prior."""

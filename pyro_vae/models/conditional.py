@@ -139,11 +139,20 @@ class ConditionalVAE(VAE):
         labels = condition.long()
         # looked at only where Pyro looks at values too: it would wait for a GPU
         if pyro.distributions.is_validation_enabled() and not bool(((labels >= 0) & (labels < classes)).all()):
-            raise ValueError(
-                f"labels from {int(labels.min())} to {int(labels.max())} came, 0 to {classes - 1} were expected: leave "
-                "unlabelled data out, or use a semi-supervised model"
-            )
-        return one_hot(labels, classes).to(next(self.prior_net.parameters()))
+            raise _out_of_range(labels, classes)
+        try:
+            return one_hot(labels, classes).to(next(self.prior_net.parameters()))
+        except RuntimeError as error:  # on a CPU, torch looks itself
+            if "Class values" not in str(error):
+                raise
+            raise _out_of_range(labels, classes) from error
+
+
+def _out_of_range(labels: Tensor, classes: int) -> ValueError:
+    return ValueError(
+        f"labels from {int(labels.min())} to {int(labels.max())} came, 0 to {classes - 1} were expected: leave "
+        "unlabelled data out, or use a semi-supervised model"
+    )
 
 
 def _beside(a: Tensor, b: Tensor) -> Tensor:
