@@ -43,6 +43,10 @@ class Feed:
         self.loader: Any = None  # any re-iterable
         self.batch_size: int | None = batch_size
         if isinstance(source, Split):
+            if source.given is not None and max_args < 2:
+                raise ValueError(
+                    "the data come with labels for the pair, which takes the data alone: load them without"
+                )
             self.split = source.to(device)
             self.num_data: int | None = len(source)
         elif isinstance(source, Tensor) or (isinstance(source, tuple) and source and _tensors(source)):
@@ -123,7 +127,7 @@ class Feed:
     def head(self, n: int) -> tuple[Any, ...]:
         """The first `n` data, or all there are, as arguments for the pair; of a loader, the first batch."""
         if self.split is not None:
-            return (self.split.head(min(n, len(self.split))),)
+            return self.split.args(min(n, len(self.split)))
         if self.tensors is not None:
             return tuple(t[:n] for t in self.tensors)
         for batch in self._loaded():

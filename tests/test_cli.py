@@ -210,7 +210,8 @@ def test_the_configuration_is_complete_and_only_that(run: str) -> None:
         "strategy",
     }
     arguments = set(fit.__annotations__) - by_hand - {"return"}
-    assert set(config) == arguments | {"data", "binarize", "flatten", "root", "valid", "test", "seed", "num_samples"}
+    of_data = {"data", "binarize", "flatten", "root", "valid", "test", "labels", "seed"}
+    assert set(config) == arguments | of_data | {"num_samples"}
     assert config["model"]["init_args"]["latent_dim"] == 20  # type: ignore[index]
 
 
@@ -792,3 +793,14 @@ def test_an_autoencoder_has_a_loss_and_no_log_p(capsys: pytest.CaptureFixture[st
     assert "ELBO -" in out
     assert "new/reconstructions.png" in out
     assert "elbo" in json.loads(Path("new/evaluation-test.json").read_text())
+
+
+def test_labels_reach_a_pair_that_takes_them(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    quick = ("--epochs", "1", "--num_samples", "5", "--batch_size", "200")
+    _ok(capsys, "train", *quick, "--model", "ConditionalVAE", "--labels", "all", "--out", "given")
+    for command in ("evaluate", "sample", "reconstruct", "diagnose"):
+        options = ("--num_samples", "5") if command == "evaluate" else ("--num", "4") if command == "sample" else ()
+        _ok(capsys, command, "given", *options)
+    few = ("--labels", "20", "--elbo", "semi_supervised")
+    _ok(capsys, "train", *quick, "--model", "SemiSupervisedVAE", *few, "--out", "few")
+    assert _config("few")["labels"] == 20

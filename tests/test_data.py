@@ -557,3 +557,29 @@ def test_bad_batches() -> None:
             batches_of(tensors, 2)
     with pytest.raises(TypeError, match=r"write \(x,\)"):
         batches_of(x, 2)  # type: ignore[arg-type]
+
+
+def test_labels_for_the_pair() -> None:
+    some = load("digits", labels=25).train
+    assert some.y is not None
+    assert some.given is not None
+    known = some.given >= 0
+    assert torch.equal(some.given[known], some.y[known])
+    assert int(known.sum()) == 25
+    assert set(some.given[known].bincount().tolist()) == {2, 3}
+    every = load("digits", labels="all")
+    assert every.test is not None
+    x, given = every.test.args(5)
+    assert torch.equal(x, every.test.head(5))
+    assert torch.equal(given, every.test.y[:5])  # type: ignore[index]
+    order = torch.Generator().manual_seed(0)
+    for (_, given), (_, y) in zip(
+        every.train.batches(100, shuffle=True, generator=order),
+        load("digits").train.batches(100, shuffle=True, generator=order.manual_seed(0), with_labels=True),
+        strict=True,
+    ):
+        assert torch.equal(given, y)
+    with pytest.raises(ValueError, match="a number from 10"):
+        load("digits", labels=3)
+    with pytest.raises(ValueError, match="got none"):
+        load(torch.rand(8, 3), labels="all")

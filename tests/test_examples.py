@@ -11,7 +11,10 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TINY = {
     "aae.py": "--data digits --steps 4 --hidden 16",
-    "veegan_modes.py": "--steps 3 --runs 2 --hidden 8",
+    "stacked_mnist.py": "--data digits --steps 3 --num_samples 50 --channels 2 4",
+    "veegan_modes.py": "--data ring high --steps 3 --runs 2 --hidden 8",
+    "aae_labels.py": "--data digits --steps 4 --hidden 16 --labels 20 --clusters 12",
+    "vgh.py": "--data digits --steps 3 --hidden 16 --latent_dims 2 --num_data 60",
     "vae_gan.py": "--data digits --steps 3 --num_samples 20 --channels 2 4",
     "compare_estimators.py": "--data digits --epochs 2 --num_data 8 --num_particles 1 2 --repeats 3 --num_samples 10",
     "custom_pair.py": "--epochs 2 --num_samples 10",
@@ -43,7 +46,7 @@ TINY = {
     "text_vae.py": "--corpus built_in --epochs 2 --num_data 20 --num_samples 5 --hidden 8",
     "true_posterior_2d.py": "--data digits --epochs 1 --num_data 2 --max_steps 10",
     "sigma_vae.py": "--data digits --epochs 1",
-    "semi_supervised.py": "--data digits --labels 50 --epochs 1 --epochs_labelled 1 1",
+    "semi_supervised.py": "--data digits --labels 50 --epochs 1 --steps 10 10 10",
     "signal_to_noise.py": "--data digits --num_data 8 --epochs 1 --num_particles 1 2 --repeats 3",
     "vqvae.py": "--data digits --epochs 2 --prior_epochs 1 --codes 16 --channels 8",
     "vae.py": "--data digits --epochs 2 --num_samples 10",

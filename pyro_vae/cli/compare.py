@@ -34,12 +34,13 @@ def _parser() -> Parser:
 def run(words: Sequence[str], command: str) -> None:
     """Rebuild a run and compare estimators on it."""
     options = _parser().read(words)
-    loaded, x = open_run(options, at_most=True)
+    loaded, args = open_run(options, at_most=True)
     result = compare_elbos(
         loaded.model,
         loaded.guide,
-        x,
+        args[0],
         options.estimators,
+        args=args[1:],
         num_particles=options.num_particles,
         repeats=options.repeats,
         seed=options.seed,

@@ -94,8 +94,11 @@ def add_progress_option(parser: Any) -> None:
     )
 
 
-def head(run: LoadedRun, split: str, n: int | None, root: str | None, *, at_most: bool = False) -> Tensor:
-    """The first `n` data of a split of the run's data (`at_most`: or fewer), or all of them, on the run's device."""
+def head(run: LoadedRun, split: str, n: int | None, root: str | None, *, at_most: bool = False) -> tuple[Tensor, ...]:
+    """The first `n` data of a split of the run's data (`at_most`: or fewer), or all of them, on the run's device.
+
+    With what the pair is told of each beside it, if anything.
+    """
     data = run.data(root)
     chosen: Split | None = getattr(data, split)
     if chosen is None:
@@ -104,10 +107,10 @@ def head(run: LoadedRun, split: str, n: int | None, root: str | None, *, at_most
     n = len(chosen) if n is None or (at_most and n > len(chosen)) else n
     if not 1 <= n <= len(chosen):
         raise ValueError(f"asked for {n} data: the {split} split has {len(chosen)}; give a number from 1 to that")
-    return chosen.head(n).to(run.device)
+    return tuple(each.to(run.device) for each in chosen.args(n))
 
 
-def open_run(options: Any, *, at_most: bool = False) -> tuple[LoadedRun, Tensor]:
+def open_run(options: Any, *, at_most: bool = False) -> tuple[LoadedRun, tuple[Tensor, ...]]:
     """The run that a command looks at, rebuilt, and the data that its options ask for."""
     pyro.clear_param_store()
     run = load_run(options.run, device=options.device, trust=options.trust)
@@ -128,7 +131,7 @@ def publish(result: Any, run: LoadedRun, name: str) -> None:
 
 def report(
     run: LoadedRun,
-    x: Tensor,
+    args: tuple[Tensor, ...],
     split: str,
     *,
     num_samples: int,
@@ -142,7 +145,7 @@ def report(
         summary = summarize(
             run.model,
             run.guide,
-            x,
+            *args,
             num_samples=num_samples,
             seed=seed,
             progress=progress,
@@ -151,7 +154,7 @@ def report(
             ranks=ranks,
         )
     except NoDensity as error:  # a deterministic autoencoder has a loss to report all the same
-        summary = bound(run.model, run.guide, x, seed=seed)
+        summary = bound(run.model, run.guide, *args, seed=seed)
         say(f"no log p(x): {error}")
     if ranks is not None and not ranks.leads:
         return

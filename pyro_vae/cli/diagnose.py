@@ -28,11 +28,11 @@ def _parser() -> Parser:
 def run(words: Sequence[str], command: str) -> None:
     """Rebuild a run and report on its latents."""
     options = _parser().read(words)
-    loaded, x = open_run(options, at_most=True)
+    loaded, args = open_run(options, at_most=True)
     report = latent_report(
         loaded.model,
         loaded.guide,
-        x,
+        *args,
         num_samples=options.num_samples,
         seed=options.seed,
         progress=options.progress,

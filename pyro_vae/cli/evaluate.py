@@ -67,10 +67,10 @@ def run(words: Sequence[str], command: str) -> None:
         _evaluate(*open_run(options), parser, options, ranks)
 
 
-def _evaluate(loaded: LoadedRun, x: Tensor, parser: Parser, options: Namespace, ranks: Ranks) -> None:
+def _evaluate(loaded: LoadedRun, args: tuple[Tensor, ...], parser: Parser, options: Namespace, ranks: Ranks) -> None:
     report(
         loaded,
-        x,
+        args,
         options.split,
         num_samples=options.num_samples,
         seed=options.seed,
@@ -83,7 +83,7 @@ def _evaluate(loaded: LoadedRun, x: Tensor, parser: Parser, options: Namespace, 
     result = log_marginal(
         loaded.model,
         loaded.guide,
-        x,
+        *args,
         num_samples=options.num_samples,
         seed=options.seed,
         progress=options.progress,

@@ -35,11 +35,11 @@ def _parser() -> Parser:
 def run(words: Sequence[str], command: str) -> None:
     """Rebuild a run and measure its inference gaps."""
     options = _parser().read(words)
-    loaded, x = open_run(options, at_most=True)
+    loaded, args = open_run(options, at_most=True)
     result = inference_gaps(
         loaded.model,
         loaded.guide,
-        x,
+        *args,
         families=options.families,
         num_samples=options.num_samples,
         ais=options.ais,

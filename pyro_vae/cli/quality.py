@@ -38,8 +38,8 @@ def _parser() -> Parser:
 def run(words: Sequence[str], command: str) -> None:
     """Rebuild a run and judge its samples."""
     options = _parser().read(words)
-    loaded, data = open_run(options, at_most=True)
-    images = plots.as_images(data).to(loaded.device)
+    loaded, args = open_run(options, at_most=True)
+    images = plots.as_images(args[0]).to(loaded.device)
     data_source = loaded.data(options.root)
     labels = data_source.train.y
     net = None
@@ -58,8 +58,10 @@ def run(words: Sequence[str], command: str) -> None:
     else:
         say("the data have no labels to learn features from: pixels are compared")
     with fork_rng(options.seed):
-        parts = [torch.zeros_like(part) for part in data[: (len(data) + 1) // 2].split(500)]
-        samples = torch.cat([sample(loaded.model, part, mean=options.mean) for part in parts])
+        half = (len(args[0]) + 1) // 2
+        template = (torch.zeros_like(args[0]), *args[1:])
+        parts = zip(*(each[:half].split(500) for each in template), strict=True)
+        samples = torch.cat([sample(loaded.model, *part, mean=options.mean) for part in parts])
     result = sample_quality(
         images, plots.as_images(samples).to(loaded.device), net, neighbours=options.neighbours, seed=options.seed
     )

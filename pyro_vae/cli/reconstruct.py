@@ -39,6 +39,6 @@ def run(words: Sequence[str], command: str) -> None:
     pyro.clear_param_store()
     loaded = load_run(options.run, device=options.device, trust=options.trust)
     with fork_rng(options.seed):
-        x = head(loaded, options.split, options.num, options.root)
-        again = reconstruct(loaded.model, loaded.guide, x, mean=options.mean)
-    show(outlet(options.out, loaded, "reconstructions"), plots.reconstructions, x=x, reconstructed=again)
+        args = head(loaded, options.split, options.num, options.root)
+        again = reconstruct(loaded.model, loaded.guide, *args, mean=options.mean)
+    show(outlet(options.out, loaded, "reconstructions"), plots.reconstructions, x=args[0], reconstructed=again)

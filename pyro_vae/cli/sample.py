@@ -8,7 +8,7 @@ import pyro
 import torch
 
 from pyro_vae import plots
-from pyro_vae.cli.console import add_picture_options, add_run_options, outlet, show
+from pyro_vae.cli.console import add_picture_options, add_run_options, head, outlet, show
 from pyro_vae.cli.parser import Parser
 from pyro_vae.elbo.tracing import fork_rng
 from pyro_vae.evaluate import sample
@@ -38,5 +38,7 @@ def run(words: Sequence[str], command: str) -> None:
     loaded = load_run(options.run, device=options.device, trust=options.trust)
     with fork_rng(options.seed):
         template = torch.zeros(options.num, *loaded.shape, device=loaded.device)
-        x = sample(loaded.model, template, mean=options.mean)
+        # a conditional pair draws data of the classes of the first training data
+        given = head(loaded, "train", options.num, None)[1:] if loaded.config.get("labels") == "all" else ()
+        x = sample(loaded.model, template, *given, mean=options.mean)
     show(outlet(options.out, loaded, "samples"), plots.image_grid, x=x)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -143,6 +143,12 @@ def _add_data_options(group: Any) -> None:
         default=None,
         metavar="DIR",
         help="Folder of the data. Default: $PYRO_VAE_DATA, else ~/.cache/pyro_vae.",
+    )
+    group.add_argument(
+        "--labels",
+        type=Literal["all"] | int | None,
+        default=None,
+        help="Labels for the pair: all (ConditionalVAE), or those of so many training data (SemiSupervisedVAE).",
     )
     group.add_argument("--valid", type=int | float, default=0.1, help="Share or number of validation data.")
     group.add_argument(
@@ -369,20 +375,20 @@ def _show(run: LoadedRun, dataset: Data, options: Namespace, ranks: Ranks) -> No
     split = next(name for name in ("test", "valid", "train") if getattr(dataset, name) is not None)
     chosen = getattr(dataset, split)
     with fork_rng(options.seed):
-        x = chosen.x.to(run.device)
+        args = chosen.to(run.device).args()
         report(
-            run, x, split, num_samples=options.num_samples, seed=options.seed, progress=options.progress, ranks=ranks
+            run, args, split, num_samples=options.num_samples, seed=options.seed, progress=options.progress, ranks=ranks
         )
         if not ranks.leads:
             return
-        shown = x[:20]
+        shown = tuple(each[:20] for each in args)
         try:
             draw(
-                plots.reconstructions(shown, _means(reconstruct, run.model, run.guide, shown)),
+                plots.reconstructions(shown[0], _means(reconstruct, run.model, run.guide, *shown)),
                 run.path / "reconstructions",
             )
-            template = shown.new_zeros(64, *dataset.shape)
-            draw(plots.image_grid(_means(sample, run.model, template)), run.path / "samples")
+            template = [torch.zeros_like(args[0][:64]), *(each[:64] for each in args[1:])]
+            draw(plots.image_grid(_means(sample, run.model, *template)), run.path / "samples")
         except ValueError as error:
             say(f"no pictures: {error}")
     if len(run.history):

@@ -24,6 +24,7 @@ def load(
     root: str | os.PathLike[str] | None = None,
     valid: int | float = 0.1,
     test: int | float = 0.2,
+    labels: int | Literal["all"] | None = None,
     seed: int = 0,
 ) -> Data:
     """Read `source` into memory, split it, and binarise it.
@@ -61,7 +62,11 @@ def load(
             0 for none.
         test: Size of the test split, likewise, as a fraction of the whole source; ignored where the source has its
             own test set.
-        seed: Decides the splits and the fixed draws. The test split and its draw do not depend on `valid`.
+        labels: Give the pair the labels as a second argument: "all" of them, in each split, for a conditional pair; or
+            those of so many training data, as many of each class as of any other and -1 for the rest, for a
+            semi-supervised one. None: the pair gets the data alone.
+        seed: Decides the splits, the fixed draws and whose labels are given. The test split and its draw do not depend
+            on `valid`.
 
     Raises:
         ValueError: An unknown name, values or shapes that cannot be used, or an empty split.
@@ -91,8 +96,8 @@ def load(
     n_train = total - n_test - n_valid
 
     # One seed for each use, so that a change of one split leaves the draws of the others alone.
-    uses = torch.randint(2**62, (4,), generator=torch.Generator().manual_seed(seed)).tolist()
-    for_order, for_train, for_valid, for_test = (torch.Generator().manual_seed(use) for use in uses)
+    uses = torch.randint(2**62, (5,), generator=torch.Generator().manual_seed(seed)).tolist()
+    for_order, for_train, for_valid, for_test, for_labels = (torch.Generator().manual_seed(use) for use in uses)
 
     def split(x: Tensor, y: Tensor | None, generator: torch.Generator, train: bool = False) -> Split:
         x = x.flatten(1) if flatten else x  # (N, C, H, W) -> (N, C*H*W)
@@ -115,16 +120,43 @@ def load(
         test_split = split(raw.x_test, raw.y_test, for_test)
     elif n_test:
         test_split = part(of_test, for_test)
+    valid_split = part(of_valid, for_valid) if n_valid else None
+    if labels is not None:
+        training.given = _given(training.y, labels, for_labels)
+        if labels == "all":
+            for other in (valid_split, test_split):
+                if other is not None:
+                    other.given = _given(other.y, labels, for_labels)
     return Data(
         name=raw.name,
         train=training,
-        valid=part(of_valid, for_valid) if n_valid else None,
+        valid=valid_split,
         test=test_split,
         shape=tuple(training.intensity.shape[1:]),
         binarize=binarize,
         seed=seed,
         flatten=flatten,
     )
+
+
+def _given(y: Tensor | None, labels: int | str, generator: torch.Generator) -> Tensor:
+    """The labels, or those of some of the data and -1 for the rest."""
+    if y is None or y.dim() != 1:
+        came = "none" if y is None else f"those of shape {tuple(y.shape)}"
+        raise ValueError(f"labels={labels!r}: the data should have labels (N,), got {came}")
+    if labels == "all":
+        return y
+    classes = y.unique()
+    if isinstance(labels, bool) or not isinstance(labels, int) or not len(classes) <= labels <= len(y):
+        raise ValueError(f"labels={labels!r}: expected 'all', or a number from {len(classes)}, one of each class")
+    order = torch.randperm(len(y), generator=generator)
+    # one of each class in turn, until there are enough
+    turn = torch.empty_like(y)
+    for c in classes:
+        of_class = order[y[order] == c]
+        turn[of_class] = torch.arange(len(of_class))
+    chosen = order[turn[order].argsort(stable=True)[:labels]]
+    return torch.full_like(y, -1).index_copy(0, chosen, y[chosen])
 
 
 def _count(split: str, size: int | float, available: int) -> int:

@@ -77,12 +77,14 @@ class Split:
         drawn: A fixed draw `(N, *shape)` observed in place of `intensity`.
         dynamic: Observe a fresh Bernoulli draw of `intensity` at each access, from the global random state of its
             device.
+        given: What a pair is told of each datum beside it, `(N,)`: its second argument. None: nothing.
     """
 
     intensity: Tensor
     y: Tensor | None = None
     drawn: Tensor | None = None
     dynamic: bool = False
+    given: Tensor | None = None
 
     @property
     def _stored(self) -> Tensor:
@@ -99,6 +101,11 @@ class Split:
             raise ValueError(f"head({n}): expected a number from 1 to {len(self)}, the size of this split")
         return draw_binary(self.intensity[:n]) if self.dynamic else self._stored[:n]
 
+    def args(self, n: int | None = None) -> tuple[Tensor, ...]:
+        """The first n data, or all, as a pair takes them: `(x,)`, or `(x, given)`."""
+        n = len(self) if n is None else n
+        return (self.head(n),) if self.given is None else (self.head(n), self.given[:n])
+
     def batches(
         self,
         batch_size: int,
@@ -108,12 +115,12 @@ class Split:
         drop_last: bool = False,
         with_labels: bool = False,
     ) -> Iterator[tuple[Tensor, ...]]:
-        """Batches `(x,)`, or `(x, y)` with `with_labels`, cut as by `batches_of`.
+        """Batches `(x,)`, or `(x, given)`, with `y` after these for `with_labels`; cut as by `batches_of`.
 
         Where `dynamic`, each batch is drawn anew when it is taken, from the global random state; `generator` decides
         the order only.
         """
-        tensors = [self._stored]
+        tensors = [self._stored, *([] if self.given is None else [self.given])]
         if with_labels:
             if self.y is None:
                 raise ValueError("with_labels=True, but this split has no labels")
@@ -125,7 +132,8 @@ class Split:
         """The same split on another device."""
         y = None if self.y is None else self.y.to(device)
         drawn = None if self.drawn is None else self.drawn.to(device)
-        return Split(self.intensity.to(device), y, drawn, self.dynamic)
+        given = None if self.given is None else self.given.to(device)
+        return Split(self.intensity.to(device), y, drawn, self.dynamic, given)
 
     def __len__(self) -> int:
         return len(self.intensity)

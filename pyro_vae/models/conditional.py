@@ -128,8 +128,8 @@ class ConditionalVAE(VAE):
         if condition is None:
             raise ValueError(
                 f"the data came without their condition, {what} was expected beside them: pass "
-                "`pv.fit(model, guide, (x, c))` when training, and `(model, guide, x, c)` to whatever asks about the "
-                "pair; data without a label are for a semi-supervised model"
+                "`pv.fit(model, guide, (x, c))` when training (`--labels all` on the command line), and `(model, "
+                "guide, x, c)` to whatever asks about the pair; data without a label are for a semi-supervised model"
             )
         if condition.shape != ((n,) if self.labels else (n, *self.condition_shape)):
             raise ValueError(f"a condition of shape {tuple(condition.shape)} came, {what} was expected")

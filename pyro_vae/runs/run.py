@@ -31,7 +31,7 @@ from pyro_vae.runs.weights import PARAM, gather, networks, restore
 
 __all__ = ["DATA_KEYS", "LoadedRun", "RunFiles", "load_run", "read_run", "save_run"]
 
-DATA_KEYS = ("binarize", "flatten", "root", "valid", "test", "seed")
+DATA_KEYS = ("binarize", "flatten", "root", "valid", "test", "labels", "seed")
 SLACK = 10**6  # numbers that a model may have beyond those stored before it is taken for a memory bomb
 
 
@@ -133,7 +133,8 @@ class LoadedRun:
             FileNotFoundError: If that folder is not there: one that only the run names is not made.
             ValueError: If they are not what they were: the test data could be among those trained on.
         """
-        settings = {key: self.config[key] for key in DATA_KEYS}
+        # runs from before `labels` have none
+        settings: dict[str, Any] = {key: self.config.get(key) for key in DATA_KEYS}
         if root is not None:
             settings["root"] = root
         elif settings["root"] is not None and not self.trust and not Path(settings["root"]).expanduser().is_dir():

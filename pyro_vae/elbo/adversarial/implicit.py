@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -54,18 +55,30 @@ class ALI(Adversarial):
 
     Where the critic finds no difference, model and guide have the same joint distribution, and each inverts the other.
 
+    Two joint distributions of x and z that are concentrated on surfaces can be told apart at a glance, whatever x is,
+    by where z lies, and what the critic then says is no help to the model. `noise` on the latents that it sees, of both
+    sides alike, makes it look at x; where the joint distributions are the same, they are so with the noise.
+
     Args:
+        noise: Standard deviation of the noise; 1, as wide as a standard normal prior, is a good one.
         options: Those of `Adversarial`.
 
-    Reference: Dumoulin et al. 2017, arXiv 1606.00704; Donahue et al. 2017, arXiv 1605.09782.
+    Raises:
+        ValueError: For `noise` below 0.
+
+    Reference: Dumoulin et al. 2017, arXiv 1606.00704; Donahue et al. 2017, arXiv 1605.09782. The papers have no noise.
     """
 
-    def __init__(self, num_particles: int = 1, **options: Any) -> None:
+    def __init__(self, num_particles: int = 1, noise: float = 0.0, **options: Any) -> None:
         super().__init__(num_particles, **options)
+        if not 0 <= noise < math.inf:
+            raise ValueError(f"noise must be a standard deviation >= 0, got {noise}")
+        self.noise = noise
         self.phases = (self.critic_phase(self._critic), Phase("pair", self._pair, ("model", "guide")))
 
     def _joint(self, drawn: Drawn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        return self.beside(torch.cat([drawn.x.flatten(1), drawn.z], 1), args, kwargs)
+        z = drawn.z + self.noise * torch.randn_like(drawn.z) if self.noise else drawn.z
+        return self.beside(torch.cat([drawn.x.flatten(1), z], 1), args, kwargs)
 
     def _critic(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         with torch.no_grad():
@@ -88,9 +101,13 @@ class VEEGAN(ALI):
     samples lie elsewhere, which the critic sees. With a Gaussian guide of fixed scale the second term is the squared
     error of the paper. The guide is run on generated data, in the place of the pair's first argument.
 
+    The guide never sees the data while it learns. For data unlike all samples it gives latents far outside of the
+    prior, by which the critic knows them, and nothing pulls the model there: it stays a cloud that drifts. With
+    `noise=1` it does not.
+
     Args:
         weight: Lambda, of the reconstruction of the latents.
-        options: Those of `Adversarial`; the default `game` is "log_ratio", as in the paper.
+        options: Those of `ALI`, `noise` above all; the default `game` is "log_ratio", as in the paper.
 
     Raises:
         ValueError: For a weight that is not positive.
