@@ -19,46 +19,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyro
-import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from training import gemm_rate
+from training import DATA, Networks, gemm_rate
 
 import pyro_vae as pv
 
-DATA, HIDDEN = 784, 400
 Step = Callable[[], object]
 
 
-class Networks(nn.Module):
-    def __init__(self, latent: int) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.latent = latent
-        self.encoder = nn.Sequential(nn.Linear(DATA, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, 2 * latent))
-        self.decoder = nn.Sequential(nn.Linear(latent, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, DATA))
+class Pair(Networks):
+    """The networks of `training.py`, with the importance-weighted bound by hand."""
 
-    def model(self, x: Tensor) -> None:
-        pyro.module(f"decoder_{id(self)}", self.decoder)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))
-            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
-
-    def guide(self, x: Tensor) -> None:
-        pyro.module(f"encoder_{id(self)}", self.encoder)
-        loc, log_scale = self.encoder(x).chunk(2, -1)
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
-
-    def loss(self, x: Tensor, particles: int) -> Tensor:
-        loc, log_scale = self.encoder(x).chunk(2, -1)
+    def bound(self, x: Tensor, particles: int) -> Tensor:
         if particles == 1:
-            z = loc + log_scale.exp() * torch.randn_like(loc)
-            kl = 0.5 * (loc.square() + (2 * log_scale).exp() - 2 * log_scale - 1).sum()
-            return F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="sum") + kl
+            return self.loss(x)
+        loc, log_scale = self.encoder(x).chunk(2, -1)
         noise = torch.randn(particles, *loc.shape)
         z = loc + log_scale.exp() * noise
         many = x.expand(particles, *x.shape)
@@ -74,11 +53,11 @@ class Networks(nn.Module):
 
 
 def by_hand(batch: int, latent: int, particles: int) -> Step:
-    nets, x = Networks(latent), torch.rand(batch, DATA).round()
+    nets, x = Pair(latent), torch.rand(batch, DATA).round()
     optimizer = torch.optim.Adam(nets.parameters(), fused=True)
 
     def step() -> None:
-        loss = nets.loss(x, particles)
+        loss = nets.bound(x, particles)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -87,7 +66,7 @@ def by_hand(batch: int, latent: int, particles: int) -> Step:
 
 
 def ours(batch: int, latent: int, particles: int, compiled: bool) -> Step:
-    nets, x = Networks(latent), torch.rand(batch, DATA).round()
+    nets, x = Pair(latent), torch.rand(batch, DATA).round()
     objective = pv.elbo.make("mean_field" if particles == 1 else "iwae", num_particles=particles)
     svi = pv.SVI(nets.model, nets.guide, loss=objective, compile=compiled)
 
@@ -130,7 +109,7 @@ def row(label: str, sizes: tuple[int, int, int], rounds: int, rate: float) -> li
             seconds[name].append(time.perf_counter() - started)
     middle = {name: sorted(s)[rounds // 2] for name, s in seconds.items()}
     batch, latent, particles = sizes
-    flops = Networks(latent).flops(batch, particles)
+    flops = Pair(latent).flops(batch, particles)
     cells = [label]
     for name, value in middle.items():
         ratio = "" if name == "PyTorch" else f" ({value / middle['PyTorch']:.2f})"
@@ -139,7 +118,7 @@ def row(label: str, sizes: tuple[int, int, int], rounds: int, rate: float) -> li
 
 
 def data_row(num_data: int) -> list[str]:
-    nets, x = Networks(20), torch.rand(num_data, DATA).round()
+    nets, x = Pair(20), torch.rand(num_data, DATA).round()
     pyro.clear_param_store()
     times: list[float] = []
     steps = max(1, num_data // 128)

@@ -44,16 +44,17 @@ Step = Callable[[int], object]  # takes the number of the batch, returns when th
 class Networks(nn.Module):
     """Encoder and decoder, the same for everybody."""
 
-    def __init__(self) -> None:
+    def __init__(self, latent: int = LATENT) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.encoder = nn.Sequential(nn.Linear(DATA, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, 2 * LATENT))
-        self.decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, DATA))
+        self.latent = latent
+        self.encoder = nn.Sequential(nn.Linear(DATA, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, 2 * latent))
+        self.decoder = nn.Sequential(nn.Linear(latent, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, DATA))
 
     def model(self, x: Tensor) -> None:
         pyro.module(f"decoder_{id(self)}", self.decoder)
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(LATENT), 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))
             pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
