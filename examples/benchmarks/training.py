@@ -8,14 +8,14 @@ same weights. The competitors take turns, a few steps each, in one process; the 
 "GEMM share" is the share of the machine's matrix-product rate, measured in the same run, that the step reaches. At the
 end each competitor's ELBO after the same number of steps, so that none wins by doing less.
 
-On a 2-core CPU, two threads, torch 2.15, NumPyro 0.22 (GEMM 272 GFLOP/s), ms a step at batch 32, 128, 512:
+On a 2-core CPU, two threads, torch 2.15, NumPyro 0.22 (GEMM 333 GFLOP/s), ms a step at batch 32, 128, 512:
 
-    stock Pyro           5.53   7.72   15.52
-    PyTorch, fused Adam  2.05   3.58    9.89
-    PyTorch, compiled    1.93   3.52    9.89
-    pyro_vae             3.26   5.05   11.86
-    pyro_vae, compiled   1.42   2.87    8.68
-    NumPyro, jitted      1.74   3.11    8.99
+    stock Pyro           5.45   7.20   14.44
+    PyTorch, fused Adam  2.06   3.47    9.38
+    PyTorch, compiled    1.98   3.35    9.24
+    pyro_vae             3.12   4.58   10.88
+    pyro_vae, compiled   1.45   2.74    8.05
+    NumPyro, jitted      1.93   3.08    8.54
 """
 
 import argparse
