@@ -9,11 +9,11 @@ process. Shown are medians, the share of the machine's matrix-product rate that 
 raises the memory of the process at its peak (Linux only), weights and optimizer not counted. The last table has the
 time of a step within `pv.fit` for data sets of several sizes, which should not grow.
 
-With `--rounds 11` on a 2-core CPU, two threads (332 GFLOP/s), ms of PyTorch and of `pv.SVI` compiled, MB of each: batch
-32, 128, 512, 2048: 2.3 and 1.5, 3.6 and 2.9, 10.0 and 8.4, 36 and 31; 1 and 3, 2 and 4, 12 and 7, 37 and 22. Latent size
-2, 20, 100, 400: 3.5 and 2.8, 3.7 and 2.8, 4.3 and 3.4, 5.8 and 4.8. Particles 1, 5, 20, 50: 1.9 and 1.3, 2.8 and 2.1,
-5.8 and 4.5, 17 and 10; 0 and 3, 3 and 3, 7 and 4, 17 and 8. Data 1000, 10 000, 60 000: 5.8, 3.1, 3.0 ms a step, of
-which the measurement of 1000 data at the end of each epoch is a part.
+With `--rounds 11` on a 2-core CPU, two threads (332 GFLOP/s), ms of PyTorch and of `pv.SVI` compiled, MB of each:
+batch 32, 128, 512, 2048: 2.3 and 1.5, 3.6 and 2.9, 10.0 and 8.4, 36 and 31; 1 and 3, 2 and 4, 12 and 7, 37 and 22.
+Latent size 2, 20, 100, 400: 3.5 and 2.8, 3.7 and 2.8, 4.3 and 3.4, 5.8 and 4.8. Particles 1, 5, 20, 50: 1.9 and 1.3,
+2.8 and 2.1, 5.8 and 4.5, 17 and 10; 0 and 3, 3 and 3, 7 and 4, 17 and 8. Data 1000, 10 000, 60 000: 5.8, 3.1, 3.0 ms
+a step, of which the measurement of 1000 data at the end of each epoch is a part.
 """
 
 import argparse
