@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import pyro
 import pyro.distributions
 import pytest
 import torch
+
+from pyro_vae import compiled
 
 torch.set_num_threads(1)  # the tensors here are too small for two
 
@@ -31,3 +34,20 @@ def _global_state() -> tuple[object, ...]:
         pyro.poutine.util.is_validation_enabled(),
         len(pyro.poutine.runtime._PYRO_STACK),
     )
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Graphs run as recorded, without the compiler's seconds, unless a test is marked `really`."""
+    if "really" not in request.fixturenames:
+        monkeypatch.setattr(compiled, "compile_graph", lambda module, inputs: module)
+    with warnings.catch_warnings():
+        # PyTorch's own, from inside the compiler
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield
+
+
+@pytest.fixture
+def really() -> None:
+    """Ask for the compiler itself."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,22 +21,7 @@ from tests.test_adversarial import NAMES, pair_and_batch
 from tests.test_resume import assert_resumes_exactly, digits
 from tests.test_resume import vae as small
 
-
-@pytest.fixture(autouse=True)
-def recorded(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Graphs run as recorded, without the compiler's seconds, unless a test is marked `really`."""
-    if "really" not in request.fixturenames:
-        monkeypatch.setattr(compiled, "compile_graph", lambda module, inputs: module)
-    with warnings.catch_warnings():
-        # PyTorch's own, from inside the compiler
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        yield
-
-
-@pytest.fixture
-def really() -> None:
-    """Ask for the compiler itself."""
+pytestmark = pytest.mark.usefixtures("recorded")
 
 
 class Kept(torch.optim.SGD):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,22 +22,7 @@ from pyro_vae.oracles import BitsAndClasses, Discrete, LinearGaussian, TopDownCh
 
 REAL = compiled.compile_graph
 
-
-@pytest.fixture(autouse=True)
-def recorded(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Graphs run as recorded, without the compiler's seconds, unless a test is marked `really`."""
-    if "really" not in request.fixturenames:
-        monkeypatch.setattr(compiled, "compile_graph", lambda module, inputs: module)
-    with warnings.catch_warnings():
-        # PyTorch's own, from inside the compiler
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        yield
-
-
-@pytest.fixture
-def really() -> None:
-    """Ask for the compiler itself."""
+pytestmark = pytest.mark.usefixtures("recorded")
 
 
 def grads_of(svi: pv.SVI) -> dict[str, Tensor]:

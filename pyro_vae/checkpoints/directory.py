@@ -180,12 +180,8 @@ class FollowedCheckpoints(Checkpoints):
         """Count."""
         self.started(step)
 
-    def load(self) -> None:
-        """Leave it to the other process."""
-
-    def clear(self, after: int = -1) -> None:
-        """Count."""
-        self._saved_step = min(self._saved_step, max(after, 0))
+    def _found(self) -> list[int]:
+        return []  # none that it could read or remove
 
 
 def _step_of(file: Path) -> int | None:
