@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from pyro_vae.checkpoints.files import Snapshot, prefixed, stripped
 from pyro_vae.elbo import PhasedELBO
 from pyro_vae.evaluate.modules import modules_of
+from pyro_vae.names import without_count
 from pyro_vae.svi import SVI
 
 __all__ = ["load_svi_state", "objective_values", "svi_state"]
@@ -175,11 +175,11 @@ def _late(svi: SVI, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _by_key(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors by a name that does not count the instances of a class: `VAE_3.encoder` is `VAE.encoder`."""
+    """Tensors by a name that does not count the instances of a class."""
     seen: Counter[str] = Counter()
     keys = {}
     for name, tensor in named:
-        key = re.sub(r"^([A-Za-z]\w*?)_\d+(?=\.)", r"\1", name)
+        key = without_count(name)
         seen[key] += 1
         keys[key if seen[key] == 1 else f"{key}#{seen[key]}"] = tensor
     return keys

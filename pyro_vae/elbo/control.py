@@ -19,6 +19,7 @@ from pyro_vae.elbo.bounds import TensorELBO
 from pyro_vae.elbo.relaxed import bare, is_relaxable
 from pyro_vae.elbo.surrogate import weights_of
 from pyro_vae.elbo.tracing import DataPlate, Site, checked_pair, data_plate, sample_sites
+from pyro_vae.names import unique_name
 
 __all__ = ["REBAR"]
 
@@ -118,7 +119,7 @@ class REBAR(TensorELBO):
         sites = {name: site for name, site in sample_sites(traces.guide) if NOISY in site}
         if sites:
             if self.learn:
-                pyro.module(f"rebar_{id(self)}", self.control.to(value.device))
+                pyro.module(f"{unique_name(self)}.control", self.control.to(value.device))
             factors = self._factors(weights.log_w.detach(), sites, drawn, model, plate, dim, args, kwargs)
             climb = climb + sum(
                 (factor.detach() * bare(site["fn"]).logits).sum()

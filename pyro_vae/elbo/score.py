@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.elbo.importance import log_mean
 from pyro_vae.elbo.surrogate import Coefficients, SurrogateELBO
+from pyro_vae.names import unique_name
 
 __all__ = ["Reinforce", "VIMCO"]
 
@@ -87,7 +88,7 @@ class Reinforce(SurrogateELBO):
     def extra_loss(self, log_w: Tensor, *args: Any) -> Tensor | float:
         if not isinstance(self.baseline, nn.Module):
             return 0.0
-        pyro.module(f"baseline_{id(self)}", self.baseline)
+        pyro.module(f"{unique_name(self)}.baseline", self.baseline)
         error = (log_w.mean(0) - self._predict(*args)).square().sum()
         return error - error.detach()  # trained, but no part of the bound
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +15,11 @@ from torch import Tensor, nn
 
 from pyro_vae.conditionals import Conditional
 from pyro_vae.models.pair import Pair
+from pyro_vae.names import unique_name
 from pyro_vae.nets import as_sizes, leading_shape
 from pyro_vae.priors import Prior
 
 __all__ = ["AutoregressiveCodes", "Codebook", "CodePrior", "NearestCode", "UniformCodes"]
-
-_instances = itertools.count()
 
 
 class Codebook(nn.Module):
@@ -218,7 +216,6 @@ class AutoregressiveCodes(CodePrior, Pair):
         super().__init__(codebook, grid)
         if len(self.grid) > 2:
             raise ValueError(f"an autoregressive prior needs codes in one or two dimensions, got a grid {tuple(grid)}")
-        self.name = f"codes_{next(_instances)}"
         self.embed = nn.Embedding(self.codes, width)
         self.first = _Masked(width, width, 5, itself=False)
         self.blocks = nn.ModuleList(
@@ -227,10 +224,10 @@ class AutoregressiveCodes(CodePrior, Pair):
         )
         self.last = nn.Sequential(nn.ReLU(), nn.Conv2d(width, self.codes, 1))
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # a copy has weights of its own, which Pyro would take for those of the original under its name
-        super().__setstate__(state)
-        self.name = f"codes_{next(_instances)}"
+    @property
+    def name(self) -> str:
+        """The name under which its networks are registered with Pyro, which no other instance or copy has."""
+        return unique_name(self)
 
     def model(self, codes: Tensor) -> None:
         """Observed codes `(N, *grid)`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,15 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.models.pair import Pair
+from pyro_vae.names import unique_name
 from pyro_vae.nets import as_sizes
 
 __all__ = ["GaussianMixture"]
-
-_instances = itertools.count()
-
-
-def _unique_name() -> str:
-    return f"GaussianMixture_{next(_instances)}"
 
 
 class GaussianMixture(nn.Module, Pair):
@@ -63,7 +57,6 @@ class GaussianMixture(nn.Module, Pair):
         min_scale: float = 1e-3,
     ) -> None:
         super().__init__()
-        self.name = _unique_name()
         self.data_shape = as_sizes(data_shape, "data_shape", 1)
         (self.components,) = as_sizes(components, "components", 1)
         if covariance not in ("full", "diagonal"):
@@ -78,10 +71,10 @@ class GaussianMixture(nn.Module, Pair):
         if covariance == "full":
             self.lower = nn.Parameter(torch.zeros(components, size * (size - 1) // 2))
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # a copy has weights of its own, which Pyro would take for those of the original under its name
-        super().__setstate__(state)
-        self.name = _unique_name()
+    @property
+    def name(self) -> str:
+        """The name under which its networks are registered with Pyro, which no other instance or copy has."""
+        return unique_name(self)
 
     def model(self, x: Tensor) -> None:
         """The generative model of the data `x`, `(N, D)`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -13,18 +12,13 @@ from torch import Tensor, nn
 from pyro_vae import conditionals, priors
 from pyro_vae.conditionals import Conditional, Likelihood
 from pyro_vae.models.pair import Pair
+from pyro_vae.names import unique_name
 from pyro_vae.nets import MLP, as_sizes
 from pyro_vae.priors import Prior
 
 __all__ = ["VAE"]
 
 NetworkFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
-
-_instances = itertools.count()
-
-
-def _unique_name() -> str:
-    return f"VAE_{next(_instances)}"
 
 
 class VAE(nn.Module, Pair):
@@ -74,7 +68,6 @@ class VAE(nn.Module, Pair):
         decoder: nn.Module | NetworkFactory | None = None,
     ) -> None:
         super().__init__()
-        self.name = _unique_name()
         shape, latent = as_sizes(data_shape, "data_shape"), as_sizes(latent_dim, "latent_dim")
         if isinstance(likelihood, str):
             likelihood = conditionals.likelihood(likelihood, shape)
@@ -97,10 +90,10 @@ class VAE(nn.Module, Pair):
             decoder = decoder(latent, likelihood.param_shape)
         self.encoder, self.decoder = encoder, decoder
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # a copy has weights of its own, which Pyro would take for those of the original under its name
-        super().__setstate__(state)
-        self.name = _unique_name()
+    @property
+    def name(self) -> str:
+        """The name under which its networks are registered with Pyro, which no other instance or copy has."""
+        return unique_name(self)
 
     def model(self, x: Tensor) -> None:
         """The generative model of the data `x`, `(N, *data_shape)`."""

@@ -12,6 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_vae.names import unique_name
 from pyro_vae.oracles.base import Oracle
 from pyro_vae.oracles.gaussian import normal_grid
 
@@ -41,14 +42,14 @@ class Discrete(Oracle):
 
     def model(self, x: Tensor) -> None:
         """The generative model of binary `x`, `(N, D)`."""
-        pyro.module(f"discrete_{id(self)}", self)
+        pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x)):
             c = pyro.sample("c", dist.Categorical(logits=self.prior_logits))
             pyro.sample("x", dist.Bernoulli(logits=self.logits[c]).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
         """The amortised guide."""
-        pyro.module(f"discrete_{id(self)}", self)
+        pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x)):
             pyro.sample("c", dist.Categorical(logits=x @ self.encoder.T))
 
@@ -120,7 +121,7 @@ class BitsAndClasses(Oracle):
 
     def model(self, x: Tensor) -> None:
         """The generative model of binary `x`, `(N, D)`."""
-        pyro.module(f"bits_{id(self)}", self)
+        pyro.module(unique_name(self), self)
         parts = []
         with pyro.plate("data", len(x)):
             if self.bits:
@@ -132,7 +133,7 @@ class BitsAndClasses(Oracle):
 
     def guide(self, x: Tensor) -> None:
         """The amortised guide."""
-        pyro.module(f"bits_{id(self)}", self)
+        pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x)):
             if self.bits:
                 pyro.sample("b", dist.Bernoulli(logits=x @ self.encoder_bits.T).to_event(1))
@@ -220,7 +221,7 @@ class Grid(Oracle):
 
     def model(self, x: Tensor) -> None:
         """The generative model of `x`, `(N, 2)`."""
-        pyro.module(f"grid_{id(self)}", self)
+        pyro.module(unique_name(self), self)
         keep: Any = x[..., 1] > 0
         with self.plate(x):
             z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
@@ -231,7 +232,7 @@ class Grid(Oracle):
 
     def guide(self, x: Tensor) -> None:
         """The guide: z, then the bits."""
-        pyro.module(f"grid_{id(self)}", self)
+        pyro.module(unique_name(self), self)
         keep: Any = x[..., 1] > 0
         with self.plate(x):
             z = pyro.sample("z", dist.Normal(self.slope * x[..., 0], 0.7))

@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.names import unique_name
 from pyro_vae.oracles.base import Oracle
 
 __all__ = ["LinearGaussian", "TopDownChain", "ppca_log_prob"]
@@ -52,14 +53,14 @@ class LinearGaussian(Oracle):
 
     def model(self, x: Tensor) -> None:
         """The generative model of `x`, `(N, D)`."""
-        pyro.module(f"linear_gaussian_{id(self)}", self)
+        pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             pyro.sample("x", self.given(z), obs=x)
 
     def guide(self, x: Tensor) -> None:
         """The diagonal guide."""
-        pyro.module(f"linear_gaussian_{id(self)}", self)
+        pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.q(x))
 
@@ -168,7 +169,7 @@ class TopDownChain(Oracle):
 
     def model(self, x: Tensor) -> None:
         """The generative model of `x`, `(N,)`: z2, then z1."""
-        pyro.module(f"chain_{id(self)}", self)
+        pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x)):
             z2 = pyro.sample("z2", dist.Normal(torch.zeros_like(x), 1.0))
             z1 = pyro.sample("z1", dist.Normal(self.a * z2, self.s))
@@ -176,7 +177,7 @@ class TopDownChain(Oracle):
 
     def guide(self, x: Tensor) -> None:
         """The guide: z1, then z2."""
-        pyro.module(f"chain_{id(self)}", self)
+        pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x)):
             z1 = pyro.sample("z1", dist.Normal(self.w * x, self.t1))
             pyro.sample("z2", dist.Normal(self.u * z1, self.t2))

@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from pyro_vae.evaluate.local.descent import CHECK_EVERY
 from pyro_vae.evaluate.local.posterior import LocalPosterior
+from pyro_vae.names import unique_name
 from pyro_vae.tables import as_text, save_result
 
 __all__ = ["LocalGuide"]
@@ -54,7 +55,7 @@ class LocalGuide:
         Raises:
             ValueError: For other data.
         """
-        pyro.module(self.posterior.registered_as, self.posterior)
+        pyro.module(unique_name(self.posterior), self.posterior)
         params: dict[str, Tensor] = dict(self.posterior.named_parameters())
         if x.shape != self.x.shape or not torch.equal(x, self.x.to(x.device)):
             found = [self._index.get(key) for key in _keys(x)]

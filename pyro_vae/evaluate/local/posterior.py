@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -24,8 +23,6 @@ from pyro_vae.evaluate.local.per_datum import per_datum
 __all__ = ["Family", "LocalPosterior", "SitePosterior"]
 
 Family = str | Conditional | Callable[[int], Conditional]
-
-_instances = itertools.count()
 
 
 class SitePosterior(nn.Module):
@@ -139,7 +136,6 @@ class LocalPosterior(nn.Module):
         )
         # of every parameter, the dimension that runs over the data
         self.axes = {f"sites.{i}.{name}": s.axis for i, s in enumerate(self) for name, _ in s.named_parameters()}
-        self.registered_as = f"LocalPosterior_{next(_instances)}"
 
     def __iter__(self) -> Iterator[SitePosterior]:
         return iter(self.sites)  # type: ignore[arg-type]
