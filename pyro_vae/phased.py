@@ -22,14 +22,18 @@ Program = Callable[..., Any]
 
 
 class Parameters(Messenger):
-    """Notes the unconstrained parameters that a program registers, by name."""
+    """Notes the unconstrained parameters that a program registers, by name, and what Pyro did not take for one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: dict[str, Tensor] = {}
+        self.passed_over: dict[str, Tensor] = {}
 
     def _pyro_post_param(self, msg: Any) -> None:
-        self.found[msg["name"]] = msg["value"].unconstrained()
+        found = self.found[msg["name"]] = msg["value"].unconstrained()
+        for offered in msg["args"][1:]:  # nothing, a tensor, or a function that makes one
+            if isinstance(offered, Tensor) and offered is not found:
+                self.passed_over[msg["name"]] = offered
 
 
 class PhasedSteps:

@@ -218,7 +218,8 @@ class SVI:
         Of an objective made of phases, all but the last take their steps here; that one's loss and gradient are left.
 
         Raises:
-            ValueError: If the loss depends on no parameter, or on none that the optimizer holds.
+            ValueError: If the loss depends on no parameter, on none that the optimizer holds, or on a network whose
+                name stands for another one in Pyro's parameter store.
         """
         kwargs = kwargs or {}
         if self._phases is not None:
@@ -234,6 +235,8 @@ class SVI:
         with Parameters() as capture, look as modules:
             loss, rescaled = self._backward(scale, args, kwargs)
         self._register(capture.found.items())
+        if not self._trains:
+            self._check_names(capture.passed_over)
         if not self._trains and all(p.grad is None for p in self._held()):
             raise ValueError(_NO_PARAMETERS)
         self._trains = True
@@ -345,6 +348,19 @@ class SVI:
         for p in {*self._held(), *self._params, *before}:
             parts = [g for g in (None if p.grad is None else p.grad * scale, before.get(p)) if g is not None]
             p.grad = sum(parts[1:], start=parts[0]) if parts else None
+
+    def _check_names(self, passed_over: dict[str, Tensor]) -> None:
+        """Refuse networks that the loss depends on where Pyro would train others of the same names."""
+        known = {*self._held(), *self._params}
+        lost = [name for name, p in passed_over.items() if p.is_leaf and p.grad is not None and p not in known]
+        if lost:
+            for name in lost:
+                passed_over[name].grad = None
+            raise ValueError(
+                f"Pyro's parameter store holds other tensors under the names {', '.join(lost)}: they would be trained, "
+                "and the network that the loss depends on would not. Call pyro.clear_param_store() before building a "
+                "pair, or give each network a name of its own in pyro.module"
+            )
 
     def _register(self, found: Iterable[tuple[str, Tensor]]) -> None:
         new = {param: name for name, param in found if param not in self._params}

@@ -236,6 +236,59 @@ def test_networks_never_registered(optim: Any) -> None:
         SVI(fixed_model, guide, optim).step(DATA)
 
 
+class Named(torch.nn.Module):
+    """A pair whose networks are registered under fixed names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder, self.encoder = torch.nn.Linear(2, 4).double(), torch.nn.Linear(4, 2).double()
+
+    def model(self, x: Tensor) -> None:
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.module("encoder", self.encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x), 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("shared", [("encoder", "decoder"), ("decoder",)])
+def test_a_second_network_of_the_same_name(shared: tuple[str, ...]) -> None:
+    first, second = Named(), Named()
+    for name in shared:
+        pyro.module(name, getattr(first, name))
+    svi = SVI(second.model, second.guide)
+    with pytest.raises(ValueError, match=r"names .*decoder\$\$\$.*pyro.clear_param_store\(\) before"):
+        svi.step(DATA)
+    assert all(p.grad is None for p in second.decoder.parameters())
+    pyro.clear_param_store()
+    before = [p.clone() for p in second.parameters()]
+    SVI(second.model, second.guide).step(DATA)
+    assert not any(torch.equal(p, b) for p, b in zip(second.parameters(), before, strict=True))
+
+
+def test_the_same_name_where_the_network_is_trained_all_the_same() -> None:
+    first, second = Named(), Named()
+    SVI(first.model, first.guide).step(DATA)
+
+    def model(x: Tensor) -> None:
+        pyro.module("again", second.decoder)  # by another name
+        second.model(x)
+
+    # by an optimizer of its own
+    SVI(model, second.guide, torch.optim.SGD(second.parameters(), lr=LR)).step(DATA)
+
+    third = Named()
+    pyro.module("decoder", third.decoder, update_module_params=True)
+    pyro.module("encoder", third.encoder, update_module_params=True)
+    before = third.decoder.weight.clone()
+    SVI(third.model, third.guide).step(DATA)
+    assert not torch.equal(third.decoder.weight, before)
+
+
 def test_an_optimizer_of_other_weights() -> None:
     pair, other = LinearGaussian(), LinearGaussian()
     with pytest.raises(ValueError, match="no parameter that the optimizer holds"):
