@@ -50,6 +50,7 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 import pyro_vae as pv
+from pyro_vae.conditionals import Normal
 from pyro_vae.elbo import SemiSupervised, Trace
 from pyro_vae.models import SemiSupervisedVAE
 
@@ -78,7 +79,6 @@ class Classifier(torch.nn.Module):
     def __init__(self, shape: Sequence[int], out: Sequence[int]) -> None:
         super().__init__()
         self.side = math.isqrt(math.prod(shape))
-        self.most = self.side // 14
         self.net = torch.nn.Sequential(
             torch.nn.Conv2d(1, 16, 5, stride=2, padding=2),
             torch.nn.ReLU(),
@@ -91,17 +91,22 @@ class Classifier(torch.nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        images = x.reshape(-1, self.side, self.side)
+        images = x.reshape(-1, self.side**2)
         if self.training:
-            images = self.moved(images)
-        return self.net(images.unsqueeze(1)).reshape(*x.shape[:-1], -1)
+            images = moved(images)
+        return self.net(images.reshape(-1, 1, self.side, self.side)).reshape(*x.shape[:-1], -1)
 
-    def moved(self, images: Tensor) -> Tensor:
-        down, right = torch.randint(2 * self.most + 1, (2, len(images), 1), device=images.device)
-        pixels = torch.arange(self.side, device=images.device)
-        rows, columns = (pixels + down).unsqueeze(2), (pixels + right).unsqueeze(1)
-        number = torch.arange(len(images), device=images.device).reshape(-1, 1, 1)
-        return torch.nn.functional.pad(images, [self.most] * 4)[number, rows, columns]
+
+def moved(x: Tensor) -> Tensor:
+    """Flat images `(N, D)`, each moved down and right by some of -2 to 2 pixels (of 28, in proportion of others)."""
+    side = math.isqrt(x.shape[-1])
+    most = side // 14
+    down, right = torch.randint(2 * most + 1, (2, len(x), 1), device=x.device)
+    pixels = torch.arange(side, device=x.device)
+    rows, columns = (pixels + down).unsqueeze(2), (pixels + right).unsqueeze(1)
+    number = torch.arange(len(x), device=x.device).reshape(-1, 1, 1)
+    padded = torch.nn.functional.pad(x.reshape(-1, side, side), [most] * 4)
+    return padded[number, rows, columns].flatten(1)
 
 
 def choose(y: Tensor, count: int) -> Tensor:
@@ -130,31 +135,41 @@ def support_vectors(x: Tensor, y: Tensor, test_x: Tensor, test_y: Tensor) -> flo
     return float(classifier.score(test_x.numpy(), test_y.numpy()))
 
 
+def fit(pair: Any, batches: Batches, elbo: Any, lr: float, seed: int) -> None:
+    pv.fit(
+        pair.model,
+        pair.guide,
+        batches,
+        elbo=elbo,
+        epochs=1,
+        lr=lr,
+        lr_schedule="cosine",
+        seed=seed,
+        device="cpu",  # networks this small do not need a GPU
+        preflight=False,  # a loader's batches are checked as they come
+    )
+
+
 def train(
-    vae: SemiSupervisedVAE, drawn: Callable[[Tensor], Tensor], clean: Tensor, y: Tensor, few: Tensor, options: Any
+    vae: SemiSupervisedVAE,
+    drawn: Callable[[Tensor], Tensor],
+    clean: Tensor,
+    y: Tensor,
+    few: Tensor,
+    steps: Sequence[int],
+    options: Any,
 ) -> float:
-    """Three stages: labelled data alone; guesses for all others taken as their labels; the exact bound.
+    """Three stages of so many steps: labelled data alone; guesses for all others as their labels; the exact bound.
 
     Returns the share of the guesses that are right.
     """
 
     def stage(y: Tensor, known: Tensor, some: int, others: int, steps: int, elbo: Any) -> None:
-        pv.fit(
-            vae.model,
-            vae.guide,
-            Batches(drawn, y, known, some, others, steps),
-            elbo=elbo,
-            epochs=1,
-            lr=options.lr,
-            lr_schedule="cosine",
-            seed=options.seed,
-            device="cpu",  # networks this small do not need a GPU
-            preflight=False,  # a loader's batches are checked as they come
-        )
+        fit(vae, Batches(drawn, y, known, some, others, steps), elbo, options.lr, options.seed)
 
-    labelled, all_guessed, exact = options.steps
-    size, some = options.batch_size, options.labelled_per_batch
-    stage(y, few, size // 2, 0, labelled, SemiSupervised(elbo=Trace(), weight=options.weight))
+    labelled, all_guessed, exact = steps
+    size, some = options.batch_size, min(options.labelled_per_batch, max(1, len(few) // 10))
+    stage(y, few, size, 0, labelled, SemiSupervised(elbo=Trace(), weight=options.weight))
     labels = guessed(vae, clean)
     labels[few] = y[few]
     right = float((labels == y).float().mean())
@@ -196,12 +211,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist", help="a data set's name or file, with labels")
     parser.add_argument("--labels", type=int, nargs="+", default=[100, 3000])
-    parser.add_argument("--epochs", type=int, default=4, help="of M1")
-    parser.add_argument("--steps", type=int, nargs=3, default=[800, 2500, 2000], help="of the stages of M2 and M1+M2")
+    parser.add_argument("--m1_steps", type=int, default=12000)
+    parser.add_argument("--steps", type=int, nargs=3, default=[3000, 2500, 2000], help="of the stages of M2")
+    parser.add_argument("--code_steps", type=int, nargs=3, default=[4000, 2000, 4000], help="of those of M1+M2")
     parser.add_argument("--latent_dim", type=int, nargs=2, default=[50, 10], help="of M1, and beside the class")
-    parser.add_argument("--hidden", type=int, nargs="+", default=[500])
+    parser.add_argument("--hidden", type=int, nargs="+", default=[500], help="of M1 and M2")
+    parser.add_argument("--code_hidden", type=int, nargs="+", default=[500, 500], help="of M2 on the codes of M1")
     parser.add_argument("--batch_size", type=int, default=100)
-    parser.add_argument("--labelled_per_batch", type=int, default=10)
+    parser.add_argument("--labelled_per_batch", type=int, default=50, help="and at most a tenth of them")
     parser.add_argument("--weight", type=float, default=1.0, help="of the classification loss")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -217,40 +234,35 @@ def main() -> None:
     large, small = options.latent_dim
 
     m1 = pv.VAE(shape, large, options.hidden, "relu").start_at_mean(data.mean)
-    pv.fit(
-        m1.model,
-        m1.guide,
-        data.train,
-        epochs=options.epochs,
-        batch_size=min(100, len(x)),
-        lr=2e-3,
-        seed=options.seed,
-        device="cpu",
-    )
+    rows = torch.arange(len(x))
+    moving = Batches(lambda rows: torch.bernoulli(moved(x[rows])), y, rows, min(100, len(x)), 0, options.m1_steps)
+    fit(m1, moving, "mean_field", 2e-3, options.seed)
     with torch.no_grad():
-        codes, test_codes = m1.encode(x), m1.encode(test_x).mean
+        codes, test_codes = m1.encode(x).mean, m1.encode(test_x).mean
     print(f"M1 trained, {time.process_time():.0f} s of CPU so far", flush=True)
 
     def drawn_codes(rows: Tensor) -> Tensor:
-        return torch.normal(codes.mean[rows], codes.stddev[rows])
+        with torch.no_grad():
+            return m1.encode(moved(x[rows])).sample()
 
     def drawn_images(rows: Tensor) -> Tensor:
         return torch.bernoulli(x[rows])
 
-    found: dict[str, dict[int, float]] = {method: {} for method in ("images", "M1", "M1+M2", "first guesses", "M2")}
+    methods = ("images", "M1", "M1+M2 at first", "M1+M2", "M2 at first", "M2")
+    found: dict[str, dict[int, float]] = {method: {} for method in methods}
     for count in options.labels:
         few = choose(y, count)
         found["images"][count] = support_vectors(x[few], y[few], test_x, test_y)
-        found["M1"][count] = support_vectors(codes.mean[few], y[few], test_codes, test_y)
+        found["M1"][count] = support_vectors(codes[few], y[few], test_codes, test_y)
         torch.manual_seed(options.seed)
-        kind: dict[str, Any] = {"num_classes": classes, "latent_dim": small, "hidden": options.hidden}
-        kind |= {"activation": "relu"}
-        stacked = SemiSupervisedVAE(large, likelihood="normal", **kind)
-        train(stacked, drawn_codes, codes.mean, y, few, options)
+        kind: dict[str, Any] = {"num_classes": classes, "latent_dim": small, "activation": "relu"}
+        scales = Normal(large, "pixel")  # each code has a variance of its own in each class
+        stacked = SemiSupervisedVAE(large, hidden=options.code_hidden, likelihood=scales, **kind)
+        found["M1+M2 at first"][count] = train(stacked, drawn_codes, codes, y, few, options.code_steps, options)
         found["M1+M2"][count] = accuracy(stacked, test_codes, test_y)
         print(f"{count} labels: M1+M2 {found['M1+M2'][count]:.4f}, {time.process_time():.0f} s so far", flush=True)
-        m2 = SemiSupervisedVAE(shape, classifier=Classifier, **kind).start_at_mean(data.mean)
-        found["first guesses"][count] = train(m2, drawn_images, x, y, few, options)
+        m2 = SemiSupervisedVAE(shape, hidden=options.hidden, classifier=Classifier, **kind).start_at_mean(data.mean)
+        found["M2 at first"][count] = train(m2, drawn_images, x, y, few, options.steps, options)
         found["M2"][count] = accuracy(m2, test_x, test_y)
         line = ", ".join(f"{method} {by_count[count]:.4f}" for method, by_count in found.items())
         print(f"{count} labels: {line}, {time.process_time():.0f} s so far", flush=True)

@@ -6,6 +6,7 @@ lightning-fabric starts them, or recognises who did (torchrun, SLURM and others)
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -18,6 +19,8 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from pyro_vae import shared_memory
 
 __all__ = ["Devices", "Ranks", "launch"]
 
@@ -57,9 +60,17 @@ class Ranks:
         return row, row + 1, 1 / n / len(range(row, self.size, n))
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors on this rank's device by their sums over all ranks, in one message a dtype."""
-        if self.size > 1:
-            for group in _by_dtype(tensors):
+        """Replace tensors on this rank's device by their sums over all ranks, in one message a dtype.
+
+        CPUs of one machine sum in memory that they share.
+        """
+        if self.size == 1:
+            return
+        memory = _shared_memory(self)
+        for group in _by_dtype(tensors):
+            if memory is not None:
+                memory.sum_(group)
+            else:
                 flat = _flat(group)
                 dist.all_reduce(flat)
                 _unflatten(flat, group)
@@ -161,6 +172,18 @@ def launch(devices: Devices = "auto", num_nodes: int = 1, strategy: str = "auto"
 _here: dict[str, torch.device] = {}  # the device of this process, which torch.distributed does not keep
 
 
+_memory: list[tuple[Any, shared_memory.SharedMemory | None]] = []  # of the group that there is
+
+
+def _shared_memory(ranks: Ranks) -> shared_memory.SharedMemory | None:
+    """What the ranks of the group share, None where they cannot: collective when called for the first time."""
+    group = dist.group.WORLD
+    if not _memory or _memory[0][0] is not group:
+        on_cpu = ranks.device is not None and ranks.device.type == "cpu" and dist.get_backend() == "gloo"
+        _memory[:] = [(group, shared_memory.connect(ranks.rank, ranks.size) if on_cpu else None)]
+    return _memory[0][1]
+
+
 def _present(devices: Devices, num_nodes: int) -> Ranks:
     """The processes of the group that there is."""
     size = dist.get_world_size()
@@ -202,7 +225,14 @@ def _start(devices: int, num_nodes: int, device: str) -> Ranks:
             "processes were started: use devices='auto'"
         )
     _here["device"] = fabric.device
+    atexit.register(_leave)
     return Ranks(fabric.global_rank, fabric.world_size, fabric.device)
+
+
+def _leave() -> None:
+    """Take leave of the other processes: gloo's threads must not live on while this one ends."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _by_dtype(tensors: Iterable[Tensor]) -> list[list[Tensor]]:

@@ -46,7 +46,7 @@ TINY = {
     "text_vae.py": "--corpus built_in --epochs 2 --num_data 20 --num_samples 5 --hidden 8",
     "true_posterior_2d.py": "--data digits --epochs 1 --num_data 2 --max_steps 10",
     "sigma_vae.py": "--data digits --epochs 1",
-    "semi_supervised.py": "--data digits --labels 50 --epochs 1 --steps 10 10 10",
+    "semi_supervised.py": "--data digits --labels 50 --m1_steps 10 --steps 10 10 10 --code_steps 10 10 10",
     "signal_to_noise.py": "--data digits --num_data 8 --epochs 1 --num_particles 1 2 --repeats 3",
     "vqvae.py": "--data digits --epochs 2 --prior_epochs 1 --codes 16 --channels 8",
     "vae.py": "--data digits --epochs 2 --num_samples 10",

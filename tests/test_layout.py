@@ -14,7 +14,7 @@ ROOT = Path(pyro_vae.__file__).parent
 
 # A module may import from its own part and from the parts below it.
 PARTS = [
-    ["names"],
+    ["names", "shared_memory"],
     ["memory", "nets", "oracles", "progress", "plots", "ranks", "tables"],
     ["conditionals"],
     ["priors"],
