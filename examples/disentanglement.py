@@ -1,7 +1,8 @@
 """Disentanglement: does a weight on the KL, or on the total correlation alone, give each factor a dimension of its own?
 
     python examples/disentanglement.py
-    python examples/disentanglement.py --vary shape scale rotation x y --size 64 --num_images 100000      # long
+    python examples/disentanglement.py --vary shape scale rotation x y --size 32 --num_images 8000 --hidden 256 256 \
+        --latent_dim 10 --epochs 150                                          # all five factors, 20 minutes
 
 A VAE, a beta-VAE (Higgins et al. 2017), a beta-TC-VAE (Chen et al. 2018, arXiv 1802.04942), a FactorVAE (Kim and Mnih
 2018, arXiv 1802.05983) and a DIP-VAE-II (Kumar et al. 2018, arXiv 1711.00848) on procedural sprites: ellipses, of which

@@ -154,6 +154,8 @@ class CompiledGradients:
         self, params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Tensor]
     ) -> _Graph:
         trained = [p for p in params if p.requires_grad]
+        if params:  # on another device each step would wait for it
+            self._scale = self._scale.to(params[0].device)
         used: list[Tensor] = []
 
         def loss_and_gradients(scale: Tensor, *tensors: Tensor) -> list[Tensor]:
@@ -183,12 +185,10 @@ class CompiledGradients:
     def _agrees(self, graph: _Graph, leaves: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether compiled and eager loss are the same on the same noise; gives up if not."""
         averages = [held for held in graph.state if not held.requires_grad]
-        with fork_rng(), pyro.validation_enabled(False), recording():
-            noise = torch.get_rng_state()
-            with _kept(averages):
+        with pyro.validation_enabled(False), recording():
+            with fork_rng(), _kept(averages):  # the same noise for both, on every device
                 ours = self._run(graph, leaves, 1.0)[0]
-            torch.set_rng_state(noise)
-            with torch.no_grad(), _kept(averages), Recordable():
+            with fork_rng(), torch.no_grad(), _kept(averages), Recordable():
                 eager = self.loss(*args, **kwargs)
         # a pair that is not finite any more is for the caller to find
         if torch.allclose(ours, eager.detach(), rtol=1e-2, atol=1e-2, equal_nan=True):
@@ -212,16 +212,15 @@ def compiled_function(f: Callable[..., Tensor], inputs: list[Tensor]) -> Callabl
         ValueError: If the graph gives something else than `f` on the same noise.
         Exception: Whatever the recorder or the compiler raise.
     """
-    with torch.no_grad(), pyro.validation_enabled(False), fork_rng():
-        with Recordable():
+    with torch.no_grad(), pyro.validation_enabled(False):
+        with fork_rng(), Recordable():
             module = make_fx(f)(*inputs)
         state = _lift(module)
         rewrite(module)
         run = compile_graph(module, [*inputs, *state])
-        noise = torch.get_rng_state()
-        ours = run(*inputs, *state)
-        torch.set_rng_state(noise)
-        with Recordable():
+        with fork_rng():
+            ours = run(*inputs, *state)
+        with fork_rng(), Recordable():
             eager = f(*inputs)
         if not torch.allclose(ours, eager, rtol=1e-3, atol=1e-3, equal_nan=True):
             raise ValueError("the compiled function does not agree with the eager one")

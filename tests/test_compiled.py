@@ -166,6 +166,16 @@ def test_really_compiled_discrete_run(really: None) -> None:
     assert_same_gradients(pair.model, pair.guide, lambda: pv.elbo.make("vimco", num_particles=3), x)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["mean_field", "iwae", "dreg"])
+def test_really_compiled_on_a_gpu(name: str, really: None) -> None:
+    torch.manual_seed(0)
+    vae = pv.VAE(12, 3, hidden=(8,)).cuda()
+    x = torch.rand(10, 12).round().cuda()
+    make = partial(pv.elbo.make, name, **({} if name == "mean_field" else {"num_particles": 4}))
+    assert_same_gradients(vae.model, vae.guide, make, x)
+
+
 def test_other_shapes_run_eagerly_until_they_are_frequent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "PATIENCE", 3)
     pair = LinearGaussian()

@@ -10,9 +10,9 @@ is the median without the first two, in which things are checked and compiled. "
 two matrices of the network's size in that type: where it is below that of float32, the processor has no units for the
 type, and nothing can be won.
 
-At the defaults, on a 2-core CPU without units for bfloat16 (two threads, torch 2.15):
-
-FIGURES
+At the defaults, on one core of a CPU without units for bfloat16 (the other busy, one thread, torch 2.15, 105 seconds):
+float32 2.04 s an epoch and a test ELBO of -109.41; bfloat16 7.11 s, 3.5 times as long, as its products are 5 times
+slower there (31 against 160 GFLOP/s), and -109.42, lower by 0.014 ± 0.000.
 """
 
 import argparse
