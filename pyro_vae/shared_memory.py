@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import shutil
 import socket
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from itertools import accumulate, pairwise
 
 import torch
@@ -32,40 +32,41 @@ def connect(rank: int, size: int) -> SharedMemory | None:
 
     Collective: each process calls it.
     """
-    able = size > 1 and hasattr(os, "memfd_create") and hasattr(socket, "send_fds")
-    folder = tempfile.mkdtemp(prefix="pyro_vae_") if able and rank == 0 else None
-    box = [folder]
-    dist.broadcast_object_list(box, src=0)
-    if box[0] is None:
-        return None
-    door, here = socket.socket(socket.AF_UNIX), able
-    door.settimeout(WAIT)
-    try:
-        if rank == 0:
-            door.bind(f"{folder}/door")
-            door.listen(size)
-            dist.barrier()
-        else:
-            dist.barrier()
-            try:
-                door.connect(f"{box[0]}/door")  # of another machine there is no such place
-            except OSError:
-                here = False
-        agreed = torch.tensor([float(here)])
+    able = hasattr(os, "memfd_create") and hasattr(socket, "send_fds")  # Linux
+    own: socket.socket | None = None
+    with ExitStack() as until_all_are_in:
+        box: list[str | None] = [None]
+        if rank == 0 and able:
+            with suppress(OSError):  # no folder for temporary files, or one with too long a name
+                folder = until_all_are_in.enter_context(tempfile.TemporaryDirectory(prefix="pyro_vae_"))
+                own = until_all_are_in.enter_context(_socket())
+                own.bind(f"{folder}/door")
+                own.listen(size)
+                box = [f"{folder}/door"]
+        dist.broadcast_object_list(box, src=0)
+        place = box[0]
+        if rank > 0 and able and place is not None:
+            with suppress(OSError):  # on another machine there is no such place
+                knocking = _socket()
+                knocking.connect(place)
+                own = knocking
+        agreed = torch.tensor([float(place is not None and own is not None)])
         dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
-        if not agreed.item():
-            door.close()
+        if own is None or not agreed.item():
             return None
-        if rank > 0:
-            return SharedMemory(rank, size, [door])
-        peers = [door.accept()[0] for _ in range(size - 1)]
-        door.close()
-        for peer in peers:
-            peer.settimeout(WAIT)
-        return SharedMemory(rank, size, peers)
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        return SharedMemory(rank, size, [own] if rank > 0 else [_let_in(own) for _ in range(size - 1)])
+
+
+def _socket() -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    made.settimeout(WAIT)
+    return made
+
+
+def _let_in(door: socket.socket) -> socket.socket:
+    peer, _ = door.accept()
+    peer.settimeout(WAIT)
+    return peer
 
 
 class SharedMemory:

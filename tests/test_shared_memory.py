@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,10 @@ def end(memory: SharedMemory, rank: int) -> None:
 
 
 def unable(rank: int, size: int) -> None:
+    tempfile.tempdir = str(Path(sys.argv[1]) / ("long" * 30)) if rank == 0 else None
+    Path(tempfile.gettempdir()).mkdir(exist_ok=True)
+    assert connect(rank, size) is None
+    tempfile.tempdir = None
     if rank == 1:
         del os.memfd_create
     ranks._memory.clear()
