@@ -33,7 +33,8 @@ class SemiSupervisedVAE(VAE):
     the classes exactly. The labels then teach q(y|x) nothing but through the model: `elbo="semi_supervised"` adds
     the classification loss.
 
-    M1 is a `VAE` and any classifier of its codes; M1+M2 is this pair over such codes, with `likelihood="normal"`.
+    M1 is a `VAE` and any classifier of its codes; M1+M2 is this pair over such codes of D elements, with
+    `likelihood=pv.conditionals.Normal(D, "pixel")`.
 
     Args:
         data_shape: Shape of one datum: an int D, or an image shape (C, H, W).
