@@ -6,7 +6,7 @@ import itertools
 import re
 from weakref import WeakKeyDictionary
 
-__all__ = ["unique_name", "without_count"]
+__all__ = ["Named", "unique_name", "without_count"]
 
 _names: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 _given: dict[str, str] = {}  # every name ever given, and the class it stands for
@@ -24,11 +24,21 @@ def unique_name(owner: object) -> str:
     >>> unique_name(first) == unique_name(first) != unique_name(second)
     True
     """
-    if owner not in _names:
+    name = _names.get(owner)
+    if name is None:
         kind = type(owner).__name__
-        _names[owner] = f"{kind}_{next(_count)}"
-        _given[_names[owner]] = kind
-    return _names[owner]
+        name = _names[owner] = f"{kind}_{next(_count)}"
+        _given[name] = kind
+    return name
+
+
+class Named:
+    """What has a `unique_name`."""
+
+    @property
+    def name(self) -> str:
+        """The name under which its networks are registered with Pyro, which no other instance or copy has."""
+        return unique_name(self)
 
 
 def without_count(name: str) -> str:

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -66,7 +67,7 @@ class Ranks:
         """
         if self.size == 1:
             return
-        memory = _shared_memory(self)
+        memory = _shared_memory(dist.group.WORLD, self)
         for group in _by_dtype(tensors):
             if memory is not None:
                 memory.sum_(group)
@@ -172,16 +173,11 @@ def launch(devices: Devices = "auto", num_nodes: int = 1, strategy: str = "auto"
 _here: dict[str, torch.device] = {}  # the device of this process, which torch.distributed does not keep
 
 
-_memory: list[tuple[Any, shared_memory.SharedMemory | None]] = []  # of the group that there is
-
-
-def _shared_memory(ranks: Ranks) -> shared_memory.SharedMemory | None:
+@lru_cache(maxsize=1)
+def _shared_memory(group: Any, ranks: Ranks) -> shared_memory.SharedMemory | None:
     """What the ranks of the group share, None where they cannot: collective when called for the first time."""
-    group = dist.group.WORLD
-    if not _memory or _memory[0][0] is not group:
-        on_cpu = ranks.device is not None and ranks.device.type == "cpu" and dist.get_backend() == "gloo"
-        _memory[:] = [(group, shared_memory.connect(ranks.rank, ranks.size) if on_cpu else None)]
-    return _memory[0][1]
+    on_cpu = ranks.device is not None and ranks.device.type == "cpu" and dist.get_backend(group) == "gloo"
+    return shared_memory.connect(ranks.rank, ranks.size) if on_cpu else None
 
 
 def _present(devices: Devices, num_nodes: int) -> Ranks:

@@ -90,20 +90,21 @@ class SharedMemory:
         Raises:
             RuntimeError: If another process has ended.
         """
+        tensors = list(tensors)
         if not any(t.numel() for t in tensors):
             return
         with torch.no_grad():
             # two sets of places in turn: while some still read one of them, others may fill the other
             self._turn = 1 - self._turn
             places = self._where(tensors)[self._turn]
-            _copy(places[self._rank], tensors)
+            torch._foreach_copy_(places[self._rank], tensors)
             self._meet()
             if self._size == 2:  # the same to the bit, whichever comes first
-                torch._foreach_add_(list(tensors), places[1 - self._rank])
+                torch._foreach_add_(tensors, places[1 - self._rank])
                 return
-            _copy(tensors, places[0])
+            torch._foreach_copy_(tensors, places[0])
             for others in places[1:]:
-                torch._foreach_add_(list(tensors), others)
+                torch._foreach_add_(tensors, others)
 
     def _where(self, tensors: Sequence[Tensor]) -> tuple[Places, Places]:
         """The places of these tensors: of each turn, of each rank. Fewer or smaller tensors use the same memory."""
@@ -161,7 +162,3 @@ _ENDED = f"another process of this run has ended, or has not come within {WAIT:.
 def _heard(word: bytes) -> None:
     if not word:
         raise RuntimeError(_ENDED)
-
-
-def _copy(to: Sequence[Tensor], source: Sequence[Tensor]) -> None:
-    torch._foreach_copy_(list(to), list(source))

@@ -127,11 +127,11 @@ def unable(rank: int, size: int) -> None:
     tempfile.tempdir = None
     if rank == 1:
         del os.memfd_create
-    ranks._memory.clear()
+    ranks._shared_memory.cache_clear()
     total = torch.tensor(1.0 + rank)
     here = ranks.Ranks(rank, size, torch.device("cpu"))
     here.sum_([total])
-    print(json.dumps({"shared": ranks._shared_memory(here) is not None, "sum": float(total)}))
+    print(json.dumps({"shared": ranks._shared_memory(dist.group.WORLD, here) is not None, "sum": float(total)}))
 
 
 def main() -> None:

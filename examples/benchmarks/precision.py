@@ -7,12 +7,12 @@
 networks compute in it, all else in float32. The ELBO of the test data is that of the weights, measured in float32 on
 the same draws; beside it stands the mean difference to float32, with the standard error over the data. An epoch's time
 is the median without the first two, in which things are checked and compiled. "products" is the rate of a product of
-two matrices of the network's size in that type: where it is below that of float32, the processor has no units for the
-type, and nothing can be won.
+two large matrices in that type: where it is below that of float32, the processor has no units for the type, and nothing
+can be won.
 
 At the defaults, on one core of a CPU without units for bfloat16 (the other busy, one thread, torch 2.15, 105 seconds):
 float32 2.04 s an epoch and a test ELBO of -109.41; bfloat16 7.11 s, 3.5 times as long, as its products are 5 times
-slower there (31 against 160 GFLOP/s), and -109.42, lower by 0.014 ± 0.000.
+slower there (31 against 163 GFLOP/s), and -109.42, lower by 0.014 ± 0.000.
 """
 
 import argparse
@@ -25,29 +25,10 @@ import pyro
 import torch
 from rich.console import Console
 from rich.table import Table
-from training import DATA, HIDDEN, Networks
+from training import Networks, gemm_rate
 
 import pyro_vae as pv
 from pyro_vae.evaluate.bound import Bound
-
-
-def product_rate(kind: str, batch: int, device: str) -> float:
-    """Operations a second of a matrix product in a type, in units of 10^9."""
-    dtype = getattr(torch, kind)
-    a, b = torch.randn(batch, DATA).to(device, dtype), torch.randn(DATA, HIDDEN).to(device, dtype)
-
-    def seconds(times: int) -> float:
-        if device != "cpu":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        for _ in range(times):
-            a @ b
-        if device != "cpu":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
-    seconds(10)
-    return 2e-9 * batch * DATA * HIDDEN * 50 / min(seconds(50) for _ in range(5))
 
 
 def run(kind: Any, data: Any, options: argparse.Namespace) -> tuple[float, Bound]:
@@ -100,7 +81,7 @@ def main() -> None:
             kind,
             f"{taken:.2f}",
             f"{taken / seconds:.2f}",
-            f"{product_rate(kind, options.batch_size, options.device):,.0f}",
+            f"{gemm_rate(dtype=getattr(torch, kind), device=options.device) / 1e9:,.0f}",
             f"{float(bound.elbo.mean()):.2f}",
             f"{float(gap.mean()):+.3f} ± {float(gap.std()) / len(gap) ** 0.5:.3f}",
         )

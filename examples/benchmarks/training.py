@@ -154,13 +154,15 @@ def numpyro_jit(batches: list[Tensor], block: int) -> tuple[Step, Callable[[Tens
     return step, elbo
 
 
-def gemm_rate(size: int = 1024) -> float:
+def gemm_rate(size: int = 1024, dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:
     """Floating-point operations a second of a large matrix product, the best of several."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
+    a, b = (torch.randn(size, size).to(device, dtype) for _ in range(2))
     best = 1e9
     for _ in range(10):
         started = time.perf_counter()
         a @ b
+        if device != "cpu":
+            torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
 

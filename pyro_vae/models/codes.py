@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyro_vae.conditionals import Conditional
 from pyro_vae.models.pair import Pair
-from pyro_vae.names import unique_name
+from pyro_vae.names import Named
 from pyro_vae.nets import as_sizes, leading_shape
 from pyro_vae.priors import Prior
 
@@ -196,7 +196,7 @@ class UniformCodes(CodePrior):
         return torch.randint(self.codes, (n, *self.grid), device=self._codebook[0].vectors.device)
 
 
-class AutoregressiveCodes(CodePrior, Pair):
+class AutoregressiveCodes(Named, CodePrior, Pair):
     r"""Each code given those above it and to its left: a small PixelCNN, and a pair over observed codes.
 
     .. math:: p(k) = \prod_i p(k_i \mid k_1, \dots, k_{i-1})
@@ -223,11 +223,6 @@ class AutoregressiveCodes(CodePrior, Pair):
             for _ in range(blocks)
         )
         self.last = nn.Sequential(nn.ReLU(), nn.Conv2d(width, self.codes, 1))
-
-    @property
-    def name(self) -> str:
-        """The name under which its networks are registered with Pyro, which no other instance or copy has."""
-        return unique_name(self)
 
     def model(self, codes: Tensor) -> None:
         """Observed codes `(N, *grid)`."""

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.models.pair import Pair
-from pyro_vae.names import unique_name
+from pyro_vae.names import Named
 from pyro_vae.nets import as_sizes
 
 __all__ = ["GaussianMixture"]
 
 
-class GaussianMixture(nn.Module, Pair):
+class GaussianMixture(Named, nn.Module, Pair):
     r"""A mixture of C Gaussians over vectors of D elements, with its exact posterior as the guide.
 
     .. math:: c \sim \mathrm{Cat}(\pi), \quad x \mid c \sim N(\mu_c, L_c L_c'); \qquad
@@ -70,11 +70,6 @@ class GaussianMixture(nn.Module, Pair):
         self.log_scale = nn.Parameter(torch.zeros(components, size))
         if covariance == "full":
             self.lower = nn.Parameter(torch.zeros(components, size * (size - 1) // 2))
-
-    @property
-    def name(self) -> str:
-        """The name under which its networks are registered with Pyro, which no other instance or copy has."""
-        return unique_name(self)
 
     def model(self, x: Tensor) -> None:
         """The generative model of the data `x`, `(N, D)`."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_vae import conditionals, priors
 from pyro_vae.conditionals import Conditional, Likelihood
 from pyro_vae.models.pair import Pair
-from pyro_vae.names import unique_name
+from pyro_vae.names import Named
 from pyro_vae.nets import MLP, as_sizes
 from pyro_vae.priors import Prior
 
@@ -21,7 +21,7 @@ __all__ = ["VAE"]
 NetworkFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
 
 
-class VAE(nn.Module, Pair):
+class VAE(Named, nn.Module, Pair):
     r"""Variational autoencoder: a latent per datum, an amortised posterior, any likelihood and prior.
 
     .. math:: z \sim p(z), \quad x \sim p(x \mid \mathrm{decoder}(z)); \qquad
@@ -89,11 +89,6 @@ class VAE(nn.Module, Pair):
         elif not isinstance(decoder, nn.Module):
             decoder = decoder(latent, likelihood.param_shape)
         self.encoder, self.decoder = encoder, decoder
-
-    @property
-    def name(self) -> str:
-        """The name under which its networks are registered with Pyro, which no other instance or copy has."""
-        return unique_name(self)
 
     def model(self, x: Tensor) -> None:
         """The generative model of the data `x`, `(N, *data_shape)`."""
