@@ -30,7 +30,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import pyro_vae as pv
-from pyro_vae.fit import State
+from pyro_vae.training.fitting import State
 
 
 def train(folder: str, epochs: int) -> None:

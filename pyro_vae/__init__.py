@@ -5,16 +5,14 @@ A pair is two Pyro functions, `model(x, *args)` and `guide(x, *args)`, with the 
 
 from importlib.metadata import version
 
-from pyro_vae import conditionals, data, elbo, evaluate, models, nets, oracles, plots, priors, tracking
-from pyro_vae.checkpoints import Checkpoints
-from pyro_vae.compare_training import compare_training
+from pyro_vae import conditionals, data, elbo, evaluate, models, nets, oracles, plots, priors
+from pyro_vae.distributed.ranks import Ranks, launch
 from pyro_vae.evaluate import (
     bound,
     check_estimator,
     clustering_accuracy,
     compare_elbos,
     decode,
-    disentanglement,
     encode,
     fit_local,
     impute,
@@ -22,24 +20,31 @@ from pyro_vae.evaluate import (
     latent_report,
     log_marginal,
     posterior_samples,
-    preflight,
     reconstruct,
     repair,
     sample,
     sample_quality,
     summarize,
 )
-from pyro_vae.fit import fit
-from pyro_vae.guard import NonFiniteLoss
-from pyro_vae.history import History
+from pyro_vae.evaluate.disentanglement.report import disentanglement
+from pyro_vae.evaluate.preflight.report import preflight
 from pyro_vae.models import VAE, Autoencoder, AuxiliaryVAE
-from pyro_vae.ranks import Ranks, launch
 from pyro_vae.runs import load_pair, load_run, save_pair
-from pyro_vae.svi import SVI
+from pyro_vae.training import tracking
+from pyro_vae.training.checkpoints import Checkpoints
+from pyro_vae.training.comparison.compare import compare_training
+from pyro_vae.training.comparison.result import TrainingComparison
+from pyro_vae.training.fitting import State, fit
+from pyro_vae.training.history import Epoch, History
+from pyro_vae.training.nonfinite import NonFiniteLoss
+from pyro_vae.training.svi import SVI
 
 __version__ = version("pyro-vae")
 
 __all__ = [
+    "State",
+    "Epoch",
+    "TrainingComparison",
     "SVI",
     "VAE",
     "Autoencoder",

@@ -10,7 +10,7 @@ import pyro.distributions
 import pytest
 import torch
 
-from pyro_vae import compiled
+from pyro_vae.compilation import gradients as compiled
 
 torch.set_num_threads(1)  # the tensors here are too small for two
 

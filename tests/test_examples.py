@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+from tests.helpers.paths import EXAMPLES
+
 TINY = {
     "aae.py": "--data digits --steps 4 --hidden 16",
     "stacked_mnist.py": "--data digits --steps 3 --num_samples 50 --channels 2 4",

@@ -4,16 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.nets import (
-    ACTIVATIONS,
-    MLP,
-    ConvDecoder,
-    ConvEncoder,
-    ResidualDecoder,
-    ResidualEncoder,
-    as_sizes,
-    lookup,
-)
+from pyro_vae.nets import ACTIVATIONS, MLP, ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder, as_sizes, lookup
 
 IMAGES = [(1, 1, 1), (2, 5, 7), (1, 28, 28), (3, 33, 17)]
 

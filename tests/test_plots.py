@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from pyro_vae import plots
-from pyro_vae.history import Epoch, History
+from pyro_vae.training.history import Epoch, History
 
 
 @pytest.mark.parametrize(

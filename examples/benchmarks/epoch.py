@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from training import DATA, HIDDEN, LATENT, LR, Networks, gemm_rate, numpyro_jit
 
 import pyro_vae as pv
+from pyro_vae.support.random import fork_rng
 
 Epoch = Callable[[], object]
 Elbo = Callable[[Tensor], float]
@@ -44,7 +45,7 @@ BATCH = 128
 
 def elbo_of(nets: Networks) -> Elbo:
     def elbo(x: Tensor) -> float:
-        with torch.no_grad(), pv.elbo.tracing.fork_rng(0):
+        with torch.no_grad(), fork_rng(0):
             return -float(nets.loss(x)) / len(x)
 
     return elbo

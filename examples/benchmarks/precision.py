@@ -28,7 +28,7 @@ from rich.table import Table
 from training import Networks, gemm_rate
 
 import pyro_vae as pv
-from pyro_vae.evaluate.bound import Bound
+from pyro_vae.evaluate.bounds import Bound
 
 
 def run(kind: Any, data: Any, options: argparse.Namespace) -> tuple[float, Bound]:

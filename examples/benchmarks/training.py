@@ -36,6 +36,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import pyro_vae as pv
+from pyro_vae.support.random import fork_rng
+from pyro_vae.training.svi import fused_adam
 
 DATA, HIDDEN, LATENT, LR = 784, 400, 20, 1e-3
 Step = Callable[[int], object]  # takes the number of the batch, returns when the work is done
@@ -93,7 +95,7 @@ def by_hand(batches: list[Tensor], compiled: bool = False) -> tuple[Step, Networ
 
 def ours(batches: list[Tensor], **options: Any) -> tuple[Step, Networks]:
     nets = Networks()
-    svi = pv.SVI(nets.model, nets.guide, pv.svi.fused_adam(LR), **options)
+    svi = pv.SVI(nets.model, nets.guide, fused_adam(LR), **options)
 
     def step(i: int) -> None:
         with pyro.validation_enabled(False):
@@ -231,7 +233,7 @@ def main() -> None:
         x = torch.cat(batches)
         for name, value in ms.items():
             if name in nets:
-                with torch.no_grad(), pv.elbo.tracing.fork_rng(0):
+                with torch.no_grad(), fork_rng(0):
                     elbo = -float(nets[name].loss(x)) / len(x)
             else:
                 elbo = elbo_of(x) if elbo_of else float("nan")

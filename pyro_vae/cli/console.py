@@ -16,11 +16,11 @@ from torch import Tensor
 from pyro_vae import plots
 from pyro_vae.cli.parser import Parser
 from pyro_vae.data import Split
-from pyro_vae.elbo.tracing import fork_rng
+from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.evaluate import bound, summarize
 from pyro_vae.evaluate.marginal.proposals import NoDensity
-from pyro_vae.ranks import Ranks
 from pyro_vae.runs import LoadedRun, load_run, replacing, save_json
+from pyro_vae.support.random import fork_rng
 
 __all__ = [
     "add_data_options",

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pyro_vae.cli.console import add_data_options, add_run_options, only_leader_prints, open_run, report, say
 from pyro_vae.cli.parser import Parser
+from pyro_vae.distributed.ranks import Devices, Ranks, launch
 from pyro_vae.evaluate import log_marginal
-from pyro_vae.ranks import Devices, Ranks, launch
 from pyro_vae.runs import LoadedRun, replacing
 
 __all__ = ["run"]

@@ -9,8 +9,8 @@ import torch
 from pyro_vae import plots
 from pyro_vae.cli.console import add_data_options, add_run_options, open_run, publish, say
 from pyro_vae.cli.parser import Parser
-from pyro_vae.elbo.tracing import fork_rng
 from pyro_vae.evaluate import inception_features, sample, sample_quality, train_features
+from pyro_vae.support.random import fork_rng
 
 __all__ = ["run"]
 

@@ -10,9 +10,9 @@ import torch
 from pyro_vae import plots
 from pyro_vae.cli.console import add_picture_options, add_run_options, head, outlet, show
 from pyro_vae.cli.parser import Parser
-from pyro_vae.elbo.tracing import fork_rng
 from pyro_vae.evaluate import sample
 from pyro_vae.runs import load_run
+from pyro_vae.support.random import fork_rng
 
 __all__ = ["run"]
 

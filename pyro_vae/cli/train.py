@@ -20,20 +20,21 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import data, elbo, plots
-from pyro_vae.checkpoints import Checkpoints, Snapshot
 from pyro_vae.cli.console import add_progress_option, draw, only_leader_prints, report, say
 from pyro_vae.cli.parser import Parser
 from pyro_vae.data import Data
-from pyro_vae.elbo.tracing import fork_rng
+from pyro_vae.distributed.ranks import Ranks, launch
 from pyro_vae.evaluate import reconstruct, sample
-from pyro_vae.fit import State, fit
-from pyro_vae.guard import NonFiniteLoss
-from pyro_vae.history import History
-from pyro_vae.models import Pair
-from pyro_vae.ranks import Ranks, launch
+from pyro_vae.pair.protocol import Pair
 from pyro_vae.runs import DATA_KEYS, LoadedRun, build, clear_run, create_run, save_run
 from pyro_vae.runs.config import read_config, save_config
 from pyro_vae.runs.directory import CONFIG, RECORD
+from pyro_vae.support.random import fork_rng
+from pyro_vae.support.snapshots import Snapshot
+from pyro_vae.training.checkpoints import Checkpoints
+from pyro_vae.training.fitting import State, fit
+from pyro_vae.training.history import History
+from pyro_vae.training.nonfinite import NonFiniteLoss
 
 __all__ = ["run"]
 

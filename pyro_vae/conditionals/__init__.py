@@ -1,8 +1,5 @@
 """Conditionals h -> Distribution: likelihoods p(x|z) and posterior families q(z|x), by class and by name."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 from pyro_vae.conditionals.base import Conditional, bounded_exp, soft_bound
 from pyro_vae.conditionals.flows import (
     CouplingFlow,
@@ -25,7 +22,7 @@ from pyro_vae.conditionals.likelihoods import (
 )
 from pyro_vae.conditionals.points import Point, TopK
 from pyro_vae.conditionals.posteriors import DiagonalNormal, FullNormal, LowRankNormal
-from pyro_vae.nets import lookup
+from pyro_vae.conditionals.registry import LIKELIHOODS, POSTERIORS, likelihood, posterior
 
 __all__ = [
     "LIKELIHOODS",
@@ -56,47 +53,3 @@ __all__ = [
     "posterior",
     "soft_bound",
 ]
-
-LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
-    "bernoulli": Bernoulli,
-    "continuous_bernoulli": ContinuousBernoulli,
-    "normal": Normal,
-    "laplace": Laplace,
-    "categorical": Categorical,
-    "discretized_logistic": DiscretizedLogistic,
-    "poisson": Poisson,
-}
-POSTERIORS: dict[str, Callable[..., Conditional]] = {
-    "diagonal_normal": DiagonalNormal,
-    "full_normal": FullNormal,
-    "low_rank_normal": LowRankNormal,
-    "planar": PlanarFlow,
-    "radial": RadialFlow,
-    "iaf": InverseAutoregressiveFlow,
-    "coupling": CouplingFlow,
-    "spline": SplineFlow,
-}
-
-
-def likelihood(name: str, shape: int | Sequence[int], **arguments: Any) -> Likelihood:
-    """The likelihood called `name` in `LIKELIHOODS`, for data of shape `shape`.
-
-    Raises:
-        ValueError: for an unknown name.
-
-    >>> likelihood("normal", (3, 8, 8), scale="pixel")
-    Normal(event_shape=(3, 8, 8), param_shape=(6, 8, 8))
-    """
-    return lookup(LIKELIHOODS, name, "likelihood")(shape, **arguments)
-
-
-def posterior(name: str, latent_dim: int, **arguments: Any) -> Conditional:
-    """The posterior family called `name` in `POSTERIORS`, for a latent of size `latent_dim`.
-
-    Raises:
-        ValueError: for an unknown name.
-
-    >>> posterior("diagonal_normal", 20).param_shape
-    torch.Size([40])
-    """
-    return lookup(POSTERIORS, name, "posterior")(latent_dim, **arguments)

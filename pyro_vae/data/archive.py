@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyro_vae.memory import physical_memory
+from pyro_vae.support.memory import physical_memory
 
 __all__ = ["read_arrays"]
 

@@ -1,30 +1,30 @@
 """Questions put to a pair: is it sound, what is its ELBO, what is its marginal likelihood, what does it generate."""
 
-from pyro_vae.evaluate.bound import Bound, bound
-from pyro_vae.evaluate.clustering import clustering_accuracy
-from pyro_vae.evaluate.codes import decode, encode
-from pyro_vae.evaluate.disentanglement.report import Disentanglement, disentanglement
+from pyro_vae.evaluate.bounds import Bound, bound
+from pyro_vae.evaluate.disentanglement.report import Disentanglement
 from pyro_vae.evaluate.estimators.check import check_estimator
 from pyro_vae.evaluate.estimators.compare import Comparison, EstimatorRow, compare_elbos
 from pyro_vae.evaluate.estimators.verdict import CheckLine, EstimatorCheck
 from pyro_vae.evaluate.generate import reconstruct, sample
-from pyro_vae.evaluate.impute import Imputation, impute
+from pyro_vae.evaluate.imputation import Imputation, impute
 from pyro_vae.evaluate.latent.report import latent_report
 from pyro_vae.evaluate.latent.result import LatentDimension, LatentReport, LatentSite
-from pyro_vae.evaluate.latent_moves import attribute_vector, embed, interpolate, manifold, traverse
-from pyro_vae.evaluate.local.fit import fit_local
+from pyro_vae.evaluate.local.fitting import fit_local
 from pyro_vae.evaluate.local.gaps import InferenceGaps, inference_gaps
-from pyro_vae.evaluate.local.generalization import Generalization, generalization
+from pyro_vae.evaluate.local.generalizing import Generalization, generalization
 from pyro_vae.evaluate.local.guide import LocalGuide
-from pyro_vae.evaluate.marginal.bidirectional import Bracket
+from pyro_vae.evaluate.marginal.brackets import Bracket
 from pyro_vae.evaluate.marginal.likelihood import LogMarginal, log_marginal
-from pyro_vae.evaluate.marginal.posterior_samples import posterior_samples
-from pyro_vae.evaluate.marginal.repair import Repair, repair
-from pyro_vae.evaluate.preflight.report import Problem, Report, preflight
+from pyro_vae.evaluate.marginal.posterior import posterior_samples
+from pyro_vae.evaluate.marginal.repairs import Repair, repair
+from pyro_vae.evaluate.preflight.report import Problem, Report
 from pyro_vae.evaluate.quality.features import FeatureNet, inception_features, train_features
 from pyro_vae.evaluate.quality.parzen import parzen_log_likelihood
 from pyro_vae.evaluate.quality.report import sample_quality
 from pyro_vae.evaluate.quality.result import Quality, QualityFigures
+from pyro_vae.evaluate.representation.clustering import clustering_accuracy
+from pyro_vae.evaluate.representation.codes import decode, encode
+from pyro_vae.evaluate.representation.traversals import attribute_vector, embed, interpolate, manifold, traverse
 from pyro_vae.evaluate.summary import Summary, summarize
 
 __all__ = [
@@ -60,7 +60,6 @@ __all__ = [
     "clustering_accuracy",
     "compare_elbos",
     "decode",
-    "disentanglement",
     "embed",
     "encode",
     "interpolate",
@@ -72,7 +71,6 @@ __all__ = [
     "inference_gaps",
     "log_marginal",
     "posterior_samples",
-    "preflight",
     "reconstruct",
     "repair",
     "sample",

@@ -9,9 +9,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.elbo.tracing import Site, sample_sites, trace_pair
-from pyro_vae.evaluate.chunks import check_data
-from pyro_vae.evaluate.modules import beside_networks, eval_mode
+from pyro_vae.pair.arguments import check_data
+from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.tracing import Site, sample_sites, trace_pair
 
 __all__ = ["choose_observed", "mean_of", "reconstruct", "sample"]
 

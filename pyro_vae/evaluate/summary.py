@@ -11,13 +11,14 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from pyro_vae.elbo.tracing import fork_rng, trace_pair
-from pyro_vae.evaluate.bound import bound
-from pyro_vae.evaluate.chunks import check_data, take
+from pyro_vae.distributed.ranks import Ranks
+from pyro_vae.evaluate.bounds import bound
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.evaluate.modules import beside_networks, eval_mode
-from pyro_vae.ranks import Ranks
-from pyro_vae.tables import as_text
+from pyro_vae.pair.arguments import check_data, take
+from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.tracing import trace_pair
+from pyro_vae.support.random import fork_rng
+from pyro_vae.support.tables import as_text
 
 __all__ = ["Summary", "summarize"]
 

@@ -7,11 +7,11 @@ from pyro_vae.models.discrete import DiscreteVAE
 from pyro_vae.models.gaussian_mixture import GaussianMixture
 from pyro_vae.models.gmvae import GMVAE
 from pyro_vae.models.hierarchical import HierarchicalVAE, LadderVAE
-from pyro_vae.models.pair import Pair
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.text import TextVAE
 from pyro_vae.models.vae import VAE
 from pyro_vae.models.vqvae import VQVAE
+from pyro_vae.pair.protocol import Pair
 
 __all__ = [
     "GMVAE",

@@ -14,9 +14,9 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_vae.conditionals import Conditional
-from pyro_vae.models.pair import Pair
-from pyro_vae.names import Named
 from pyro_vae.nets import as_sizes, leading_shape
+from pyro_vae.pair.names import Named
+from pyro_vae.pair.protocol import Pair
 from pyro_vae.priors import Prior
 
 __all__ = ["AutoregressiveCodes", "Codebook", "CodePrior", "NearestCode", "UniformCodes"]

@@ -10,9 +10,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.models.pair import Pair
-from pyro_vae.names import Named
 from pyro_vae.nets import as_sizes
+from pyro_vae.pair.names import Named
+from pyro_vae.pair.protocol import Pair
 
 __all__ = ["GaussianMixture"]
 

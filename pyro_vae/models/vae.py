@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pyro_vae import conditionals, priors
 from pyro_vae.conditionals import Conditional, Likelihood
-from pyro_vae.models.pair import Pair
-from pyro_vae.names import Named
 from pyro_vae.nets import MLP, as_sizes
+from pyro_vae.pair.names import Named
+from pyro_vae.pair.protocol import Pair
 from pyro_vae.priors import Prior
 
 __all__ = ["VAE"]

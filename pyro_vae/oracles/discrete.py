@@ -12,9 +12,9 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vae.names import unique_name
 from pyro_vae.oracles.base import Oracle
 from pyro_vae.oracles.gaussian import normal_grid
+from pyro_vae.pair.names import unique_name
 
 __all__ = ["BitsAndClasses", "Discrete", "Grid"]
 

@@ -11,8 +11,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.names import unique_name
 from pyro_vae.oracles.base import Oracle
+from pyro_vae.pair.names import unique_name
 
 __all__ = ["LinearGaussian", "TopDownChain", "ppca_log_prob"]
 

@@ -1,6 +1,6 @@
 """A run directory: the configuration, the weights and the figures of one training, and the pair built back from it."""
 
-from pyro_vae.runs.build import build
+from pyro_vae.runs.building import build
 from pyro_vae.runs.directory import clear_run, create_run, replacing, save_json
 from pyro_vae.runs.listing import RunComparison, RunTable, compare_runs, list_runs
 from pyro_vae.runs.pairs import load_pair, save_pair

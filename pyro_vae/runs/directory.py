@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.checkpoints import replacing
+from pyro_vae.support.files import replacing
 
 __all__ = [
     "CONFIG",

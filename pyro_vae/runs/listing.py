@@ -16,7 +16,7 @@ from rich.text import Text
 from pyro_vae.runs.directory import RECORD
 from pyro_vae.runs.reading import MB, damaged, entries, parse_json, read_plain
 from pyro_vae.runs.run import RunFiles, read_run
-from pyro_vae.tables import as_text, save_result
+from pyro_vae.support.tables import as_text, save_result
 
 __all__ = ["RunComparison", "RunTable", "compare_runs", "list_runs"]
 

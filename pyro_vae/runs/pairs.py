@@ -14,12 +14,12 @@ from pyro import poutine
 from safetensors.torch import save
 from torch import Tensor
 
-from pyro_vae.elbo.tracing import fork_rng
-from pyro_vae.evaluate.modules import beside_networks, eval_mode
+from pyro_vae.pair.networks import beside_networks, eval_mode
 from pyro_vae.runs.directory import WEIGHTS, replacing
-from pyro_vae.runs.environment import environment
+from pyro_vae.runs.machine import environment
 from pyro_vae.runs.reading import LIMITS, checksum, damaged, entries, parse_json, parse_weights, read_plain
 from pyro_vae.runs.weights import PARAM, gather, networks, restore
+from pyro_vae.support.random import fork_rng
 
 __all__ = ["load_pair", "save_pair"]
 

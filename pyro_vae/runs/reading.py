@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from pyro_vae.checkpoints.files import check_plain
-from pyro_vae.memory import physical_memory
 from pyro_vae.runs.directory import CONFIG, METRICS, RECORD, WEIGHTS, pending
+from pyro_vae.support.files import check_plain
+from pyro_vae.support.memory import physical_memory
 
 __all__ = ["brief", "checksum", "damaged", "entries", "parse_json", "parse_weights", "parse_yaml", "pick", "read_plain"]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pyro_vae.elbo.tracing import fork_rng
-from pyro_vae.evaluate.modules import modules_of
+from pyro_vae.pair.networks import modules_of
+from pyro_vae.support.random import fork_rng
 
 __all__ = ["OUTSIDE", "PARAM", "gather", "networks", "restore"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae.elbo.adversarial.base import Adversarial, total
 from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer
 from pyro_vae.elbo.adversarial.phases import Phase
-from pyro_vae.elbo.bounds import observed_log_prob
+from pyro_vae.elbo.estimators.bounds import observed_log_prob
 
 __all__ = ["AAE", "WAEGAN"]
 

@@ -13,9 +13,9 @@ from torch.distributions import OneHotCategorical
 from pyro_vae.elbo.adversarial.autoencoder import AAE
 from pyro_vae.elbo.adversarial.draws import Drawn, codes, infer
 from pyro_vae.elbo.adversarial.phases import Phase
-from pyro_vae.elbo.labels import guessed_log_prob, hide_labels
-from pyro_vae.elbo.relaxed import bare
-from pyro_vae.elbo.tracing import Site, sample_sites
+from pyro_vae.elbo.estimators.relaxed import bare
+from pyro_vae.elbo.objectives.labels import guessed_log_prob, hide_labels
+from pyro_vae.pair.tracing import Site, sample_sites
 
 __all__ = ["CategoricalAAE"]
 

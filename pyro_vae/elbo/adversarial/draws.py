@@ -11,9 +11,10 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.elbo.bounds import sampled_kl
-from pyro_vae.elbo.terms import kl_sites
-from pyro_vae.elbo.tracing import DataPlate, PairTrace, Site, data_plate, log_prob, sample_sites, trace_pair
+from pyro_vae.elbo.estimators.bounds import sampled_kl
+from pyro_vae.elbo.estimators.terms import kl_sites
+from pyro_vae.pair.plates import DataPlate, data_plate
+from pyro_vae.pair.tracing import PairTrace, Site, log_prob, sample_sites, trace_pair
 
 __all__ = ["Drawn", "as_output", "generate", "infer", "kl", "reinfer"]
 

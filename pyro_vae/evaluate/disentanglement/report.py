@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from pyro_vae.evaluate.disentanglement import scores
-from pyro_vae.tables import as_text, save_result
+from pyro_vae.support.tables import as_text, save_result
 
 __all__ = ["Disentanglement", "disentanglement"]
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from pyro_vae import elbo as elbos
-from pyro_vae.elbo.tracing import fork_rng
 from pyro_vae.evaluate.estimators.verdict import CheckLine, EstimatorCheck
 from pyro_vae.oracles import LinearGaussian, Oracle
+from pyro_vae.support.random import fork_rng
 
 __all__ = ["check_estimator"]
 

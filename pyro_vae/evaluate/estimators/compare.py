@@ -16,14 +16,15 @@ from rich.table import Table
 from torch import Tensor
 
 from pyro_vae import elbo as elbos
-from pyro_vae.elbo.tracing import fork_rng, sample_sites, trace_pair
-from pyro_vae.evaluate.chunks import check_data
 from pyro_vae.evaluate.estimators.gradients import Gradients, Moments
 from pyro_vae.evaluate.marginal.likelihood import LogMarginal, log_marginal
-from pyro_vae.evaluate.modules import beside_networks
-from pyro_vae.memory import kept_memory
-from pyro_vae.progress import progress_bar
-from pyro_vae.tables import as_text, save_result
+from pyro_vae.pair.arguments import check_data
+from pyro_vae.pair.networks import beside_networks
+from pyro_vae.pair.tracing import sample_sites, trace_pair
+from pyro_vae.support.memory import kept_memory
+from pyro_vae.support.progress import progress_bar
+from pyro_vae.support.random import fork_rng
+from pyro_vae.support.tables import as_text, save_result
 
 __all__ = ["Comparison", "EstimatorRow", "compare_elbos"]
 

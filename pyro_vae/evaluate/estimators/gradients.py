@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae.elbo.tracing import fork_rng
+from pyro_vae.support.random import fork_rng
 
 __all__ = ["Gradients", "LiveBytes", "Moments"]
 

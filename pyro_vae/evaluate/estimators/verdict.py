@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from pyro_vae.tables import as_text, save_result
+from pyro_vae.support.tables import as_text, save_result
 
 __all__ = ["CheckLine", "EstimatorCheck"]
 

@@ -13,16 +13,10 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.elbo.tracing import (
-    PARTICLE_PLATE,
-    PairTrace,
-    data_plate,
-    log_prob,
-    plate_nesting,
-    sample_sites,
-    sum_to_data,
-)
-from pyro_vae.evaluate.chunks import default_memory, row_bytes, slices, take
+from pyro_vae.pair.arguments import slices, take
+from pyro_vae.pair.particles import default_memory, row_bytes
+from pyro_vae.pair.plates import data_plate, sum_to_data
+from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, log_prob, plate_nesting, sample_sites
 
 __all__ = ["AggregatePosterior"]
 

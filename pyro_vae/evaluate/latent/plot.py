@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from pyro_vae.evaluate.latent.result import LatentDimension, LatentReport
 
 __all__ = ["draw"]
 
@@ -16,7 +13,7 @@ COLOURS = {"active": "C0", "collapsed": "C3", "idle": "C1", "unknown": "C7", "au
 FLOOR = 1e-6  # of what a logarithmic axis shows
 
 
-def draw(report: LatentReport) -> Any:
+def draw(report: Any) -> Any:
     """KL and activity of the dimensions, by falling KL, and q(z) against p(z) in the (up to) four most active ones."""
     from matplotlib.figure import Figure
 
@@ -55,7 +52,7 @@ def draw(report: LatentReport) -> Any:
     return figure
 
 
-def _histogram(ax: Any, d: LatentDimension, report: LatentReport) -> None:
+def _histogram(ax: Any, d: Any, report: Any) -> None:
     index = [other.name for other in report.dimensions if other.site == d.site].index(d.name)
     q = report.draws[d.site][:, index].numpy()
     both = [q]

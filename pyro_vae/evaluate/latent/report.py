@@ -11,14 +11,17 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.elbo.tracing import PairTrace, data_plate, fork_rng, particles_agree, trace_pair, warn_not_vectorized
-from pyro_vae.evaluate.chunks import check_data, take
 from pyro_vae.evaluate.latent.aggregate import AggregatePosterior
 from pyro_vae.evaluate.latent.figures import dimensions_of, over_data, surgery
 from pyro_vae.evaluate.latent.result import LatentDimension, LatentReport, LatentSite
 from pyro_vae.evaluate.latent.sites import Figures, elements, figures_of, latent_sites, note_on, rows_of
-from pyro_vae.evaluate.modules import beside_networks, eval_mode
-from pyro_vae.progress import progress_bar
+from pyro_vae.pair.arguments import check_data, take
+from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.particles import particles_agree, warn_not_vectorized
+from pyro_vae.pair.plates import data_plate
+from pyro_vae.pair.tracing import PairTrace, trace_pair
+from pyro_vae.support.progress import progress_bar
+from pyro_vae.support.random import fork_rng
 
 __all__ = ["latent_report"]
 

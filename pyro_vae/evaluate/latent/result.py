@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from pyro_vae.tables import as_text, save_result
+from pyro_vae.support.tables import as_text, save_result
 
 __all__ = ["LatentDimension", "LatentReport", "LatentSite"]
 

@@ -12,8 +12,9 @@ from pyro.distributions import Delta, Independent, LowRankMultivariateNormal, Mu
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.elbo.terms import elements_of, kl_sites, mask_elements
-from pyro_vae.elbo.tracing import DataPlate, PairTrace, log_prob, sample_sites, sum_to_data
+from pyro_vae.elbo.estimators.terms import elements_of, kl_sites, mask_elements
+from pyro_vae.pair.plates import DataPlate, sum_to_data
+from pyro_vae.pair.tracing import PairTrace, log_prob, sample_sites
 
 __all__ = ["Figures", "elements", "figures_of", "latent_sites", "note_on", "rows_of"]
 

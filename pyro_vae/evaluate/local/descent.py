@@ -12,17 +12,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from pyro_vae.elbo.tracing import (
-    fork_rng,
-    log_weights,
-    particles_agree,
-    plate_nesting,
-    trace_pair,
-    warn_not_vectorized,
-)
-from pyro_vae.evaluate.chunks import map_rows, slices
 from pyro_vae.evaluate.local.posterior import LocalPosterior
-from pyro_vae.progress import Advance
+from pyro_vae.pair.arguments import map_rows, slices
+from pyro_vae.pair.particles import log_weights, particles_agree, warn_not_vectorized
+from pyro_vae.pair.tracing import plate_nesting, trace_pair
+from pyro_vae.support.progress import Advance
+from pyro_vae.support.random import fork_rng
 
 __all__ = ["CHECK_EVERY", "Descent"]
 

@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from pyro_vae.evaluate.local.fit import fit_local
+from pyro_vae.evaluate.local.fitting import fit_local
 from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.local.posterior import Family
 from pyro_vae.evaluate.marginal.likelihood import LogMarginal, log_marginal
-from pyro_vae.tables import as_text, save_result
+from pyro_vae.support.tables import as_text, save_result
 
 __all__ = ["InferenceGaps", "inference_gaps"]
 

@@ -17,8 +17,8 @@ from torch.func import functional_call
 
 from pyro_vae.evaluate.local.descent import CHECK_EVERY
 from pyro_vae.evaluate.local.posterior import LocalPosterior
-from pyro_vae.names import unique_name
-from pyro_vae.tables import as_text, save_result
+from pyro_vae.pair.names import unique_name
+from pyro_vae.support.tables import as_text, save_result
 
 __all__ = ["LocalGuide"]
 

@@ -17,8 +17,9 @@ from torch.distributions.transforms import ReshapeTransform
 
 from pyro_vae import conditionals
 from pyro_vae.conditionals import Conditional
-from pyro_vae.elbo.tracing import DataPlate, PairTrace, data_plate, sample_sites
-from pyro_vae.evaluate.local.per_datum import per_datum
+from pyro_vae.evaluate.local.rows import per_datum
+from pyro_vae.pair.plates import DataPlate, data_plate
+from pyro_vae.pair.tracing import PairTrace, sample_sites
 
 __all__ = ["Family", "LocalPosterior", "SitePosterior"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyro_vae.compiled import compiled_function, layout_of
+from pyro_vae.compilation.gradients import compiled_function, layout_of
 from pyro_vae.evaluate.marginal.proposals import Data, Proposal
 
 __all__ = ["FastWeights"]

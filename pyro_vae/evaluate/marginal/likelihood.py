@@ -9,14 +9,14 @@ from typing import Any, Literal, overload
 
 import torch
 
-from pyro_vae.elbo.tracing import fork_rng
-from pyro_vae.evaluate.chunks import check_data, take
-from pyro_vae.evaluate.marginal.annealed import Plan, annealed
-from pyro_vae.evaluate.marginal.bidirectional import Bracket, bidirectional
-from pyro_vae.evaluate.marginal.importance import importance
+from pyro_vae.distributed.ranks import Ranks
+from pyro_vae.evaluate.marginal.annealing import Plan, annealed
+from pyro_vae.evaluate.marginal.brackets import Bracket, bidirectional
+from pyro_vae.evaluate.marginal.importance_sampling import importance
 from pyro_vae.evaluate.marginal.result import LogMarginal, join
-from pyro_vae.evaluate.modules import beside_networks, eval_mode
-from pyro_vae.ranks import Ranks
+from pyro_vae.pair.arguments import check_data, take
+from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.support.random import fork_rng
 
 __all__ = ["METHODS", "LogMarginal", "log_marginal"]
 

@@ -12,18 +12,10 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_vae.elbo.terms import is_point_mass
-from pyro_vae.elbo.tracing import (
-    PARTICLE_PLATE,
-    PairTrace,
-    checked_pair,
-    data_plate,
-    joint_log_weight,
-    log_prob,
-    sample_sites,
-    sum_to_data,
-    trace_pair,
-)
+from pyro_vae.elbo.estimators.terms import is_point_mass
+from pyro_vae.pair.particles import joint_log_weight
+from pyro_vae.pair.plates import data_plate, sum_to_data
+from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, checked_pair, log_prob, sample_sites, trace_pair
 
 __all__ = ["NoDensity", "Proposal", "as_guide", "prior_traces"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_vae.evaluate.marginal.khat import khat_threshold
 from pyro_vae.evaluate.marginal.weights import Weights
-from pyro_vae.tables import write_rows
+from pyro_vae.support.tables import write_rows
 
 __all__ = ["LogMarginal", "join", "marginal_of"]
 

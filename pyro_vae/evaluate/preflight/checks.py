@@ -15,18 +15,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from pyro_vae import elbo as elbos
-from pyro_vae.evaluate.preflight.probe import (
-    Run,
-    Site,
-    chain,
-    core,
-    family,
-    fits,
-    frames_of,
-    shapes_of,
-    sizes_of,
-    some,
-)
+from pyro_vae.evaluate.preflight.probe import Run, Site, chain, core, family, fits, frames_of, shapes_of, sizes_of, some
 
 __all__ = [
     "check_plates",

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch import distributions as td
 from torch.nn.parameter import is_lazy
 
-from pyro_vae.elbo.tracing import sample_sites
-from pyro_vae.evaluate.modules import modules_of
+from pyro_vae.pair.networks import modules_of
+from pyro_vae.pair.tracing import sample_sites
 
 __all__ = [
     "Level",

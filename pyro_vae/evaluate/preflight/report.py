@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 
 from pyro_vae import elbo as elbos
-from pyro_vae.elbo.tracing import fork_rng, log_prob
-from pyro_vae.evaluate.modules import modules_of
 from pyro_vae.evaluate.preflight.checks import check_estimator, check_plates, check_shapes, check_sites, check_support
 from pyro_vae.evaluate.preflight.probe import (
     Problem,
@@ -29,6 +27,9 @@ from pyro_vae.evaluate.preflight.probe import (
     unchanged,
 )
 from pyro_vae.evaluate.preflight.training_checks import check_finite, check_networks, check_vectorized, parameter_names
+from pyro_vae.pair.networks import modules_of
+from pyro_vae.pair.tracing import log_prob
+from pyro_vae.support.random import fork_rng
 
 __all__ = [
     "Problem",

@@ -10,8 +10,6 @@ import torch
 from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
-from pyro_vae.elbo.tracing import log_prob, particles_agree
-from pyro_vae.evaluate.modules import modules_of
 from pyro_vae.evaluate.preflight.probe import (
     Level,
     Problem,
@@ -23,6 +21,9 @@ from pyro_vae.evaluate.preflight.probe import (
     shape,
     some,
 )
+from pyro_vae.pair.networks import modules_of
+from pyro_vae.pair.particles import particles_agree
+from pyro_vae.pair.tracing import log_prob
 
 __all__ = [
     "check_finite",

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pyro_vae.elbo.tracing import fork_rng
-from pyro_vae.evaluate.modules import eval_mode
 from pyro_vae.nets import ConvEncoder
-from pyro_vae.progress import progress_bar
+from pyro_vae.pair.networks import eval_mode
+from pyro_vae.support.progress import progress_bar
+from pyro_vae.support.random import fork_rng
 
 __all__ = ["FeatureNet", "inception_features", "train_features"]
 

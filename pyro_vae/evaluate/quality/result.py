@@ -14,7 +14,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pyro_vae.tables import as_text, save_result
+from pyro_vae.support.tables import as_text, save_result
 
 __all__ = ["Quality", "QualityFigures"]
 

@@ -1,0 +1,114 @@
+"""The entry point of `pyro-vae`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import shlex
+import sys
+import sysconfig
+import traceback
+import warnings
+from argparse import ArgumentError
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.training.nonfinite import NonFiniteLoss
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "train": "Train a pair, report its ELBO and log p(x), draw pictures.",
+    "evaluate": "Report ELBO and log p(x) of a run.",
+    "compare-elbos": "Compare ELBO estimators on a run.",
+    "gaps": "Split what a run's guide loses into approximation and amortisation.",
+    "diagnose": "Report the health of a run's latent space.",
+    "sample": "Draw data from the prior of a run.",
+    "quality": "Compare samples of a run with unseen data.",
+    "reconstruct": "Reconstruct data with a run.",
+    "runs": "List runs in a table, or show where two of them differ.",
+    "list": "List what has a name: models, data sets, estimators, parts.",
+}
+_MODULES = {"list": "listing", "compare-elbos": "compare"}
+_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, ImportError, SyntaxError)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point of `pyro-vae`.
+
+    Returns the exit status: 0; 1 after an error, 2 if the command line cannot be read, 130 after Ctrl-C. In each of
+    these cases one line on stderr says why.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"pyro-vae {version('pyro-vae')}")
+        return 0
+    name = words[0]
+    if name not in _COMMANDS:
+        near = difflib.get_close_matches(name, _COMMANDS, n=1)
+        hint = f", did you mean {near[0]}" if near else ""
+        print(f"pyro-vae: unknown command {name}{hint}? Known: {', '.join(_COMMANDS)}", file=sys.stderr)
+        return 2
+    here = str(Path.cwd())  # not "": jsonargparse changes the folder while it reads a --config
+    # a pair of the user's own lies in the folder they work in; but that could be the directory of a stranger's run
+    own = name == "train" and not any(word.startswith("--resume") for word in words)
+    if here not in sys.path and (own or any(word.startswith("--trust") for word in words)):
+        sys.path.insert(0, here)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            importlib.import_module(f"pyro_vae.cli.{_MODULES.get(name, name)}").run(
+                words[1:], shlex.join(["pyro-vae", *words])
+            )
+    except ArgumentError as error:
+        print(f"pyro-vae {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"pyro-vae {name}: interrupted{': ' * bool(str(stop))}{stop}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        place = "" if isinstance(error, NonFiniteLoss) else _place(error)
+        if not (place or isinstance(error, _EXPECTED)):
+            raise  # a fault of this library: its traceback is wanted
+        print(f"pyro-vae {name}: {_one_line(error)}{place}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:<15}{text}" for name, text in _COMMANDS.items())
+    return f"""usage: pyro-vae COMMAND [options]
+
+Train variational autoencoders in Pyro and measure what they are worth.
+
+commands:
+{commands}
+
+`pyro-vae COMMAND --help` lists the options of a command, `pyro-vae --version` prints the version."""
+
+
+def _one_line(error: Exception) -> str:
+    # what steers a terminal could come from the file of a stranger
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
+    plain = text and isinstance(error, ValueError | TypeError | OSError | NonFiniteLoss)
+    return text if plain else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def _place(error: BaseException | None) -> str:
+    """Where in the user's own code an error, or what caused it, was raised; empty if in none."""
+    libraries = [str(Path(__file__).parents[1]), *sysconfig.get_paths().values()]
+    while error is not None:
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            if not frame.filename.startswith((*libraries, "<")):
+                return f" ({frame.filename}, line {frame.lineno})"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"pyro-vae: warning: {message}", file=sys.stderr)

@@ -1,0 +1,27 @@
+"""Whether a loss is being recorded, or compared, rather than trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["is_recording", "recording"]
+
+
+_recording = False
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Within it, objectives compute their loss without moving on in their schedules."""
+    global _recording
+    before, _recording = _recording, True
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+def is_recording() -> bool:
+    """Whether the loss is being recorded, or compared, rather than trained on."""
+    return _recording

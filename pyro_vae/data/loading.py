@@ -1,0 +1,189 @@
+"""Read a source into memory, split it and binarize it."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.sources import Source, read
+from pyro_vae.data.splits import Data, Split, draw_binary
+
+__all__ = ["Binarize", "load"]
+
+Binarize = Literal["none", "dynamic", "static", "threshold"]
+
+
+def load(
+    source: Source,
+    *,
+    binarize: Binarize = "none",
+    flatten: bool = False,
+    root: str | os.PathLike[str] | None = None,
+    valid: int | float = 0.1,
+    test: int | float = 0.2,
+    labels: int | Literal["all"] | None = None,
+    seed: int = 0,
+) -> Data:
+    """Read `source` into memory, split it, and binarise it.
+
+    All of it becomes float32 tensors on the CPU (move them with `Data.to`). Data larger than memory is not for this
+    function: hand a `torch.utils.data.DataLoader` to `fit` directly.
+
+    Values: uint8 is divided by 255 and bool becomes 0 and 1; floats are taken as they are and must be finite; other
+    integers are refused, since their scale is unknown. Images are `(N, C, H, W)`: a uint8 source of shape `(N, H, W)`
+    gets one channel, and one of shape `(N, H, W, C)`, C being 1, 3 or 4, has its channels moved (unless its dim 1 is
+    itself 1, 3 or 4: that is taken for the channels). Sources of any other shape `(N, *)` keep it.
+
+    A source with a test set of its own (every built-in name but `digits` and `sprites`, and an `.npz` with `x_test`)
+    keeps it, in its own order. Otherwise a random permutation cuts the test split off first, then the validation split
+    from what remains. Where nothing is cut off, the training data keep their order. The global random state is never
+    touched.
+
+    Args:
+        source: One of `NAMES`; or the path of an `.npz` file (`x` or `x_train`, optionally `y` or `y_train`,
+            `x_test`, `y_test`) or of a folder of equally sized images (its subfolders, if it has any, are the
+            classes; all images are made RGB unless all are grey); or a tensor, a NumPy array, or a map-style
+            `Dataset` whose items are `x`, `(x,)` or `(x, y)`, with x a tensor, an array or a PIL image. A name wins
+            over a path spelt the same: write `./mnist` for the path. Omniglot: the background set is the training
+            set and the evaluation set, of other alphabets and with labels that also count from 0, is the test set;
+            its images keep their 105 x 105 pixels (the 28 x 28 variant is not offered) and are dark ink (0) on white
+            (1), as distributed.
+        binarize: What the model observes, see `Split.x`. `"none"`: the values themselves. `"threshold"`: whether
+            they exceed 0.5. `"static"`: one Bernoulli draw with the values as probabilities. `"dynamic"`: a fresh
+            draw at each access in the training split, one fixed draw in the others (Salakhutdinov & Murray 2008;
+            Burda et al. 2015, arXiv:1509.00519). All but `"none"` need values in [0, 1].
+        flatten: Give each datum as one vector: `(N, C*H*W)`.
+        root: Where torchvision keeps its files; by default the environment variable `PYRO_VAE_DATA`, else
+            `~/.cache/pyro_vae`. What is missing there is downloaded to it.
+        valid: Size of the validation split: a float in [0, 1) is a fraction of the training set, an int is a count;
+            0 for none.
+        test: Size of the test split, likewise, as a fraction of the whole source; ignored where the source has its
+            own test set.
+        labels: Give the pair the labels as a second argument: "all" of them, in each split, for a conditional pair; or
+            those of so many training data, as many of each class as of any other and -1 for the rest, for a
+            semi-supervised one. None: the pair gets the data alone.
+        seed: Decides the splits, the fixed draws and whose labels are given. The test split and its draw do not depend
+            on `valid`.
+
+    Raises:
+        ValueError: An unknown name, values or shapes that cannot be used, or an empty split.
+        TypeError: A source, or an element type, of a kind that cannot be read.
+        FileNotFoundError: A path that does not exist, or a built-in set that is neither under `root` nor downloadable.
+
+    Example:
+        >>> data = load("digits", binarize="dynamic", flatten=True)
+        >>> data
+        Data('digits', 1294 train, 144 valid, 359 test, shape (64,), binarize='dynamic')
+        >>> data.test.head(2).unique()
+        tensor([0., 1.])
+        >>> [len(x) for (x,) in data.train.batches(500)]
+        [500, 500, 294]
+    """
+    if binarize not in get_args(Binarize):
+        raise ValueError(f"binarize={binarize!r}: expected one of {', '.join(map(repr, get_args(Binarize)))}")
+    raw = read(source, root)
+    if binarize != "none":
+        _check_probabilities(raw.x, binarize)
+        if raw.x_test is not None:
+            _check_probabilities(raw.x_test, binarize)
+
+    total = len(raw.x)
+    n_test = _count("test", test, total) if raw.x_test is None else 0
+    n_valid = _count("valid", valid, total - n_test)
+    n_train = total - n_test - n_valid
+
+    # One seed for each use, so that a change of one split leaves the draws of the others alone.
+    uses = torch.randint(2**62, (5,), generator=torch.Generator().manual_seed(seed)).tolist()
+    for_order, for_train, for_valid, for_test, for_labels = (torch.Generator().manual_seed(use) for use in uses)
+
+    def split(x: Tensor, y: Tensor | None, generator: torch.Generator, train: bool = False) -> Split:
+        x = x.flatten(1) if flatten else x  # (N, C, H, W) -> (N, C*H*W)
+        if binarize == "threshold":
+            return Split((x > 0.5).float(), y)
+        if binarize == "static":
+            return Split(draw_binary(x, generator), y)
+        if binarize == "dynamic":
+            return Split(x, y, dynamic=True) if train else Split(x, y, drawn=draw_binary(x, generator))
+        return Split(x, y)
+
+    def part(index: Tensor, generator: torch.Generator, train: bool = False) -> Split:
+        return split(raw.x[index], None if raw.y is None else raw.y[index], generator, train)
+
+    order = torch.arange(total) if n_train == total else torch.randperm(total, generator=for_order)
+    of_test, of_valid, of_train = order.split([n_test, n_valid, n_train])
+    training = part(of_train, for_train, train=True)
+    test_split = None
+    if raw.x_test is not None:
+        test_split = split(raw.x_test, raw.y_test, for_test)
+    elif n_test:
+        test_split = part(of_test, for_test)
+    valid_split = part(of_valid, for_valid) if n_valid else None
+    if labels is not None:
+        training.given = _given(training.y, labels, for_labels)
+        if labels == "all":
+            for other in (valid_split, test_split):
+                if other is not None:
+                    other.given = _given(other.y, labels, for_labels)
+    return Data(
+        name=raw.name,
+        train=training,
+        valid=valid_split,
+        test=test_split,
+        shape=tuple(training.intensity.shape[1:]),
+        binarize=binarize,
+        seed=seed,
+        flatten=flatten,
+    )
+
+
+def _given(y: Tensor | None, labels: int | str, generator: torch.Generator) -> Tensor:
+    """The labels, or those of some of the data and -1 for the rest."""
+    if y is None or y.dim() != 1:
+        came = "none" if y is None else f"those of shape {tuple(y.shape)}"
+        raise ValueError(f"labels={labels!r}: the data should have labels (N,), got {came}")
+    if labels == "all":
+        return y
+    classes = y.unique()
+    if isinstance(labels, bool) or not isinstance(labels, int) or not len(classes) <= labels <= len(y):
+        raise ValueError(f"labels={labels!r}: expected 'all', or a number from {len(classes)}, one of each class")
+    order = torch.randperm(len(y), generator=generator)
+    # one of each class in turn, until there are enough
+    turn = torch.empty_like(y)
+    for c in classes:
+        of_class = order[y[order] == c]
+        turn[of_class] = torch.arange(len(of_class))
+    chosen = order[turn[order].argsort(stable=True)[:labels]]
+    return torch.full_like(y, -1).index_copy(0, chosen, y[chosen])
+
+
+def _count(split: str, size: int | float, available: int) -> int:
+    """The number of data in a split, from a fraction or a count of what is available, fewer than all of them."""
+    if isinstance(size, bool) or not isinstance(size, int | float):
+        raise TypeError(f"{split}={size!r}: expected a fraction in [0, 1) or a count (int)")
+    if isinstance(size, int):
+        if size < 0:
+            raise ValueError(f"{split}={size}: a count cannot be negative; 0 leaves the split out")
+        count = size
+    elif not 0 <= size < 1:
+        raise ValueError(f"{split}={size}: a fraction must lie in [0, 1); write a count as an int")
+    else:
+        count = round(size * available)
+    if count >= available:
+        raise ValueError(f"{split}={size} takes {count} of {available} data and leaves none to train on; ask for fewer")
+    if size > 0 and count == 0:
+        raise ValueError(
+            f"{split}={size} of {available} data is an empty split; ask for more, or for 0 to leave it out"
+        )
+    return count
+
+
+def _check_probabilities(x: Tensor, binarize: str) -> None:
+    low, high = (bound.item() for bound in x.aminmax())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"binarize={binarize!r} needs values in [0, 1], but these lie in [{low:g}, {high:g}]; "
+            "rescale them, or use binarize='none'"
+        )

@@ -1,0 +1,1 @@
+"""How the ELBO and bounds like it, and their gradients, are estimated."""

@@ -1,0 +1,198 @@
+"""The two standard ELBO estimators, free of host synchronisation and with vectorised particles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pyro
+import pyro.infer
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.util import MultiFrameTensor
+from torch import Tensor
+
+from pyro_vae.elbo.estimators.terms import kl_sites
+from pyro_vae.pair.particles import particles_agree, warn_not_vectorized
+from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, log_prob, plate_nesting, sample_sites, trace_pair
+from pyro_vae.support.random import fork_rng
+
+__all__ = ["MeanField", "TensorELBO", "Trace", "observed_log_prob", "sampled_kl", "scaled_unlike"]
+
+Program = Callable[..., Any]
+
+
+class TensorELBO(pyro.infer.ELBO):
+    """A Pyro ELBO whose loss is one differentiable tensor: the base of this library's own estimators.
+
+    A subclass defines `particle_loss(traces)`, the negative objective of one run of the pair summed over the data (for
+    vectorised particles: also over the particles). Everything else, `loss`, `loss_and_grads` and
+    `differentiable_loss`, follows. Losses stay on the device: nothing here waits for a GPU.
+
+    Args:
+        num_particles: Number of draws from the guide per step, K >= 1.
+        vectorize_particles: True runs the K particles in one pass, False one after the other. None (default) tries the
+            first and falls back to the second, with a warning, if the pair's networks do not take a leading dimension.
+    """
+
+    needs_path: ClassVar[bool] = False  # whether every latent site must be reparameterised
+    for_discrete: ClassVar[bool] = False  # whether it is made for latents that cannot be reparameterised
+    bound: ClassVar[str] = "elbo"  # what the value bounds log p(x) by: the ELBO, IWAE's bound, or one of its own
+
+    def __init__(self, num_particles: int = 1, vectorize_particles: bool | None = None, **kwargs: Any) -> None:
+        if num_particles < 1:
+            raise ValueError(f"num_particles must be at least 1, got {num_particles}")
+        super().__init__(num_particles=num_particles, **kwargs)
+        self.vectorize_particles = vectorize_particles
+        self._plan: tuple[Program, Program, int | None] | None = None
+
+    def particle_loss(self, traces: PairTrace) -> Tensor:
+        """Negative objective, summed over data and particles, with the sites' scales applied."""
+        raise NotImplementedError(f"{type(self).__name__} must define particle_loss(traces)")
+
+    def layout(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any) -> tuple[int, int | None]:
+        """How the K particles run: the number of runs, and the batch dimension of the particles within one."""
+        if self.num_particles == 1:
+            return 1, None
+        # found once for a pair: the probe costs a few forward passes
+        if self._plan is None or self._plan[:2] != (model, guide):
+            vectorize = self.vectorize_particles
+            if vectorize is None:
+                vectorize = particles_agree(model, guide, args, **kwargs)
+                if not vectorize:
+                    warn_not_vectorized()
+            with torch.no_grad(), fork_rng():
+                plain = trace_pair(model, guide, args, kwargs)
+            self._plan = (model, guide, -1 - plate_nesting(plain.model, plain.guide) if vectorize else None)
+        dim = self._plan[2]
+        return (self.num_particles, None) if dim is None else (1, dim)
+
+    def programs(
+        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any
+    ) -> tuple[int, int | None, Program, Program]:
+        """`layout`, and the pair to run so: inside the plate over the particles, where these are one run."""
+        runs, dim = self.layout(model, guide, args, kwargs)
+        if dim is not None:
+            particles = pyro.plate(PARTICLE_PLATE, self.num_particles, dim=dim)
+            model, guide = particles(model), particles(guide)
+        return runs, dim, model, guide
+
+    def traces(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any) -> Iterator[PairTrace]:
+        """The runs of the pair that one loss needs: one with K vectorised particles, or K plain ones."""
+        runs, dim = self.layout(model, guide, args, kwargs)
+        for _ in range(runs):
+            if dim is None:
+                yield trace_pair(model, guide, args, kwargs)
+            else:
+                yield trace_pair(model, guide, args, kwargs, num_particles=self.num_particles, nesting=-1 - dim)
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """Negative objective in nats, summed over the data, as a tensor whose gradient is the estimator's."""
+        losses = [self.particle_loss(traces) for traces in self.traces(model, guide, args, kwargs)]
+        return (
+            losses[0]
+            if len(losses) == 1 and self.num_particles == 1
+            else sum(losses[1:], losses[0]) / self.num_particles
+        )
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """The same number without a gradient, a 0-d tensor."""
+        with torch.no_grad():
+            return self.differentiable_loss(model, guide, *args, **kwargs)
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute the loss, add its gradients to the parameters' `.grad`, and return it as a 0-d tensor."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        return loss.detach()
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+        raise NotImplementedError("this library's estimators read traces through .traces()")
+
+
+class Trace(TensorELBO):
+    r"""The Monte Carlo ELBO with pathwise gradients, `log p(x, z) - log q(z|x)` averaged over the particles.
+
+    .. math:: L = E_{q(z|x)}[\log p(x, z) - \log q(z|x)]
+
+    Unbiased for the ELBO and for its gradient. The variance includes that of the KL term, which `MeanField` integrates
+    out. A site that cannot be reparameterised gets a score-function term instead, weighted with all that stands in its
+    plates.
+
+    Reference: Kingma and Welling 2014, arXiv 1312.6114, eq. 6 (estimator A); Ranganath et al. 2014, arXiv 1401.0118
+    (score function).
+    """
+
+    def particle_loss(self, traces: PairTrace) -> Tensor:
+        score = [site for _, site in sample_sites(traces.guide) if not site["fn"].has_rsample]
+        elbo, terms = torch.zeros(()), MultiFrameTensor()
+        for name, site, sign in traces.sites():
+            value = sign * scale_and_mask(log_prob(name, site), site["scale"])
+            if score:
+                terms.add((site["cond_indep_stack"], value.detach()))
+                if sign < 0 and not site["fn"].has_rsample:
+                    value = value.detach()  # the gradient of log q has mean zero
+            elbo = elbo + value.sum()
+        for site in score:
+            log_q = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            weight = terms.sum_to(site["cond_indep_stack"])
+            elbo = elbo + (weight * (log_q - log_q.detach())).sum()
+        return -elbo
+
+
+class MeanField(TensorELBO):
+    r"""The ELBO with the KL in closed form wherever that is right, and pathwise gradients.
+
+    .. math:: L = E_{q(z|x)}[\log p(x|z)] - KL(q(z|x) \| p(z))
+
+    Unbiased, and as a rule with less variance than `Trace` where a closed form exists; not close to the posterior,
+    where the value of `Trace` hardly varies. A site is integrated out only if nothing it conditions on is drawn after
+    it in the guide (see `kl_sites`), so that a guide ordered unlike the model gives the right number too, where Pyro's
+    `TraceMeanField_ELBO` warns and goes on.
+
+    Raises:
+        ValueError: For a latent site that cannot be reparameterised: use "trace" for the score-function gradient.
+
+    Reference: Kingma and Welling 2014, arXiv 1312.6114, eq. 7 (estimator B).
+    """
+
+    needs_path: ClassVar[bool] = True
+
+    def particle_loss(self, traces: PairTrace) -> Tensor:
+        analytic = kl_sites(traces)
+        loss: Any = 0.0
+        for name, q in sample_sites(traces.guide):
+            if not q["fn"].has_rsample:
+                raise ValueError(
+                    f"site {name!r} is drawn from {type(q['fn']).__name__}, which has no reparameterised gradient, and "
+                    "the mean-field ELBO needs one: use elbo='trace' (score function) or a relaxed distribution"
+                )
+            p = traces.model.nodes.get(name)
+            if name in analytic and not scaled_unlike(q, p):
+                kl = scale_and_mask(analytic[name], q["scale"])
+            else:
+                kl = sampled_kl(name, q, p)
+            loss = loss + kl.sum()
+        return torch.as_tensor(loss - observed_log_prob(traces))
+
+
+def scaled_unlike(q: Any, p: Any) -> bool:
+    """Whether a site's scale differs between guide and model, so that no KL in closed form applies."""
+    # tensors are not compared, which would wait for a GPU
+    scales = q["scale"], p["scale"]
+    return not any(isinstance(scale, Tensor) for scale in scales) and scales[0] != scales[1]
+
+
+def sampled_kl(name: str, q: Any, p: Any) -> Tensor:
+    """`log q - log p` of one site's draw, batch-shaped and scaled; without `p`, for an auxiliary site, `log q`."""
+    kl = scale_and_mask(log_prob(name, q), q["scale"])
+    return kl if p is None else kl - scale_and_mask(log_prob(name, p), p["scale"])
+
+
+def observed_log_prob(traces: PairTrace) -> Tensor:
+    """Log-density of all observations, scaled and summed."""
+    sites = ((name, traces.model.nodes[name]) for name in traces.observed)
+    return sum(
+        (scale_and_mask(log_prob(name, site), site["scale"]).sum() for name, site in sites), start=torch.zeros(())
+    )

@@ -1,0 +1,306 @@
+"""The ELBO of a pair whose discrete latents are replaced by their continuous relaxations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
+from torch.distributions.utils import clamp_probs
+
+from pyro_vae.compilation.mode import is_recording
+from pyro_vae.elbo.estimators.bounds import TensorELBO, observed_log_prob, sampled_kl, scaled_unlike
+from pyro_vae.elbo.estimators.terms import kl_sites
+from pyro_vae.pair.tracing import PairTrace, Site, sample_sites
+
+__all__ = ["Cooling", "Relaxed", "bare", "is_relaxable"]
+
+Program = Callable[..., Any]
+DISCRETE = "_pyro_vae_discrete"  # where a relaxed site keeps the distribution that it stands for
+
+
+class LogitConcrete(dist.Logistic):
+    """The binary Concrete variable before its sigmoid, whose draws never are infinite."""
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw by inversion; a uniform draw of exactly 0 comes up in float32, and Pyro's then gives -inf."""
+        uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+        return self.icdf(clamp_probs(uniform))
+
+
+class BernoulliThrough(dist.Bernoulli):
+    """A Bernoulli variable whose draws carry the gradient of its mean, as `OneHotCategoricalStraightThrough` has it."""
+
+    has_rsample = True
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Exactly 0 or 1, with the derivative of the probability."""
+        return self.sample(sample_shape) + (self.probs - self.probs.detach())
+
+
+class LogConcrete(ExpRelaxedCategorical, TorchDistributionMixin):
+    """The logarithm of a Concrete (Gumbel-Softmax) variable, as a Pyro distribution."""
+
+
+@dataclass(frozen=True)
+class Cooling:
+    """Exponential annealing of a temperature over gradient steps, `max(end, start exp(-rate step))`.
+
+    Jang et al. 2017, arXiv 1611.01144, section 4.2.
+
+    >>> [round(Cooling(rate=1e-4)(step), 2) for step in (0, 1000, 5000, 10_000)]
+    [1.0, 0.9, 0.61, 0.5]
+    """
+
+    start: float = 1.0
+    end: float = 0.5
+    rate: float = 3e-5
+
+    def __post_init__(self) -> None:
+        if not (self.start >= self.end > 0 and self.rate >= 0):
+            raise ValueError(f"cooling needs start >= end > 0 and rate >= 0, got {self}")
+
+    def __call__(self, step: int) -> float:
+        """The temperature after `step` gradients."""
+        return max(self.end, self.start * math.exp(-self.rate * step))
+
+
+class Relaxed(TensorELBO):
+    r"""The ELBO with every Bernoulli and one-hot latent replaced by its Concrete (Gumbel-Softmax) relaxation.
+
+    .. math:: b = \sigma\big((\alpha + \ell) / \tau\big), \; \ell \sim \mathrm{Logistic}(0, 1); \qquad
+        y = \mathrm{softmax}\big((\log \pi + g) / \tau\big), \; g_i \sim \mathrm{Gumbel}(0, 1)
+
+    The pair is written with `Bernoulli` and `OneHotCategorical` and stays as it is: the sites are replaced in guide
+    and model while they run, so that a relaxed guide cannot meet a discrete density by mistake. Densities are computed
+    before the sigmoid or softmax, where they are finite at any temperature; the map cancels between guide and model.
+    Other latent sites must be reparameterised. The gradient is pathwise: biased for the discrete ELBO, of low
+    variance. As the temperature falls the bias goes to zero (with the discrete prior) and the variance grows.
+
+    Args:
+        temperature: tau > 0, or a function of the number of gradients taken so far, as `Cooling`. Assign `.temperature`
+            to change it between steps, which ends such a schedule; it is held in a tensor.
+        straight_through: Hand the programs the discrete draw, exactly 0 or 1. True (straight-through Gumbel-Softmax):
+            differentiate as if it were the relaxed draw. "mean" (the straight-through estimator): as if it were the
+            probabilities of q, whatever the temperature; right on average where the likelihood is linear in the draw.
+            With `prior="discrete"` the value then is unbiased for the discrete ELBO itself; the gradient is biased.
+        prior: The KL term. "discrete" (Jang et al.): the analytic KL between the discrete guide and prior, as in most
+            implementations; the value is no bound of any model. "relaxed" (Maddison et al.): the densities of the
+            relaxed variables, by which the value is a lower bound on log p(x) of the relaxed model. Their KL is larger
+            than the discrete one at every temperature (with equal temperatures it does not even depend on it), so this
+            value does not go to the discrete ELBO.
+        prior_temperature: Of the relaxed prior, with `prior="relaxed"`; default the guide's.
+
+    Raises:
+        ValueError: For a `Categorical` latent (its values are no points that could be relaxed), for any other latent
+            without a reparameterised gradient, for a site that is discrete on one side only, and with
+            `prior="discrete"` where the KL is not known given the latents drawn before it (a guide ordered unlike the
+            model, unequal masks or scales).
+
+    Reference: Maddison et al. 2017, arXiv 1611.00712; Jang et al. 2017, arXiv 1611.01144; Bengio et al. 2013, arXiv
+    1308.3432 (straight-through).
+    """
+
+    for_discrete: ClassVar[bool] = True
+    bound: ClassVar[str] = "own"
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        temperature: float | Callable[[int], float] = 0.5,
+        straight_through: bool | Literal["mean"] = False,
+        prior: Literal["discrete", "relaxed"] = "discrete",
+        prior_temperature: float | None = None,
+        vectorize_particles: bool | None = None,
+    ) -> None:
+        if prior not in ("discrete", "relaxed"):
+            raise ValueError(f"prior must be 'discrete' or 'relaxed', got {prior!r}")
+        if straight_through not in (False, True, "mean"):
+            raise ValueError(f"straight_through must be False, True or 'mean', got {straight_through!r}")
+        if straight_through == "mean" and prior == "relaxed":
+            raise ValueError("straight_through='mean' relaxes no draw, so no relaxed density is known: leave out prior")
+        if prior_temperature is not None and prior == "discrete":
+            raise ValueError("prior_temperature is of a relaxed prior: give prior='relaxed' as well")
+        super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
+        self.straight_through, self.prior = straight_through, prior
+        self._temperature = torch.ones(())
+        self.temperature = temperature(0) if callable(temperature) else temperature
+        self._prior_temperature: Tensor | None = None
+        if prior_temperature is not None:
+            self._prior_temperature = torch.tensor(_positive(float(prior_temperature)))
+        self._schedule = temperature if callable(temperature) else None
+        self.steps = 0
+        self._wrapped: tuple[Program, Program, Program, Program] | None = None
+
+    @property
+    def temperature(self) -> float:
+        """The current temperature of the guide's relaxation."""
+        return float(self._temperature)
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self._temperature.fill_(_positive(value))
+        self._schedule = None
+
+    def advance(self) -> None:
+        """Move on to the temperature of the next gradient."""
+        if self._schedule is not None:
+            self._temperature.fill_(_positive(self._schedule(self.steps)))
+        self.steps += 1
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        if torch.is_grad_enabled() and not is_recording():
+            self.advance()
+        return super().differentiable_loss(*self._relaxed(model, guide), *args, **kwargs)
+
+    def layout(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any) -> tuple[int, int | None]:
+        # asked of the pair itself: its densities exist at its own draws, not at the relaxed ones
+        if self._wrapped is not None and (model, guide) == self._wrapped[2:]:
+            model, guide = self._wrapped[:2]
+        return super().layout(model, guide, args, kwargs)
+
+    def _relaxed(self, model: Program, guide: Program) -> tuple[Program, Program]:
+        if self._wrapped is None or self._wrapped[:2] != (model, guide):
+            of_prior = self._temperature if self._prior_temperature is None else self._prior_temperature
+            in_model = _Relax(of_prior, self.straight_through, of_guide=False, keep=self.prior == "discrete")
+            in_guide = _Relax(self._temperature, self.straight_through, of_guide=True, keep=False)
+            self._wrapped = (model, guide, in_model(model), in_guide(guide))
+        return self._wrapped[2:]
+
+    def particle_loss(self, traces: PairTrace) -> Tensor:
+        relaxed = _relaxed_sites(traces)
+        discrete = self.prior == "discrete"
+        analytic = kl_sites(_as_discrete(traces, relaxed) if discrete else traces)
+        loss = torch.zeros(())
+        for name, q in sample_sites(traces.guide):
+            p = traces.model.nodes.get(name)
+            if name in analytic and not scaled_unlike(q, p):
+                kl = scale_and_mask(analytic[name], q["scale"])
+            elif discrete and name in relaxed:
+                raise ValueError(
+                    f"the KL of site {name!r} between the discrete guide and prior is not known: it needs the site in "
+                    "the model, all that the model draws before it drawn before it in the guide, and equal masks and "
+                    "scales on both sides. Use prior='relaxed'"
+                )
+            else:
+                kl = sampled_kl(name, q, p)
+            loss = loss + kl.sum()
+        return loss - observed_log_prob(traces)
+
+
+class _Relax(Messenger):
+    """Draws relaxed values at the discrete latent sites of a program and hands it points in [0, 1].
+
+    The trace keeps the values before the sigmoid or softmax, or the discrete draws where these carry the gradient of
+    their mean. `keep` leaves the site's own distribution in place.
+    """
+
+    def __init__(
+        self, temperature: Tensor, straight_through: bool | Literal["mean"], *, of_guide: bool, keep: bool
+    ) -> None:
+        super().__init__()
+        self.temperature, self.straight_through = temperature, straight_through
+        self.of_guide, self.keep = of_guide, keep
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = msg["fn"]
+        if msg["is_observed"] or site_is_subsample(msg):
+            return
+        if is_relaxable(fn):
+            msg[DISCRETE] = fn  # not under "infer", which a replay overwrites
+            if not self.keep:
+                # a copy, so that the temperature may be set before the gradient is taken
+                msg["fn"] = relax(fn, None if self.straight_through == "mean" else self.temperature.clone())
+        elif isinstance(bare(fn), dist.Categorical) or (self.of_guide and not fn.has_rsample):
+            raise ValueError(_refusal(msg["name"], fn))
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        # runs after the surrounding trace has taken its copy of the site
+        if DISCRETE not in msg or self.straight_through == "mean":
+            return
+        is_bernoulli = isinstance(bare(msg[DISCRETE]), dist.Bernoulli)
+        soft = msg["value"].sigmoid() if is_bernoulli else msg["value"].softmax(-1)
+        if self.straight_through:
+            if is_bernoulli:
+                hard = soft.round()
+            else:
+                hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
+            soft = hard.detach() + (soft - soft.detach())
+        msg["value"] = soft
+
+
+def bare(fn: Any) -> Any:
+    """A site's distribution without its event dimensions and masks."""
+    while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def is_relaxable(fn: Any) -> bool:
+    """Whether a site draws Bernoulli variables or one-hot vectors."""
+    return isinstance(bare(fn), torch.distributions.Bernoulli | torch.distributions.OneHotCategorical)
+
+
+def relax(fn: Any, temperature: Tensor | None) -> Any:
+    """The distribution of the relaxed variable before its sigmoid or softmax, of the shapes of `fn`.
+
+    Without a temperature, `fn` with the gradient of its mean.
+    """
+    if isinstance(fn, torch.distributions.Independent):
+        return relax(fn.base_dist, temperature).to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.MaskedDistribution):
+        return relax(fn.base_dist, temperature).mask(fn._mask)
+    is_bernoulli = isinstance(fn, torch.distributions.Bernoulli)
+    if temperature is None:
+        return (BernoulliThrough if is_bernoulli else dist.OneHotCategoricalStraightThrough)(logits=fn.logits)
+    if is_bernoulli:
+        return LogitConcrete(fn.logits / temperature, torch.ones_like(fn.logits) / temperature)
+    return LogConcrete(temperature, logits=fn.logits)
+
+
+def _refusal(name: str, fn: Any) -> str:
+    kind = type(bare(fn)).__name__
+    fix = "use 'vimco' or 'reinforce' for such sites"
+    if kind == "Categorical":
+        fix = "write it as OneHotCategorical (and index by a product with the one-hot vector) in model and guide"
+    return f"site {name!r} is drawn from {kind}, and only Bernoulli and OneHotCategorical sites are relaxed: {fix}"
+
+
+def _relaxed_sites(traces: PairTrace) -> list[str]:
+    """Names of the relaxed sites, which are the same in model and guide."""
+    for name, q in sample_sites(traces.guide):
+        p = traces.model.nodes.get(name)
+        if p is None:
+            continue
+        kinds = [type(bare(site.get(DISCRETE, site["fn"]))).__name__ for site in (p, q)]
+        if (DISCRETE in p) != (DISCRETE in q) or (DISCRETE in p and kinds[0] != kinds[1]):
+            raise ValueError(
+                f"site {name!r} is {kinds[0]} in the model and {kinds[1]} in the guide: write it as Bernoulli or "
+                "OneHotCategorical in both, this ELBO relaxes both"
+            )
+    return [name for name, q in sample_sites(traces.guide) if DISCRETE in q]
+
+
+def _as_discrete(traces: PairTrace, relaxed: list[str]) -> PairTrace:
+    """The pair with the guide's own distributions back in place, of whose values nothing may be asked."""
+    guide = traces.guide.copy()
+    for name in relaxed:
+        site: Site = guide.nodes[name]
+        # plates outside the pair (the particles') have only widened what replaced them
+        guide.nodes[name] = {**site, "fn": site[DISCRETE].expand(site["fn"].batch_shape)}
+    return PairTrace(traces.model, guide, traces.particle_dim)
+
+
+def _positive(value: float) -> float:
+    if not 0 < value < math.inf:
+        raise ValueError(f"a temperature must be a finite number > 0, got {value}")
+    return value

@@ -1,0 +1,120 @@
+"""Score-function estimators, for latents that cannot be reparameterised."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.elbo.estimators.importance import log_mean
+from pyro_vae.elbo.estimators.surrogate import Coefficients, SurrogateELBO
+from pyro_vae.pair.names import unique_name
+
+__all__ = ["Reinforce", "VIMCO"]
+
+Baseline = Literal["none", "running", "leave_one_out"]
+
+
+class Reinforce(SurrogateELBO):
+    r"""The ELBO with the score-function gradient, and a baseline to take variance out of it.
+
+    .. math:: \nabla_\phi L = E\big[(\log w - b)\, \nabla_\phi \log q(z|x)\big]
+
+    The signal is each datum's own `log w`. Sites that can be reparameterised keep the gradient through their draws,
+    unless `every_site` is set. Unbiased with every baseline.
+
+    Args:
+        baseline: "none"; "running", an exponential average of the mean of log w; "leave_one_out", the mean of the other
+            particles (needs two); or a network `(N, ...) -> (N,)` or `(N, 1)` of the data, trained beside the pair to
+            predict log w: NVIL (Mnih and Gregor 2014).
+        decay: Of the running average.
+        every_site: Use the score function for reparameterised sites as well, for comparison.
+
+    Reference: Williams 1992; Mnih and Gregor 2014, arXiv 1402.0030; Kool et al. 2019 (leave-one-out).
+    """
+
+    for_discrete: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        baseline: Baseline | nn.Module = "none",
+        decay: float = 0.9,
+        every_site: bool = False,
+        vectorize_particles: bool | None = None,
+    ) -> None:
+        if isinstance(baseline, str) and baseline not in ("none", "running", "leave_one_out"):
+            raise ValueError(f"baseline must be 'none', 'running', 'leave_one_out' or a network, got {baseline!r}")
+        if baseline == "leave_one_out" and num_particles < 2:
+            raise ValueError(
+                "the leave_one_out baseline is the mean of the other particles: num_particles must be >= 2"
+            )
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
+        self.baseline, self.decay, self.every_site = baseline, decay, every_site
+        # tensors, changed in place, so that a compiled step carries them on
+        self._average, self._steps = torch.zeros(()), torch.zeros(())
+
+    def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
+        k = len(log_w)
+        even = torch.full_like(log_w, 1 / k)
+        signal = (log_w - self._baseline(log_w, *args)) / k
+        if self.every_site:
+            return Coefficients(log_w.mean(0), model=even, guide=signal, score=signal)
+        return Coefficients(log_w.mean(0), model=even, path=even, guide=-even, score=signal)
+
+    def _baseline(self, log_w: Tensor, *args: Any) -> Tensor | float:
+        if self.baseline == "none":
+            return 0.0
+        if self.baseline == "leave_one_out":
+            return (log_w.sum(0) - log_w) / (len(log_w) - 1)
+        if self.baseline == "running":
+            # the average of earlier steps alone: with this step's draws in it the gradient would be biased
+            self._average, self._steps = self._average.to(log_w), self._steps.to(log_w.device)
+            before = self._average.clone()
+            self._average.lerp_(log_w.mean(), torch.where(self._steps > 0, 1 - self.decay, 1.0).to(log_w))
+            self._steps.add_(1)
+            return before
+        return self._predict(*args)
+
+    def _predict(self, *args: Any) -> Tensor:
+        assert isinstance(self.baseline, nn.Module)
+        return self.baseline.to(args[0].device)(args[0]).reshape(len(args[0]))
+
+    def extra_loss(self, log_w: Tensor, *args: Any) -> Tensor | float:
+        if not isinstance(self.baseline, nn.Module):
+            return 0.0
+        pyro.module(f"{unique_name(self)}.baseline", self.baseline)
+        error = (log_w.mean(0) - self._predict(*args)).square().sum()
+        return error - error.detach()  # trained, but no part of the bound
+
+
+class VIMCO(SurrogateELBO):
+    r"""The importance-weighted bound with a score-function gradient whose baseline is the other particles.
+
+    .. math:: \nabla_\phi L_K = E\Big[\sum_k (L_K - L_K^{-k}) \nabla_\phi \log q(z_k|x)
+        - \tilde w_k \nabla_\phi \log q(z_k|x)\Big]
+
+    where `L_K^{-k}` is the bound with `log w_k` replaced by the mean of the other log-weights. Unbiased. Sites that
+    can be reparameterised keep the gradient through their draws. Needs two particles.
+
+    Reference: Mnih and Rezende 2016, arXiv 1602.06725, eq. 9 and 10.
+    """
+
+    for_discrete: ClassVar[bool] = True
+    bound: ClassVar[str] = "iwae"
+    follows_value: ClassVar[bool] = True
+    least_particles: ClassVar[int] = 2
+
+    def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
+        k = len(log_w)
+        value, w = log_mean(log_w), log_w.softmax(0)
+        others = (log_w.sum(0) - log_w) / (k - 1)
+        # L^{-k}: row k of a (K, K, N) table has the k-th weight replaced
+        swapped = log_w.expand(k, *log_w.shape) + torch.diag_embed((others - log_w).T).permute(1, 2, 0)
+        without = swapped.logsumexp(1) - math.log(k)
+        return Coefficients(value, model=w, path=w, guide=-w, score=value - without - w)

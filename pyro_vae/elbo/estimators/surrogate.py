@@ -1,0 +1,213 @@
+"""Gradient estimators as coefficients: one mechanism for every estimator built on importance weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae.elbo.estimators.bounds import TensorELBO
+from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
+from pyro_vae.pair.tracing import PairTrace, Site, checked_pair, log_prob, sample_sites
+
+__all__ = ["Coefficients", "SurrogateELBO", "Weights", "weights_of"]
+
+Program = Callable[..., Any]
+
+
+class Coefficients(NamedTuple):
+    r"""A bound per datum, `(N,)`, and the factors of its gradient, `(K, N)` each, or 0 to leave a part out.
+
+    .. math:: \nabla = \sum_k model_k \nabla_\theta \log p(x, z_k)
+        + path_k \frac{\partial \log w_k}{\partial z_k} \nabla_\phi z_k
+        + guide_k \nabla_\phi \log q_r(z_k|x) + score_k \nabla_\phi \log q_s(z_k|x)
+
+    with `log w = log p - log q` and q split into the reparameterised sites r and the other sites s; `path` moves the
+    draws of r, `guide` and `score` hold the draws fixed.
+    """
+
+    value: Tensor
+    model: Tensor
+    path: Tensor | float = 0.0
+    guide: Tensor | float = 0.0
+    score: Tensor | float = 0.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Log-densities of K particles for N data, `(K, N)` each: the model's, and the guide's by kind of site."""
+
+    log_p: Tensor
+    log_q_path: Tensor
+    log_q_score: Tensor
+
+    @property
+    def log_w(self) -> Tensor:
+        """Log importance weights."""
+        return self.log_p - self.log_q_path - self.log_q_score
+
+
+def weights_of(traces: PairTrace, plate: DataPlate) -> Weights:
+    """Read a run's log-densities per particle and datum.
+
+    A site's scale stays inside its weight (so that a KL weight does), except for the data plate's own: a minibatch
+    stands for more data, not for a sharper likelihood.
+    """
+    subsampling = plate.subsampling
+
+    def term(name: str, site: Site) -> Tensor:
+        scale = site["scale"] if subsampling == 1.0 else site["scale"] / subsampling
+        value = sum_to_data(scale_and_mask(log_prob(name, site), scale), plate, traces.particle_dim)
+        return value if traces.particle_dim is not None else value.unsqueeze(0)
+
+    parts: dict[str, list[Tensor]] = {"p": [], "path": [], "score": []}
+    for name, site in sample_sites(traces.model):
+        parts["p"].append(term(name, site))
+    for name, site in sample_sites(traces.guide):
+        parts["path" if site["fn"].has_rsample else "score"].append(term(name, site))
+    zero = torch.zeros((), device=parts["p"][0].device, dtype=parts["p"][0].dtype)
+    return Weights(*(sum(parts[kind], start=zero) for kind in ("p", "path", "score")))
+
+
+class SurrogateELBO(TensorELBO):
+    """An estimator that says its gradient by `Coefficients` of the log-weights.
+
+    The guide draws z; guide and model are then run again on copies of z cut off from the parameters, which separates
+    the three ways in which a guide's parameter acts: through the draws, through the density of reparameterised sites,
+    and through the density of the other sites. Hierarchical guides are right too: a copy of one latent still carries
+    the gradient of whatever later sites make of it.
+    """
+
+    follows_value: ClassVar[bool] = False  # without such sites, the gradient is simply that of the value
+    least_particles: ClassVar[int] = 1
+
+    def __init__(self, num_particles: int = 1, vectorize_particles: bool | None = None) -> None:
+        super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
+        if self.num_particles < self.least_particles:
+            raise ValueError(
+                f"{type(self).__name__} compares particles with each other: num_particles must be at least "
+                f"{self.least_particles}, got {self.num_particles}"
+            )
+
+    def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
+        """The bound and its gradient's factors, from log-weights `(K, N)` without gradient; `args` are the pair's."""
+        raise NotImplementedError(f"{type(self).__name__} must define coefficients(log_w)")
+
+    def extra_loss(self, log_w: Tensor, *args: Any) -> Tensor | float:
+        """A loss of the estimator's own parameters (a baseline's), summed over the data."""
+        return 0.0
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        count, dim, model, guide = self.programs(model, guide, args, kwargs)
+        drawn = [poutine.trace(guide).get_trace(*args, **kwargs) for _ in range(count)]
+        pathwise = all(site["fn"].has_rsample for _, site in sample_sites(prune_subsample_sites(drawn[0])))
+        if self.needs_path and not pathwise:
+            self._refuse(drawn[0])
+        cut = not (self.follows_value and pathwise)
+        runs = [_run(model, guide, held, dim, args, kwargs, cut) for held in drawn]
+        plate = runs[0].plate
+        log_w = torch.cat([run.weights.log_w for run in runs])
+        if cut:
+            with torch.no_grad():
+                c = self.coefficients(log_w, *args)
+            loss = sum((_surrogate(run, c, i, count, dim) for i, run in enumerate(runs)), start=log_w.new_zeros(()))
+            loss = loss - loss.detach() - c.value.sum()
+        else:
+            loss = -self.coefficients(log_w, *args).value.sum()
+        return plate.subsampling * (loss + self.extra_loss(log_w.detach(), *args))
+
+    def _refuse(self, drawn: Any) -> None:
+        for name, site in sample_sites(prune_subsample_sites(drawn)):
+            if not site["fn"].has_rsample:
+                raise ValueError(
+                    f"site {name!r} is drawn from {type(site['fn']).__name__}, which cannot be reparameterised, and "
+                    f"{type(self).__name__} differentiates through the draws: use 'vimco' or 'reinforce' for such sites"
+                )
+
+
+class _Run(NamedTuple):
+    weights: Weights
+    plate: DataPlate
+    taps: list[_Tap]
+
+
+class _Tap:
+    """One reparameterised draw, cut off from the parameters wherever a density is evaluated at it.
+
+    `of_model` is a copy that the model sees, `of_guide` one for the guide's own density.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.draw: Tensor = site["value"]
+        self.event_dim: int = site["fn"].event_dim
+        self.of_guide = self.draw.detach().clone().requires_grad_()
+        self.of_model = self.draw.detach().clone()
+        self.share: list[Tensor] = []
+        if self.draw.requires_grad:
+            share = self.share  # not self: a hook that holds its own tensor is never freed
+            self.of_model = self.draw.view_as(self.draw)
+            self.of_model.register_hook(lambda slope: slope * share[0] if share else torch.zeros_like(slope))
+
+    def expand(self, factor: Tensor, plate: DataPlate, particle_dim: int | None) -> Tensor:
+        """Factors `(K, N)` in the layout of the draw."""
+        dims = {plate.dim: factor.shape[1]} | ({} if particle_dim is None else {particle_dim: factor.shape[0]})
+        shape = [dims.get(d, 1) for d in range(min(dims), 0)]
+        return factor.reshape(*shape, *[1] * self.event_dim)
+
+
+def _run(
+    model: Program, guide: Program, drawn: Any, dim: int | None, args: Any, kwargs: dict[str, Any], cut: bool
+) -> _Run:
+    """Weigh the draws of a guide's trace, cut off from the parameters or not."""
+    if not cut:
+        scored = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*args, **kwargs)
+        traces = checked_pair(scored, drawn, dim)
+        plate = data_plate(traces, len(args[0]))
+        return _Run(weights_of(traces, plate), plate, [])
+    taps, for_model, for_guide = [], drawn.copy(), drawn.copy()
+    for name, site in sample_sites(prune_subsample_sites(drawn)):
+        at_model = at_guide = site["value"].detach()
+        if site["fn"].has_rsample:
+            taps.append(_Tap(site))
+            at_model, at_guide = taps[-1].of_model, taps[-1].of_guide
+        for_model.nodes[name] = {**site, "value": at_model}
+        for_guide.nodes[name] = {**site, "value": at_guide}
+    scored = poutine.trace(poutine.replay(model, trace=for_model)).get_trace(*args, **kwargs)
+    weighed = poutine.trace(poutine.replay(guide, trace=for_guide)).get_trace(*args, **kwargs)
+    traces = checked_pair(scored, weighed, dim)
+    plate = data_plate(traces, len(args[0]))
+    return _Run(weights_of(traces, plate), plate, taps)
+
+
+def _surrogate(run: _Run, c: Coefficients, i: int, count: int, dim: int | None) -> Tensor:
+    """A loss with the gradient that the coefficients say; its value means nothing."""
+    # where particles ran one by one, run i holds row i
+    by_path, by_guide, by_score = (x[i : i + 1] if count > 1 and isinstance(x, Tensor) else x for x in c[2:])
+    by_model = c.model[i : i + 1] if count > 1 else c.model
+    w = run.weights
+    loss = -(by_guide * w.log_q_path).sum() - (by_score * w.log_q_score).sum()
+    moved = [tap for tap in run.taps if tap.draw.requires_grad]
+    if moved and isinstance(by_path, Tensor):
+        # One backward pass through the model serves both its parameters and its draws: each (particle, datum) has its
+        # own draws, so their slope is only to be multiplied by path/model. A weight too small to divide by is raised
+        # to one that no sum would notice.
+        by_model = torch.where(by_model.abs() < TINY, TINY, by_model)
+        for tap in moved:
+            tap.share.append(tap.expand(by_path / by_model, run.plate, dim))
+        log_q = w.log_q_path + w.log_q_score
+        slopes = torch.autograd.grad(
+            log_q, [tap.of_guide for tap in moved], by_path.expand_as(log_q), retain_graph=True, allow_unused=True
+        )
+        for slope, tap in zip(slopes, moved, strict=True):
+            if slope is not None:
+                loss = loss + (slope.detach() * tap.draw).sum()
+    return loss - (by_model * w.log_p).sum()
+
+
+TINY = 1e-20

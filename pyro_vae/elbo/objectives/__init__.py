@@ -1,0 +1,1 @@
+"""What is maximized in place of the ELBO."""

@@ -1,0 +1,139 @@
+"""Estimators and objectives by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import pyro.infer
+
+from pyro_vae.elbo.adversarial import (
+    AAE,
+    ALI,
+    GAN,
+    VAEGAN,
+    VEEGAN,
+    VGH,
+    WAEGAN,
+    AlphaGAN,
+    CategoricalAAE,
+    FactorVAE,
+)
+from pyro_vae.elbo.estimators.antithetic import DisARM
+from pyro_vae.elbo.estimators.bounds import MeanField, Trace
+from pyro_vae.elbo.estimators.control import REBAR
+from pyro_vae.elbo.estimators.importance import (
+    CIWAE,
+    IWAE,
+    MIWAE,
+    PIWAE,
+    RWS,
+    DReG,
+    Renyi,
+    StickingTheLanding,
+    TailAdaptive,
+)
+from pyro_vae.elbo.estimators.relaxed import Relaxed
+from pyro_vae.elbo.estimators.score import VIMCO, Reinforce
+from pyro_vae.elbo.estimators.trace_graph import TraceGraph
+from pyro_vae.elbo.objectives.corruption import Denoising
+from pyro_vae.elbo.objectives.dip import DIP
+from pyro_vae.elbo.objectives.free_bits import Capacity, FreeBits
+from pyro_vae.elbo.objectives.labels import SemiSupervised
+from pyro_vae.elbo.objectives.penalty import WAE, InfoVAE
+from pyro_vae.elbo.objectives.quantized import VQ
+from pyro_vae.elbo.objectives.total_correlation import BetaTC
+
+__all__ = ["bound_of", "least_particles", "make", "names", "register"]
+
+_REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
+    "mean_field": MeanField,
+    "trace": Trace,
+    "stl": StickingTheLanding,
+    "iwae": IWAE,
+    "dreg": DReG,
+    "miwae": MIWAE,
+    "piwae": PIWAE,
+    "ciwae": CIWAE,
+    "renyi": Renyi,
+    "rws": RWS,
+    "reinforce": Reinforce,
+    "vimco": VIMCO,
+    "free_bits": FreeBits,
+    "capacity": Capacity,
+    "beta_tc": BetaTC,
+    "dip": DIP,
+    "gumbel": Relaxed,
+    "disarm": DisARM,
+    "rebar": REBAR,
+    "trace_graph": TraceGraph,
+    "enum": pyro.infer.TraceEnum_ELBO,
+    "tail_adaptive": TailAdaptive,
+    "vq": VQ,
+    "semi_supervised": SemiSupervised,
+    "factor_vae": FactorVAE,
+    "aae": AAE,
+    "categorical_aae": CategoricalAAE,
+    "wae_gan": WAEGAN,
+    "gan": GAN,
+    "ali": ALI,
+    "veegan": VEEGAN,
+    "vae_gan": VAEGAN,
+    "alpha_gan": AlphaGAN,
+    "vgh": VGH,
+    "vgh++": AlphaGAN,
+    "denoising": Denoising,
+    "info_vae": InfoVAE,
+    "wae": WAE,
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `make` knows."""
+    return tuple(_REGISTRY)
+
+
+def least_particles(name: str) -> int:
+    """The smallest number of particles that the estimator called `name` works with."""
+    return getattr(_REGISTRY.get(name), "least_particles", 1)
+
+
+def bound_of(name: str) -> str:
+    """What the estimator called `name` bounds log p(x) by: "elbo", "iwae", "own" for another bound, "none" for none."""
+    return getattr(_REGISTRY.get(name), "bound", "elbo")
+
+
+def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:
+    """Let `make(name, num_particles=..., **options)` build an ELBO of your own."""
+    if name in _REGISTRY:
+        raise ValueError(f"an ELBO named {name!r} is registered already; known are {', '.join(_REGISTRY)}")
+    _REGISTRY[name] = factory
+
+
+def make(name: str | pyro.infer.ELBO, *, num_particles: int = 1, **options: Any) -> Any:
+    """Build an estimator by name; an ELBO object passes through.
+
+    >>> make("mean_field", num_particles=5).num_particles
+    5
+
+    Raises:
+        ValueError: For an unknown name, with the nearest known one; for no particles; or if options come with a ready
+            object.
+    """
+    if isinstance(name, pyro.infer.ELBO):
+        if num_particles not in (1, name.num_particles) or options:
+            raise ValueError(
+                f"elbo is an object, {type(name).__name__}(num_particles={name.num_particles}): give num_particles and "
+                "options to its constructor, or pass its name"
+            )
+        return name
+    if not isinstance(name, str):
+        raise TypeError(f"elbo must be a name or a pyro.infer.ELBO object, got {type(name).__name__}")
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"unknown ELBO {name!r}{hint} Known: {', '.join(_REGISTRY)}")
+    if num_particles < 1:
+        raise ValueError(f"num_particles must be at least 1, got {num_particles}")
+    return _REGISTRY[name](num_particles=num_particles, **options)

@@ -1,0 +1,232 @@
+"""Missing values from what is known of the same datum, by importance sampling under any pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+from pyro_vae.elbo.objectives.missing import INCOMPLETE, with_missing
+from pyro_vae.evaluate.generate import mean_of
+from pyro_vae.pair.arguments import check_data, slices, take
+from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.particles import default_memory, joint_log_weight, particles_agree, row_bytes, warn_not_vectorized
+from pyro_vae.pair.plates import data_plate
+from pyro_vae.pair.tracing import PairTrace, sample_sites, trace_pair
+from pyro_vae.support.progress import progress_bar
+from pyro_vae.support.random import fork_rng
+from pyro_vae.support.tables import as_text, save_result
+
+__all__ = ["Imputation", "impute"]
+
+Program = Callable[..., Any]
+
+
+@dataclass(frozen=True, repr=False)
+class Imputation:
+    """Data with their missing values filled in; what was known is as it came.
+
+    Attributes:
+        mean: `(N, ...)`, the posterior mean E[x_m|x_o] where a value was missing; None with `mean=False`.
+        scale: `(N, ...)`, the standard deviation of x_m given x_o, 0 where a value was known; None with `mean=False`.
+        draws: `(M, N, ...)`, M draws from p(x_m|x_o).
+        mask: `(N, ...)`, True where a value was known.
+        ess: Effective number of importance samples per datum, `(N,)`. Where it is small, more samples are needed, or
+            a guide that is wider.
+        num_samples: Importance samples per datum, K.
+    """
+
+    mean: Tensor | None
+    scale: Tensor | None
+    draws: Tensor
+    mask: Tensor
+    ess: Tensor
+    num_samples: int
+
+    def to_dict(self) -> dict[str, float]:
+        """The share of values that were missing, and how well the importance samples did."""
+        return {
+            "num_data": len(self.ess),
+            "num_samples": self.num_samples,
+            "num_draws": len(self.draws),
+            "missing": float((~self.mask).double().mean()),
+            "ess": float(self.ess.mean()),
+            "least_ess": float(self.ess.min()),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the figures of `to_dict` as CSV or JSON, by the ending of the path."""
+        return save_result(path, "the figures of an imputation are", [self.to_dict()], self.to_dict())
+
+    def plot(self, *, columns: int = 10) -> Any:
+        """Images: what is known (grey where missing), the mean, and up to three draws, for the first data.
+
+        Raises:
+            ValueError: For data that are no images.
+        """
+        from pyro_vae import plots
+
+        n = min(columns, len(self.mask))
+        known = self.draws[0] if len(self.draws) else self.mean
+        if known is None:
+            raise ValueError("there is neither a mean nor a draw to show: use num_draws=3 or mean=True")
+        rows = {"known": torch.where(self.mask, known, 0.5)[:n]}
+        if self.mean is not None:
+            rows["mean"] = self.mean[:n]
+        rows |= {f"draw {i + 1}": x[:n] for i, x in enumerate(self.draws[:3])}
+        return plots.image_rows(rows)
+
+    def __repr__(self) -> str:
+        figures = self.to_dict()
+        table = Table(title="imputation", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+        table.add_row("data", str(len(self.ess)))
+        table.add_row("missing values", f"{100 * figures['missing']:.1f} %")
+        table.add_row("draws for each datum", str(len(self.draws)))
+        table.add_row(f"effective samples of {self.num_samples}", f"{figures['ess']:.1f} in the mean")
+        table.add_row("", f"{figures['least_ess']:.1f} at least")
+        return as_text(table)
+
+
+def impute(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    *args: Any,
+    mask: Tensor | None = None,
+    num_samples: int = 1000,
+    num_draws: int = 0,
+    mean: bool = True,
+    site: str | None = None,
+    memory: int | None = None,
+    seed: int | None = None,
+    progress: bool | None = False,
+    **kwargs: Any,
+) -> Imputation:
+    r"""Fill in the missing values of incomplete data: their posterior mean, and draws (multiple imputation).
+
+    .. math:: E[x_m \mid x_o] \approx \sum_k \tilde w_k \, E[x_m \mid z_k], \qquad
+        \tilde w_k \propto \frac{p(x_o, z_k)}{q(z_k \mid x_o)}
+
+    Self-normalised importance sampling of the latents from the guide, which sees zeros where values are missing. The
+    draws are by sampling importance resampling: a latent with probability w, then x_m from p(x|z). Both are exact as K
+    grows, whatever the guide. Works for a pair trained on complete data as for one trained on incomplete ones (see
+    `pv.elbo.with_missing`).
+
+    Args:
+        model, guide: The pair for complete data, `model(x, *args)`: not what `with_missing` returned.
+        x: Data `(N, ...)`; NaN marks missing values if no mask is given.
+        *args, **kwargs: What else the pair takes; tensors with N rows are per-datum.
+        mask: `(N, ...)` of booleans, True where a value is known.
+        num_samples: Importance samples per datum, K.
+        num_draws: Multiple imputations, M.
+        mean: False where the distribution has no mean, as a categorical one over labels.
+        site: Which observed site x is. Default: the first of the shape of x.
+        memory: Bytes that intermediate tensors may take, about.
+        seed: Draw the noise from this seed and leave torch's generators as they were.
+        progress: Show a bar: True, False, or None (only in a terminal).
+
+    Raises:
+        ValueError: If nothing is missing, if the elements of the site are not independent, if a site stands outside
+            the plate over the data, or if a weight is NaN.
+
+    Reference: Mattei and Frellsen 2019, arXiv 1812.02633, section 4.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(4, latent_dim=2, likelihood="normal")
+        >>> x = torch.tensor([[0.1, float("nan"), 0.3, 0.4]])
+        >>> pv.impute(vae.model, vae.guide, x, num_samples=10, num_draws=3).draws.shape
+        torch.Size([3, 1, 4])
+    """
+    n = check_data((x,))
+    mask = ~x.isnan() if mask is None else mask
+    if num_samples < 1 or num_draws < 0:
+        raise ValueError(f"num_samples must be at least 1 and num_draws at least 0, got {num_samples}, {num_draws}")
+    if mask.dtype == torch.bool and bool(mask.all()):
+        raise ValueError("no value of x is missing: mark them with NaN, or give mask= with False where one is missing")
+    incomplete = with_missing(model, guide, site=site)
+    data = beside_networks((x, mask, *args), model, guide)
+    means, scales, draws, sizes = [], [], [], []
+    with torch.no_grad(), eval_mode(model, guide), fork_rng(seed) if seed is not None else nullcontext():
+        few = take(data, kwargs, 0, min(n, 5))
+        vectorize = particles_agree(*incomplete, few[0], **few[1])
+        if not vectorize:
+            warn_not_vectorized()
+        probe = 2 if vectorize else None
+        bytes_each = row_bytes(
+            lambda: trace_pair(*incomplete, *few, num_particles=probe), (probe or 1) * len(few[0][0])
+        )
+        rows = max(1, (memory or default_memory(data[0].device)) // (bytes_each * num_samples))
+        with progress_bar("imputation", n, progress) as advance:
+            for start, stop in slices(n, rows):
+                some, named = take(data, kwargs, start, stop)
+                runs = [
+                    trace_pair(*incomplete, some, named, num_particles=num_samples if vectorize else None)
+                    for _ in range(1 if vectorize else num_samples)
+                ]
+                found = _Weighted(runs, some[0], some[1], start)
+                sizes.append(found.ess)
+                if mean:
+                    one, spread = found.moments()
+                    means.append(one)
+                    scales.append(spread)
+                draws.append(found.resample(num_draws))
+                advance(stop - start)
+    device = x.device  # of the data that came, wherever the networks are
+    return Imputation(
+        mean=torch.cat(means).to(device) if mean else None,
+        scale=torch.cat(scales).to(device) if mean else None,
+        draws=torch.cat(draws, 1).to(device),
+        mask=mask,
+        ess=torch.cat(sizes).to(device),
+        num_samples=num_samples,
+    )
+
+
+class _Weighted:
+    """Importance samples for some data: normalised weights `(K, n)`, and p(x|z) at each sample."""
+
+    def __init__(self, runs: list[PairTrace], x: Tensor, mask: Tensor, start: int) -> None:
+        self.x, self.mask = x.masked_fill(~mask, 0), mask
+        rows = [joint_log_weight(run, data_plate(run, len(x))) for run in runs]
+        log_w = torch.cat([row if row.dim() == 2 else row.unsqueeze(0) for row in rows]).double()
+        total = log_w.logsumexp(0)
+        if bool((~total.isfinite()).any()):
+            raise ValueError(
+                f"the importance weights of datum {start + int((~total.isfinite()).nonzero()[0])} have a sum that is "
+                "NaN, zero or infinite: its known values are none that the model can make, or a network gives NaN; "
+                "see pv.preflight"
+            )
+        self.weight = (log_w - total).exp()
+        self.ess = 1 / self.weight.square().sum(0)
+        of = [(name, site) for run in runs for name, site in sample_sites(run.model)]
+        self.sites = [(name, site) for name, site in of if site["infer"].get(INCOMPLETE)]
+
+    def of_all(self, read: Callable[[str, Any], Tensor]) -> Tensor:
+        """A tensor of the site in each run, as `(K, n, ...)`."""
+        parts = [read(name, site).expand(site["fn"].shape()).reshape(-1, *self.x.shape) for name, site in self.sites]
+        return torch.cat(parts).expand(len(self.weight), *self.x.shape)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        weight = self.weight.reshape(*self.weight.shape, *[1] * (self.x.dim() - 1))
+        means = self.of_all(mean_of).double()
+        mean = (weight * means).sum(0)
+        variance = self.of_all(lambda name, site: site["fn"].variance).double() + (means - mean).square()
+        scale = (weight * variance).sum(0).sqrt()
+        return torch.where(self.mask, self.x, mean.to(self.x)), torch.where(self.mask, 0, scale.to(self.x))
+
+    def resample(self, count: int) -> Tensor:
+        drawn = self.x.new_empty((count, *self.x.shape))
+        if count:
+            rows = torch.arange(len(self.x), device=self.x.device)
+            for i, index in enumerate(torch.multinomial(self.weight.T, count, replacement=True).T):
+                # drawn anew each time: a latent that is taken twice gives two values
+                drawn[i] = self.of_all(lambda name, site: site["fn"].sample())[index, rows].to(self.x)
+        return torch.where(self.mask, self.x, drawn)

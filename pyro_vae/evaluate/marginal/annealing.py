@@ -1,0 +1,209 @@
+"""log p(x) by annealed importance sampling with Hamiltonian moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyro
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from pyro_vae.evaluate.marginal.importance_sampling import check_finite
+from pyro_vae.evaluate.marginal.latent_space import LatentSpace, Point
+from pyro_vae.evaluate.marginal.proposals import Data, Program
+from pyro_vae.evaluate.marginal.result import LogMarginal, join, marginal_of
+from pyro_vae.evaluate.marginal.weights import Weights
+from pyro_vae.pair.arguments import slices, take
+from pyro_vae.pair.particles import default_memory, row_bytes
+from pyro_vae.support.progress import Advance, progress_bar, until_interrupted
+from pyro_vae.support.random import fork_rng
+
+__all__ = ["Annealing", "Plan", "annealed", "prepared", "temperatures"]
+
+TARGET_ACCEPTANCE = 0.65
+PILOT_MOVES = 100  # at least, for the step sizes to settle
+PILOT_TEMPERATURES = 200  # at most; step sizes change slowly
+CPU_MEMORY = 16 * 2**20  # larger chunks with their gradients fall out of the cache
+
+
+def temperatures(number: int, schedule: str) -> list[float]:
+    """Inverse temperatures from 0 to 1 in `number` steps: "linear", or "sigmoid", which is finer at both ends.
+
+    Reference: Wu et al. 2017, arXiv 1611.04273, section 4.3.
+    """
+    if number < 1:
+        raise ValueError(f"num_temperatures must be at least 1, got {number}")
+    t = torch.linspace(-1, 1, number + 1, dtype=torch.float64)
+    if schedule == "sigmoid":
+        t = torch.sigmoid(4 * t)
+    elif schedule != "linear":
+        raise ValueError(f"schedule must be 'sigmoid' or 'linear', got {schedule!r}")
+    betas: list[float] = ((t - t[0]) / (t[-1] - t[0])).tolist()
+    return betas
+
+
+def move(space: LatentSpace, here: Point, beta: float, step: Tensor, leapfrog_steps: int) -> tuple[Point, Tensor]:
+    """One Hamiltonian Monte Carlo move that keeps base^(1 - beta) p(x, z)^beta; and the acceptance probabilities.
+
+    `step` is the step size of each row, `(R,)`.
+    """
+    momentum = torch.randn_like(here.u)
+    energy = momentum.square().sum(-1) / 2 - here.log_density(beta)
+    # a trajectory of fixed length may come back to where it began
+    step = (step * (0.8 + 0.4 * torch.rand_like(step))).unsqueeze(-1)
+    there = here
+    momentum = momentum + step / 2 * here.grad(beta)
+    for i in range(leapfrog_steps):
+        there = space.point(there.u + step * momentum)
+        momentum = momentum + (step if i < leapfrog_steps - 1 else step / 2) * there.grad(beta)
+    change = energy - momentum.square().sum(-1) / 2 + there.log_density(beta)
+    probability = change.clamp(max=0).exp().nan_to_num(nan=0.0)
+    return there.where(torch.rand_like(probability) < probability, here), probability
+
+
+class Annealing:
+    """Chains that carry draws from the base to p(x, z), or back, along fixed step sizes.
+
+    The step sizes come from a pilot run of two chains that adapts them to a target acceptance, per datum and
+    temperature. The chains proper leave them alone: with a step size that depends on where a chain has been, a move no
+    longer keeps its distribution, and weights, the reversed chain's above all, would lose their expectation.
+
+    Args:
+        space: The densities, with C copies of the data.
+        betas: Inverse temperatures, from 0 to 1.
+        leapfrog_steps: Of each move.
+        steps: Step sizes by temperature, `(T - 1, N)`.
+    """
+
+    def __init__(self, space: LatentSpace, betas: list[float], leapfrog_steps: int, steps: Tensor) -> None:
+        self.space, self.betas, self.leapfrog_steps, self.steps = space, betas, leapfrog_steps, steps
+
+    def run(self, u: Tensor, advance: Advance, *, backward: bool = False) -> tuple[Tensor, Tensor]:
+        """Log-weights and mean acceptance probabilities, both `(C, N)`, of chains that begin at `u`, `(C N, D)`."""
+        betas, steps = self.betas, self.steps
+        if backward:
+            betas, steps = betas[::-1], steps.flip(0)
+        with pyro.validation_enabled(False):
+            here = self.space.point(u)
+            log_w, accepted = torch.zeros_like(here.base, dtype=torch.float64), torch.zeros_like(here.base)
+            for t in range(1, len(betas)):
+                log_w += (betas[t] - betas[t - 1]) * here.tilt.double()
+                if t < len(betas) - 1:
+                    step = steps[t - 1].repeat(self.space.copies)
+                    here, probability = move(self.space, here, betas[t], step, self.leapfrog_steps)
+                    accepted += probability
+                advance(self.space.n)
+        shape = self.space.copies, self.space.n
+        return log_w.reshape(shape), (accepted / max(1, len(betas) - 2)).reshape(shape)
+
+
+def pilot(space: LatentSpace, betas: list[float], leapfrog_steps: int, advance: Advance) -> Tensor:
+    """Step sizes that reach the target acceptance, `(T - 1, N)`, from a run that adapts them as it goes."""
+    here = space.point(space.draw())
+    log_step = here.u.new_full((space.n,), math.log(0.5 / space.dims**0.25))
+    found = []
+    # moves at the base's own temperature leave it as it is: time to find the first step size
+    warm_up = [betas[0]] * 30
+    each = max(1, PILOT_MOVES // len(betas))
+    for t, beta in enumerate([*warm_up, *(b for b in betas[1:-1] for _ in range(each))]):
+        step = log_step.exp().repeat(space.copies)
+        here, probability = move(space, here, beta, step, leapfrog_steps)
+        surplus = probability.reshape(space.copies, space.n).mean(0) - TARGET_ACCEPTANCE
+        log_step = log_step + (0.5 if t < len(warm_up) else 0.2) * surplus
+        if t >= len(warm_up):
+            found.append(log_step)
+            if len(found) % each == 0:
+                advance(space.n)
+    if not found:
+        return log_step.new_zeros(0, space.n)
+    return torch.stack(found).unflatten(0, (-1, each)).mean(1).exp()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What annealing needs to know beside the pair and its data: see `log_marginal`."""
+
+    num_chains: int
+    num_temperatures: int
+    leapfrog_steps: int
+    schedule: str
+    memory: int | None
+    progress: bool | None
+
+    def __post_init__(self) -> None:
+        for name in ("num_chains", "num_temperatures", "leapfrog_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        temperatures(1, self.schedule)
+
+    @property
+    def pilot_temperatures(self) -> int:
+        """Steps of the pilot run's temperature."""
+        return min(self.num_temperatures, PILOT_TEMPERATURES)
+
+
+def prepared(
+    model: Program, guide: Program | None, data: Data, plan: Plan, advance: Advance
+) -> Iterator[tuple[int, int, Annealing]]:
+    """The data cut to fit, each piece as (start, stop, chains with their step sizes found)."""
+    n = len(data[0][0])
+    rows = rows_at_once(model, guide, data, plan.memory)
+    betas = temperatures(plan.num_temperatures, plan.schedule)
+    coarse = temperatures(plan.pilot_temperatures, plan.schedule)
+    per_data = max(1, rows // plan.num_chains) if rows else n
+    long = plan.num_temperatures * plan.leapfrog_steps > 200  # recording costs about as much as 100 evaluations
+    for first, last in slices(n, max(per_data, rows // 2) if rows else n):
+        # far out in the latent space parameters may overflow, which is a rejected move and no mistake of the pair
+        with pyro.validation_enabled(False):
+            trial = LatentSpace(model, guide, take(*data, first, last), min(2, plan.num_chains))
+            if long:
+                trial.record()
+            steps = pilot(trial, coarse, plan.leapfrog_steps, advance)
+            if len(steps):
+                steps = interpolate(steps.T[None], len(betas) - 2, mode="linear", align_corners=True)[0].T
+        for start, stop in slices(last - first, per_data):
+            space = LatentSpace(model, guide, take(*data, first + start, first + stop), plan.num_chains)
+            if long:
+                space.record()
+            yield first + start, first + stop, Annealing(space, betas, plan.leapfrog_steps, steps[:, start:stop])
+
+
+def annealed(model: Program, guide: Program | None, data: Data, plan: Plan) -> LogMarginal:
+    """`log_marginal` by annealed importance sampling from the prior, or from the guide if one is given.
+
+    Runs without gradients, the networks in evaluation mode already.
+    """
+    x, n = data[0][0], len(data[0][0])
+
+    def parts(advance: Advance) -> Iterator[LogMarginal]:
+        for start, stop, chains in prepared(model, guide, data, plan, advance):
+            log_w, accepted = chains.run(chains.space.draw(), advance)
+            weights = Weights(stop - start, plan.num_chains, x.device)
+            weights.add(log_w)
+            check_finite(weights, start)
+            yield marginal_of(weights, x.dtype, method="ais", acceptance=accepted.mean(0))
+
+    with progress_bar("AIS", n * (plan.num_temperatures + plan.pilot_temperatures - 1), plan.progress) as advance:
+        found, interrupted = until_interrupted(parts(advance))
+    return dataclasses.replace(join(found), interrupted=interrupted)
+
+
+def rows_at_once(model: Program, guide: Program | None, data: Data, memory: int | None) -> int:
+    """How many rows, each a datum and a chain, to run at once; 0 if the data cannot be cut."""
+    x = data[0][0]
+    with fork_rng():
+        try:
+            few = LatentSpace(model, guide, take(*data, 0, min(len(x), 5)), 1)
+        except (RuntimeError, ValueError):  # parameters made for each datum only fit the whole data
+            LatentSpace(model, guide, data, 1)
+            return 0
+        u = few.draw()
+        bytes_each = 2 * row_bytes(lambda: few.point(u), len(u))  # the backward pass keeps what the forward pass made
+    budget = memory or default_memory(x.device)
+    if x.device.type == "cpu":
+        budget = min(budget, CPU_MEMORY)
+    return max(1, budget // bytes_each)

@@ -1,0 +1,138 @@
+"""log p(x) from both sides, on data simulated from the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae.evaluate.marginal.annealing import Plan, prepared
+from pyro_vae.evaluate.marginal.importance_sampling import check_finite
+from pyro_vae.evaluate.marginal.latent_space import LatentSpace
+from pyro_vae.evaluate.marginal.proposals import Data, Program
+from pyro_vae.evaluate.marginal.result import LogMarginal, join, marginal_of
+from pyro_vae.evaluate.marginal.weights import Weights
+from pyro_vae.pair.arguments import take
+from pyro_vae.pair.tracing import log_prob, sample_sites
+from pyro_vae.support.progress import Advance, progress_bar, until_interrupted
+
+__all__ = ["Bracket", "bidirectional", "simulate"]
+
+
+@dataclass(frozen=True, repr=False)
+class Bracket(LogMarginal):
+    """Estimates of log p(x) from below (`lower`, the same as `log_prob`) and from above, for simulated data.
+
+    Attributes:
+        upper: Minus the log of the mean weight of the reversed chains, `(N,)`, nats. Its expectation is above log p(x).
+        upper_error: Monte Carlo standard error of `upper`, `(N,)`, over chains from one and the same draw: it leaves
+            out the noise of that draw.
+        args, kwargs: The simulated data, in place of those that came, and the pair's other arguments.
+    """
+
+    upper: Tensor = field(default_factory=lambda: torch.empty(0))
+    upper_error: Tensor = field(default_factory=lambda: torch.empty(0))
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def lower(self) -> Tensor:
+        """Estimates from below, `(N,)`, nats."""
+        return self.log_prob
+
+    @property
+    def gap(self) -> float:
+        """Mean of `upper - lower` over the data, nats per datum: how far off the mean of either is at most."""
+        return float((self.upper - self.lower).double().mean())
+
+    @property
+    def gap_error(self) -> float:
+        """Standard error of `gap` over the data."""
+        n = len(self)
+        return float((self.upper - self.lower).double().std() / n**0.5) if n > 1 else float("inf")
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.mean:.3f} ± {self.mean_error:.3f} <= log p(x) <= {float(self.upper.double().mean()):.3f} nats per "
+            f"datum (gap {self.gap:.3f} ± {self.gap_error:.3f}; {len(self)} simulated data, {self.num_samples} chains "
+            "each)" + (", interrupted" if self.interrupted else "")
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The data-set figures, for a table or JSON."""
+        upper = float(self.upper.double().mean())
+        return {**super().to_dict(), "upper": upper, "gap": self.gap, "gap_error": self.gap_error}
+
+
+def simulate(model: Program, data: Data) -> tuple[Data, Any]:
+    """Data drawn from a model in place of those among its arguments, and its trace on them with the latents behind.
+
+    Raises:
+        ValueError: If the model cannot be simulated: it observes something else than its arguments, has a factor, or
+            the distribution of the observations depends on the observations themselves.
+    """
+    args, kwargs = data
+    with poutine.block():
+        seen: Any = poutine.trace(model).get_trace(*args, **kwargs)
+        for name, site in sample_sites(seen):
+            if site["is_observed"] and isinstance(site["fn"], dist.Unit):
+                raise ValueError(f"site {name!r} is a pyro.factor, which no data can be drawn from: bdmc needs a model")
+        drawn: Any = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
+    named: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+    observed = [name for name, site in sample_sites(seen) if site["is_observed"]]
+    for name in observed:
+        old, new = seen.nodes[name]["value"], drawn.nodes[name]["value"]
+        places = [key for key, a in named.items() if isinstance(a, Tensor) and _same(a, old)]
+        if not places:
+            raise ValueError(
+                f"the value of the observed site {name!r} is none of the arguments, so that simulated data cannot take "
+                "its place: pass it to the model as it is observed"
+            )
+        named[places[0]] = new.to(named[places[0]].dtype)
+    result = tuple(named[i] for i in range(len(args))), {key: named[key] for key in kwargs}
+    with poutine.block():
+        again: Any = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*result[0], **result[1])
+    for name in observed:
+        before, after = (log_prob(name, {**t.nodes[name], "value": again.nodes[name]["value"]}) for t in (drawn, again))
+        if not torch.allclose(before, after, rtol=1e-3, atol=1e-3):
+            raise ValueError(
+                f"the distribution of the observed site {name!r} depends on the observations themselves, so that they "
+                "cannot be simulated in one run"
+            )
+    return result, prune_subsample_sites(again)
+
+
+def _same(a: Tensor, value: Tensor) -> bool:
+    return a.shape == value.shape and torch.equal(a.to(value), value)
+
+
+def bidirectional(model: Program, guide: Program | None, data: Data, plan: Plan) -> Bracket:
+    """`log_marginal` from both sides; runs without gradients, the networks in evaluation mode already."""
+    data, run = simulate(model, data)
+    x, n = data[0][0], len(data[0][0])
+    posterior = LatentSpace(model, guide, data, 1).row_of(run)  # one exact draw from p(z|x) for each datum
+
+    def parts(advance: Advance) -> Iterator[Bracket]:
+        for start, stop, chains in prepared(model, guide, data, plan, advance):
+            forward, accepted = chains.run(chains.space.draw(), advance)
+            backward, _ = chains.run(posterior[start:stop].repeat(plan.num_chains, 1), advance, backward=True)
+            weights, inverse = (Weights(stop - start, plan.num_chains, x.device) for _ in range(2))
+            weights.add(forward)
+            inverse.add(backward)
+            check_finite(weights, start)
+            lower = marginal_of(weights, x.dtype, method="bdmc", acceptance=accepted.mean(0))
+            upper, error = -inverse.log_mean.to(lower.log_prob), inverse.std_error.to(lower.log_prob)
+            yield Bracket(**vars(lower), upper=upper, upper_error=error)
+
+    with progress_bar("BDMC", n * (2 * plan.num_temperatures + plan.pilot_temperatures - 1), plan.progress) as advance:
+        found, interrupted = until_interrupted(parts(advance))
+    result = join(found)
+    args, kwargs = take(*data, 0, len(result))
+    return dataclasses.replace(result, args=args, kwargs=kwargs, interrupted=interrupted)

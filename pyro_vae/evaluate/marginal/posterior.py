@@ -1,0 +1,103 @@
+"""The true posterior of single data, by Markov chain Monte Carlo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from pyro.infer import HMC, MCMC, NUTS
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_vae.evaluate.marginal.latent_space import LatentSpace
+from pyro_vae.evaluate.marginal.proposals import prior_traces
+from pyro_vae.pair.arguments import check_data, take
+from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.plates import data_plate
+from pyro_vae.pair.tracing import sample_sites
+from pyro_vae.support.progress import progress_bar
+from pyro_vae.support.random import fork_rng
+
+__all__ = ["posterior_samples"]
+
+
+class _Unscaled(Messenger):
+    """Take every site at its own weight: scales belong to objectives, not to posteriors."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["scale"] = 1.0
+
+
+def posterior_samples(
+    model: Callable[..., Any],
+    *args: Any,
+    num_samples: int = 1000,
+    warmup_steps: int | None = None,
+    kernel: str = "nuts",
+    seed: int | None = None,
+    progress: bool | None = False,
+    **kwargs: Any,
+) -> dict[str, Tensor]:
+    """Samples from p(z|x) of each datum, for a few data: ground truth to hold guides and estimators against.
+
+    One chain of Pyro's MCMC for each datum, one after the other; slow, seconds to minutes for each. Networks are put in
+    evaluation mode, scales are left out.
+
+    Args:
+        model: The model.
+        *args: The data `x` of shape `(N, ...)`, then whatever else the model takes, also by keyword; tensors with N
+            rows are per-datum.
+        num_samples: Samples of each datum, S. They are correlated: see `pyro.ops.stats.effective_sample_size`.
+        warmup_steps: Moves that adapt the step size and the mass matrix; as many as `num_samples` by default.
+        kernel: "nuts", or "hmc" with trajectories of length 1.
+        seed: Draw the noise from this seed and leave torch's generators as they were.
+        progress: Show a bar.
+
+    Returns:
+        The samples by latent site, each of the shape that the site has in the model, after S: `(S, N, ...)` for a
+        plate over the data alone.
+
+    Raises:
+        ValueError: For a discrete latent site, an unknown kernel, or fewer than one sample.
+
+    Reference: Hoffman and Gelman 2014, arXiv 1111.4246.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> posterior_samples(model, torch.tensor([0.0, 1.0]), num_samples=20, seed=0)["z"].shape
+        torch.Size([20, 2])
+    """
+    n = check_data(args)
+    if kernel not in ("nuts", "hmc"):
+        raise ValueError(f"kernel must be 'nuts' or 'hmc', got {kernel!r}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    args = beside_networks(args, model)
+    found: dict[str, list[Tensor]] = {}
+    axes: dict[str, int] = {}
+    with eval_mode(model), fork_rng(seed) if seed is not None else nullcontext():
+        with torch.no_grad(), fork_rng():
+            first = take(args, kwargs, 0, 1)
+            LatentSpace(model, None, first, 1)  # refuses what has no continuous posterior per datum
+            traces = prior_traces(model, first, None, 0)
+            plate = data_plate(traces, 1)
+            for name, site in sample_sites(traces.guide):
+                axes[name] = plate.dim - site["fn"].event_dim
+        with progress_bar("posterior", n, progress) as advance:
+            for i in range(n):
+                rows, named = take(args, kwargs, i, i + 1)
+                scheme = (
+                    NUTS(_Unscaled()(model)) if kernel == "nuts" else HMC(_Unscaled()(model), trajectory_length=1.0)
+                )
+                chain = MCMC(scheme, num_samples=num_samples, warmup_steps=warmup_steps, disable_progbar=True)
+                chain.run(*rows, **named)
+                for name, value in chain.get_samples().items():
+                    found.setdefault(name, []).append(value)
+                advance()
+    return {name: torch.cat(values, dim=axes[name]) for name, values in found.items()}

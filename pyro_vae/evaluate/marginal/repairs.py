@@ -1,0 +1,129 @@
+"""Second estimates of log p(x) for the data whose first is unreliable."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+from pyro_vae.evaluate.marginal.likelihood import log_marginal
+from pyro_vae.evaluate.marginal.result import LogMarginal
+from pyro_vae.pair.arguments import check_data, map_rows
+from pyro_vae.support.tables import as_text
+
+__all__ = ["Repair", "repair"]
+
+
+@dataclass(frozen=True, repr=False)
+class Repair:
+    """What a second look at the unreliable estimates found.
+
+    Attributes:
+        index: Which data were unreliable, `(M,)`.
+        before, after: Their estimates; `after` is None if there were none to repair.
+        result: The estimates of all data, the new ones in place of the old; its other figures are of the first look.
+    """
+
+    index: Tensor
+    before: LogMarginal
+    after: LogMarginal | None
+    result: LogMarginal
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One dictionary a repaired datum: its index, log p(x) and k-hat before and after."""
+        if self.after is None:
+            return []
+        rows = zip(self.index.tolist(), self.before.to_dicts(), self.after.to_dicts(), strict=True)
+        keys = ("log_prob", "std_error", "khat", "unreliable")
+        return [
+            {"index": i, **{f"{key}_before": old[key] for key in keys}, **{f"{key}_after": new[key] for key in keys}}
+            for i, old, new in rows
+        ]
+
+    def table(self) -> Table:
+        """How the repaired estimates moved, as a rich table."""
+        rows = self.to_dicts()
+        still = sum(row["unreliable_after"] for row in rows)
+        table = Table(
+            title=f"{len(rows)} of {len(self.result)} estimates repaired, {still} still unreliable; mean log p(x) "
+            f"{self.result.mean:.3f} nats per datum",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+        )
+        for column in ("datum", "before", "k-hat", "after", "k-hat", "moved"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in rows:
+            old, new = row["log_prob_before"], row["log_prob_after"]
+            table.add_row(
+                str(row["index"]),
+                f"{old:.3f} ± {row['std_error_before']:.3f}",
+                f"{row['khat_before']:.2f}",
+                f"{new:.3f} ± {row['std_error_after']:.3f}",
+                f"{row['khat_after']:.2f}",
+                f"{new - old:+.3f}",
+            )
+        return table
+
+    def __repr__(self) -> str:
+        return as_text(self.table())
+
+
+def repair(
+    model: Callable[..., Any],
+    guide: Callable[..., Any] | None,
+    result: LogMarginal,
+    *args: Any,
+    how: str | Callable[..., Callable[..., Any]] = "samples",
+    **options: Any,
+) -> Repair:
+    """Estimate log p(x) anew where an estimate is unreliable, and say how it moved.
+
+    Args:
+        model, guide: The pair.
+        result: What `log_marginal` found for the same arguments: its `unreliable` data are repaired.
+        *args: The data and the pair's other arguments, as they were given to `log_marginal`; by position only.
+        how: "samples", ten times as many samples from the guide; "ais", annealed importance sampling, which does not
+            need the guide; or a function that takes the unreliable rows of `args` and returns a better guide for them,
+            `lambda x: pv.fit_local(model, "full_normal", x).guide` for one.
+        **options: For `log_marginal`: `num_samples`, `num_chains`, `seed` and so on.
+
+    Raises:
+        ValueError: If `result` is of another number of data, or `how` is unknown.
+    """
+    n = check_data(args)
+    if len(result) != n:
+        raise ValueError(f"the result is of {len(result)} data, {n} came: pass the data that it was found for")
+    if not callable(how) and how not in ("samples", "ais"):
+        raise ValueError(f"how must be 'samples', 'ais' or a function that returns a guide, got {how!r}")
+    index = result.unreliable
+    before = _at(result, index)
+    if not len(index):
+        return Repair(index, before, None, result)
+    rows, _ = map_rows(lambda a: a[index.to(a.device)], args, {})
+    if how == "ais":
+        options = {"method": "ais", **options}
+    elif how == "samples":
+        options = {"num_samples": 10 * int(before.counts.max()), **options}
+    after = log_marginal(model, how(*rows) if callable(how) else guide, *rows, **options)
+    new = {name: getattr(result, name).clone() for name in ("log_prob", "std_error", "ess", "khat")}
+    for name, value in new.items():
+        value[index] = getattr(after, name).to(value)
+    counts = result.counts.clone()
+    counts[index] = after.counts
+    merged = dataclasses.replace(result, num_samples=counts, bounds=None, **new)
+    return Repair(index, before, after, merged)
+
+
+def _at(result: LogMarginal, index: Tensor) -> LogMarginal:
+    """The estimates of some of the data."""
+    fields: dict[str, Any] = {"num_samples": result.counts[index], "bounds": None}
+    for name in ("log_prob", "std_error", "ess", "khat"):
+        fields[name] = getattr(result, name)[index]
+    if result.acceptance is not None:
+        fields["acceptance"] = result.acceptance[index]
+    return dataclasses.replace(result, **fields)

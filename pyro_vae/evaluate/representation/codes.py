@@ -1,0 +1,162 @@
+"""From data to codes and back, for any pair: posterior means side by side, and the model at given latents."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae.evaluate.generate import choose_observed, mean_of
+from pyro_vae.evaluate.latent.sites import rows_of
+from pyro_vae.pair.arguments import check_data, slices, take
+from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.plates import DataPlate, data_plate
+from pyro_vae.pair.tracing import PairTrace, Site, sample_sites
+from pyro_vae.support.random import fork_rng
+
+__all__ = ["decode", "encode"]
+
+
+def encode(
+    guide: Callable[..., Any],
+    *args: Any,
+    latents: str | Sequence[str] | None = None,
+    mean: bool = True,
+    chunk: int = 1000,
+    seed: int | None = 0,
+    **kwargs: Any,
+) -> Tensor:
+    """The latents of each datum as one row of numbers, `(N, E)`: the means of the guide's distributions, or draws.
+
+    Args:
+        guide: The guide.
+        *args, **kwargs: The data `x` of shape `(N, ...)`, then whatever else the pair takes; tensors with N rows are
+            per-datum.
+        latents: The site, or the sites in this order. Default: all, in the guide's order.
+        mean: The mean of q of each site, given the draws of the sites before it; False: a draw. A site that has no
+            mean (a categorical one) gives its draw.
+        chunk: Data per run.
+        seed: Of the draws; torch's generators stay as they were.
+
+    Raises:
+        ValueError: If there is no such site, or a site stands outside the plate over the data.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(64, latent_dim=3)
+        >>> encode(vae.guide, torch.zeros(5, 64)).shape
+        torch.Size([5, 3])
+    """
+    n = check_data(args)
+    args = beside_networks(args, guide)
+    parts: list[Tensor] = []
+    with torch.no_grad(), eval_mode(guide), fork_rng(seed):
+        for start, stop in slices(n, chunk):
+            rows, named = take(args, kwargs, start, stop)
+            trace = prune_subsample_sites(poutine.trace(guide).get_trace(*rows, **named))
+            plate = data_plate(PairTrace(Trace(), trace), stop - start)
+            chosen = _latents(trace, latents)
+            values = [rows_of(_value(site, mean), site, plate) for site in chosen.values()]
+            parts.append(torch.cat([value.to(torch.get_default_dtype()) for value in values], 1))
+    return torch.cat(parts)
+
+
+def decode(
+    model: Callable[..., Any],
+    codes: Tensor,
+    *args: Any,
+    latents: str | Sequence[str] | None = None,
+    site: str | None = None,
+    mean: bool = True,
+    **kwargs: Any,
+) -> Tensor:
+    """What a model makes of given latents: the mean of its observed site, or a draw.
+
+    Args:
+        model: The model.
+        codes: `(M, E)`, rows as `encode` gives them.
+        *args, **kwargs: The arguments that the model takes. Of each tensor that has as many rows as `args[0]`, the
+            first row is repeated M times, unless there are M rows already. The data serve for their shape alone, if the
+            model does not condition on them.
+        latents: The sites that the codes are for, as in `encode`; other latents are drawn from the model.
+        site: Which observed site. Default: the first of the shape of x, else the first.
+        mean: False for draws.
+
+    Raises:
+        ValueError: If there is no such site, if the codes have another size than the sites, or if the observed site
+            has no mean.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(64, latent_dim=3)
+        >>> decode(vae.model, torch.zeros(7, 3), torch.zeros(1, 64)).shape
+        torch.Size([7, 64])
+    """
+    n, total = check_data(args), len(codes)
+    if codes.dim() != 2 or not total:
+        raise ValueError(f"codes must be (M, E), M at least 1, got {tuple(codes.shape)}")
+
+    def repeated(a: Any) -> Any:
+        per_datum = isinstance(a, Tensor) and a.dim() > 0 and len(a) == n
+        return a[:1].expand(total, *a.shape[1:]) if per_datum and n != total else a
+
+    args = beside_networks(tuple(map(repeated, args)), model)
+    kwargs = {name: repeated(a) for name, a in kwargs.items()}
+    with torch.no_grad(), eval_mode(model):
+        trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
+        plate = data_plate(PairTrace(trace, Trace()), total)
+        chosen = _latents(trace, latents)
+        held: Any = trace.copy()
+        at = 0
+        for name, latent in chosen.items():
+            size = latent["value"].numel() // total
+            held.nodes[name] = {**latent, "value": _as_value(codes[:, at : at + size], latent, plate)}
+            at += size
+        if at != codes.shape[1]:
+            raise ValueError(f"codes have {codes.shape[1]} columns, but the latents {list(chosen)} have {at} elements")
+        for name, other in sample_sites(trace):
+            if not other["is_observed"] and name not in chosen:
+                held.remove_node(name)
+        run = prune_subsample_sites(poutine.trace(poutine.replay(model, trace=held)).get_trace(*args, **kwargs))
+        observed = {name: s for name, s in sample_sites(run) if s["is_observed"]}
+        name, found = choose_observed(observed, site, args[0])
+        return mean_of(name, found) if mean else found["fn"].sample()
+
+
+def _latents(trace: Any, names: str | Sequence[str] | None) -> dict[str, Site]:
+    found = {name: site for name, site in sample_sites(trace) if not site["is_observed"]}
+    if names is not None:
+        wanted = [names] if isinstance(names, str) else list(names)
+        if missing := [name for name in wanted if name not in found]:
+            raise ValueError(
+                f"there is no latent site {missing[0]!r}; the latent sites are {', '.join(found) or 'none'}"
+            )
+        found = {name: found[name] for name in wanted}
+    if not found:
+        raise ValueError("there is no latent site: nothing can be encoded or decoded")
+    return found
+
+
+def _value(site: Site, mean: bool) -> Tensor:
+    if mean:
+        try:
+            value = torch.as_tensor(site["fn"].mean)
+        except (NotImplementedError, AttributeError):
+            return site["value"]
+        if not bool(value.isnan().any()):  # as torch has it for a categorical distribution
+            return value
+    return site["value"]
+
+
+def _as_value(rows: Tensor, site: Site, plate: DataPlate) -> Tensor:
+    """Rows `(M, size)` in the layout of the site's value: the inverse of `rows_of`."""
+    shape = list(site["value"].shape)
+    axis = plate.dim - site["fn"].event_dim + len(shape)
+    rest = list(itertools.chain(shape[:axis], shape[axis + 1 :]))
+    return rows.to(site["value"]).reshape(len(rows), *rest).movedim(0, axis)

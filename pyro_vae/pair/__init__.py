@@ -1,0 +1,1 @@
+"""What a pair is: two Pyro programs, their traces, plates, particles, networks and arguments."""

@@ -1,0 +1,124 @@
+"""Several particles of a pair at once: whether that works, and the log-weights of the draws."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
+from pyro_vae.pair.tracing import PairTrace, log_prob, plate_nesting, sample_sites, trace_pair
+from pyro_vae.support.random import fork_rng
+
+__all__ = ["default_memory", "joint_log_weight", "log_weights", "particles_agree", "row_bytes", "warn_not_vectorized"]
+
+
+def joint_log_weight(traces: PairTrace, plate: DataPlate) -> Tensor:
+    """`log p(x, z) - log q(z | x)` per datum: `(K, N)` for vectorised particles, else `(N,)`."""
+    terms = (
+        sign * sum_to_data(log_prob(name, site), plate, traces.particle_dim) for name, site, sign in traces.sites()
+    )
+    return sum(terms, start=torch.zeros(()))
+
+
+def particles_agree(model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], **kwargs: Any) -> bool:
+    """Whether the pair computes the same densities with a leading particle dimension as without.
+
+    Two particles are drawn together, then each is replayed alone. Networks that reject a leading dimension raise
+    here; networks that silently mix it with the data (a `reshape`, batch normalisation) disagree. So do networks that
+    draw noise of their own (dropout).
+    """
+    with torch.no_grad(), fork_rng():
+        plain = trace_pair(model, guide, args, kwargs)
+        nesting = plate_nesting(plain.model, plain.guide)
+        try:
+            joint = trace_pair(model, guide, args, kwargs, num_particles=2, nesting=nesting)
+            for k in range(2):
+                replayed = plain.guide.copy()
+                for name, site in sample_sites(replayed):
+                    particle = joint.guide.nodes[name]["value"][k]
+                    replayed.nodes[name] = {**site, "value": particle.reshape(site["value"].shape)}
+                guide_k = poutine.trace(poutine.replay(guide, trace=replayed)).get_trace(*args, **kwargs)
+                model_k = poutine.trace(poutine.replay(model, trace=replayed)).get_trace(*args, **kwargs)
+                alone = PairTrace(prune_subsample_sites(model_k), prune_subsample_sites(guide_k))
+                for (name, site, _), (_, site_k, _) in zip(joint.sites(), alone.sites(), strict=True):
+                    together, by_itself = log_prob(name, site)[k], log_prob(name, site_k)
+                    # room for a GPU's reduced precision, which is relative to what was summed
+                    if not torch.allclose(
+                        together, by_itself.expand(together.shape), rtol=2e-4, atol=2e-2, equal_nan=True
+                    ):
+                        return False
+        except Exception:  # whatever the pair's networks raise: without a leading dimension they do not
+            return False
+    return True
+
+
+def log_weights(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+    *,
+    num_particles: int,
+    vectorize: bool,
+    nesting: int | None = None,
+) -> Tensor:
+    """`num_particles` draws of log p(x, z) - log q(z | x) for each datum, shape `(K, N)`, differentiable."""
+    n = len(args[0])
+    if vectorize:
+        traces = trace_pair(model, guide, args, kwargs, num_particles=num_particles, nesting=nesting)
+        return joint_log_weight(traces, data_plate(traces, n))
+    rows = []
+    for _ in range(num_particles):
+        traces = trace_pair(model, guide, args, kwargs)
+        rows.append(joint_log_weight(traces, data_plate(traces, n)))
+    return torch.stack(rows)
+
+
+def warn_not_vectorized(reason: str = "") -> None:
+    """Say once that particles run one at a time."""
+    warnings.warn(
+        "the pair does not give the same densities with a leading particle dimension, so particles run one at a time, "
+        "which is slower: let networks map (*, in) to (*, out)" + reason,
+        stacklevel=3,
+    )
+
+
+class _LargestTensor(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        # a view, of a weight matrix say, takes no memory of its own
+        old = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() not in old:
+                self.bytes = max(self.bytes, leaf.untyped_storage().nbytes())
+        return out
+
+
+def row_bytes(run: Callable[[], Any], rows: int) -> int:
+    """Estimated peak bytes for one row (one datum and particle) of `run`, which works on `rows` of them.
+
+    Without autograd few intermediates live at once; eight of the largest size is what dense and convolutional pairs
+    were seen to stay under.
+    """
+    with torch.no_grad(), fork_rng(), _LargestTensor() as largest:
+        run()
+    return max(1, 8 * largest.bytes // rows)
+
+
+def default_memory(device: torch.device) -> int:
+    """Bytes that an evaluation may use when nothing is said: half of a GPU's free memory, 512 MiB on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return 512 * 2**20

@@ -1,0 +1,167 @@
+"""One run of a model/guide pair, and the per-datum log-densities read off it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
+from torch import Tensor
+
+from pyro_vae.support.random import fork_rng
+
+__all__ = ["PARTICLE_PLATE", "PairTrace", "checked_pair", "log_prob", "plate_nesting", "sample_sites", "trace_pair"]
+
+Site = dict[str, Any]
+PARTICLE_PLATE = "_pyro_vae_particles"
+
+
+@dataclass
+class PairTrace:
+    """The guide's trace and the model's trace replayed against it.
+
+    `particle_dim` is the (negative) batch dimension of the vectorised particles, None for a single particle.
+    """
+
+    model: Any  # pyro traces, whose nodes are dictionaries
+    guide: Any
+    particle_dim: int | None = None
+
+    @property
+    def latents(self) -> list[str]:
+        """Names of the guide's latent sites, in the guide's order."""
+        return [name for name, _ in sample_sites(self.guide)]
+
+    @property
+    def observed(self) -> list[str]:
+        """Names of the model's observed sites, in the model's order."""
+        return [name for name, site in sample_sites(self.model) if site["is_observed"]]
+
+    def sites(self) -> Iterator[tuple[str, Site, float]]:
+        """Every stochastic site as (name, site, sign): +1 for the model's sites, -1 for the guide's."""
+        for name, site in sample_sites(self.model):
+            yield name, site, 1.0
+        for name, site in sample_sites(self.guide):
+            yield name, site, -1.0
+
+
+def sample_sites(trace: Any) -> Iterator[tuple[str, Site]]:
+    """The stochastic sites of a trace, in order; what `pyro.deterministic` records is none."""
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and not site["infer"].get("_deterministic"):
+            yield name, site
+
+
+def log_prob(name: str, site: Site) -> Tensor:
+    """Log-density of the value at one site, batch-shaped, masked but never scaled.
+
+    Scales belong to objectives (subsampling, a KL weight); a likelihood estimate must not see them.
+    """
+    try:
+        value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    except ValueError as error:
+        raise ValueError(f"site {name!r}: {error}") from error
+    return scale_and_mask(value, 1.0, site["mask"])
+
+
+def plate_nesting(*traces: Trace) -> int:
+    """Number of batch dimensions that the plates of the traces occupy."""
+    dims = [
+        frame.dim
+        for trace in traces
+        for _, site in sample_sites(trace)
+        for frame in site["cond_indep_stack"]
+        if frame.vectorized
+    ]
+    return -min(dims) if dims else 0
+
+
+def trace_pair(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+    *,
+    num_particles: int | None = None,
+    nesting: int | None = None,
+) -> PairTrace:
+    """Run the guide, then the model on the guide's values.
+
+    With `num_particles` both run inside one more plate to the left of the `nesting` batch dimensions of the pair, so
+    a site of batch shape `(N,)` becomes `(K, N)` and a network that does not depend on the latents runs once.
+    """
+    kwargs = kwargs or {}
+    dim = None
+    if num_particles is not None:
+        if nesting is None:
+            with torch.no_grad(), fork_rng():
+                plain = trace_pair(model, guide, args, kwargs)
+            nesting = plate_nesting(plain.model, plain.guide)
+        dim = -1 - nesting
+        model = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(model)
+        guide = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(guide)
+    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    for trace in (guide_trace, model_trace):  # nobody else has them: without a copy, which takes time
+        for name in [name for name, site in trace.nodes.items() if site_is_subsample(site)]:
+            trace.remove_node(name)
+    return _checked(PairTrace(model_trace, guide_trace, dim))
+
+
+def checked_pair(model_trace: Trace, guide_trace: Trace, particle_dim: int | None = None) -> PairTrace:
+    """A guide's trace and the model's on its values as one, if their sites and batch shapes fit."""
+    return _checked(PairTrace(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace), particle_dim))
+
+
+def _checked(result: PairTrace) -> PairTrace:
+    _check_sites_match(result)
+    for name, site, _ in result.sites():
+        _check_batch_shape(name, site)
+    return result
+
+
+def _check_sites_match(traces: PairTrace) -> None:
+    in_model = {name: site for name, site in sample_sites(traces.model) if not site["is_observed"]}
+    in_guide = dict(sample_sites(traces.guide))
+    missing = [name for name in in_model if name not in in_guide]
+    if missing:
+        raise ValueError(
+            f"the model samples the latent site {missing[0]!r}, which the guide never samples (the guide has "
+            f"{list(in_guide) or 'no sites'}): add pyro.sample({missing[0]!r}, ...) to the guide, or observe it in "
+            "the model with obs=..."
+        )
+    extra = [name for name, site in in_guide.items() if name not in in_model and not site["infer"].get("is_auxiliary")]
+    if extra:
+        observed = extra[0] in traces.model.nodes
+        raise ValueError(
+            f"the guide samples the site {extra[0]!r}, which the model "
+            + ("observes: remove it from the guide" if observed else f"never samples (the model has {list(in_model)})")
+            + ", or rename it to the latent it stands for, or mark it infer={'is_auxiliary': True}"
+        )
+    for name, p in in_model.items():
+        q = in_guide[name]
+        if p["fn"].event_shape != q["fn"].event_shape:
+            raise ValueError(
+                f"site {name!r} has event shape {tuple(p['fn'].event_shape)} in the model and "
+                f"{tuple(q['fn'].event_shape)} in the guide: use the same .to_event(k) and the same sizes in both"
+            )
+
+
+def _check_batch_shape(name: str, site: Site) -> None:
+    frames = {f.dim: f for f in site["cond_indep_stack"] if f.vectorized}
+    shape = site["fn"].batch_shape
+    for dim in range(-len(shape), 0):
+        expected = frames[dim].size if dim in frames else 1
+        if shape[dim] not in (expected, 1):
+            plates = {f.name: f"dim {f.dim}, size {f.size}" for f in frames.values() if f.name != PARTICLE_PLATE}
+            raise ValueError(
+                f"site {name!r} has batch shape {tuple(shape)}, of which dimension {dim} (size {shape[dim]}) belongs "
+                f"to no plate (plates here: {plates or 'none'}): declare event dimensions with .to_event(k), or add a "
+                "plate"
+            )

@@ -1,0 +1,1 @@
+"""What knows nothing of pairs: random generators, files, tables, progress, memory."""

@@ -1,0 +1,68 @@
+"""One progress bar for all long work; silent where nobody watches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["Advance", "T", "progress_bar", "until_interrupted"]
+
+Advance = Callable[..., None]
+
+
+@contextmanager
+def progress_bar(description: str, total: int | None, show: bool | None) -> Iterator[Advance]:
+    """Yield `advance(steps=1, status="")`.
+
+    `show` is True or False, or None: only in a terminal.
+    """
+    console = Console(stderr=True)
+    if show is None:
+        show = console.is_terminal
+    if not show:
+        yield lambda steps=1, status="": None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(show_speed=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(description, total=total, status="")
+
+        def advance(steps: int = 1, status: str | None = None) -> None:
+            if status is None:
+                bar.advance(task, steps)
+            else:
+                bar.update(task, advance=steps, status=status)
+
+        yield advance
+
+
+T = TypeVar("T")
+
+
+def until_interrupted(parts: Iterable[T]) -> tuple[list[T], bool]:
+    """The parts of some work, or those that were finished when Ctrl-C stopped it, with a warning; and whether it did.
+
+    Raises:
+        KeyboardInterrupt: If nothing was finished.
+    """
+    done: list[T] = []
+    try:
+        for part in parts:
+            done.append(part)  # noqa: PERF402  the parts so far must survive
+    except KeyboardInterrupt:
+        if not done:
+            raise
+        warnings.warn("interrupted: the result holds only the data that were finished", stacklevel=3)
+        return done, True
+    return done, False

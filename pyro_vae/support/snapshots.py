@@ -1,0 +1,104 @@
+"""A snapshot of tensors and figures in two files that are complete, or not there at all."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from pyro_vae.support.files import check_plain, replacing
+from pyro_vae.support.memory import physical_memory
+
+__all__ = ["Snapshot", "prefixed", "read_snapshot", "stripped", "write_snapshot"]
+
+FORMAT = 1
+MOST_FIGURES = 2**28  # bytes of JSON; a million epochs take less
+TENSORS, FIGURES = ".safetensors", ".json"
+
+
+@dataclass
+class Snapshot:
+    """Tensors and figures by name; figures are what JSON can hold."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, prefix: str, other: Snapshot) -> None:
+        """Take in another snapshot under a name."""
+        self.tensors |= prefixed(prefix, other.tensors)
+        self.values[prefix] = other.values
+
+    def copy(self) -> Snapshot:
+        """With tensors of its own, on their device."""
+        return Snapshot({name: t.detach().clone() for name, t in self.tensors.items()}, copy.deepcopy(self.values))
+
+    def part(self, prefix: str) -> Snapshot:
+        """What was added under a name."""
+        return Snapshot(stripped(prefix, self.tensors), self.values[prefix])
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under names with a prefix."""
+    return {f"{prefix}/{name}": value for name, value in tensors.items()}
+
+
+def stripped(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those tensors whose names have a prefix, without it."""
+    return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+def write_snapshot(path: Path, snapshot: Snapshot) -> None:
+    """Write `path`.safetensors, then `path`.json, which has the checksum of both; it is there once both are.
+
+    Raises:
+        OSError: If the files cannot be written.
+    """
+    # cloned: safetensors refuses tensors that share memory
+    tensors = {name: t.detach().cpu().clone().contiguous() for name, t in snapshot.tensors.items()}
+    data = save(tensors)
+    with replacing(path.with_name(path.name + TENSORS)) as temporary:
+        temporary.write_bytes(data)
+    content = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "values": snapshot.values}
+    content["checksum"] = _checksum(content)
+    with replacing(path.with_name(path.name + FIGURES)) as temporary:
+        temporary.write_text(json.dumps(content))
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """Read what `write_snapshot` wrote.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If one is damaged or of another version; it says which.
+    """
+    figures, tensors = path.with_name(path.name + FIGURES), path.with_name(path.name + TENSORS)
+    check_plain(figures, MOST_FIGURES)
+    check_plain(tensors, physical_memory() or 2**40)
+    try:
+        content = json.loads(figures.read_text())
+        if not isinstance(content, dict) or content.get("checksum") != _checksum(content):
+            raise ValueError("its checksum is not that of its content")
+        if content["format"] != FORMAT:
+            raise ValueError(f"it has format {content['format']!r}, this version of pyro_vae reads {FORMAT}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{figures} is damaged: {error}") from error
+    if _digest(tensors) != content["sha256"]:
+        raise ValueError(f"{tensors} is damaged: its checksum is not the one in {figures.name}")
+    return Snapshot(load_file(tensors), content["values"])
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

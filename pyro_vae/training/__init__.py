@@ -1,0 +1,1 @@
+"""The one training loop, its parts, and what a run records."""

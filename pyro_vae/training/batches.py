@@ -1,0 +1,216 @@
+"""Whatever holds data, as one stream of argument tuples for a pair."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
+
+from pyro_vae.data import Data, Split, batches_of
+from pyro_vae.distributed.ranks import Ranks
+from pyro_vae.pair.arguments import take
+
+__all__ = ["Feed", "feed"]
+
+
+class Feed:
+    """A stream of batches, each a tuple of arguments for the pair.
+
+    Of several processes each has all data that are in memory, and takes its share of each batch (`of_rank`); from a
+    loader it takes its own data, a batch of the loader's size.
+
+    Attributes: `batch_size` (None for a loader), `num_data` and `steps_per_epoch` (None where the source does not
+    know), `in_memory`.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        batch_size: int,
+        device: torch.device,
+        max_args: int,
+        ranks: Ranks | None = None,
+        trains: bool = True,
+    ) -> None:
+        self.device, self.max_args, self.ranks = device, max_args, ranks or Ranks()
+        self.split: Split | None = None
+        self.tensors: tuple[Tensor, ...] | None = None
+        self.loader: Any = None  # any re-iterable
+        self.batch_size: int | None = batch_size
+        if isinstance(source, Split):
+            if source.given is not None and max_args < 2:
+                raise ValueError(
+                    "the data come with labels for the pair, which takes the data alone: load them without"
+                )
+            self.split = source.to(device)
+            self.num_data: int | None = len(source)
+        elif isinstance(source, Tensor) or (isinstance(source, tuple) and source and _tensors(source)):
+            self.tensors = tuple(t.to(device) for t in ((source,) if isinstance(source, Tensor) else source))
+            self.num_data = len(self.tensors[0])
+            if not all(len(t) == self.num_data for t in self.tensors):
+                shapes = [tuple(t.shape) for t in self.tensors]
+                raise ValueError(f"a tuple of data needs tensors with one row per datum, got shapes {shapes}")
+            _check_finite(self.tensors)
+        elif isinstance(source, Iterable) and not isinstance(source, str | bytes | Iterator):
+            self.loader = source if self.ranks.size == 1 else _sharded(source, self.ranks, trains)
+            self.batch_size = None
+            dataset: Any = getattr(source, "dataset", None)
+            self.num_data = len(dataset) if hasattr(dataset, "__len__") else None
+        else:
+            raise TypeError(
+                f"data must be what pv.data.load returns, a tensor, a tuple of tensors or a re-iterable loader of "
+                f"batches, got {type(source).__name__}; pv.data.load also takes arrays, files and data sets"
+            )
+        if self.batch_size is not None and self.num_data is not None:
+            if self.num_data == 0:
+                raise ValueError("the data are empty: expected at least one datum")
+            if not 1 <= self.batch_size <= self.num_data:
+                raise ValueError(
+                    f"batch_size must be between 1 and the number of data {self.num_data}, got {batch_size}"
+                )
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all data lie on the device."""
+        return self.loader is None
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Batches in one pass, if that can be known."""
+        if self.loader is None:
+            assert self.num_data is not None
+            assert self.batch_size is not None
+            return -(-self.num_data // self.batch_size)
+        return len(self.loader) if hasattr(self.loader, "__len__") else None
+
+    def describe(self) -> dict[str, Any]:
+        """What tells these data from others, ready for JSON; `fingerprint` hashes the first 1000 of data in memory."""
+        tensors = self.tensors or () if self.split is None else (self.split.intensity,)
+        head = hashlib.sha256()
+        for t in tensors:
+            head.update(t[:1000].detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return {
+            "num_data": self.num_data,
+            "shapes": [list(t.shape) for t in tensors],
+            "fingerprint": head.hexdigest()[:16] if tensors else None,
+        }
+
+    def batches(self, generator: torch.Generator | None = None) -> Iterator[tuple[Any, ...]]:
+        """One pass over the data; shuffled if a generator is given (a loader shuffles by itself).
+
+        All data in one batch keep their order, so that a pair may have parameters of its own for each of them.
+        """
+        shuffle = generator is not None and self.batch_size != self.num_data
+        if self.split is not None:
+            return self.split.batches(self.batch_size or 1, shuffle=shuffle, generator=generator)
+        if self.tensors is not None:
+            return batches_of(self.tensors, self.batch_size or 1, shuffle=shuffle, generator=generator)
+        sampler = getattr(self.loader, "sampler", None)
+        if self.ranks.size > 1 and isinstance(sampler, DistributedSampler) and generator is not None:
+            sampler.set_epoch(int(torch.randint(2**31, (), generator=generator)))  # the same order for all ranks
+        return self._loaded()
+
+    def of_rank(self, batch: tuple[Any, ...]) -> tuple[tuple[Any, ...], float]:
+        """This rank's share of a batch, and what its mean counts in the mean over all ranks."""
+        if self.ranks.size == 1:
+            return batch, 1.0
+        if not self.in_memory:
+            return batch, 1 / self.ranks.size
+        start, stop, weight = self.ranks.rows(len(batch[0]))
+        return take(batch, {}, start, stop)[0], weight
+
+    def head(self, n: int) -> tuple[Any, ...]:
+        """The first `n` data, or all there are, as arguments for the pair; of a loader, the first batch."""
+        if self.split is not None:
+            return self.split.args(min(n, len(self.split)))
+        if self.tensors is not None:
+            return tuple(t[:n] for t in self.tensors)
+        for batch in self._loaded():
+            return batch
+        raise ValueError("the loader is empty: expected at least one batch")
+
+    def _loaded(self) -> Iterator[tuple[Any, ...]]:
+        assert self.loader is not None
+        for batch in self.loader:
+            members = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+            # data sets yield labels whether or not the pair has a use for them
+            members = members[: self.max_args]
+            if not isinstance(members[0], Tensor):
+                raise TypeError(f"the loader must yield tensors or tuples that begin with one, got {type(members[0])}")
+            yield tuple(m.to(self.device, non_blocking=True) if isinstance(m, Tensor) else m for m in members)
+
+
+def feed(
+    source: Any,
+    batch_size: int,
+    device: torch.device,
+    model: Callable[..., Any],
+    ranks: Ranks | None = None,
+    *,
+    trains: bool = True,
+) -> Feed:
+    """Build a `Feed` for a pair from a split, a tensor, a tuple of tensors or a loader, for training or measuring."""
+    if isinstance(source, Data):
+        source = source.train
+    return Feed(source, batch_size, device, _max_args(model), ranks, trains)
+
+
+def _sharded(loader: Any, ranks: Ranks, trains: bool) -> DataLoader[Any]:
+    """A loader like this one that goes through a rank's share of its data set.
+
+    Training needs shares of equal size, for which some data are taken twice.
+    """
+    known = isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler | SequentialSampler)
+    if not known or loader.batch_size is None:
+        raise ValueError(
+            f"several processes cannot share the data of {type(loader).__name__}: pass a torch DataLoader over a data "
+            "set with a length, with a batch_size and no sampler of its own, or data in memory"
+        )
+    dataset: Any = loader.dataset
+    sampler: Any = range(ranks.rank, len(dataset), ranks.size)
+    if trains:
+        shuffle = isinstance(loader.sampler, RandomSampler)
+        sampler = DistributedSampler(dataset, ranks.size, ranks.rank, shuffle=shuffle)
+    return DataLoader(
+        dataset,
+        batch_size=loader.batch_size,
+        sampler=sampler,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        drop_last=loader.drop_last,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        prefetch_factor=loader.prefetch_factor,
+        persistent_workers=loader.persistent_workers,
+    )
+
+
+def _tensors(values: Iterable[Any]) -> bool:
+    return all(isinstance(v, Tensor) and v.dim() > 0 for v in values)
+
+
+def _check_finite(tensors: tuple[Tensor, ...]) -> None:
+    for i, t in enumerate(tensors):
+        if t.is_floating_point() and not bool(t.isfinite().all()):
+            bad = ~t.isfinite().flatten(1).all(1) if t.dim() > 1 else ~t.isfinite()
+            first = int(bad.nonzero()[0])
+            raise ValueError(
+                f"argument {i} of the data has NaN or infinite values in {int(bad.sum())} of {len(t)} data, first "
+                f"datum {first}: remove or impute them before training"
+            )
+
+
+def _max_args(model: Callable[..., Any]) -> int:
+    try:
+        parameters = inspect.signature(model).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return 1_000
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)

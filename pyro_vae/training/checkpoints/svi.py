@@ -1,0 +1,185 @@
+"""The state of a training: parameters, buffers, optimizers, objective, and what has been compiled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyro
+import pyro.infer
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.elbo import PhasedELBO
+from pyro_vae.pair.names import without_count
+from pyro_vae.pair.networks import modules_of
+from pyro_vae.support.snapshots import Snapshot, prefixed, stripped
+from pyro_vae.training.svi import SVI
+
+__all__ = ["load_svi_state", "objective_values", "svi_state"]
+
+
+def svi_state(svi: SVI) -> Snapshot:
+    """Everything that the next step of `svi` depends on, but for its arguments and the noise."""
+    params = _by_key(svi.params.items())
+    tensors = prefixed("param", params) | prefixed("buffer", _buffers(svi))
+    keys = {id(p): key for key, p in params.items()}
+    optimizers = []
+    for i, optimizer in enumerate(svi.optimizers):
+        figures: dict[str, dict[str, Any]] = {}
+        for param, state in optimizer.state.items():
+            key = keys[id(param)]
+            found = {name: v for name, v in state.items() if isinstance(v, Tensor)}
+            tensors |= prefixed(f"optimizer{i}/{key}", found)
+            figures[key] = {name: v for name, v in state.items() if not isinstance(v, Tensor)}
+        groups = [
+            {
+                "params": [keys[id(p)] for p in group["params"]],
+                **{k: group[k] for k in ("lr", "initial_lr") if k in group},
+            }
+            for group in optimizer.param_groups
+        ]
+        optimizers.append({"state": figures, "groups": groups})
+    tensors |= prefixed("objective", _objective_tensors(svi.loss))
+    if isinstance(svi.loss, PhasedELBO):
+        tensors |= prefixed("phases", svi.loss.state())
+    values = {
+        "params": list(params),
+        "optimizers": optimizers,
+        "objective": objective_values(svi.loss),
+        "scaler": None if svi.scaler is None else svi.scaler.state_dict(),
+        "compiled": svi.compiled_state(),
+    }
+    return Snapshot(tensors, values)
+
+
+def load_svi_state(svi: SVI, state: Snapshot, args: tuple[Any, ...], *, compiled: bool = True) -> None:
+    """Bring an `svi` to a state; the pair is run on `args` to find its parameters.
+
+    `compiled`: compile what was compiled then; otherwise, what is compiled stays.
+
+    Raises:
+        ValueError: If the pair, the optimizer or the objective are not those of the state. The parameters of the pair
+            are as they were then.
+    """
+    found = svi.prepare(*args)
+    known = _by_key({**found, **_late(svi, found)}.items())
+    saved = stripped("param", state.tensors)
+    for key, value in saved.items():
+        if key not in known or known[key].shape != value.shape:
+            there = f"one of shape {tuple(known[key].shape)}" if key in known else "none of that name"
+            raise ValueError(
+                f"the checkpoint has a parameter {key!r} of shape {tuple(value.shape)}, the pair has {there}: build "
+                "the pair as it was when training began"
+            )
+    new = [key for key in _by_key(found.items()) if key not in saved]
+    if new:
+        raise ValueError(
+            f"the pair has a parameter {new[0]!r}, which the checkpoint has not: build the pair as it was when "
+            "training began"
+        )
+    buffers = _buffers(svi)
+    kept = stripped("buffer", state.tensors)
+    if {k: v.shape for k, v in buffers.items()} != {k: v.shape for k, v in kept.items()}:
+        raise ValueError("the networks have other buffers than in the checkpoint: build the pair as it was")
+    # in the order of the state, since the norm of the gradient is summed in that order
+    svi.adopt({key: known[key] for key in state.values["params"]})
+    with torch.no_grad():
+        for key, value in saved.items():
+            known[key].copy_(value)
+        for key, value in kept.items():
+            buffers[key].copy_(value)
+    _load_optimizers(svi, state, known)
+    _load_objective(svi.loss, stripped("objective", state.tensors), state.values["objective"])
+    if isinstance(svi.loss, PhasedELBO):
+        svi.loss.load_state(stripped("phases", state.tensors))
+    svi.load_scaler(state.values["scaler"])
+    if compiled:
+        svi.load_compiled(state.values["compiled"])
+
+
+def _load_optimizers(svi: SVI, state: Snapshot, params: Mapping[str, Tensor]) -> None:
+    for i, (optimizer, saved) in enumerate(zip(svi.optimizers, state.values["optimizers"], strict=True)):
+        tensors = stripped(f"optimizer{i}", state.tensors)
+        for key, figures in saved["state"].items():
+            param = params[key]
+            held = {name: value.to(_place(name, param)) for name, value in stripped(key, tensors).items()}
+            optimizer.state[param] = {**figures, **held}
+        rates = {key: group for group in saved["groups"] for key in group["params"]}
+        of = {id(param): key for key, param in params.items()}
+        for group in optimizer.param_groups:
+            group |= {k: v for k, v in rates[of[id(group["params"][0])]].items() if k != "params"}
+
+
+def _place(name: str, param: Tensor) -> Any:
+    # a step count may stay on the CPU; a fused optimizer moves it at its first step
+    return "cpu" if name == "step" and param.device.type == "cpu" else param.device
+
+
+def objective_values(objective: Any) -> dict[str, Any]:
+    """Numbers and texts that an objective, or one that it wraps, holds as attributes."""
+    held = _attributes(objective)
+    return {name: v for name, v in held.items() if v is None or isinstance(v, bool | int | float | str)}
+
+
+def _objective_tensors(objective: Any) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, value in _attributes(objective).items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif isinstance(value, nn.Module):
+            tensors |= prefixed(name, value.state_dict())
+    return tensors
+
+
+def _load_objective(objective: Any, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    for name, owner, attribute in _places(objective):
+        held = owner.__dict__[attribute]
+        if isinstance(held, nn.Module):
+            held.load_state_dict(stripped(name, tensors))
+        elif isinstance(held, Tensor) and held.shape == tensors[name].shape:
+            with torch.no_grad():
+                held.copy_(tensors[name])
+        elif isinstance(held, Tensor):
+            owner.__dict__[attribute] = tensors[name].to(held.device)
+        elif name in values:
+            owner.__dict__[attribute] = values[name]
+
+
+def _places(objective: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
+    """Every attribute of an objective and of those it wraps: its name, its owner, its name there."""
+    found = []
+    for attribute, value in getattr(objective, "__dict__", {}).items():
+        if isinstance(value, pyro.infer.ELBO):
+            found += _places(value, f"{prefix}{attribute}.")
+        else:
+            found.append((prefix + attribute, objective, attribute))
+    return found
+
+
+def _attributes(objective: Any) -> dict[str, Any]:
+    return {name: owner.__dict__[attribute] for name, owner, attribute in _places(objective)}
+
+
+def _buffers(svi: SVI) -> dict[str, Tensor]:
+    nets = modules_of(svi.model, svi.guide)
+    return _by_key((f"{name}$$${b}", value) for name, net in nets.items() for b, value in net.named_buffers())
+
+
+def _late(svi: SVI, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters of branches of the pair that did not run, which Pyro may know already."""
+    own = {id(p) for net in modules_of(svi.model, svi.guide).values() for p in net.parameters()}
+    store = pyro.get_param_store().named_parameters()
+    return {name: p for name, p in store if name not in found and (id(p) in own or "$$$" not in name)}
+
+
+def _by_key(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors by a name that does not count the instances of a class."""
+    seen: Counter[str] = Counter()
+    keys = {}
+    for name, tensor in named:
+        key = without_count(name)
+        seen[key] += 1
+        keys[key if seen[key] == 1 else f"{key}#{seen[key]}"] = tensor
+    return keys

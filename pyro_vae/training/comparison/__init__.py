@@ -1,0 +1,1 @@
+"""Several trainings side by side, paired by seed."""

@@ -1,0 +1,194 @@
+"""Runs paired by their seeds: what each reached, and by how much they differ."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from scipy import stats
+
+from pyro_vae.support.tables import as_text, save_result
+from pyro_vae.training.history import History
+
+__all__ = ["PairedDifference", "TrainingComparison", "TrainingRun"]
+
+MEASURES = ("train_elbo", "valid_elbo", "log_prob")
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One training under one estimator from one seed, in nats per datum.
+
+    `train_elbo` and `valid_elbo` are the true ELBO of the weights that were kept, `log_prob` the importance-sampled log
+    p(x) with its Monte Carlo error; `epochs` and `seconds` the length of the run, measuring included.
+    """
+
+    estimator: str
+    seed: int
+    train_elbo: float
+    valid_elbo: float | None
+    log_prob: float
+    log_prob_error: float
+    epochs: int
+    seconds: float
+    history: History = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, without the history."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
+
+_FIELDS = [name for name in TrainingRun.__dataclass_fields__ if name != "history"]
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """By how much an estimator's runs beat the baseline's from the same seeds, in nats per datum.
+
+    `low` and `high` are the 95 % t-interval of the mean difference over seeds: infinite for one seed.
+    """
+
+    estimator: str
+    baseline: str
+    measure: str
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+@dataclass(frozen=True, repr=False)
+class TrainingComparison:
+    """What `compare_training` found: one run per estimator and seed, in this order."""
+
+    runs: list[TrainingRun]
+
+    @property
+    def estimators(self) -> list[str]:
+        """The estimators' names, the baseline first."""
+        return list(dict.fromkeys(run.estimator for run in self.runs))
+
+    def of(self, estimator: str) -> list[TrainingRun]:
+        """The runs of one estimator, by seed."""
+        found = [run for run in self.runs if run.estimator == estimator]
+        if not found:
+            raise ValueError(f"no run of {estimator!r}; there are {', '.join(self.estimators)}")
+        return found
+
+    def differences(self, baseline: str | None = None) -> list[PairedDifference]:
+        """Paired differences of every other estimator to `baseline` (default: the first), for each measure."""
+        baseline = self.estimators[0] if baseline is None else baseline
+        base = self.of(baseline)
+        result = []
+        for estimator in self.estimators:
+            for measure in MEASURES if estimator != baseline else ():
+                pairs = [
+                    (getattr(a, measure), getattr(b, measure)) for a, b in zip(self.of(estimator), base, strict=True)
+                ]
+                if pairs[0][0] is not None:
+                    mean, half = _interval([a - b for a, b in pairs])
+                    result.append(
+                        PairedDifference(estimator, baseline, measure, mean, mean - half, mean + half, len(pairs))
+                    )
+        return result
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One dictionary a run."""
+        return [run.to_dict() for run in self.runs]
+
+    def table(self) -> Table:
+        """One row an estimator: means over seeds, and the difference in log p(x) to the first with its interval."""
+        seeds = [run.seed for run in self.of(self.estimators[0])]
+        table = Table(
+            title=f"nats per datum, means over {len(seeds)} seed(s); differences to {self.estimators[0]} are paired by "
+            "seed, with 95 % t-intervals",
+            title_justify="left",
+        )
+        table.add_column("estimator")
+        for name in ("ELBO train", "valid", "difference", "log p(x)", "difference", "epochs", "seconds"):
+            table.add_column(name, justify="right")
+        found = {(d.estimator, d.measure): d for d in self.differences()}
+        for estimator in self.estimators:
+            runs = self.of(estimator)
+            elbo = "train_elbo" if runs[0].valid_elbo is None else "valid_elbo"
+            table.add_row(
+                estimator,
+                f"{_mean(runs, 'train_elbo'):.3f}",
+                "" if runs[0].valid_elbo is None else f"{_mean(runs, 'valid_elbo'):.3f}",
+                _shown(found.get((estimator, elbo))),
+                f"{_mean(runs, 'log_prob'):.3f}",
+                _shown(found.get((estimator, "log_prob"))),
+                f"{_mean(runs, 'epochs'):.0f}",
+                f"{_mean(runs, 'seconds'):.1f}",
+            )
+        return table
+
+    def __repr__(self) -> str:
+        return as_text(self.table(), width=150)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the runs as CSV, or runs, differences and all epochs as JSON, by the ending of the path."""
+        content = {
+            "runs": [
+                {**_finite(run.to_dict()), "history": [_finite(epoch) for epoch in run.history.to_dicts()]}
+                for run in self.runs
+            ],
+            "differences": [_finite(asdict(d)) for d in self.differences()],
+        }
+        return save_result(path, "a comparison is", self.to_dicts(), content, _FIELDS)
+
+    def plot(self) -> Any:
+        """A figure: the ELBO (validation, else training) against the epoch and against seconds, a line a run."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 3.8), layout="constrained")
+        axes = figure.subplots(1, 2, sharey=True)
+        for i, estimator in enumerate(self.estimators):
+            # later lines are thinner, so that of equal curves all show
+            style: dict[str, Any] = {"color": f"C{i}", "lw": max(0.8, 2.6 - 0.5 * i), "alpha": 0.8}
+            for j, run in enumerate(self.of(estimator)):
+                label = estimator if j == 0 else None
+                elbo = [epoch.monitored for epoch in run.history]
+                axes[0].plot([epoch.epoch for epoch in run.history], elbo, label=label, **style)
+                axes[1].plot([epoch.seconds for epoch in run.history], elbo, **style)
+        # the first epochs are far below all that is of interest
+        late = [e.monitored for run in self.runs for e in run.history.epochs[len(run.history) // 10 :]]
+        finite = torch.tensor([v for v in late if math.isfinite(v)])
+        if len(finite) > 1 and finite.max() > finite.min():
+            quarter, most = finite.double().quantile(torch.tensor([0.25, 0.75], dtype=torch.float64)).tolist()
+            # nor may one diverging run decide the scale
+            low, high = max(float(finite.min()), quarter - 3 * (most - quarter)), float(finite.max())
+            axes[0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        valid = self.runs[0].valid_elbo is not None
+        axes[0].set(xlabel="epoch", ylabel=f"{'validation' if valid else 'training'} ELBO (nats per datum)")
+        axes[1].set(xlabel="seconds")
+        figure.legend(loc="outside right upper", fontsize=8)
+        return figure
+
+
+def _interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % t-interval."""
+    v = torch.tensor(values, dtype=torch.float64)
+    n = len(values)
+    if n < 2:
+        return float(v.mean()), math.inf
+    return float(v.mean()), float(stats.t.ppf(0.975, n - 1)) * float(v.std()) / math.sqrt(n)
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for JSON, which has no NaN and no infinity."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _mean(runs: list[TrainingRun], name: str) -> float:
+    return sum(getattr(run, name) for run in runs) / len(runs)
+
+
+def _shown(difference: PairedDifference | None) -> str:
+    if difference is None:
+        return ""
+    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"

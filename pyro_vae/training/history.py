@@ -1,0 +1,150 @@
+"""What a training run measured, epoch by epoch."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pyro_vae.support.tables import as_text, write_rows
+
+__all__ = ["Epoch", "History"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's figures, nats per datum.
+
+    `loss` is the mean of what was minimised over the epoch's steps, with its KL weight and noise. The ELBOs and their
+    terms are measured afterwards, with the weights at the end of the epoch: `train_elbo` on the first training data
+    (at most 1000), `valid_elbo`, `log_likelihood` and `kl` on the whole validation split, or on the training data if
+    there is none. `seconds` is the time since the start.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    train_elbo: float
+    valid_elbo: float | None
+    log_likelihood: float
+    kl: float
+    kl_weight: float
+    lr: float
+    seconds: float
+
+    @property
+    def monitored(self) -> float:
+        """The ELBO by which weights are compared: validation, else training."""
+        return self.train_elbo if self.valid_elbo is None else self.valid_elbo
+
+
+@dataclass(repr=False)
+class History:
+    """The epochs of a run.
+
+    Attributes:
+        epochs: One `Epoch` after the other.
+        best: The epoch whose weights the pair has now; None if they are the last ones.
+        stopped: Why training ended: "finished", "early stopping", "interrupted" or "callback".
+        data: What it was trained on, as `Data.describe` says; empty for data that came otherwise.
+        seed: The seed given to `fit`.
+        elbo: The name of the objective.
+    """
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best: int | None = None
+    stopped: str = "finished"
+    data: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    elbo: str = ""
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __iter__(self) -> Iterator[Epoch]:
+        return iter(self.epochs)
+
+    def __getitem__(self, index: int) -> Epoch:
+        return self.epochs[index]
+
+    @property
+    def valid_elbo(self) -> list[float | None]:
+        """Validation ELBO of each epoch."""
+        return [e.valid_elbo for e in self.epochs]
+
+    @property
+    def train_elbo(self) -> list[float]:
+        """Training ELBO of each epoch."""
+        return [e.train_elbo for e in self.epochs]
+
+    @property
+    def loss(self) -> list[float]:
+        """Mean minimised objective of each epoch."""
+        return [e.loss for e in self.epochs]
+
+    def to_dicts(self) -> list[dict[str, float | int | None]]:
+        """One dictionary an epoch."""
+        return [asdict(e) for e in self.epochs]
+
+    def table(self, last: int = 10) -> Table:
+        """The last epochs as a rich table."""
+        table = Table(title=f"{self.elbo}, {self.stopped}" + (f", weights of epoch {self.best}" if self.best else ""))
+        validated = any(v is not None for v in self.valid_elbo)
+        names = [n for n in Epoch.__dataclass_fields__ if n != "valid_elbo" or validated]
+        for name in names:
+            table.add_column(name, justify="right")
+        for e in self.epochs[-last:]:
+            values = (getattr(e, name) for name in names)
+            table.add_row(*(f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in values))
+        return table
+
+    def __repr__(self) -> str:
+        if not self.epochs:
+            return f"History(no epoch, {self.stopped})"
+        return as_text(self.table(), width=120)
+
+    def save(self, path: str | Path) -> None:
+        """Write the epochs as CSV."""
+        write_rows(path, list(Epoch.__dataclass_fields__), self.to_dicts())
+
+    @staticmethod
+    def load(path: str | Path) -> History:
+        """Read epochs that `save` wrote."""
+        fields = Epoch.__dataclass_fields__
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        try:
+            epochs = [Epoch(**{name: _parse(name, row[name]) for name in fields}) for row in rows]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is not a table of epochs with the columns {', '.join(fields)}: {error}"
+            ) from error
+        return History(epochs)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the ELBO against the epoch; returns the matplotlib axes."""
+        if ax is None:
+            from matplotlib.figure import Figure
+
+            ax = Figure(figsize=(6, 4), layout="constrained").subplots()
+        steps = [e.epoch for e in self.epochs]
+        ax.plot(steps, self.train_elbo, label="training ELBO")
+        if any(v is not None for v in self.valid_elbo):
+            ax.plot(steps, self.valid_elbo, label="validation ELBO")
+        if self.best:
+            ax.axvline(self.best, color="grey", lw=0.8, ls=":", label="kept weights")
+        ax.set(xlabel="epoch", ylabel="nats per datum")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend()
+        return ax
+
+
+def _parse(name: str, text: str) -> Any:
+    if text == "":
+        return None
+    return int(text) if name in ("epoch", "step") else float(text)

@@ -1,0 +1,180 @@
+"""Callbacks for `pv.fit` that pass on the figures of each epoch: to JSON lines, TensorBoard, W&B or MLflow."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.training.fitting import State
+
+__all__ = ["JSONLines", "MLflow", "TensorBoard", "Tracker", "WandB"]
+
+
+class Tracker(ABC):
+    """A callback of `pv.fit` that passes on figures; for another service, write a subclass with the method `log`.
+
+    It can be used in a `with` block, at whose end it is closed.
+
+    Example:
+        >>> class Printer(Tracker):
+        ...     def log(self, figures, step):
+        ...         print(step, sorted(figures)[:3])
+        >>> import torch, pyro_vae as pv
+        >>> vae = pv.VAE(4, latent_dim=1, hidden=(2,))
+        >>> history = pv.fit(vae.model, vae.guide, torch.ones(20, 4), batch_size=5, epochs=1, callbacks=[Printer()])
+        4 ['epoch', 'kl', 'kl_weight']
+    """
+
+    def __call__(self, state: State) -> None:
+        """Pass on the epoch that just ended."""
+        figures = {name: value for name, value in asdict(state.epoch).items() if name != "step" and _is_number(value)}
+        self.log(figures, state.epoch.step)
+
+    @abstractmethod
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Take the figures of an epoch, nats per datum, and the gradient steps done so far.
+
+        Names are those of `pyro_vae.training.history.Epoch`; figures that do not exist or are not finite are left out.
+        """
+
+    def close(self) -> None:  # noqa: B027 - not everything needs to be closed
+        """Say that nothing more will come."""
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class JSONLines(Tracker):
+    """One JSON object an epoch, in a file that other programs can follow while training goes on.
+
+    The first call writes all epochs so far: a resumed training leaves no line out and none twice.
+
+    Args:
+        path: The file; it is replaced.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._begun = False
+
+    def __call__(self, state: State) -> None:
+        """Write the epoch that just ended."""
+        epochs = [state.epoch] if self._begun else list(state.history)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a" if self._begun else "w") as file:
+            for epoch in epochs:
+                figures = {k: v if v is None or math.isfinite(v) else None for k, v in asdict(epoch).items()}
+                file.write(json.dumps(figures) + "\n")
+        self._begun = True
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Nothing: the whole epoch is written, with what does not exist as null."""
+
+
+class TensorBoard(Tracker):
+    """Scalars for TensorBoard. Needs the package tensorboard.
+
+    Args:
+        folder: Where its event files go, the run directory for one. After a resumed training it shows the figures
+            from the checkpoint on as they came the second time.
+
+    Raises:
+        ImportError: If tensorboard is not installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._module = _optional("torch.utils.tensorboard", "tensorboard")
+        self.folder = Path(folder)
+        self._writer: Any = None
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Add the scalars."""
+        if self._writer is None:
+            self._writer = self._module.SummaryWriter(str(self.folder), purge_step=step)
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandB(Tracker):
+    """A run of Weights & Biases. Needs the package wandb.
+
+    Args:
+        project: Name of the project.
+        config: Settings to show with the run.
+        **settings: More arguments of `wandb.init`: `name`, `mode="offline"`, `resume` and so on.
+
+    Raises:
+        ImportError: If wandb is not installed.
+    """
+
+    def __init__(self, project: str, *, config: Mapping[str, Any] | None = None, **settings: Any) -> None:
+        self.run = _optional("wandb", "wandb").init(project=project, config=dict(config or {}), **settings)
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Log the figures."""
+        self.run.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self.run.finish()
+
+
+class MLflow(Tracker):
+    """A run of MLflow, at the tracking server that MLflow is set to. Needs the package mlflow.
+
+    Args:
+        experiment: Name of the experiment.
+        config: Settings to keep as the run's parameters; nested ones get names with dots.
+        **settings: More arguments of `mlflow.start_run`: `run_name`, `tags` and so on.
+
+    Raises:
+        ImportError: If mlflow is not installed.
+    """
+
+    def __init__(self, experiment: str, *, config: Mapping[str, Any] | None = None, **settings: Any) -> None:
+        self._mlflow = _optional("mlflow", "mlflow")
+        self._mlflow.set_experiment(experiment)
+        self.run = self._mlflow.start_run(**settings)
+        if config:
+            self._mlflow.log_params(_flat(config))
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Log the figures."""
+        self._mlflow.log_metrics(dict(figures), step=step)
+
+    def close(self) -> None:
+        """End the run."""
+        self._mlflow.end_run()
+
+
+def _optional(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"this needs the package {package}, which is not installed: pip install {package}") from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat

@@ -1,0 +1,349 @@
+"""The recorded and compiled gradient is the eager one, and what cannot be compiled says why and runs."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pyro_vae as pv
+from pyro_vae.compilation import gradients as compiled
+from pyro_vae.oracles import BitsAndClasses, Discrete, LinearGaussian, TopDownChain
+from pyro_vae.support.random import fork_rng
+
+REAL = compiled.compile_graph
+
+pytestmark = pytest.mark.usefixtures("recorded")
+
+
+def grads_of(svi: pv.SVI) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in svi.params.items() if p.grad is not None}
+
+
+def assert_same_gradients(model: Any, guide: Any, make: Callable[[], Any], *args: Any, steps: int = 2) -> None:
+    """Compiled and eager gradients agree on the same noise, at the same weights, step after step."""
+    objectives = make(), make()
+    first = pv.SVI(model, guide, lambda p: torch.optim.SGD(p, lr=0.0), objectives[0])
+    second = pv.SVI(model, guide, lambda p: torch.optim.SGD(p, lr=0.0), objectives[1], compile=True)
+    for step in range(steps + 1):
+        found = []
+        for svi in (first, second):
+            # Bernoulli draws are made in another way in a graph
+            with fork_rng(step), pyro.validation_enabled(False), compiled.Recordable():
+                loss = svi.gradients(args, scale=0.25)
+            found.append((loss, grads_of(svi)))
+            svi.zero_grad()
+        (loss, grads), (our_loss, ours) = found
+        torch.testing.assert_close(our_loss, loss, rtol=1e-5, atol=1e-5)
+        assert set(ours) == set(grads)
+        for name in grads:
+            scale = float(grads[name].abs().max())
+            torch.testing.assert_close(ours[name], grads[name], rtol=1e-4, atol=1e-5 * scale + 1e-9)
+    assert second._compiled is not None
+    assert second._compiled.reason is None
+    assert second._compiled._graphs
+
+
+PATHWISE = ["mean_field", "trace", "stl", "iwae", "dreg", "miwae", "piwae", "ciwae", "renyi", "rws", "tail_adaptive"]
+
+
+@pytest.mark.parametrize("name", [*PATHWISE, "free_bits", "capacity", "reinforce", "vimco"])
+@pytest.mark.parametrize("particles", [1, 4])
+def test_estimators(name: str, particles: int) -> None:
+    if particles < pv.elbo.least_particles(name):
+        pytest.skip("needs more particles")
+    pair = LinearGaussian()
+    x = pair.simulate(5)
+    assert_same_gradients(pair.model, pair.guide, lambda: pv.elbo.make(name, num_particles=particles), x)
+
+
+@pytest.mark.parametrize("options", [{}, {"straight_through": True}, {"prior": "relaxed"}])
+def test_relaxations(options: Any) -> None:
+    pair = BitsAndClasses()
+    x = (torch.rand(5, 3, dtype=torch.float64) < 0.5).double()
+    cooling = pv.elbo.Cooling(rate=0.5)
+    assert_same_gradients(
+        pair.model, pair.guide, lambda: pv.elbo.make("gumbel", temperature=cooling, num_particles=2, **options), x
+    )
+
+
+@pytest.mark.parametrize("name", ["vimco", "rebar", "disarm", "reinforce"])
+def test_discrete_latents(name: str) -> None:
+    pair: Any = BitsAndClasses(classes=0) if name in ("disarm", "rebar") else Discrete()
+    x = (torch.rand(5, 3, dtype=torch.float64) < 0.5).double()
+    assert_same_gradients(pair.model, pair.guide, lambda: pv.elbo.make(name, num_particles=2), x)
+
+
+@pytest.mark.parametrize("baseline", ["running", "leave_one_out"])
+def test_baselines_carry_on(baseline: str) -> None:
+    pair = Discrete()
+    x = (torch.rand(5, 3, dtype=torch.float64) < 0.5).double()
+    assert_same_gradients(
+        pair.model, pair.guide, lambda: pv.elbo.make("reinforce", num_particles=2, baseline=baseline), x, steps=4
+    )
+
+
+CONTINUOUS = [*PATHWISE, "reinforce", "vimco"]
+FAMILIES = list(itertools.product(pv.conditionals.LIKELIHOODS, pv.conditionals.POSTERIORS))
+
+
+# all of them take a quarter of an hour: otherwise each likelihood with each posterior, and the estimators in turn
+EVERY = [(name, *family) for name in CONTINUOUS for family in FAMILIES]
+IN_TURN = [(CONTINUOUS[i % len(CONTINUOUS)], *family) for i, family in enumerate(FAMILIES)]
+COMBINATIONS = EVERY if os.environ.get("PYRO_VAE_TEST_EVERYTHING") else IN_TURN
+
+
+@pytest.mark.parametrize(("name", "likelihood", "posterior"), COMBINATIONS)
+def test_estimators_with_likelihoods_and_posteriors(name: str, likelihood: str, posterior: str) -> None:
+    torch.manual_seed(0)
+    vae = pv.VAE(4, latent_dim=3, hidden=(8,), likelihood=likelihood, posterior=posterior).double()
+    x = torch.rand(4, 4, dtype=torch.float64)
+    if likelihood in ("bernoulli", "poisson", "categorical"):
+        x = x.round()
+    elif likelihood == "discretized_logistic":
+        x = (x * 255).round() / 255
+    assert_same_gradients(vae.model, vae.guide, partial(pv.elbo.make, name, num_particles=2), x, steps=1)
+
+
+def test_a_pair_of_plain_functions_with_arguments() -> None:
+    rate = nn.Linear(2, 3)
+
+    def model(counts: Tensor, exposure: Tensor, *, power: float = 1.0) -> None:
+        pyro.module("rate", rate)
+        scale = pyro.param("scale", torch.tensor(0.7), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(counts)):
+            u = pyro.sample("u", dist.Normal(torch.zeros(2), scale).to_event(1))
+            v = pyro.sample("v", dist.Gamma(2.0, 2.0))
+            pyro.sample(
+                "n", dist.Poisson(exposure.unsqueeze(-1) * v.unsqueeze(-1) * rate(u).exp()).to_event(1), obs=counts
+            )
+
+    def guide(counts: Tensor, exposure: Tensor, *, power: float = 1.0) -> None:
+        loc = pyro.param("loc", torch.zeros(2))
+        with pyro.plate("data", len(counts)):
+            pyro.sample("v", dist.LogNormal(loc[0], 0.5))
+            pyro.sample("u", dist.Normal(loc * counts[:, :2], 0.3).to_event(1))
+
+    counts, exposure = torch.poisson(torch.ones(5, 3)), torch.rand(5) + 0.5
+    for name in ("trace", "iwae"):
+        assert_same_gradients(model, guide, partial(pv.elbo.make, name, num_particles=3), counts, exposure)
+
+
+def test_hierarchy_in_another_order() -> None:
+    pair = TopDownChain()
+    for name in ("mean_field", "stl"):
+        assert_same_gradients(pair.model, pair.guide, partial(pv.elbo.make, name), torch.randn(4))
+
+
+def run(compile: bool, steps: int, **options: Any) -> list[float]:
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    vae = pv.VAE(12, latent_dim=2, hidden=(8,))
+    x = (torch.rand(6, 12) < 0.4).float()
+    svi = pv.SVI(vae.model, vae.guide, compile=compile, **options)
+    with fork_rng(1):
+        return [float(svi.step(x)) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("name", ["mean_field", "dreg"])
+def test_really_compiled_runs_are_the_eager_ones(name: str, really: None) -> None:
+    ours, eager = (run(flag, 30, loss=pv.elbo.make(name, num_particles=3)) for flag in (True, False))
+    assert ours == pytest.approx(eager, rel=1e-4)
+
+
+def test_really_compiled_discrete_run(really: None) -> None:
+    pair = BitsAndClasses()
+    x = (torch.rand(5, 3, dtype=torch.float64) < 0.5).double()
+    assert_same_gradients(pair.model, pair.guide, lambda: pv.elbo.make("vimco", num_particles=3), x)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["mean_field", "iwae", "dreg"])
+def test_really_compiled_on_a_gpu(name: str, really: None) -> None:
+    torch.manual_seed(0)
+    vae = pv.VAE(12, 3, hidden=(8,)).cuda()
+    x = torch.rand(10, 12).round().cuda()
+    make = partial(pv.elbo.make, name, **({} if name == "mean_field" else {"num_particles": 4}))
+    assert_same_gradients(vae.model, vae.guide, make, x)
+
+
+def test_other_shapes_run_eagerly_until_they_are_frequent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "PATIENCE", 3)
+    pair = LinearGaussian()
+    svi = pv.SVI(pair.model, pair.guide, compile=True)
+    graphs = []
+    for n in (5, 5, 2, 5, 2, 5, 2, 5, 2):
+        svi.step(pair.simulate(n))
+        graphs.append(len(svi._compiled._graphs) if svi._compiled else 0)
+    assert graphs == [0, 1, 1, 1, 1, 1, 2, 2, 2]
+
+
+def test_strides_and_dtypes_have_graphs_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "PATIENCE", 1)
+    pair = LinearGaussian()
+    svi = pv.SVI(pair.model, pair.guide, compile=True)
+    x = pair.simulate(4)
+    for value in (x, x, x.T.contiguous().T):
+        svi.step(value)
+    assert svi._compiled is not None
+    assert len(svi._compiled._graphs) == 2
+
+
+def batch_norm_pair(*layers: nn.Module) -> tuple[nn.Module, Any, Any]:
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), *layers, nn.Linear(4, 2))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True).expand(-1, 3), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(net(x), 0.5).to_event(1))
+
+    return net, model, guide
+
+
+def test_modes_and_running_averages() -> None:
+    torch.manual_seed(0)
+    net, model, guide = batch_norm_pair()
+    start = copy.deepcopy(net.state_dict())
+    x = torch.randn(6, 3)
+    states, losses = [], []
+    for flag in (True, False):
+        pyro.clear_param_store()
+        net.load_state_dict(start)
+        svi = pv.SVI(model, guide, lambda p: torch.optim.SGD(p, lr=0.01), pv.elbo.make("trace"), compile=flag)
+        with fork_rng(0):
+            losses.append([float(svi.step(x)) for _ in range(4)])
+            net.eval()
+            losses[-1] += [float(svi.step(x)) for _ in range(3)]
+            net.train()
+        states.append({name: value.clone() for name, value in net.state_dict().items()})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for name, value in states[1].items():
+        torch.testing.assert_close(states[0][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_is_drawn_anew_and_ends_in_eval_mode() -> None:
+    net, model, guide = batch_norm_pair(nn.Dropout(0.5))
+    x = torch.randn(6, 3)
+    svi = pv.SVI(model, guide, lambda p: torch.optim.SGD(p, lr=0.0), pv.elbo.make("mean_field"), compile=True)
+    for training in (True, False):
+        net.train(training)
+        svi.step(x)
+        losses = torch.stack([svi.step(x) for _ in range(20)])
+        assert svi._compiled is not None
+        assert svi._compiled.reason is None
+        assert losses.unique().numel() == 20
+    assert len(svi._compiled._graphs) == 1  # the other mode did not come often enough
+
+
+def test_weights_are_read_at_each_step() -> None:
+    pair = LinearGaussian()
+    x = pair.simulate(5)
+    weighted = pv.elbo.WeightedKL(pv.elbo.make("mean_field"), 1.0)
+    svi = pv.SVI(pair.model, pair.guide, lambda p: torch.optim.SGD(p, lr=0.0), weighted, compile=True)
+    losses = []
+    for weight in (1.0, 1.0, 3.0):
+        weighted.weight = weight
+        with fork_rng(0):
+            losses.append(float(svi.step(x)))
+    assert svi._compiled is not None
+    assert len(svi._compiled._graphs) == 1
+    assert losses[2] - losses[1] == pytest.approx(2 * float(pair.kl(x).detach().sum()), rel=1e-6)
+
+
+def test_control_flow_on_values_runs_eagerly_with_the_reason() -> None:
+    pair = LinearGaussian()
+
+    def model(x: Tensor) -> None:
+        if float(pair.bias.detach().sum()) > 1e6:
+            raise AssertionError
+        pair.model(x)
+
+    svi = pv.SVI(model, pair.guide, compile=True)
+    x = pair.simulate(5)
+    svi.step(x)
+    with pytest.warns(UserWarning, match="control flow depends on the values"):
+        svi.step(x)
+    before = float(svi.evaluate_loss(x))
+    for _ in range(50):
+        svi.step(x)
+    assert float(svi.evaluate_loss(x)) < before
+
+
+def test_a_python_number_that_changes_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "CHECK_EVERY", 5)
+    pair = LinearGaussian()
+    scale = itertools.count(1)
+
+    def model(x: Tensor) -> None:
+        with pyro.poutine.scale(scale=float(next(scale))):
+            pair.model(x)
+
+    svi = pv.SVI(model, pair.guide, lambda p: torch.optim.SGD(p, lr=0.0), compile=True)
+    x = pair.simulate(5)
+    svi.step(x)
+    with pytest.warns(UserWarning, match="changes from step to step and is no tensor"):
+        svi.step(x)
+    assert svi._compiled is not None
+    assert svi._compiled.reason
+
+
+def test_a_late_change_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "CHECK_EVERY", 5)
+    pair = LinearGaussian()
+    scale = [1.0]
+
+    def model(x: Tensor) -> None:
+        with pyro.poutine.scale(scale=scale[0]):
+            pair.model(x)
+
+    svi = pv.SVI(model, pair.guide, lambda p: torch.optim.SGD(p, lr=0.0), compile=True)
+    x = pair.simulate(5)
+    for _ in range(5):  # one eager step, four of the graph
+        svi.step(x)
+    scale[0] = 2.0
+    with pytest.warns(UserWarning, match="changes from step to step and is no tensor"):
+        svi.step(x)
+
+
+def test_objectives_without_a_tensor_loss() -> None:
+    pair = LinearGaussian()
+    svi = pv.SVI(pair.model, pair.guide, loss=pyro.infer.RenyiELBO(alpha=0.5, num_particles=2), compile=True)
+    with pytest.warns(UserWarning, match="no differentiable_loss"):
+        svi.step(pair.simulate(5))
+    svi.step(pair.simulate(5))
+
+
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    class InvalidCxxCompiler(RuntimeError):
+        pass
+
+    def fails(module: Any, inputs: Any) -> Any:
+        raise InvalidCxxCompiler("No working C++ compiler found")
+
+    monkeypatch.setattr(compiled, "compile_graph", fails)
+    pair = LinearGaussian()
+    svi = pv.SVI(pair.model, pair.guide, compile=True)
+    with pytest.warns(UserWarning, match=r"no working C\+\+ compiler"):
+        losses = [float(svi.step(pair.simulate(5))) for _ in range(3)]
+    assert all(map(torch.isfinite, map(torch.tensor, losses)))
+
+
+def test_errors_of_the_first_step_are_the_eager_ones() -> None:
+    vae = pv.VAE(12, latent_dim=2, hidden=(8,))
+    svi = pv.SVI(vae.model, vae.guide, compile=True)
+    with pytest.raises(ValueError, match="was expected"):
+        svi.step(torch.zeros(3, 11))
