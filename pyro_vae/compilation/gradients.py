@@ -25,8 +25,8 @@ __all__ = ["CompiledGradients", "Recordable", "compile_graph", "compiled_functio
 Loss = Callable[..., Tensor]
 
 PATIENCE = 50  # steps with another shape of batch before that shape gets a graph of its own
-MOST_GRAPHS = 4
-MOST_NODES = 20_000  # a loop over particles, unrolled, would take the compiler minutes
+MAX_GRAPHS = 4
+MAX_NODES = 20_000  # a loop over particles, unrolled, would take the compiler minutes
 CHECK_EVERY = 500  # steps between comparisons with the eager loss
 
 
@@ -85,6 +85,11 @@ class CompiledGradients:
         elif loss is None:
             self._give_up("the objective has no differentiable_loss, only gradients of its own making")
 
+    @property
+    def num_graphs(self) -> int:
+        """How many graphs there are, one for each shape of batch that is frequent enough."""
+        return len(self._graphs)
+
     def state(self) -> dict[str, Any]:
         """What decides whether a step runs compiled, for JSON."""
         seen = {**self._seen_before, **{repr(key): n for key, n in self._seen.items()}}
@@ -137,7 +142,7 @@ class CompiledGradients:
             self._seen.clear()
             self._seen_before.clear()
         number = len(self._compiled_before) + len(self._graphs)
-        waits = self._seen[key] < PATIENCE or number >= MOST_GRAPHS
+        waits = self._seen[key] < PATIENCE or number >= MAX_GRAPHS
         if number and waits and name not in self._compiled_before:
             return None
         self._compiled_before.discard(name)
@@ -172,7 +177,7 @@ class CompiledGradients:
         with pyro.validation_enabled(False), fork_rng(), recording(), _kept(self._averages()), Recordable():
             module = make_fx(loss_and_gradients)(self._scale, *leaves)
         state = _lift(module)
-        if len(module.graph.nodes) > MOST_NODES:
+        if len(module.graph.nodes) > MAX_NODES:
             raise ValueError(f"its graph has {len(module.graph.nodes)} operations (particles in a loop?)")
         with torch.no_grad():
             run = compile_graph(module, [self._scale, *leaves, *state])

@@ -29,9 +29,10 @@ from pyro_vae.training.checkpoints import Checkpoints, FollowedCheckpoints, Stop
 from pyro_vae.training.history import Epoch, History
 from pyro_vae.training.monitor import Meter
 from pyro_vae.training.nonfinite import NonFiniteLoss, WeightGuard
+from pyro_vae.training.optimizers import OptimizerFactory, fused_adam
 from pyro_vae.training.schedules import Length, LRSchedule, described, kl_schedule, lr_factor
 from pyro_vae.training.state import Position, Training
-from pyro_vae.training.svi import SVI, OptimizerFactory, fused_adam
+from pyro_vae.training.svi import SVI
 
 __all__ = ["State", "fit"]
 
@@ -272,7 +273,7 @@ def fit(
                         if weighted is not None:
                             weighted.weight = kl(position)
                         guard.before_step()
-                        loss = svi.share(_loss(svi, guard, meter, batch, at.step, accumulate))
+                        loss = svi.reduce(_loss(svi, guard, meter, batch, at.step, accumulate))
                         guard.check(at.step, loss, batch)
                         done = at.step / length.steps if length.steps else position / length.epochs
                         _set_lr(svi, factor(done) * at.lr_factor)

@@ -48,9 +48,8 @@ def assert_same_gradients(model: Any, guide: Any, make: Callable[[], Any], *args
         for name in grads:
             scale = float(grads[name].abs().max())
             torch.testing.assert_close(ours[name], grads[name], rtol=1e-4, atol=1e-5 * scale + 1e-9)
-    assert second._compiled is not None
-    assert second._compiled.reason is None
-    assert second._compiled._graphs
+    assert second.compilation.graphs
+    assert not second.compilation.reason
 
 
 PATHWISE = ["mean_field", "trace", "stl", "iwae", "dreg", "miwae", "piwae", "ciwae", "renyi", "rws", "tail_adaptive"]
@@ -183,7 +182,7 @@ def test_other_shapes_run_eagerly_until_they_are_frequent(monkeypatch: pytest.Mo
     graphs = []
     for n in (5, 5, 2, 5, 2, 5, 2, 5, 2):
         svi.step(pair.simulate(n))
-        graphs.append(len(svi._compiled._graphs) if svi._compiled else 0)
+        graphs.append(svi.compilation.graphs)
     assert graphs == [0, 1, 1, 1, 1, 1, 2, 2, 2]
 
 
@@ -194,8 +193,7 @@ def test_strides_and_dtypes_have_graphs_of_their_own(monkeypatch: pytest.MonkeyP
     x = pair.simulate(4)
     for value in (x, x, x.T.contiguous().T):
         svi.step(value)
-    assert svi._compiled is not None
-    assert len(svi._compiled._graphs) == 2
+    assert svi.compilation.graphs == 2
 
 
 def batch_norm_pair(*layers: nn.Module) -> tuple[nn.Module, Any, Any]:
@@ -243,10 +241,9 @@ def test_dropout_is_drawn_anew_and_ends_in_eval_mode() -> None:
         net.train(training)
         svi.step(x)
         losses = torch.stack([svi.step(x) for _ in range(20)])
-        assert svi._compiled is not None
-        assert svi._compiled.reason is None
+        assert not svi.compilation.reason
         assert losses.unique().numel() == 20
-    assert len(svi._compiled._graphs) == 1  # the other mode did not come often enough
+    assert svi.compilation.graphs == 1  # the other mode did not come often enough
 
 
 def test_weights_are_read_at_each_step() -> None:
@@ -259,8 +256,7 @@ def test_weights_are_read_at_each_step() -> None:
         weighted.weight = weight
         with fork_rng(0):
             losses.append(float(svi.step(x)))
-    assert svi._compiled is not None
-    assert len(svi._compiled._graphs) == 1
+    assert svi.compilation.graphs == 1
     assert losses[2] - losses[1] == pytest.approx(2 * float(pair.kl(x).detach().sum()), rel=1e-6)
 
 
@@ -297,8 +293,8 @@ def test_a_python_number_that_changes_is_found_out(monkeypatch: pytest.MonkeyPat
     svi.step(x)
     with pytest.warns(UserWarning, match="changes from step to step and is no tensor"):
         svi.step(x)
-    assert svi._compiled is not None
-    assert svi._compiled.reason
+    assert not svi.compilation
+    assert "changes from step to step" in svi.compilation.reason
 
 
 def test_a_late_change_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,6 +321,20 @@ def test_objectives_without_a_tensor_loss() -> None:
     with pytest.warns(UserWarning, match="no differentiable_loss"):
         svi.step(pair.simulate(5))
     svi.step(pair.simulate(5))
+
+
+def test_what_is_said_of_compilation() -> None:
+    pair, x = LinearGaussian(), LinearGaussian().simulate(5)
+    assert repr(pv.SVI(pair.model, pair.guide).compilation) == "not compiled: compile=False"
+    svi = pv.SVI(pair.model, pair.guide, compile=True)
+    for expected in (
+        "not compiled: no step was made yet",
+        "not compiled: nothing was recorded yet",
+    ):
+        assert repr(svi.compilation).startswith(expected)
+        svi.step(x)
+    assert repr(svi.compilation) == "compiled, 1 graph"
+    assert svi.compilation
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,8 @@ def test_a_phase_touches_what_it_owns_and_nothing_else(name: str, kind: str) -> 
     moved_by_any: set[str] = set()
     for phase in phases:
         objective.phases = (phase,)
+        svi = pv.SVI(pair.model, pair.guide, lambda p: torch.optim.SGD(p, lr=0.1), objective)
+        svi.prepare(*batch)
         before = values(svi)
         svi.step(*batch)
         moved = {n for n, value in values(svi).items() if not torch.equal(value, before[n])}

@@ -83,6 +83,8 @@ def test_a_phase_touches_what_it_owns_and_nothing_else(kind: str) -> None:
     moved_by: dict[str, set[str]] = {}
     for phase in objective.phases:
         objective.phases = (phase,)
+        svi = pv.SVI(pair.model, pair.guide, lambda p: torch.optim.SGD(p, lr=0.1), objective)
+        svi.prepare(*batch)
         before = {name: p.detach().clone() for name, p in svi.params.items()}
         svi.step(*batch)
         moved_by[phase.name] = {n for n, p in svi.params.items() if not torch.equal(p.detach(), before[n])}

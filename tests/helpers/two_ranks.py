@@ -125,7 +125,7 @@ def pyro_optimizer() -> Found:
     svi.join(ranks, [], (x[:8],))
     first, last, share = ranks.rows(40)
     for _ in range(3):
-        loss = svi.share(svi.gradients((x[first:last],), scale=share / (last - first)) * share / (last - first))
+        loss = svi.reduce(svi.gradients((x[first:last],), scale=share / (last - first)) * share / (last - first))
         svi.update()
     return {"weights": weights(pair.there, pair.back), "history": [{"loss": float(loss)}]}
 

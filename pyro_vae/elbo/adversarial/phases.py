@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -42,7 +42,7 @@ class Phase:
         if self.steps < 1 or not self.lr > 0:
             raise ValueError(f"the phase {self.name!r} needs steps >= 1 and lr > 0, got {self.steps} and {self.lr}")
 
-    def may_touch(self, name: str, sides: Sequence[str]) -> bool:
+    def may_touch(self, name: str, sides: Collection[str]) -> bool:
         """Whether it may change the parameter called `name`, which the programs `sides` register."""
         return any(role in sides or (role not in ("model", "guide") and name.startswith(role)) for role in self.owns)
 
@@ -89,6 +89,10 @@ class PhasedELBO(pyro.infer.ELBO):
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         raise NotImplementedError("this library's estimators read traces themselves")
+
+    def prepared(self, params: Mapping[str, Tensor]) -> None:
+        """Take note of the model's parameters, by name, before the first step, so that averages can be put back."""
+        self.trained = dict(params)
 
     def updated(self, params: Mapping[str, Tensor]) -> None:
         """Take note of the model's parameters, by name, after a step."""

@@ -48,7 +48,7 @@ def svi_state(svi: SVI) -> Snapshot:
         "params": list(params),
         "optimizers": optimizers,
         "objective": objective_values(svi.loss),
-        "scaler": None if svi.scaler is None else svi.scaler.state_dict(),
+        "scaler": svi.scaler.state_dict(),
         "compiled": svi.compiled_state(),
     }
     return Snapshot(tensors, values)
@@ -64,7 +64,8 @@ def load_svi_state(svi: SVI, state: Snapshot, args: tuple[Any, ...], *, compiled
             are as they were then.
     """
     found = svi.prepare(*args)
-    known = _by_key({**found, **_late(svi, found)}.items())
+    named = {**found, **_late(svi, found)}
+    known = _by_key(named.items())
     saved = stripped("param", state.tensors)
     for key, value in saved.items():
         if key not in known or known[key].shape != value.shape:
@@ -84,7 +85,8 @@ def load_svi_state(svi: SVI, state: Snapshot, args: tuple[Any, ...], *, compiled
     if {k: v.shape for k, v in buffers.items()} != {k: v.shape for k, v in kept.items()}:
         raise ValueError("the networks have other buffers than in the checkpoint: build the pair as it was")
     # in the order of the state, since the norm of the gradient is summed in that order
-    svi.adopt({key: known[key] for key in state.values["params"]})
+    names = {id(param): name for name, param in named.items()}
+    svi.adopt({names[id(known[key])]: known[key] for key in state.values["params"]})
     with torch.no_grad():
         for key, value in saved.items():
             known[key].copy_(value)
@@ -94,9 +96,14 @@ def load_svi_state(svi: SVI, state: Snapshot, args: tuple[Any, ...], *, compiled
     _load_objective(svi.loss, stripped("objective", state.tensors), state.values["objective"])
     if isinstance(svi.loss, PhasedELBO):
         svi.loss.load_state(stripped("phases", state.tensors))
-    svi.load_scaler(state.values["scaler"])
+    svi.scaler.load_state_dict(state.values["scaler"], list(svi.params.values()))
     if compiled:
-        svi.load_compiled(state.values["compiled"])
+        svi.load_compiled(_by_phase(state.values["compiled"]))
+
+
+def _by_phase(compiled: dict[str, Any] | None) -> dict[str, Any] | None:
+    # earlier checkpoints have the state of the only phase without its name
+    return {"loss": compiled} if compiled is not None and "calls" in compiled else compiled
 
 
 def _load_optimizers(svi: SVI, state: Snapshot, params: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,181 @@
+"""The gradient of one phase of an objective, and the step along it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.compilation.gradients import CompiledGradients, modules_called
+from pyro_vae.training.optimizers import Updater
+from pyro_vae.training.parameters import ParameterRegistry
+from pyro_vae.training.phases import BoundPhase, Phases
+from pyro_vae.training.scaling import LossScaler
+
+__all__ = ["OwnGradients", "PhaseStepper"]
+
+
+class PhaseStepper:
+    """One phase on one pair: takes the gradient of its loss by its own parameters, and moves these.
+
+    Gradients are taken with respect to the phase's own parameters alone and never added to another's.
+
+    Args:
+        bound: The phase.
+        phases: All phases that it is one of.
+        registry: Where the pair's parameters are noted.
+        updater: What moves the phase's parameters.
+        scaler: Scales its loss.
+        networks: Makes a context for the precision of the networks.
+    """
+
+    def __init__(
+        self,
+        bound: BoundPhase,
+        phases: Phases,
+        registry: ParameterRegistry,
+        updater: Updater,
+        scaler: LossScaler,
+        networks: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.name, self.steps = bound.phase.name, bound.phase.steps
+        self.updater = updater
+        self.compiled: CompiledGradients | None = None
+        self.trains = False  # whether its loss is known to depend on what it owns
+        self._bound, self._phases = bound, phases
+        self._registry, self._scaler, self._networks = registry, scaler, networks
+        self._modules: list[nn.Module] = []
+        self._owned: set[Tensor] = set()
+
+    def gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float, compile: bool) -> Any:
+        """Add the gradient of `scale * loss` to the parameters' `.grad`; returns the loss.
+
+        `compile`: take it from a compiled graph, which is made once the loss has run eagerly.
+
+        Raises:
+            ValueError: If the loss depends on no parameter of the phase, or on a network whose name stands for another
+                one in Pyro's store.
+        """
+        if compile and self.compiled is not None:
+            self.own()
+            owned = self.updater.owned
+            loss = self.compiled.call(owned, args, kwargs, self._scaler.factor(scale, owned))
+            if loss is not None:
+                return loss
+        with self._registry, self._looking(compile and self.compiled is None):
+            loss = self._forward(args, kwargs)
+        self._register_critics()
+        self.own()
+        loss = self._backward(loss, scale)
+        if compile and self.compiled is None:
+            self.compiled = self._compiler()
+        return loss
+
+    def loss(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss of the phase on a batch."""
+        with self._networks():
+            return self._bound.loss(*args, **kwargs)
+
+    def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Run the loss once, to find the parameters and the modules that it uses."""
+        with self._registry, self._looking(True):
+            self._value(args, kwargs)
+        self._register_critics()
+
+    def own(self) -> None:
+        """Take what the registry has of this phase's parameters that it does not hold yet."""
+        names = self._registry.names
+        if len(self._owned) == len(names):
+            return
+        may_touch, sides = self._bound.phase.may_touch, self._registry.sides
+        new = [p for p, name in names.items() if p not in self._owned and may_touch(name, sides(p))]
+        if new:
+            self._owned.update(new)
+            self.updater.own(new)
+
+    def load_compiled(self, state: dict[str, Any]) -> None:
+        """Compile what was compiled then, as soon as a step needs it. Call `prepare` first."""
+        self.compiled = self._compiler(state)
+
+    def _value(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.loss(*args, **kwargs)
+
+    def _forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.loss(*args, **kwargs)
+
+    def _backward(self, loss: Any, scale: float) -> Any:
+        """Add the gradient of `scale * loss` to the parameters' `.grad`; returns the loss without a gradient."""
+        if not loss.requires_grad:
+            raise ValueError(self._bound.without_parameters)
+        factor = self._scaler.factor(scale, self.updater.owned)
+        scaled = loss if isinstance(factor, float) and factor == 1.0 else loss * factor
+        inputs = [p for p in self.updater.trained if p.requires_grad]
+        inputs += [] if self.trains else self._hidden().values()
+        if inputs:
+            scaled.backward(inputs=inputs)
+        self._check()
+        return loss.detach()
+
+    def _check(self) -> None:
+        """Refuse a loss that trains nothing, or not the network that it depends on; what has passed once is good."""
+        if self.trains:
+            return
+        hidden = {name: tensor for name, tensor in self._hidden().items() if tensor.grad is not None}
+        for tensor in hidden.values():
+            tensor.grad = None
+        if hidden:
+            raise ValueError(
+                f"Pyro's parameter store holds other tensors under the names {', '.join(hidden)}: they would be "
+                "trained, and the network that the loss depends on would not. Call pyro.clear_param_store() before "
+                "building a pair, or give each network a name of its own in pyro.module"
+            )
+        if all(p.grad is None for p in self.updater.held):
+            raise ValueError(self._bound.without_parameters)
+        self.trains = True
+
+    def _hidden(self) -> dict[str, Tensor]:
+        """Leaves that nothing trains, since other tensors have their names in Pyro's store."""
+        trained = set(self.updater.trained)
+        return {name: tensor for name, tensor in self._registry.hidden_leaves() if tensor not in trained}
+
+    def _register_critics(self) -> None:
+        for critic, net in self._phases.critics.items():
+            self._registry.add((f"critic/{critic}.{name}", param) for name, param in net.named_parameters())
+
+    @contextmanager
+    def _looking(self, wanted: bool) -> Iterator[None]:
+        """Within it, the modules that are called are noted, if `wanted`."""
+        if not wanted:
+            yield
+            return
+        with modules_called() as modules:
+            yield
+        self._modules = modules
+
+    def _compiler(self, state: dict[str, Any] | None = None) -> CompiledGradients:
+        loss = None if self._bound.makes_gradients else self.loss
+        return CompiledGradients(loss, self._phases.objective, self._modules, state, self._bound.label)
+
+
+class OwnGradients(PhaseStepper):
+    """A phase whose loss leaves gradients of its own making in the parameters."""
+
+    def _value(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        with torch.no_grad(), self._networks():
+            self._bound.value(*args, **kwargs)
+
+    def _forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._before = {p: p.grad for p in self.updater.trained if p.grad is not None}
+        self.updater.zero_grad()
+        return self.loss(*args, **kwargs)
+
+    def _backward(self, loss: Any, scale: float) -> Any:
+        self._check()
+        for p in self.updater.trained:
+            parts = [g for g in (None if p.grad is None else p.grad * scale, self._before.get(p)) if g is not None]
+            p.grad = sum(parts[1:], start=parts[0]) if parts else None
+        # ReweightedWakeSleep has one loss for the model and one for the guide
+        return tuple(map(torch.as_tensor, loss)) if isinstance(loss, tuple) else torch.as_tensor(loss)

@@ -1,0 +1,130 @@
+"""Gradient steps of an objective, phase by phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.compilation.mode import recording
+from pyro_vae.support.random import fork_rng
+from pyro_vae.training.parameters import ParameterRegistry
+from pyro_vae.training.phase_stepper import PhaseStepper
+from pyro_vae.training.phases import Phases
+from pyro_vae.training.replicas import Replicas
+from pyro_vae.training.scaling import LossScaler
+
+__all__ = ["Stepper"]
+
+
+class Stepper:
+    """The steps of an objective on one pair.
+
+    All phases but the last are finished within `gradients`; what the last one found waits in `.grad` for `update`.
+
+    Args:
+        phases: The phases, with what to call after a step.
+        steppers: One for each of them.
+        registry: The pair's parameters, and those of the objective's critics.
+        scaler: What scales the losses.
+        clip_norm: Rescale the gradient of each phase to at most this norm, if given.
+    """
+
+    def __init__(
+        self,
+        phases: Phases,
+        steppers: list[PhaseStepper],
+        registry: ParameterRegistry,
+        scaler: LossScaler,
+        clip_norm: float | None,
+    ) -> None:
+        self.steppers, self.last = steppers, steppers[-1]
+        self.registry, self.scaler = registry, scaler
+        self._phases, self._clip_norm = phases, clip_norm
+        self._replicas = Replicas()
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers made so far, in the order of the phases."""
+        return [s.updater.optimizer for s in self.steppers if s.updater.optimizer is not None]
+
+    def gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float, compile: bool) -> Any:
+        """Run the phases; the last one's gradients stay in `.grad`. Returns its loss, NaN if any of them is not finite.
+
+        `compile`: compile each phase by itself after it has run once.
+
+        Raises:
+            ValueError: If a phase finds none of its parameters, or its loss depends on none.
+        """
+        finite = None
+        for stepper in self.steppers[:-1]:
+            for _ in range(stepper.steps):
+                finite = self._whole_step(stepper, args, kwargs, scale, compile, finite)
+        for _ in range(self.last.steps - 1):
+            finite = self._whole_step(self.last, args, kwargs, scale, compile, finite)
+        loss = self.last.gradients(args, kwargs, scale, compile)
+        return loss if finite is None else torch.where(finite, loss, torch.full_like(loss, torch.nan))
+
+    def reduce(self, loss: Tensor) -> Tensor:
+        """Sum the loss and the gradients of the last phase over the processes of the run."""
+        loss = self._replicas.reduce(self.last.updater.held, loss)
+        self._replicas.synchronize(self.registry.names)
+        return loss
+
+    def update(self) -> None:
+        """Move the last phase's parameters along its gradients, and clear these."""
+        self.last.updater.update(self.scaler, self._clip_norm)
+        self._phases.updated(self.registry.of_side("model"))
+
+    def zero_grad(self) -> None:
+        """Clear all gradients."""
+        for stepper in self.steppers:
+            stepper.updater.zero_grad()
+        for param in self.registry.names:
+            param.grad = None
+
+    def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find parameters and make critics as the first step would, and train nothing."""
+        with fork_rng(), recording():
+            for stepper in self.steppers:
+                stepper.prepare(args, kwargs)
+                stepper.own()
+        self._phases.prepared(self.registry.of_side("model"))
+
+    def adopt(self, params: Mapping[str, Tensor]) -> None:
+        """Let the optimizers hold these parameters, in their order if there is no optimizer yet."""
+        self.registry.reorder(params.items())
+        for stepper in self.steppers:
+            stepper.own()
+            stepper.updater.reorder(params.values())
+            stepper.trains = True
+
+    def join(self, replicas: Replicas) -> None:
+        """Take each step together with other processes from now on."""
+        self._replicas = replicas
+
+    def compiled_state(self) -> dict[str, Any] | None:
+        """What has been compiled of each phase, for JSON; None if nothing."""
+        return {s.name: s.compiled.state() for s in self.steppers if s.compiled is not None} or None
+
+    def load_compiled(self, state: Mapping[str, Any]) -> None:
+        """Compile what was compiled then, as soon as a step needs it. Call `prepare` first."""
+        for stepper in self.steppers:
+            if stepper.name in state:
+                stepper.load_compiled(state[stepper.name])
+
+    def _whole_step(
+        self,
+        stepper: PhaseStepper,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        scale: float,
+        compile: bool,
+        finite: Tensor | None,
+    ) -> Tensor:
+        loss = stepper.gradients(args, kwargs, scale, compile)
+        loss = self._replicas.reduce(stepper.updater.held, loss)
+        stepper.updater.update(self.scaler, self._clip_norm)
+        return loss.isfinite() if finite is None else finite & loss.isfinite()
