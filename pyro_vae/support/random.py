@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pyro_vae.support.snapshots import Snapshot
 
-__all__ = ["fork_rng", "noise_state", "restore_noise"]
+__all__ = ["fork_rng", "rng_state", "set_rng_state"]
 
 
-def noise_state() -> Snapshot:
+def rng_state() -> Snapshot:
     """The global generators of torch (CPU and GPUs), NumPy and Python."""
     tensors: dict[str, Tensor] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
@@ -26,8 +26,8 @@ def noise_state() -> Snapshot:
     return Snapshot(tensors, {"python": [version, list(internal), gauss], "numpy": numpy})
 
 
-def restore_noise(state: Snapshot) -> None:
-    """Set the generators to a state that `noise_state` gave; that of a GPU which is not here is left out."""
+def set_rng_state(state: Snapshot) -> None:
+    """Set the generators to a state that `rng_state` gave; that of a GPU which is not here is left out."""
     torch.set_rng_state(state.tensors["cpu"])
     if torch.cuda.is_initialized():
         for i in range(torch.cuda.device_count()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,13 +16,15 @@ from pyro_vae.data import Data, Split, batches_of
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.pair.arguments import take
 
-__all__ = ["Feed", "feed"]
+__all__ = ["HEAD", "Batches", "Head", "batches_for"]
+
+HEAD = 1000  # training data on which a run is measured
 
 
-class Feed:
-    """A stream of batches, each a tuple of arguments for the pair.
+class Batches:
+    """The batches of a run, each a tuple of arguments for the pair.
 
-    Of several processes each has all data that are in memory, and takes its share of each batch (`of_rank`); from a
+    Of several processes each has all data that are in memory, and takes its share of each batch (`shard`); from a
     loader it takes its own data, a batch of the loader's size.
 
     Attributes: `batch_size` (None for a loader), `num_data` and `steps_per_epoch` (None where the source does not
@@ -115,7 +118,7 @@ class Feed:
             sampler.set_epoch(int(torch.randint(2**31, (), generator=generator)))  # the same order for all ranks
         return self._loaded()
 
-    def of_rank(self, batch: tuple[Any, ...]) -> tuple[tuple[Any, ...], float]:
+    def shard(self, batch: tuple[Any, ...]) -> tuple[tuple[Any, ...], float]:
         """This rank's share of a batch, and what its mean counts in the mean over all ranks."""
         if self.ranks.size == 1:
             return batch, 1.0
@@ -134,6 +137,12 @@ class Feed:
             return batch
         raise ValueError("the loader is empty: expected at least one batch")
 
+    def measured(self, parts: int) -> Head:
+        """The first data, on which a run is measured, if each batch is taken in so many parts."""
+        # parameters made for each datum only fit the whole data, if that is not cut in parts
+        whole = self.batch_size is not None and self.batch_size == self.num_data and parts == 1
+        return Head(self, self.head(self.batch_size if whole and self.batch_size else HEAD), whole)
+
     def _loaded(self) -> Iterator[tuple[Any, ...]]:
         assert self.loader is not None
         for batch in self.loader:
@@ -145,7 +154,27 @@ class Feed:
             yield tuple(m.to(self.device, non_blocking=True) if isinstance(m, Tensor) else m for m in members)
 
 
-def feed(
+@dataclass(frozen=True)
+class Head:
+    """The first training data.
+
+    Attributes:
+        source: Where they are from.
+        args: At most 1000 of them, or all of a batch that holds all data, as arguments for the pair.
+        is_whole: Whether they are all data.
+    """
+
+    source: Batches
+    args: tuple[Any, ...]
+    is_whole: bool
+
+    @property
+    def example_args(self) -> tuple[Any, ...]:
+        """As many data as it takes to try the pair: few, if that tells enough."""
+        return self.args if self.is_whole else tuple(a[:8] if isinstance(a, Tensor) else a for a in self.args)
+
+
+def batches_for(
     source: Any,
     batch_size: int,
     device: torch.device,
@@ -153,11 +182,11 @@ def feed(
     ranks: Ranks | None = None,
     *,
     trains: bool = True,
-) -> Feed:
-    """Build a `Feed` for a pair from a split, a tensor, a tuple of tensors or a loader, for training or measuring."""
+) -> Batches:
+    """Batches for a pair from a split, a tensor, a tuple of tensors or a loader, for training or measuring."""
     if isinstance(source, Data):
         source = source.train
-    return Feed(source, batch_size, device, _max_args(model), ranks, trains)
+    return Batches(source, batch_size, device, _max_args(model), ranks, trains)
 
 
 def _sharded(loader: Any, ranks: Ranks, trains: bool) -> DataLoader[Any]:

@@ -1,17 +1,13 @@
-"""The one training loop."""
+"""`fit`: from arguments to a run."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from numbers import Integral, Real
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-import pyro
 import pyro.infer
 import torch
 
@@ -19,38 +15,35 @@ from pyro_vae import elbo as elbos
 from pyro_vae.compilation.precision import Precision
 from pyro_vae.data import Data
 from pyro_vae.distributed.ranks import Devices, Ranks, launch
-from pyro_vae.evaluate.preflight.report import preflight as run_preflight
-from pyro_vae.pair.arguments import slices, take
+from pyro_vae.evaluate.preflight.report import preflight as check_pair
 from pyro_vae.pair.device import choose_device
+from pyro_vae.pair.scale import DataScale, data_scale
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng
-from pyro_vae.training.batches import feed
-from pyro_vae.training.checkpoints import Checkpoints, FollowedCheckpoints, Stop, objective_values, stop_between_steps
-from pyro_vae.training.history import Epoch, History
-from pyro_vae.training.monitor import Meter
-from pyro_vae.training.nonfinite import NonFiniteLoss, WeightGuard
+from pyro_vae.training.batches import Batches, Head, batches_for
+from pyro_vae.training.callbacks import Callback, State
+from pyro_vae.training.checkpoints.checkpointer import Checkpointer, checkpoints_of
+from pyro_vae.training.checkpoints.directory import Checkpoints
+from pyro_vae.training.checkpoints.signals import Stop, stop_between_steps
+from pyro_vae.training.checkpoints.svi import objective_values
+from pyro_vae.training.history import History
+from pyro_vae.training.loop import Run, run_to_end
+from pyro_vae.training.monitor import SEED, Monitor
+from pyro_vae.training.nonfinite import LossCheck
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam
-from pyro_vae.training.schedules import Length, LRSchedule, described, kl_schedule, lr_factor
-from pyro_vae.training.state import Position, Training
+from pyro_vae.training.rollback import Rollbacks
+from pyro_vae.training.schedules import LRSchedule, RunLength, Schedules
+from pyro_vae.training.settings import Settings, is_bound
+from pyro_vae.training.state import TrainState
+from pyro_vae.training.step import TrainStep
+from pyro_vae.training.stopping import BestWeights, EarlyStopping
 from pyro_vae.training.svi import SVI
+from pyro_vae.training.weights import WeightCopies
 
 __all__ = ["State", "fit"]
 
 Program = Callable[..., Any]
 STEPS_TO_COMPILE = 10_000
-
-
-@dataclass(frozen=True)
-class State:
-    """What a callback sees after each epoch."""
-
-    history: History
-    svi: SVI
-
-    @property
-    def epoch(self) -> Epoch:
-        """The epoch that just ended."""
-        return self.history[-1]
 
 
 def fit(
@@ -81,7 +74,7 @@ def fit(
     precision: Precision = "float32",
     preflight: bool = True,
     progress: bool | None = None,
-    callbacks: Sequence[Callable[[State], bool | None]] = (),
+    callbacks: Sequence[Callback] = (),
     checkpoints: Checkpoints | str | Path | None = None,
     resume: bool | str | Path = False,
     rollbacks: int = 0,
@@ -150,259 +143,148 @@ def fit(
         RuntimeError: If another process is training in the same folder of checkpoints.
         OSError: If a checkpoint cannot be written; those before it stay.
     """
-    _check("a number", lr=lr)
-    counts = {"num_particles": num_particles, "early_stopping": early_stopping, "epochs": epochs, "steps": steps}
-    _check("a whole number", batch_size=batch_size, accumulate=accumulate, **counts)
-    if not isinstance(rollbacks, int) or rollbacks < 0:
-        raise ValueError(f"rollbacks must be a whole number from 0, got {rollbacks!r}")
+    settings = Settings(
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        lr=lr,
+        lr_schedule=lr_schedule,
+        optim=optim,
+        clip_norm=clip_norm,
+        num_particles=num_particles,
+        kl_weight=kl_weight,
+        early_stopping=early_stopping,
+        keep_best=keep_best,
+        seed=seed,
+        compile=compile,
+        precision=precision,
+        rollbacks=rollbacks,
+    )
     ranks = launch(devices, num_nodes, strategy, device)
     place = choose_device(device if ranks.device is None else str(ranks.device), model, guide)
-    train = feed(data, batch_size, place, model, ranks)
-    if valid is None and isinstance(data, Data):
-        valid = data.valid
-    held_out = None if valid is None else feed(valid, 1, place, model, ranks, trains=False)
-    if early_stopping is not None and held_out is None:
-        raise ValueError("early_stopping needs validation data: load(..., valid=0.1), or fit(..., valid=x_valid)")
-    length = Length.of(epochs, steps, train.steps_per_epoch)
-    factor, (kl, settles) = lr_factor(lr_schedule), kl_schedule(kl_weight, length.exact)
+    train = batches_for(data, batch_size, place, model, ranks)
+    held_out = _held_out(data, valid, place, model, ranks, early_stopping)
+    schedules = Schedules(RunLength.of(epochs, steps, train.steps_per_epoch), lr_schedule, kl_weight)
     objective = elbos.make(elbo, num_particles=num_particles)
-    weighted = elbos.WeightedKL(objective) if kl_weight != 1.0 else None
-    if compile not in (True, False, "auto"):
-        raise ValueError(f"compile must be True, False or 'auto', got {compile!r}")
-    svi = SVI(model, guide, optim or fused_adam(lr), weighted or objective, clip_norm=clip_norm, precision=precision)
-    later = (length.steps or 0) - (train.steps_per_epoch or 0)  # steps after the first epoch
+    svi = SVI(
+        model,
+        guide,
+        optim or fused_adam(lr),
+        schedules.weigh(objective),
+        clip_norm=clip_norm,
+        precision=precision,
+    )
     history = History(seed=seed, elbo=elbo if isinstance(elbo, str) else type(elbo).__name__)
     if isinstance(data, Data):
         history.data = data.describe()
-    keeper = _keeper(checkpoints, resume, ranks)
-    # what a run must be resumed with; looking at the data takes time, which a run without checkpoints can spare
-    settings: dict[str, Any] = {}
-    if keeper is not None:
-        settings = {
-            "elbo": [history.elbo, objective_values(objective)],
-            "batch_size": batch_size,
-            "accumulate": accumulate,
-            "lr": lr,
-            "lr_schedule": described(lr_schedule),
-            "optim": described(optim),
-            "clip_norm": clip_norm,
-            "num_particles": num_particles,
-            "kl_weight": described(kl_weight),
-            "keep_best": keep_best,
-            "seed": seed,
-            "precision": precision,
-            "data": {**train.describe(), **history.data},
-            "valid": None if held_out is None else held_out.describe(),
-        }
-        if ranks.size > 1:
-            settings["processes"] = ranks.size
-    seen = ranks.gather(train.describe()) if ranks.size > 1 else []
-    if any(other != seen[0] for other in seen):
-        raise ValueError(f"the processes have been given different data: {seen}. Seed whatever makes or splits them")
-    if accumulate > 1 and isinstance(objective, elbos.PhasedELBO):
-        raise ValueError(f"{type(objective).__name__} steps its phases in turn: it takes no accumulate={accumulate}")
-    by_elbo = getattr(objective, "bound", "elbo") != "none"
-    if early_stopping is not None and not by_elbo:
-        raise ValueError(f"early stopping goes by the ELBO, which {type(objective).__name__} does not maximise")
-
+    checkpointer = Checkpointer(checkpoints_of(checkpoints, resume, ranks), resume, ranks)
+    described = {}
+    if checkpointer.is_active:  # looking at the data takes time, which a run without checkpoints can spare
+        described = _described(settings, history, objective, train, held_out)
+    _check_same_data(train)
+    settings.check_objective(objective)
     with ExitStack() as stack:
         stack.enter_context(ranks.speaking())
-        saved = None
-        if keeper is not None:
-            stack.enter_context(keeper.locked())
-            saved = ranks.from_leader(keeper.load()) if resume is not False else None
-            if saved is None and resume not in (True, False):
-                raise FileNotFoundError(f"there is no checkpoint in {keeper.path}: start the run without resume")
+        saved = stack.enter_context(checkpointer.opened())
+        generator = stack.enter_context(_seeded(seed, ranks))
+        head = train.measured(accumulate * ranks.size)
+        if preflight:
+            check_pair(model, guide, *head.example_args, elbo=objective, num_particles=num_particles)
+        weights = WeightCopies(svi)
+        if ranks.size > 1:
+            svi.join(ranks, weights.running, head.example_args)
+        state = TrainState(svi, weights, history, generator, described, _compiles(settings, schedules, train), ranks)
+        if saved is not None:
+            checkpointer.load(state, saved, compile, head.example_args)
+        state.steps_per_epoch = state.steps_per_epoch or train.steps_per_epoch
+        check = LossCheck(weights, place)
+        scale = cache(partial(_scale, model, guide, head, accumulate * ranks.size))
+        checkpointer.start(state, resumed=saved is not None)
+        interruptible = checkpointer.is_active or ranks.size > 1
+        signals = stack.enter_context(stop_between_steps()) if interruptible else Stop()
+        shown = progress if ranks.leads else False
+        advance = stack.enter_context(progress_bar("training", schedules.length.steps, shown))
+        advance(state.step)
+        run_to_end(
+            Run(
+                state,
+                head.example_args,
+                train,
+                TrainStep(state, train, schedules, scale, check, accumulate),
+                check,
+                schedules,
+                Monitor(model, guide, head, held_out, scale),
+                BestWeights(state, compares=held_out is not None and is_bound(objective), keeps=keep_best),
+                EarlyStopping(early_stopping),
+                callbacks,
+                checkpointer,
+                Rollbacks(state, rollbacks),
+                signals,
+                advance,
+                stack,
+            )
+        )
+    return history
+
+
+def _held_out(
+    data: Any, valid: Any, place: torch.device, model: Program, ranks: Ranks, early_stopping: int | None
+) -> Batches | None:
+    """The validation data, given or those of the data set."""
+    if valid is None and isinstance(data, Data):
+        valid = data.valid
+    if valid is not None:
+        return batches_for(valid, 1, place, model, ranks, trains=False)
+    if early_stopping is not None:
+        raise ValueError("early_stopping needs validation data: load(..., valid=0.1), or fit(..., valid=x_valid)")
+    return None
+
+
+def _described(
+    settings: Settings, history: History, objective: Any, train: Batches, held_out: Batches | None
+) -> dict[str, Any]:
+    """What the run must be resumed with, ready for JSON."""
+    more: dict[str, Any] = {
+        "elbo": [history.elbo, objective_values(objective)],
+        "data": {**train.describe(), **history.data},
+        "valid": None if held_out is None else held_out.describe(),
+    }
+    if train.ranks.size > 1:
+        more["processes"] = train.ranks.size
+    return settings.described(**more)
+
+
+def _check_same_data(train: Batches) -> None:
+    seen = train.ranks.gather(train.describe()) if train.ranks.size > 1 else []
+    if any(other != seen[0] for other in seen):
+        raise ValueError(f"the processes have been given different data: {seen}. Seed whatever makes or splits them")
+
+
+@contextmanager
+def _seeded(seed: int | None, ranks: Ranks) -> Iterator[torch.Generator]:
+    """Seed the noise of this process; yields the generator that shuffles the data, the same in all processes."""
+    with ExitStack() as stack:
         if seed is not None:
             stack.enter_context(fork_rng(seed + ranks.rank))
         order = ranks.from_leader(int(torch.randint(2**62, ())) if seed is None else seed)
         if seed is None and not ranks.leads:
             torch.manual_seed(order + ranks.rank)
-        at = Position(torch.Generator().manual_seed(order))
-        meter = Meter(model, guide, train, held_out, parts=accumulate * ranks.size)
-        if preflight:
-            run_preflight(model, guide, *meter.few, elbo=objective, num_particles=num_particles)
-        guard = WeightGuard(svi, place)
-        if ranks.size > 1:
-            svi.join(ranks, guard.running, meter.few)
-        compiles = later >= STEPS_TO_COMPILE if compile == "auto" else compile
-        training = Training(svi, guard, history, at, settings, compiles, ranks)
-        if saved is not None:
-            try:
-                training.resume(saved, meter.few, compile)
-            except (KeyError, TypeError, AttributeError, IndexError) as error:  # of a stranger, or of another version
-                raise ValueError(
-                    f"the checkpoint in {keeper and keeper.path} is none of this version of pyro_vae or not of this "
-                    f"run: {type(error).__name__} {error}"
-                ) from error
-        good = training.snapshot().copy() if rollbacks and at.step and not at.losses else None
-        started = time.perf_counter() - at.seconds
-
-        def save() -> None:
-            if keeper is not None and at.step > keeper.last_step:
-                guard.flush()  # nothing that is not finite goes to the disk
-                at.seconds = time.perf_counter() - started
-                keeper.save(at.step, training.snapshot())
-
-        def ended() -> str | None:
-            if at.step == length.last_step or at.epoch > length.epochs:
-                return "finished"
-            waited = at.epoch - 1 - (history.best or at.epoch - 1)
-            patient = early_stopping is None or at.losses or waited < early_stopping
-            return None if patient else "early stopping"
-
-        if keeper is not None:
-            keeper.started(at.step, fresh=saved is None)
-        between = keeper is not None or ranks.size > 1
-        stop = stack.enter_context(stop_between_steps()) if between else Stop()
-        every = 1 if ranks.size == 1 else max(guard.every, 10)  # steps after which ranks ask each other
-        advance = stack.enter_context(progress_bar("training", length.steps, progress if ranks.leads else False))
-        advance(at.step)
-        at.per_epoch = at.per_epoch or train.steps_per_epoch
-        stopped, batch, checked, stops = None, meter.few, False, False
-        try:
-            while stopped is None and (stopped := ended()) is None:
-                # Pyro's checks see every datum once; a loader may always bring new ones
-                if not checked and at.epoch > 1 and train.in_memory:
-                    checked = True
-                    stack.enter_context(pyro.validation_enabled(False))
-                svi.compile = training.compiles and (checked or not train.in_memory)
-                try:
-                    for batch in training.batches(train, remember=keeper is not None):
-                        position = at.epoch - 1 + at.share
-                        if weighted is not None:
-                            weighted.weight = kl(position)
-                        guard.before_step()
-                        loss = svi.reduce(_loss(svi, guard, meter, batch, at.step, accumulate))
-                        guard.check(at.step, loss, batch)
-                        done = at.step / length.steps if length.steps else position / length.epochs
-                        _set_lr(svi, factor(done) * at.lr_factor)
-                        svi.update()
-                        at.losses.append(loss)
-                        at.step += 1
-                        advance(1)
-                        due = keeper is not None and keeper.due(at.step)
-                        if at.step % every == 0:
-                            stops, due = ranks.any(stop.asked, due)
-                        if stops or at.step == length.last_step:
-                            break
-                        if due and at.step % every == 0:
-                            save()
-                    if stops:
-                        raise KeyboardInterrupt
-                    if not at.losses:
-                        raise ValueError(
-                            f"the data gave no batch in epoch {at.epoch}: a loader must start anew each time"
-                        )
-                    guard.end_epoch(at.step, batch)
-                except NonFiniteLoss as error:
-                    if at.rollbacks >= rollbacks:
-                        raise
-                    training.roll_back(good, error)
-                    if keeper is not None:
-                        keeper.clear(after=at.step)
-                    continue
-                at.per_epoch = at.per_epoch or len(at.losses)
-                history.epochs.append(
-                    Epoch(
-                        epoch=at.epoch,
-                        step=at.step,
-                        loss=float(torch.stack(at.losses).mean()),
-                        kl_weight=weighted.weight if weighted else 1.0,
-                        lr=_get_lr(svi),
-                        seconds=time.perf_counter() - started,
-                        **meter.measure(),
-                    )
-                )
-                advance(0, _status(history[-1]))
-                settled = at.epoch >= settles or at.step == length.last_step
-                if held_out is not None and by_elbo and settled and history[-1].monitored > at.best:
-                    at.best, history.best = history[-1].monitored, at.epoch
-                    guard.keep_best()
-                state = State(history, svi)
-                answers = [callback(state) for callback in callbacks if ranks.leads]  # all of them are called
-                if ranks.from_leader(any(answers)):
-                    stopped = "callback"
-                at.next_epoch()
-                if rollbacks:
-                    good = training.snapshot().copy()
-        except KeyboardInterrupt:
-            svi.zero_grad()
-            stopped = "interrupted"
-            if stop.at_once or not stops:  # within a step, perhaps: what is on the disk is whole
-                keeper = None
-        history.stopped = stopped or "finished"
-        try:
-            save()
-        finally:
-            if keep_best and history.best is not None:
-                guard.restore_best()
-            else:
-                history.best = None
-    return history
+        yield torch.Generator().manual_seed(order)
 
 
-def _keeper(
-    checkpoints: Checkpoints | str | Path | None, resume: bool | str | Path, ranks: Ranks
-) -> Checkpoints | None:
-    if not isinstance(resume, bool):
-        folder = checkpoints.path if isinstance(checkpoints, Checkpoints) else checkpoints
-        if folder is not None and Path(folder) != Path(resume):
-            raise ValueError(f"resume={str(resume)!r} says where checkpoints are: pass resume=True with checkpoints=")
-        checkpoints = resume if checkpoints is None else checkpoints
-    if resume is True and checkpoints is None:
-        raise ValueError("resume=True needs checkpoints=, the folder to go on from")
-    keeper = Checkpoints(checkpoints) if isinstance(checkpoints, str | Path) else checkpoints
-    return keeper if keeper is None or ranks.leads else FollowedCheckpoints(keeper)
+def _compiles(settings: Settings, schedules: Schedules, train: Batches) -> bool:
+    """Whether steps are to be compiled: on request, or where enough of them follow the first epoch."""
+    if settings.compile != "auto":
+        return settings.compile
+    return (schedules.length.steps or 0) - (train.steps_per_epoch or 0) >= STEPS_TO_COMPILE
 
 
-def _loss(svi: SVI, guard: WeightGuard, meter: Meter, batch: tuple[Any, ...], step: int, parts: int) -> torch.Tensor:
-    """Leave this process's part of the gradient of a batch's mean loss in the parameters; returns that of the loss."""
-    rows, share = meter.train.of_rank(batch)
-    try:
-        return _gradients(svi, meter, rows, parts, share)
-    except (ValueError, RuntimeError):
-        try:
-            guard.look_into(step, rows)
-        except NonFiniteLoss:
-            if meter.train.ranks.size == 1:
-                raise
-            return torch.tensor(math.nan, device=meter.train.device)  # which all processes will see at once
-        raise
-
-
-def _gradients(svi: SVI, meter: Meter, batch: tuple[Any, ...], parts: int, share: float) -> torch.Tensor:
-    """Leave the gradient of `share` times a batch's mean loss in the parameters, taken in parts; returns that loss."""
-    n = len(batch[0])
-    loss: Any = 0.0
-    for start, stop in slices(n, -(-n // parts)):
-        part = batch if parts == 1 else take(batch, {}, start, stop)[0]
-        scale = share * (stop - start) / n / meter.divisor(part)
-        total = svi.gradients(part, scale=scale)
-        loss = loss + scale * torch.stack(total if isinstance(total, tuple) else (total,)).sum()
-    return loss
-
-
-def _check(kind: str, **values: float | None) -> None:
-    number = Integral if kind == "a whole number" else Real
-    for name, value in values.items():
-        if value is None:
-            continue
-        if not isinstance(value, number) or isinstance(value, bool):
-            raise TypeError(f"{name} must be {kind} above 0, got {value!r}")
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be {kind} above 0, got {value!r}")
-
-
-def _set_lr(svi: SVI, factor: float) -> None:
-    for group in (group for optimizer in svi.optimizers for group in optimizer.param_groups):
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-
-
-def _get_lr(svi: SVI) -> float:
-    return float(svi.optimizer.param_groups[0]["lr"]) if svi.optimizer else math.nan
-
-
-def _status(now: Epoch) -> str:
-    valid = "" if now.valid_elbo is None else f" valid {now.valid_elbo:.2f}"
-    return f"ELBO train {now.train_elbo:.2f}{valid}"
+def _scale(model: Program, guide: Program, head: Head, parts: int) -> DataScale:
+    scale = data_scale(model, guide, head.example_args, SEED)
+    if parts > 1 and not scale.per_datum and scale.full_size is None:
+        raise ValueError(
+            f"a batch is taken in {parts} parts, and each would count the latents once that all data share: "
+            "give the plate over the data its full size, pyro.plate(name, N, subsample_size=len(x))"
+        )
+    return scale

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.training.fitting import State
+from pyro_vae.training.callbacks import State
 
 __all__ = ["JSONLines", "MLflow", "TensorBoard", "Tracker", "WandB"]
 

@@ -20,8 +20,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import pyro_vae as pv
 from pyro_vae.support.snapshots import Snapshot, read_snapshot, write_snapshot
 from pyro_vae.training.fitting import State
-from pyro_vae.training.nonfinite import NonFiniteLoss, WeightGuard
-from pyro_vae.training.state import Position, Training
+from pyro_vae.training.nonfinite import NonFiniteLoss
+from pyro_vae.training.rollback import Rollbacks
+from pyro_vae.training.state import TrainState
+from pyro_vae.training.weights import WeightCopies
 from tests.helpers.resuming import assert_resumes_exactly, digits, figures, same_bits, stop_at, vae
 
 Callback = Callable[[State], bool | None]
@@ -318,7 +320,7 @@ def test_a_whole_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None
     values: Any
     for values in ({}, {"settings": {}}, {"settings": 3}, {"settings": {}, "compiles": False, "svi": []}):
         write_snapshot(tmp_path / "checkpoint-000000001", Snapshot({}, values))
-        with pytest.raises(ValueError, match=r"is none of this version|with other settings"):
+        with pytest.raises(ValueError, match=r"is not of this run|with other settings"):
             pv.fit(pair.model, pair.guide, data, resume=tmp_path)
 
 
@@ -373,13 +375,15 @@ def test_going_back_a_second_time_finds_the_same_state() -> None:
     pair, x = vae(), digits(binarize="threshold").train.x[:30]
     svi = pv.SVI(pair.model, pair.guide)
     svi.step(x)
-    guard = WeightGuard(svi, torch.device("cpu"))
-    training = Training(svi, guard, pv.History(), Position(torch.Generator()), {}, False)
-    good = training.snapshot().copy()
+    state = TrainState(svi, WeightCopies(svi), pv.History(), torch.Generator())
+    state.step = 1
+    rollbacks = Rollbacks(state, 2)
+    good = rollbacks.good
+    assert good is not None
     before = good.copy()
     for _ in range(2):
         with pytest.warns(UserWarning, match="Going back"):
-            training.roll_back(good, NonFiniteLoss("the loss is nan", 0, (x,), []))
+            rollbacks.go_back(NonFiniteLoss("the loss is nan", 0, (x,), []))
         svi.step(x)
         assert all(torch.equal(value, before.tensors[name]) for name, value in good.tensors.items())
 

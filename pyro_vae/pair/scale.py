@@ -1,0 +1,49 @@
+"""How the sums of a pair over a batch become nats per datum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pyro_vae.pair.networks import eval_mode
+from pyro_vae.pair.plates import data_plate
+from pyro_vae.pair.tracing import trace_pair
+from pyro_vae.support.random import fork_rng
+
+__all__ = ["DataScale", "data_scale"]
+
+Program = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class DataScale:
+    """The plate over the data, as far as sums over it are concerned.
+
+    Attributes:
+        per_datum: Whether every site stands in it. A pair with latent variables shared by all data has no number per
+            datum.
+        full_size: The number of data to which the plate scales a minibatch up, None if it does not.
+    """
+
+    per_datum: bool
+    full_size: int | None
+
+    def num_data(self, batch: tuple[Any, ...]) -> int:
+        """How many data a loss summed over a batch stands for."""
+        return self.full_size or len(batch[0])
+
+
+def data_scale(model: Program, guide: Program, example_args: tuple[Any, ...], seed: int) -> DataScale:
+    """Run a pair on a few data, with noise of its own, and look for the plate over them."""
+    with torch.no_grad(), eval_mode(model, guide), fork_rng(seed):
+        traces = trace_pair(model, guide, example_args)
+    try:
+        plate = data_plate(traces, len(example_args[0]))
+    except ValueError:
+        frames = [f for name in traces.observed[:1] for f in traces.model.nodes[name]["cond_indep_stack"]]
+        full = [f.full_size for f in frames if f.full_size not in (None, f.size)]
+        return DataScale(False, full[0] if full else None)
+    return DataScale(True, plate.full_size if plate.full_size != plate.size else None)

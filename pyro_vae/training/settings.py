@@ -1,0 +1,131 @@
+"""The settings of a run: valid from the start, and the same when the run is resumed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, Literal
+
+from pyro_vae.compilation.precision import Precision
+from pyro_vae.elbo import PhasedELBO
+from pyro_vae.training.schedules import LRSchedule
+
+__all__ = ["Settings", "check_unchanged", "described", "is_bound"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `fit` that say how to train, as given; see there.
+
+    Raises:
+        TypeError, ValueError: For an argument that is no number, or out of its range.
+    """
+
+    epochs: int | None
+    steps: int | None
+    batch_size: int
+    accumulate: int
+    lr: float
+    lr_schedule: LRSchedule
+    optim: Any
+    clip_norm: float | None
+    num_particles: int
+    kl_weight: Any
+    early_stopping: int | None
+    keep_best: bool
+    seed: int | None
+    compile: bool | Literal["auto"]
+    precision: Precision
+    rollbacks: int
+
+    def __post_init__(self) -> None:
+        _check_above_zero("a number", Real, lr=self.lr)
+        whole = ("num_particles", "early_stopping", "epochs", "steps", "batch_size", "accumulate")
+        _check_above_zero("a whole number", Integral, **{name: getattr(self, name) for name in whole})
+        if not isinstance(self.rollbacks, int) or self.rollbacks < 0:
+            raise ValueError(f"rollbacks must be a whole number from 0, got {self.rollbacks!r}")
+        if self.compile not in (True, False, "auto"):
+            raise ValueError(f"compile must be True, False or 'auto', got {self.compile!r}")
+
+    def check_objective(self, objective: Any) -> None:
+        """Refuse settings that an objective has no use for.
+
+        Raises:
+            ValueError: For `accumulate` with an objective made of phases, and for `early_stopping` with one that is no
+                bound on log p(x).
+        """
+        if self.accumulate > 1 and isinstance(objective, PhasedELBO):
+            raise ValueError(
+                f"{type(objective).__name__} steps its phases in turn: it takes no accumulate={self.accumulate}"
+            )
+        if self.early_stopping is not None and not is_bound(objective):
+            raise ValueError(f"early stopping goes by the ELBO, which {type(objective).__name__} does not maximize")
+
+    def described(self, **more: Any) -> dict[str, Any]:
+        """What must not change between a run and its resumption, ready for JSON; with `more` of that."""
+        fixed = {
+            "batch_size": self.batch_size,
+            "accumulate": self.accumulate,
+            "lr": self.lr,
+            "lr_schedule": described(self.lr_schedule),
+            "optim": described(self.optim),
+            "clip_norm": self.clip_norm,
+            "num_particles": self.num_particles,
+            "kl_weight": described(self.kl_weight),
+            "keep_best": self.keep_best,
+            "seed": self.seed,
+            "precision": self.precision,
+        }
+        result: dict[str, Any] = json.loads(json.dumps({**fixed, **more}))
+        return result
+
+
+def is_bound(objective: Any) -> bool:
+    """Whether an objective bounds log p(x), so that the ELBO says which weights are good."""
+    return getattr(objective, "bound", "elbo") != "none"
+
+
+def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare the settings of a checkpoint with those of a run that is to go on from it.
+
+    Raises:
+        ValueError: If they differ: it says where.
+    """
+    names = [*before, *(name for name in now if name not in before)]
+    changed = [difference(name, before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)]
+    if changed:
+        raise ValueError(
+            f"the run cannot be resumed with other settings: {'; '.join(changed)}. Only epochs, steps, early_stopping "
+            "and device may change"
+        )
+
+
+def difference(name: str, before: Any, now: Any) -> str:
+    """In words, how a setting has changed."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        return "; ".join(difference(f"{name}.{key}", before.get(key), now.get(key)) for key in keys)
+    return f"{name} was {before!r}, is now {now!r}"
+
+
+def described(setting: Any) -> Any:
+    """A setting as something that can be compared in another process: a function by its name."""
+    if isinstance(setting, functools.partial):
+        return [described(setting.func), list(map(described, setting.args)), str(setting.keywords)]
+    if callable(setting) and hasattr(setting, "__qualname__"):
+        return f"{setting.__module__}.{setting.__qualname__}"
+    return setting if setting is None or isinstance(setting, bool | int | float | str) else repr(setting)
+
+
+def _check_above_zero(kind: str, number: Any, **values: float | None) -> None:
+    for name, value in values.items():
+        if value is None:
+            continue
+        if not isinstance(value, number) or isinstance(value, bool):
+            raise TypeError(f"{name} must be {kind} above 0, got {value!r}")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be {kind} above 0, got {value!r}")
