@@ -167,17 +167,9 @@ def fit(
     held_out = _held_out(data, valid, place, model, ranks, early_stopping)
     schedules = Schedules(RunLength.of(epochs, steps, train.steps_per_epoch), lr_schedule, kl_weight)
     objective = elbos.make(elbo, num_particles=num_particles)
-    svi = SVI(
-        model,
-        guide,
-        optim or fused_adam(lr),
-        schedules.weigh(objective),
-        clip_norm=clip_norm,
-        precision=precision,
-    )
-    history = History(seed=seed, elbo=elbo if isinstance(elbo, str) else type(elbo).__name__)
-    if isinstance(data, Data):
-        history.data = data.describe()
+    optimizer, weighted = optim or fused_adam(lr), schedules.weigh(objective)
+    svi = SVI(model, guide, optimizer, weighted, clip_norm=clip_norm, precision=precision)
+    history = _history(seed, elbo, data)
     checkpointer = Checkpointer(checkpoints_of(checkpoints, resume, ranks), resume, ranks)
     described = {}
     if checkpointer.is_active:  # looking at the data takes time, which a run without checkpoints can spare
@@ -201,10 +193,9 @@ def fit(
         check = LossCheck(weights, place)
         scale = cache(partial(_scale, model, guide, head, accumulate * ranks.size))
         checkpointer.start(state, resumed=saved is not None)
-        interruptible = checkpointer.is_active or ranks.size > 1
-        signals = stack.enter_context(stop_between_steps()) if interruptible else Stop()
-        shown = progress if ranks.leads else False
-        advance = stack.enter_context(progress_bar("training", schedules.length.steps, shown))
+        signals = stack.enter_context(stop_between_steps()) if checkpointer.is_active or ranks.size > 1 else Stop()
+        bar = progress_bar("training", schedules.length.steps, progress if ranks.leads else False)
+        advance = stack.enter_context(bar)
         advance(state.step)
         run_to_end(
             Run(
@@ -225,6 +216,14 @@ def fit(
                 stack,
             )
         )
+    return history
+
+
+def _history(seed: int | None, elbo: str | pyro.infer.ELBO, data: Any) -> History:
+    """An empty history that says what is trained on what."""
+    history = History(seed=seed, elbo=elbo if isinstance(elbo, str) else type(elbo).__name__)
+    if isinstance(data, Data):
+        history.data = data.describe()
     return history
 
 
