@@ -15,10 +15,8 @@ by what else ran). With the labels each digit has a petal of its own by then; wi
 digits in sectors. With `--steps 400` the game is not settled: mixture with labels 41.2 and 1.69, and no petals.
 """
 
-import argparse
 import math
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -31,6 +29,8 @@ from torch.nn.functional import one_hot
 import pyro_vae as pv
 from pyro_vae.elbo.adversarial import Critic, NoisyEncoder
 from pyro_vae.evaluate.quality.distances import kernel_distance
+
+from common import make_parser
 
 
 class Petals(pv.priors.Prior):
@@ -77,14 +77,9 @@ class Labelled(pv.VAE):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, steps=800, batch_size=100, lr=2e-3)
     parser.add_argument("--data", default="mnist", help="a data set's name or file, with ten labels")
     parser.add_argument("--hidden", nargs="+", type=int, default=[200, 200])
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--batch_size", type=int, default=100)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, flatten=True)

@@ -18,7 +18,6 @@ better by far. Between 87 and 89 % of the values lie inside the 90 % intervals. 
 
 import argparse
 import time
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -30,16 +29,15 @@ from torch import Tensor
 
 import pyro_vae as pv
 
+from common import make_parser
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, epochs=200)
     parser.add_argument("--data", default="breast_cancer", choices=["breast_cancer", "wine", "diabetes"])
     parser.add_argument("--missing", type=float, nargs="+", default=[0.1, 0.3, 0.5, 0.7], help="shares of the values")
-    parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--num_particles", type=int, default=20, help="importance samples while training")
     parser.add_argument("--num_samples", type=int, default=2000, help="importance samples per datum for imputation")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     table = getattr(datasets, f"load_{options.data}")().data

@@ -29,12 +29,11 @@ The flow of four planar steps closes about half of the approximation gap, the fu
 the guide's own samples was 0.6 nats lower on MNIST.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 
 import pyro_vae as pv
+
+from common import make_parser
 
 # nats per datum: log p(x), L[q*] of the diagonal normal, L[q], approximation gap, amortisation gap; quoted second-hand,
 # not yet checked against the paper itself
@@ -42,16 +41,13 @@ PUBLISHED = {"mnist": (-89.80, -91.23, -92.57, 1.43, 1.34), "fashion_mnist": (-9
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
+    parser = make_parser(__doc__, data="mnist")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training")
     parser.add_argument("--families", nargs="+", default=["diagonal_normal", "full_normal"])
     parser.add_argument("--num_data", type=int, default=100, help="images")
     parser.add_argument("--num_samples", type=int, default=5000, help="draws per image")
     parser.add_argument("--ais", action="store_true", help="annealed importance sampling, too")
     parser.add_argument("--train_images", action="store_true", help="the gaps on training images, too")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.02)

@@ -13,11 +13,8 @@ steps on average) to an ELBO of -23.27; the encoder's is -23.48. In test log p(x
 differ: by 0.05 ± 0.07 nats, paired by digit. The training ELBO is better by what amortisation costs, not the model.
 """
 
-import argparse
 import copy
-import math
 import time
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -28,16 +25,15 @@ from torch import Tensor
 
 import pyro_vae as pv
 
+from common import make_parser, mean_and_error
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--latent_dim", type=int, default=10)
+    parser = make_parser(__doc__, latent_dim=10)
     parser.add_argument("--steps", type=int, default=1000, help="gradient steps, each on all training digits")
     parser.add_argument("--num_samples", type=int, default=1000, help="importance samples per test digit")
     parser.add_argument("--num_data", type=int, default=200, help="test digits")
     parser.add_argument("--max_steps", type=int, default=20_000, help="local steps per test digit")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     # fixed binarisation: a posterior of its own is for one datum, not for one that changes at each visit
@@ -84,8 +80,7 @@ def main() -> None:
     elbo = pv.bound(twin.model, twin.guide, test, num_particles=100, seed=0)
     print(f"without an encoder: {found[0]}\nwith an encoder: {elbo}\n{found[1]}")
     gain = found[0].log_prob - found[1].log_prob
-    error = gain.std() / math.sqrt(len(gain))
-    print(f"without over with, test log p(x): {gain.mean():.2f} ± {error:.2f} nats per datum")
+    print(f"without over with, test log p(x): {mean_and_error(gain)} nats per datum")
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     course, scatter = figure.subplots(1, 2)

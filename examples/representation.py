@@ -21,26 +21,22 @@ prior, of whatever class; with both they fill the prior and keep apart what they
 white pixels of a 2, a 4 and a 7 from 23, 31 and 37 (two steps away from it) to 218, 184 and 173.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 import pyro_vae as pv
 
+from common import make_parser
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, epochs=12)
     parser.add_argument("--data", default="mnist", help="a labelled data set's name")
     parser.add_argument("--num_train", type=int, default=10_000, help="training images, at most")
     parser.add_argument("--num_codes", type=int, default=2000, help="test images in pictures of codes, at most")
     parser.add_argument("--embed", nargs="+", choices=["tsne", "umap"], default=["tsne"], help="umap needs umap-learn")
-    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--latent_dims", type=int, nargs="+", default=[2, 5, 10, 20])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="static", flatten=True, valid=0)

@@ -24,10 +24,8 @@ carries the weights away faster than the signal can bring them back.
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +35,8 @@ from torch.nn.functional import mse_loss
 
 import pyro_vae as pv
 from pyro_vae.elbo import Reinforce, StickingTheLanding, Trace
+
+from common import make_parser
 
 
 def trained_baseline(vae: pv.VAE, data: pv.data.Data, steps: int) -> torch.nn.Module:
@@ -61,16 +61,12 @@ def new_baseline(data: pv.data.Data, start: float) -> torch.nn.Module:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
-    parser.add_argument("--latent_dim", type=int, default=20)
+    parser = make_parser(__doc__, data="mnist", latent_dim=20)
     parser.add_argument("--epochs", type=int, default=4, help="of each training run")
     parser.add_argument("--num_particles", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--num_data", type=int, default=100, help="images whose mean loss is differentiated")
     parser.add_argument("--repeats", type=int, default=100, help="gradients of each kind")
     parser.add_argument("--num_samples", type=int, default=200, help="importance samples for log p(x)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.02)

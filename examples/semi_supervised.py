@@ -52,11 +52,9 @@ three stages with a convolutional q(y|x) 0.954 with z of 50 and 0.961 with z of 
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,6 +67,8 @@ from pyro_vae.conditionals import Normal
 from pyro_vae.elbo import SemiSupervised, Trace
 from pyro_vae.models import SemiSupervisedVAE
 from pyro_vae.nets import MLP
+
+from common import choose_labeled, make_parser, sheet
 
 PUBLISHED = {100: 0.932, 600: 0.944, 1000: 0.949, 3000: 0.958}  # M2 in Pyro's tutorial, test accuracy on MNIST
 
@@ -123,14 +123,6 @@ def moved(x: Tensor) -> Tensor:
     number = torch.arange(len(x), device=x.device).reshape(-1, 1, 1)
     padded = torch.nn.functional.pad(x.reshape(-1, side, side), [most] * 4)
     return padded[number, rows, columns].flatten(1)
-
-
-def choose(y: Tensor, count: int) -> Tensor:
-    """Rows of `count` data, as many of each class as of any other."""
-    order = torch.randperm(len(y))
-    classes = int(y.max()) + 1
-    chosen = [order[y[order] == c][: count // classes] for c in range(classes)]
-    return torch.cat(chosen)
 
 
 def accuracy(vae: SemiSupervisedVAE, x: Tensor, y: Tensor) -> float:
@@ -213,32 +205,25 @@ def picture(found: dict[str, dict[int, float]], vae: SemiSupervisedVAE, x: Tenso
     with torch.no_grad():
         z = vae.encode(x).mean
         rows = [x, *(vae.decode(z, torch.full((len(x),), c)).mean for c in range(vae.num_classes))]
-    tiles = pv.plots.as_images(torch.stack(rows, 1).flatten(0, 1))
-    side = tiles.shape[-1]
-    sheet = tiles.reshape(len(x), len(rows), side, side).permute(0, 2, 1, 3).reshape(len(x) * side, -1)
-    right.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=1)
-    right.axvline(side - 0.5, color="C1", lw=2)
+    images = sheet(torch.stack(rows, 1).flatten(0, 1), len(rows))
+    right.imshow(images.numpy(), cmap="gray", vmin=0, vmax=1)
+    right.axvline(images.shape[1] / len(rows) - 0.5, color="C1", lw=2)
     right.set(xticks=[], yticks=[])
     right.set_title("a test image, and its z decoded with every class", fontsize=9)
     return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, m1_steps=12000, batch_size=100, lr=1e-3)
     parser.add_argument("--data", default="mnist", help="a data set's name or file, with labels")
     parser.add_argument("--labels", type=int, nargs="+", default=[100, 3000])
-    parser.add_argument("--m1_steps", type=int, default=12000)
     parser.add_argument("--steps", type=int, nargs=3, default=[3000, 1500, 1500], help="of the stages of M2")
     parser.add_argument("--code_steps", type=int, nargs=3, default=[4000, 1000, 1500], help="of those of M1+M2")
     parser.add_argument("--latent_dim", type=int, nargs=2, default=[50, 10], help="of M1, and beside the class")
     parser.add_argument("--hidden", type=int, nargs="+", default=[500])
     parser.add_argument("--code_hidden", type=int, nargs="+", default=[500, 500], help="of q(y|x) in M1+M2")
-    parser.add_argument("--batch_size", type=int, default=100)
     parser.add_argument("--labelled_per_batch", type=int, default=50, help="and at most a tenth of them")
     parser.add_argument("--weight", type=float, default=1.0, help="of the classification loss")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.0)
@@ -267,7 +252,7 @@ def main() -> None:
     methods = ("images", "M1", "M1+M2 at first", "M1+M2", "M2 at first", "M2")
     found: dict[str, dict[int, float]] = {method: {} for method in methods}
     for count in options.labels:
-        few = choose(y, count)
+        few = choose_labeled(y, count)
         found["images"][count] = support_vectors(x[few], y[few], test_x, test_y)
         found["M1"][count] = support_vectors(codes[few], y[few], test_codes, test_y)
         torch.manual_seed(options.seed)

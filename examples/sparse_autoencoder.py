@@ -16,8 +16,6 @@ and elements used: dense 0.0000 and 164; L1 0.0077 and 29; mean activation 0.019
 images: it does not make the code of a single one sparse.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,14 +25,12 @@ from pyro_vae.conditionals import TopK
 from pyro_vae.elbo import Sparse
 from pyro_vae.priors import LaplacePrior
 
+from common import make_parser
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits", help="a data set's name or file")
+    parser = make_parser(__doc__, data="digits", epochs=60)
     parser.add_argument("--code", type=int, default=256, help="size of the code")
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, flatten=True, valid=0)

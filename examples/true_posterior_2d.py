@@ -16,9 +16,7 @@ normal 0.04, 0.33, 0.00, 0.03; full normal 0.03, 0.01, 0.00, 0.00; flow 0.03, 0.
 amortisation. The first image has a second mode that no fit found.
 """
 
-import argparse
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,17 +25,15 @@ from torch import Tensor
 
 import pyro_vae as pv
 
+from common import make_parser
+
 GRID = 200
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser = make_parser(__doc__, data="mnist", epochs=10)
     parser.add_argument("--num_data", type=int, default=4, help="test images to show")
     parser.add_argument("--max_steps", type=int, default=20_000, help="local steps per image")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.02)

@@ -35,6 +35,8 @@ import pyro_vae as pv
 from pyro_vae.models import VQVAE
 from pyro_vae.models.codes import AutoregressiveCodes
 
+from common import make_parser
+
 
 def train(pair: Any, data: Any, elbo: str, epochs: int, options: argparse.Namespace) -> pv.History:
     return pv.fit(
@@ -77,18 +79,12 @@ def picture(rows: dict[str, Tensor], course: dict[str, pv.History], uses: Tensor
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, codes=512, batch_size=32, lr=2e-3, num_data=1000)
     parser.add_argument("--data", default="cifar10", help="a data set's name or file, of images")
-    parser.add_argument("--codes", type=int, default=512)
     parser.add_argument("--channels", type=int, nargs="+", default=[48, 48])
     parser.add_argument("--latent_dim", type=int, default=128, help="of the VAE")
     parser.add_argument("--epochs", type=int, default=6, help="of each of the two")
     parser.add_argument("--prior_epochs", type=int, default=5, help="of the codes' prior alone, afterwards")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--num_data", type=int, default=1000, help="test images, at most")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, valid=0.05)

@@ -32,9 +32,10 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 import pyro_vae as pv
+
+from bench import make_table
 
 
 def work(options: argparse.Namespace) -> None:
@@ -96,18 +97,9 @@ def main() -> None:
     if options.work is not None:
         work(options)
         return
-    table = Table(title=f"{options.num_data} data, {'compiled' if options.compile else 'eager'}, {options.device}")
-    many = f"{options.devices} processes"
-    for column in (
-        "batch",
-        "1 process, data/s",
-        "threads",
-        f"{many}, data/s",
-        "threads",
-        "ratio",
-        "sum of gradients ms",
-    ):
-        table.add_column(column, justify="right")
+    title = f"{options.num_data} data, {'compiled' if options.compile else 'eager'}, {options.device}"
+    rates_of = ("1 process, data/s", "threads", f"{options.devices} processes, data/s", "threads")
+    table = make_table(title, "batch", *rates_of, "ratio", "sum of gradients ms")
     for size in options.batch_sizes:
         one, several = measured(options, 1, size), measured(options, options.devices, size)
         rates = [options.num_data / found["seconds"] for found in (one, several)]
