@@ -62,7 +62,7 @@ class Petals(pv.priors.Prior):
         return turn * self.scales.square() @ turn.mT
 
 
-class Labelled(pv.VAE):
+class Labeled(pv.VAE):
     """A VAE whose prior is the component of the label."""
 
     def model(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
@@ -94,7 +94,7 @@ def main() -> None:
         "AAE, Gaussian": (pv.VAE, "aae", {}),
         "AAE, noise inside": (pv.VAE, "aae", {"posterior": pv.conditionals.Point(2), "encoder": noisy}),
         "AAE, mixture": (pv.VAE, "aae", {"prior": Petals()}),
-        "AAE, mixture with labels": (Labelled, "aae", {"prior": Petals()}),
+        "AAE, mixture with labels": (Labeled, "aae", {"prior": Petals()}),
     }
     figure = Figure(figsize=(12, 8), layout="constrained")
     samples = {}
@@ -103,14 +103,14 @@ def main() -> None:
         likelihood = pv.conditionals.Normal(data.shape, 0.3)
         vae = kind(data.shape, 2, hidden, "relu", likelihood=likelihood, **more).start_at_mean(data.mean)
         objective: Any = elbo
-        labelled = kind is Labelled
+        labeled = kind is Labeled
         if elbo == "aae":
             critic = partial(Critic, hidden=(100, 100))
-            objective = pv.elbo.AAE(critic=critic, **(labels if labelled else {}))
+            objective = pv.elbo.AAE(critic=critic, **(labels if labeled else {}))
         history = pv.fit(
             vae.model,
             vae.guide,
-            train if labelled else train[0],
+            train if labeled else train[0],
             elbo=objective,
             steps=options.steps,
             batch_size=min(options.batch_size, len(train[0])),

@@ -12,7 +12,7 @@ The encoder of z stands on the hidden layers of the classifier, with noise on th
 helps to reconstruct beyond z, so z is small, 5 with labels and 2 without; and without labels the critic of y has a
 penalty on its gradient, or it wins before the clusters are of use (see `CHOICES`).
 
-Measured with the defaults, 2000 steps of 100 unlabelled images (2-core CPU, busy with other work, one thread; seed 0):
+Measured with the defaults, 2000 steps of 100 unlabeled images (2-core CPU, busy with other work, one thread; seed 0):
 error on the test images, that of the paper, which trains far longer with 1000 units in a layer, seconds of training.
 
     100 labels    16.7 %    1.90 %    300
@@ -69,10 +69,10 @@ def build(shape: Any, classes: int, latent_dim: int, options: argparse.Namespace
 
 
 class Batches:
-    """Batches `(x, y)` of unlabelled data, y = -1, behind some labelled ones, which are in every batch."""
+    """Batches `(x, y)` of unlabeled data, y = -1, behind some labeled ones, which are in every batch."""
 
-    def __init__(self, x: Tensor, y: Tensor, labelled: Tensor, size: int) -> None:
-        self.x, self.y, self.labelled, self.size = x, y, labelled, size
+    def __init__(self, x: Tensor, y: Tensor, labeled: Tensor, size: int) -> None:
+        self.x, self.y, self.labeled, self.size = x, y, labeled, size
 
     def __len__(self) -> int:
         return max(1, len(self.x) // self.size)
@@ -80,7 +80,7 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.x))
         for i in range(len(self)):
-            few = self.labelled[torch.randint(len(self.labelled), (self.size // 2,))]
+            few = self.labeled[torch.randint(len(self.labeled), (self.size // 2,))]
             rows = order[i * self.size : (i + 1) * self.size]
             hidden = torch.full((len(rows),), -1)
             yield torch.cat([self.x[few], self.x[rows]]), torch.cat([self.y[few], hidden])
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--data", default="mnist", help="a data set's name or file, with labels")
     parser.add_argument("--labels", type=int, nargs="*", default=[100, 1000])
     parser.add_argument("--clusters", type=int, nargs="*", default=[16, 30])
-    parser.add_argument("--batch_size", type=int, default=100, help="unlabelled images in a step")
+    parser.add_argument("--batch_size", type=int, default=100, help="unlabeled images in a step")
     parser.add_argument("--latent_dims", type=int, nargs=2, default=[5, 2], help="with labels, and without")
     parser.add_argument("--hidden", type=int, nargs="+", default=[300, 300])
     parser.add_argument("--noise", type=float, default=0.3, help="on the encoder's input")

@@ -1,4 +1,4 @@
-"""Which ELBO estimator for this VAE? Five of them, three numbers of particles, on binarised MNIST.
+"""Which ELBO estimator for this VAE? Five of them, three numbers of particles, on binarized MNIST.
 
     python examples/compare_estimators.py                  # MNIST
     python examples/compare_estimators.py --data digits    # seconds, no download

@@ -8,7 +8,7 @@ digit has and, apart from that, its shape, and spreads the ink over the pixels:
     ink ~ Gamma(a, b),   shape ~ Normal(0, I),   counts ~ Poisson(ink * softmax(decoder(shape)))
 
 The rates of a digit sum to its ink, so the exact posterior of the ink is Gamma(a + sum of counts, b + 1), whatever the
-shape. The guide says just that; only the shape's posterior is amortised by a network.
+shape. The guide says just that; only the shape's posterior is amortized by a network.
 
 Measured on one core of a 2-core CPU, 14 seconds of training: on the 359 test digits the ELBO is -99.37 nats, of which
 the KL of the ink takes 0.74 and that of the shape 14.42, and log p(x) is -95.94 (1000 samples, median effective sample

@@ -1,10 +1,10 @@
-"""Discrete latents: which gradient? 20 one-hot variables of 10 classes, or 200 bits, on binarised MNIST.
+"""Discrete latents: which gradient? 20 one-hot variables of 10 classes, or 200 bits, on binarized MNIST.
 
     python examples/discrete_latents.py                         # 20 x 10 categorical
     python examples/discrete_latents.py --latents bernoulli     # 200 bits
     python examples/discrete_latents.py --data digits           # no download
 
-Linear networks, 784-200-784, and a learned prior, as in Jang et al. 2017 (arXiv 1611.01144, table 1). They binarise
+Linear networks, 784-200-784, and a learned prior, as in Jang et al. 2017 (arXiv 1611.01144, table 1). They binarize
 once for all, train by SGD with momentum to the end, choose learning rate and temperature schedule on validation data
 for each estimator, and judge by the bound of 1000 draws. Here: a fresh draw of the training images in each epoch and
 one draw of the test images, and Adam, 10 epochs, at a rate of 1e-2 that falls to zero; the same steps for all. (With
@@ -12,7 +12,7 @@ one draw of the test images, and Adam, 10 epochs, at a rate of 1e-2 that falls t
 
 Measured as above (2-core CPU, shared, one thread; seed 0): negative bounds of test images in nats, the ELBO on 10 000
 of them, the bound of 1000 draws on 500, and Jang et al.'s, who have MuProp in REBAR's place and a score function with
-its variance normalised in NVIL's:
+its variance normalized in NVIL's:
 
                             categorical                   bits
                         ELBO    1000    Jang       ELBO    1000    Jang
@@ -56,7 +56,7 @@ from pyro_vae.models import DiscreteVAE
 from common import make_parser, mean_and_error
 
 LATENTS: dict[Any, tuple[int, ...]] = {"categorical": (20, 10), "bernoulli": (200,)}
-PUBLISHED = {  # Jang et al. 2017, table 1: nats, fixed binarisation; their score function beside our NVIL
+PUBLISHED = {  # Jang et al. 2017, table 1: nats, fixed binarization; their score function beside our NVIL
     "categorical": {"NVIL": 110.6, "straight-through": 110.9, "ST Gumbel": 107.8, "Gumbel-Softmax": 101.5},
     "bernoulli": {"NVIL": 112.2, "straight-through": 116.0, "ST Gumbel": 111.5, "Gumbel-Softmax": 105.0},
 }

@@ -1,12 +1,12 @@
 """Does a richer posterior family pay? A diagonal and an inverse autoregressive (IAF) guide on the same decoder, MNIST.
 
-    python examples/flow_posterior.py                              # MNIST, static binarisation
+    python examples/flow_posterior.py                              # MNIST, static binarization
     python examples/flow_posterior.py --data digits --epochs 30    # no download
 
 Both VAEs begin with the same decoder, see the same batches, and differ in the guide alone. They are judged by the ELBO
 and by log p(x) on the same test images, paired. The comparison is that of J. Altosaar's Pyro and PyTorch scripts
 (github.com/altosaar/variational-autoencoder: log p(x) -97.10 with the mean-field guide after 65,000 steps, -95.33 with
-IAF after 150,000; z 128, hidden layers of 256, the fixed binarisation of Larochelle and Murray): protocols differ, so
+IAF after 150,000; z 128, hidden layers of 256, the fixed binarization of Larochelle and Murray): protocols differ, so
 the sign and size of the difference can be compared, the numbers cannot.
 
 Measured with `--epochs 30` (2-core CPU, busy with other work, one thread, compiled; seed 0; 147 and 171 seconds of
@@ -45,7 +45,7 @@ def main() -> None:
 
     plot_validation(curves, histories)
     images.hist(gain.cpu(), bins=40, color="C1")
-    images.axvline(0.0, color="grey", lw=0.8, ls=":")
+    images.axvline(0.0, color="gray", lw=0.8, ls=":")
     images.set(xlabel=f"log p(x), {options.posteriors[1]} minus {options.posteriors[0]} (nats)", ylabel="test images")
     print(pv.plots.save(figure, options.pictures / f"flow_posterior_{options.data}.png"))
 

@@ -53,7 +53,7 @@ def picture(x: Tensor, fitted: dict[str, GaussianMixture], course: dict[str, lis
         ax.set(title=name, aspect="equal", xticks=[], yticks=[])
     for name, values in course.items():
         likelihood.plot(values, label=name)
-    likelihood.axhline(target, color="grey", ls=":", label="scikit-learn")
+    likelihood.axhline(target, color="gray", ls=":", label="scikit-learn")
     likelihood.set(xlabel="iteration or epoch", ylabel="log p(x), nats per datum")
     likelihood.set_xscale("symlog")
     likelihood.set_xlim(0)

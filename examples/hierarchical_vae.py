@@ -1,6 +1,6 @@
 """Do more layers of latents pay? One, two with the guide from below, and a ladder, at equal epochs on MNIST.
 
-    python examples/hierarchical_vae.py                              # MNIST, dynamic binarisation
+    python examples/hierarchical_vae.py                              # MNIST, dynamic binarization
     python examples/hierarchical_vae.py --data digits --epochs 60    # no download
 
 The sizes are those of Burda et al. 2016 (arXiv 1509.00519): z of 50, or of 100 and 50, networks of 200-200 and 100-100.

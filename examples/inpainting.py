@@ -7,7 +7,7 @@ The task of Sohn, Lee and Yan 2015 and of Pyro's CVAE example: 1, 2 or 3 quadran
 gives the density of the others, p(hidden | seen). The baseline has the same networks without a latent: its pixels are
 independent given the quadrants seen: it cannot choose between two ways to go on, and blurs them. Pyro's tutorial has
 -log p on MNIST of 100.4, 61.9 and 25.4 for its network and 71.8, 51.0 and 24.2 for its CVAE, for 1, 2 and 3 quadrants;
-networks, binarisation and estimates differ.
+networks, binarization and estimates differ.
 
 Measured with the defaults on MNIST (2-core CPU, busy with other work, one thread; seed 0; 364 seconds in all, of which
 the CVAEs take 74 to 94 each and the networks 23 to 30; 1000 test images, 500 samples each), 1, 2 and 3 quadrants:
@@ -82,8 +82,8 @@ def main() -> None:
 
         torch.manual_seed(options.seed)
         few = [part[:10] for part in test]
-        grey = torch.full_like(few[0], 0.5)
-        rows[f"{visible} seen"] = cut.join(grey, few[1])
+        gray = torch.full_like(few[0], 0.5)
+        rows[f"{visible} seen"] = cut.join(gray, few[1])
         rows[f"{visible}: network"] = cut.join(baseline.likelihood(baseline.net(few[1])).mean.detach(), few[1])
         for i in range(3):
             rows[f"{visible}: CVAE, {i + 1}"] = cut.join(cvae.sample(len(few[1]), condition=few[1]), few[1])

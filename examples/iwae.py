@@ -1,9 +1,9 @@
 """The importance-weighted autoencoder against the VAE: the same network, the same epochs, another bound.
 
-    python examples/iwae.py                               # MNIST, dynamic binarisation
+    python examples/iwae.py                               # MNIST, dynamic binarization
     python examples/iwae.py --data digits --epochs 50     # no download
 
-IWAE maximises the bound of K samples, L_K, instead of the ELBO, L_1. Both are judged by log p(x) (L_5000 on the test
+IWAE maximizes the bound of K samples, L_K, instead of the ELBO, L_1. Both are judged by log p(x) (L_5000 on the test
 images) and by the number of active units: latent dimensions with Var_x E_q[u|x] > 0.01. After 3280 epochs Burda et al.
 2016 (arXiv 1509.00519, table 1) report -86.76 nats and 19 active units for the VAE, -85.54 and 22 for IWAE-5.
 
@@ -56,7 +56,7 @@ def main() -> None:
     print(f"IWAE over VAE: {mean_and_error(found[1] - found[0])} nats per datum in log p(x)")
 
     plot_validation(curves, histories)
-    activity.axhline(0.01, color="grey", lw=0.8, ls=":")
+    activity.axhline(0.01, color="gray", lw=0.8, ls=":")
     activity.set(xlabel="latent dimension, sorted", ylabel="Var_x E_q[u|x]", yscale="log")
     activity.legend()
     print(pv.plots.save(figure, options.pictures / f"iwae_{options.data}.png"))

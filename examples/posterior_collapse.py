@@ -104,7 +104,7 @@ def picture(reports: dict[str, Any]) -> Figure:
         parts.bar(i, report.mutual_information, color=f"C{i}")
         parts.bar(i, report.marginal_kl, bottom=report.mutual_information, color=f"C{i}", alpha=0.4)
         parts.annotate(f"{report.kl:.2f}", (i, report.kl), (0, 3), textcoords="offset points", ha="center", fontsize=8)
-    activity.axhline(0.01, color="grey", lw=0.8, ls=":")
+    activity.axhline(0.01, color="gray", lw=0.8, ls=":")
     kl.set(xlabel="latent dimension, sorted", ylabel="KL (nats per datum)")
     activity.set(xlabel="latent dimension, sorted", ylabel="Var_x E_q[z|x]", yscale="log")
     parts.set_xticks(range(len(reports)), list(reports))

@@ -1,11 +1,11 @@
 """Does a learned prior pay? A VampPrior, a mixture and others against the standard normal at equal epochs, MNIST.
 
-    python examples/priors.py                              # MNIST, dynamic binarisation
+    python examples/priors.py                              # MNIST, dynamic binarization
     python examples/priors.py --data digits --epochs 30    # no download
     python examples/priors.py --priors standard_normal mixture flow autoregressive
 
 The VAEs begin with the same decoder and encoder, see the same batches, and differ in the prior alone. They are judged
-by log p(x) on the same test images, paired. pythae's table for MNIST with the fixed binarisation (500 epochs, another
+by log p(x) on the same test images, paired. pythae's table for MNIST with the fixed binarization (500 epochs, another
 network) has 89.78 nats with the standard prior and 85.79 with a VampPrior of 500 pseudo-inputs (Tomczak and Welling
 2018, arXiv 1705.07120).
 
@@ -60,7 +60,7 @@ def main() -> None:
         images.hist(gain.cpu(), bins=40, color=f"C{i}", alpha=0.6, label=name)
 
     plot_validation(curves, histories)
-    images.axvline(0.0, color="grey", lw=0.8, ls=":")
+    images.axvline(0.0, color="gray", lw=0.8, ls=":")
     images.set(xlabel=f"log p(x) minus that under {options.priors[0]} (nats)", ylabel="test images")
     images.legend()
     print(pv.plots.save(figure, options.pictures / f"priors_{options.data}.png"))

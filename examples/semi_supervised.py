@@ -3,18 +3,18 @@
     python examples/semi_supervised.py                      # MNIST, 100 and 3000 labels
     python examples/semi_supervised.py --data digits --m1_steps 700 --steps 300 300 300 --labels 50     # two minutes
 
-M1 is a VAE, and a support vector machine on its codes. M2 has the class as a latent that some images are labelled with,
+M1 is a VAE, and a support vector machine on its codes. M2 has the class as a latent that some images are labeled with,
 summed over exactly for all the others. M1+M2 is M2 on codes, drawn from q(z|x) of M1, in place of images. "images" is
-the support vector machine without any VAE, on the labelled images alone.
+the support vector machine without any VAE, on the labeled images alone.
 
 The exact bound from random weights settles on classes of its own before the labels are heard. So M2 is trained in three
-stages: on the labelled data alone; on all, with the guesses of q(y|x) as labels, which needs no sum over the classes;
+stages: on the labeled data alone; on all, with the guesses of q(y|x) as labels, which needs no sum over the classes;
 on the exact bound, with the classification loss. The q(y|x) of M2 is a small convolutional network. Images are moved by
 up to two pixels at random: for it while it trains, for M1, and before M1 codes them for M1+M2.
 
 Measured at the defaults (2-core CPU, busy with other work, one thread; seconds of the processor, 1070 in all, 176 of
 them for M1; seed 0), test accuracy; "at first" that of the guesses after the first stage, a classifier that has only
-seen labelled data, for the training images without labels:
+seen labeled data, for the training images without labels:
 
                         100 labels      3000 labels
     images              0.810           0.953
@@ -46,7 +46,7 @@ Settings were compared on 5000 training images held out; numbers of steps follow
   with one hidden layer everywhere. Two hidden layers everywhere: from 0.832 down to 0.662 in 5000 steps; two in q(y|x)
   alone: from 0.831 to 0.888. z of 50 beside the class: from 0.826 to 0.783; z of 5 and 100 units: from 0.830 to 0.779.
 For M2 with 100 labels: in one stage with the tutorial's networks (500 softplus, z of 50) 0.73 after 4000 batches of 50,
-whether the images were binarised anew or grey; with the images of q(y|x) moved, 0.57 after 1000 and 0.75 after 4000; in
+whether the images were binarized anew or gray; with the images of q(y|x) moved, 0.57 after 1000 and 0.75 after 4000; in
 three stages with a convolutional q(y|x) 0.954 with z of 50 and 0.961 with z of 10 and relu.
 """
 
@@ -167,7 +167,7 @@ def train(
     steps: Sequence[int],
     options: Any,
 ) -> float:
-    """Three stages of so many steps: labelled data alone; guesses for all others as their labels; the exact bound.
+    """Three stages of so many steps: labeled data alone; guesses for all others as their labels; the exact bound.
 
     Returns the share of the guesses for data without labels that are right.
     """
@@ -175,9 +175,9 @@ def train(
     def stage(y: Tensor, known: Tensor, some: int, others: int, steps: int, elbo: Any) -> None:
         fit(vae, Batches(drawn, y, known, some, others, steps), elbo, options.lr, options.seed)
 
-    labelled, all_guessed, exact = steps
-    size, some = options.batch_size, min(options.labelled_per_batch, max(1, len(few) // 10))
-    stage(y, few, size, 0, labelled, SemiSupervised(elbo=Trace(), weight=options.weight))
+    labeled, all_guessed, exact = steps
+    size, some = options.batch_size, min(options.labeled_per_batch, max(1, len(few) // 10))
+    stage(y, few, size, 0, labeled, SemiSupervised(elbo=Trace(), weight=options.weight))
     labels = guessed(vae, clean)
     labels[few] = y[few]
     right = (int((labels == y).sum()) - len(few)) / (len(y) - len(few))
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--latent_dim", type=int, nargs=2, default=[50, 10], help="of M1, and beside the class")
     parser.add_argument("--hidden", type=int, nargs="+", default=[500])
     parser.add_argument("--code_hidden", type=int, nargs="+", default=[500, 500], help="of q(y|x) in M1+M2")
-    parser.add_argument("--labelled_per_batch", type=int, default=50, help="and at most a tenth of them")
+    parser.add_argument("--labeled_per_batch", type=int, default=50, help="and at most a tenth of them")
     parser.add_argument("--weight", type=float, default=1.0, help="of the classification loss")
     options = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""What does a decoder of real values take for its variance? Four choices on grey MNIST, as in the sigma-VAE paper.
+"""What does a decoder of real values take for its variance? Four choices on gray MNIST, as in the sigma-VAE paper.
 
     python examples/sigma_vae.py                              # MNIST
     python examples/sigma_vae.py --data digits --epochs 60    # no download

@@ -79,12 +79,12 @@ def main() -> None:
 
     torch.manual_seed(options.seed)
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.02)
-    grey = pv.data.load(options.data, flatten=True)
-    pca = PCA(grey.train.x, options.latent_dim, options.apart)
+    gray = pv.data.load(options.data, flatten=True)
+    pca = PCA(gray.train.x, options.latent_dim, options.apart)
     vae = pv.VAE(data.shape, options.latent_dim, hidden=(200, 200)).start_at_mean(data.mean)
     pv.fit(vae.model, vae.guide, data, epochs=options.epochs, lr=2e-3, seed=options.seed)
     pairs: dict[str, tuple[Any, Tensor]] = {
-        "PCA, guide near the posterior": (pca, grey.test.x[: options.num_data]),
+        "PCA, guide near the posterior": (pca, gray.test.x[: options.num_data]),
         f"VAE after {options.epochs} epochs": (vae, data.test.x[: options.num_data]),
     }
     figure = Figure(figsize=(10, 3.8), layout="constrained")
@@ -108,7 +108,7 @@ def main() -> None:
             # the law, from the first point on
             first, power = rows[0].guide_snr, (-0.5, 0.5)[i]
             ax.plot(k, [first * (n / k[0]) ** power for n in k], f"C{i}", ls=":", lw=0.8, label=("1/√K", "√K")[i])
-        ax.plot(k, [row.model_snr for row in rows], "s--", color="grey", ms=3, lw=0.8, label="model (both)")
+        ax.plot(k, [row.model_snr for row in rows], "s--", color="gray", ms=3, lw=0.8, label="model (both)")
         ax.set(title=title, xscale="log", yscale="log", xlabel="particles K", ylabel="signal-to-noise ratio")
         ax.set_xticks(k, [str(n) for n in k])
         ax.minorticks_off()

@@ -60,8 +60,8 @@ def main() -> None:
             most = code.abs().sum(0).argsort(descending=True)[:16]
             atoms = ae.decode(torch.eye(options.code)[most]).mean - ae.decode(torch.zeros(1, options.code)).mean
         print(f"{name:22}{error:9.4f}{used:16.1f}{history[-1].seconds:9.0f}", flush=True)
-        rows[name] = 0.5 + 0.5 * atoms / atoms.abs().amax(-1, keepdim=True)  # grey is zero
-    picture = pv.plots.image_rows(rows, title="the 16 atoms used most; grey is zero")
+        rows[name] = 0.5 + 0.5 * atoms / atoms.abs().amax(-1, keepdim=True)  # gray is zero
+    picture = pv.plots.image_rows(rows, title="the 16 atoms used most; gray is zero")
     print(pv.plots.save(picture, options.pictures / f"sparse_autoencoder_{options.data}.png"))
 
 

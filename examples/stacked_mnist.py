@@ -9,7 +9,7 @@ table 2) are the modes found and the KL of their distribution from the uniform o
 VEEGAN 150 (2.95). The classifier names any image, noise as well. Therefore the same figures are given for images with
 shuffled pixels, and the modes found by those samples of which it is certain: 90 % or more for each of the three digits.
 
-The networks are small, without batch normalisation; the three objectives have them, their rates and a penalty on the
+The networks are small, without batch normalization; the three objectives have them, their rates and a penalty on the
 critic's gradient (r1 = 1) in common, without which the critic tells everything apart and the samples collapse. The
 critic of ALI and VEEGAN sees the latents through noise, as in `veegan_modes.py`.
 

@@ -36,7 +36,7 @@ def corpus(name: str, length: int) -> list[str]:
     if name == "built_in":
         parts = (
             ("the", "a"),
-            ("small", "old", "grey"),
+            ("small", "old", "gray"),
             ("cat", "dog", "bird", "horse"),
             ("sleeps", "eats", "waits"),
             ("here .", "in the house .", "by the old tree ."),

@@ -8,12 +8,12 @@ With two latents p(z|x) can be computed on a grid, and looked at, as in figure 2
 gives the second column; `fit_local` the others: the best diagonal normal, the best normal, an inverse autoregressive
 flow with weights of its own for each image. Each is marked with KL(q || p(z|x)) = log p(x) - ELBO, log p(x) being the
 sum over the grid; black lines repeat the true posterior. From left to right the KL can only fall, but for local optima:
-first without amortisation, then with richer families.
+first without amortization, then with richer families.
 
 Measured (2-core CPU, shared, one thread; seed 0; 72 seconds in all, 25 of them training to a test ELBO of -152.2). The
 KL in nats of the four images shown, chosen among those with large gaps: encoder 14.79, 7.21, 2.22, 1.29; diagonal
 normal 0.04, 0.33, 0.00, 0.03; full normal 0.03, 0.01, 0.00, 0.00; flow 0.03, 0.00, 0.00, 0.01. What costs most is
-amortisation. The first image has a second mode that no fit found.
+amortization. The first image has a second mode that no fit found.
 """
 
 import math

@@ -1,11 +1,11 @@
-"""A VAE on binarised MNIST: the recipe, its test ELBO, its log p(x), and two pictures.
+"""A VAE on binarized MNIST: the recipe, its test ELBO, its log p(x), and two pictures.
 
-    python examples/vae.py                       # MNIST, dynamic binarisation
+    python examples/vae.py                       # MNIST, dynamic binarization
     python examples/vae.py --data digits         # seconds, no download
     python examples/vae.py --binarize threshold
 
 The network is that of Burda et al. 2016 (arXiv 1509.00519) with one stochastic layer: 784-200-200-z50-200-200-784.
-Their 86.76 nats (negative log p(x) by 5000 importance samples, dynamic binarisation) took 3280 epochs.
+Their 86.76 nats (negative log p(x) by 5000 importance samples, dynamic binarization) took 3280 epochs.
 
 Measured (`published_numbers.py dynamic` of the benchmarks, which is this recipe; seed 0; one thread of a shared 2-core
 CPU): after 200 epochs, 485 seconds of training, the test ELBO is -90.20 and log p(x) -86.48 ± 0.004 nats, by 1000

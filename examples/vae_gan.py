@@ -6,7 +6,7 @@
 All four are one and the same pair, a small convolutional VAE with a Gaussian likelihood of standard deviation 0.3; they
 differ in the objective alone. Each is judged by samples, the means of p(x|z) (against unseen test images, in the
 features of a small classifier trained on the training images), by its ELBO and by the time it took. The ELBO is that of
-the pair's own likelihood: only the VAE maximises it, and for VEEGAN, whose guide learns from samples alone, it says
+the pair's own likelihood: only the VAE maximizes it, and for VEEGAN, whose guide learns from samples alone, it says
 nothing of them.
 
 Measured with the defaults, 2000 steps of 64 images, VAE and VAE/GAN in one run, the others by themselves (2-core CPU,

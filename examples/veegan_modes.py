@@ -28,7 +28,7 @@ deviation 1 (`--noise`), on both sides. Everything hangs on this noise: without 
 (4 to 16), 14 % of high quality. Its reconstructor learns from samples only, and sends data unlike any sample to latents
 that the prior hardly has; the critic needs no more to know them, so nothing draws the generator there. Latents of 16
 and more dimensions, a reconstructor of unit variance as in the authors' code, one of learned variance, one whose output
-is standardised, and less weight for the latents were tried without the noise, for 5000 steps: none found more than 22
+is standardized, and less weight for the latents were tried without the noise, for 5000 steps: none found more than 22
 modes, and none of those with 20 and more had over 11 % of high quality.
 
 Ten Gaussians of 700 dimensions in 1200 (`--data high --latent_dim 16 --lr 3e-4 --steps 3000 --batch_size 64`; five

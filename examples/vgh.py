@@ -114,7 +114,7 @@ def main() -> None:
 
     data = pv.data.load(options.data)
     labels: Any = data.train.y
-    colours: Any = data.test.y
+    colors: Any = data.test.y
     net = train_features(data.train.x, labels, steps=min(1000, options.steps), seed=options.seed)
     test = data.test.x[: options.num_data]
     marginal = ["N test data", "training data", "test codes", "classifier"]
@@ -154,7 +154,7 @@ def main() -> None:
             samples[f"{LABELS[name]}, {dim} latents"] = made[:12]
             if dim == options.latent_dims[0]:
                 ax, codes = axes.pop(0), report.draws["z"]
-                ax.scatter(*codes[:, :2].T.cpu().numpy(), c=colours[: len(codes)].cpu().numpy(), cmap="tab10", s=1)
+                ax.scatter(*codes[:, :2].T.cpu().numpy(), c=colors[: len(codes)].cpu().numpy(), cmap="tab10", s=1)
                 ax.set(title=f"{LABELS[name]}: q(z)", aspect="equal", xlim=(-4, 4), ylim=(-4, 4))
     Console(width=120).print(table)
     print(pv.plots.save(figure, options.pictures / f"vgh_codes_{options.data}.png"))

@@ -1,14 +1,14 @@
-"""How short a message do codes make? A VQ-VAE as a two-part code, beside a VAE, on colour images.
+"""How short a message do codes make? A VQ-VAE as a two-part code, beside a VAE, on color images.
 
     python examples/vqvae.py                                # CIFAR-10
     python examples/vqvae.py --data digits --epochs 40      # no download
 
 The bound of a VQ-VAE is minus the length of a message in two parts: the codes, then the image given these. A VAE's
-bound is the length of one, too (by bits-back coding). Both have the same likelihood, mixtures of discretised logistics,
+bound is the length of one, too (by bits-back coding). Both have the same likelihood, mixtures of discretized logistics,
 so that bits per dimension can be compared; a uniform distribution over the levels would take log2 of their number, 8
 for bytes.
 
-The codes are modelled by a small PixelCNN, which makes the first part shorter than the uniform log2 K bits a code, and
+The codes are modeled by a small PixelCNN, which makes the first part shorter than the uniform log2 K bits a code, and
 which the pictures are drawn from.
 
 Measured at the defaults, but on the first 10 000 training images of CIFAR-10 and 1000 of its test images (2-core CPU,

@@ -82,7 +82,7 @@ def by_hand(x: Tensor) -> tuple[Epoch, Elbo]:
 
 
 def numpyro_loop(x: Tensor) -> tuple[Epoch, Elbo]:
-    step, elbo = numpyro_jit(list(x.split(BATCH))[:-1], len(x) // BATCH)  # without shuffling: in its favour
+    step, elbo = numpyro_jit(list(x.split(BATCH))[:-1], len(x) // BATCH)  # without shuffling: in its favor
     return lambda: step(0), elbo
 
 

@@ -1,4 +1,4 @@
-"""One importance-weighted step with K particles: this library against hand-written, vectorised PyTorch.
+"""One importance-weighted step with K particles: this library against hand-written, vectorized PyTorch.
 
     python examples/benchmarks/particles.py
 
