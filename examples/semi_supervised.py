@@ -76,7 +76,9 @@ PUBLISHED = {100: 0.932, 600: 0.944, 1000: 0.949, 3000: 0.958}  # M2 in Pyro's t
 class Batches:
     """`steps` batches `(x, y)` of some data with labels and of others, whose y is -1, drawn anew at each pass."""
 
-    def __init__(self, x: Callable[[Tensor], Tensor], y: Tensor, known: Tensor, some: int, others: int, steps: int):
+    def __init__(
+        self, x: Callable[[Tensor], Tensor], y: Tensor, known: Tensor, some: int, others: int, steps: int
+    ) -> None:
         self.x, self.y, self.known, self.some, self.others, self.steps = x, y, known, some, others, steps
 
     def __len__(self) -> int:

@@ -100,7 +100,7 @@ class LinearGaussian(Oracle):
         return dist.Normal(z @ self.weight.T + self.bias, self.scale).to_event(1)
 
     def q(self, x: Tensor) -> Any:
-        """q(z|x), batch shape `(N,)`."""
+        """The approximate posterior of z given x, batch shape `(N,)`."""
         return dist.Normal(x @ self.encoder.T + self.offset, self.log_scale.exp()).to_event(1)
 
     def simulate(self, n: int) -> Tensor:
