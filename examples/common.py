@@ -80,6 +80,7 @@ def plot_validation(ax: Axes, histories: dict[str, pv.History], skip: float = 0.
         ax.plot([epoch.epoch for epoch in history], values, label=name, color=f"C{i}")
         late += values[int(skip * len(values)) :]
     ax.set(xlabel="epoch", ylabel="validation ELBO (nats per datum)", ylim=(min(late) - 2, max(late) + 2))
+    ax.locator_params(axis="x", integer=True)
     ax.legend()
 
 
