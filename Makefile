@@ -3,6 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 BENCH := $(BIN)/python examples/benchmarks
+# some of each folder that is quick to run: neither compilers nor processes, and few trainings
+FAST := $(addprefix tests/,test_layout.py test_nets.py test_plots.py \
+	support pair conditionals data priors oracles models \
+	$(addprefix elbo/test_,elbo.py weights.py) \
+	$(addprefix evaluate/test_,bound.py codes.py compare.py generate.py importance.py preflight.py summary.py) \
+	$(addprefix training/test_,svi.py tracking.py) $(addprefix runs/test_,runs.py runs_safety.py))
 
 .PHONY: help install demo format lint types docs docs-outputs test test-fast check bench clean
 
@@ -41,6 +47,9 @@ docs-outputs: install ## write what the code blocks of README and docs print now
 
 test: install ## run all tests, docstrings and examples on all cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+test-fast: install ## run quick tests, in two minutes on one core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(wildcard $(FAST))
 
 check: lint types docs test ## all that a change must pass
 
