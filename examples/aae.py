@@ -15,10 +15,8 @@ by what else ran). With the labels each digit has a petal of its own by then; wi
 digits in sectors. With `--steps 400` the game is not settled: mixture with labels 41.2 and 1.69, and no petals.
 """
 
-import argparse
 import math
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -31,6 +29,8 @@ from torch.nn.functional import one_hot
 import pyro_vae as pv
 from pyro_vae.elbo.adversarial import Critic, NoisyEncoder
 from pyro_vae.evaluate.quality.distances import kernel_distance
+
+from common import make_parser
 
 
 class Petals(pv.priors.Prior):
@@ -62,7 +62,7 @@ class Petals(pv.priors.Prior):
         return turn * self.scales.square() @ turn.mT
 
 
-class Labelled(pv.VAE):
+class Labeled(pv.VAE):
     """A VAE whose prior is the component of the label."""
 
     def model(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
@@ -77,14 +77,9 @@ class Labelled(pv.VAE):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, steps=800, batch_size=100, lr=2e-3)
     parser.add_argument("--data", default="mnist", help="a data set's name or file, with ten labels")
     parser.add_argument("--hidden", nargs="+", type=int, default=[200, 200])
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--batch_size", type=int, default=100)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, flatten=True)
@@ -99,7 +94,7 @@ def main() -> None:
         "AAE, Gaussian": (pv.VAE, "aae", {}),
         "AAE, noise inside": (pv.VAE, "aae", {"posterior": pv.conditionals.Point(2), "encoder": noisy}),
         "AAE, mixture": (pv.VAE, "aae", {"prior": Petals()}),
-        "AAE, mixture with labels": (Labelled, "aae", {"prior": Petals()}),
+        "AAE, mixture with labels": (Labeled, "aae", {"prior": Petals()}),
     }
     figure = Figure(figsize=(12, 8), layout="constrained")
     samples = {}
@@ -108,14 +103,14 @@ def main() -> None:
         likelihood = pv.conditionals.Normal(data.shape, 0.3)
         vae = kind(data.shape, 2, hidden, "relu", likelihood=likelihood, **more).start_at_mean(data.mean)
         objective: Any = elbo
-        labelled = kind is Labelled
+        labeled = kind is Labeled
         if elbo == "aae":
             critic = partial(Critic, hidden=(100, 100))
-            objective = pv.elbo.AAE(critic=critic, **(labels if labelled else {}))
+            objective = pv.elbo.AAE(critic=critic, **(labels if labeled else {}))
         history = pv.fit(
             vae.model,
             vae.guide,
-            train if labelled else train[0],
+            train if labeled else train[0],
             elbo=objective,
             steps=options.steps,
             batch_size=min(options.batch_size, len(train[0])),

@@ -12,7 +12,7 @@ The encoder of z stands on the hidden layers of the classifier, with noise on th
 helps to reconstruct beyond z, so z is small, 5 with labels and 2 without; and without labels the critic of y has a
 penalty on its gradient, or it wins before the clusters are of use (see `CHOICES`).
 
-Measured with the defaults, 2000 steps of 100 unlabelled images (2-core CPU, busy with other work, one thread; seed 0):
+Measured with the defaults, 2000 steps of 100 unlabeled images (2-core CPU, busy with other work, one thread; seed 0):
 error on the test images, that of the paper, which trains far longer with 1000 units in a layer, seconds of training.
 
     100 labels    16.7 %    1.90 %    300
@@ -29,7 +29,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +38,9 @@ from torch import Tensor, nn
 import pyro_vae as pv
 from pyro_vae.elbo.adversarial import Critic
 from pyro_vae.models import SemiSupervisedVAE
+
+import games
+from common import choose_labeled, make_parser, sheet
 
 PAPER = {("labels", 100): 1.90, ("labels", 1000): 1.60, ("clusters", 16): 9.55, ("clusters", 30): 4.10}  # error in %
 
@@ -67,10 +69,10 @@ def build(shape: Any, classes: int, latent_dim: int, options: argparse.Namespace
 
 
 class Batches:
-    """Batches `(x, y)` of unlabelled data, y = -1, behind some labelled ones, which are in every batch."""
+    """Batches `(x, y)` of unlabeled data, y = -1, behind some labeled ones, which are in every batch."""
 
-    def __init__(self, x: Tensor, y: Tensor, labelled: Tensor, size: int) -> None:
-        self.x, self.y, self.labelled, self.size = x, y, labelled, size
+    def __init__(self, x: Tensor, y: Tensor, labeled: Tensor, size: int) -> None:
+        self.x, self.y, self.labeled, self.size = x, y, labeled, size
 
     def __len__(self) -> int:
         return max(1, len(self.x) // self.size)
@@ -78,16 +80,10 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.x))
         for i in range(len(self)):
-            few = self.labelled[torch.randint(len(self.labelled), (self.size // 2,))]
+            few = self.labeled[torch.randint(len(self.labeled), (self.size // 2,))]
             rows = order[i * self.size : (i + 1) * self.size]
             hidden = torch.full((len(rows),), -1)
             yield torch.cat([self.x[few], self.x[rows]]), torch.cat([self.y[few], hidden])
-
-
-def choose(y: Tensor, count: int, classes: int) -> Tensor:
-    """Rows of `count` data, as many of each class as of any other."""
-    order = torch.randperm(len(y))
-    return torch.cat([order[y[order] == c][: count // classes] for c in range(classes)])
 
 
 @torch.no_grad()
@@ -99,18 +95,14 @@ def guess(vae: SemiSupervisedVAE, x: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, steps=2000, lr=1e-3)
     parser.add_argument("--data", default="mnist", help="a data set's name or file, with labels")
     parser.add_argument("--labels", type=int, nargs="*", default=[100, 1000])
     parser.add_argument("--clusters", type=int, nargs="*", default=[16, 30])
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch_size", type=int, default=100, help="unlabelled images in a step")
+    parser.add_argument("--batch_size", type=int, default=100, help="unlabeled images in a step")
     parser.add_argument("--latent_dims", type=int, nargs=2, default=[5, 2], help="with labels, and without")
     parser.add_argument("--hidden", type=int, nargs="+", default=[300, 300])
     parser.add_argument("--noise", type=float, default=0.3, help="on the encoder's input")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, flatten=True, valid=0.05)
@@ -131,14 +123,13 @@ def main() -> None:
         history = pv.fit(
             vae.model,
             vae.guide,
-            Batches(x, y, choose(y, count, digits), options.batch_size) if kind == "labels" else x,
+            Batches(x, y, choose_labeled(y, count), options.batch_size) if kind == "labels" else x,
             elbo=objective,
             steps=options.steps,
             batch_size=min(options.batch_size, len(x)),
             lr=options.lr,
             lr_schedule="linear",
-            # less momentum than usual, for games
-            optim=partial(torch.optim.Adam, lr=options.lr, betas=(0.5, 0.999), fused=True),
+            optim=games.adam(options.lr),
             seed=options.seed,
             device="cpu",  # networks this small do not need a GPU
             preflight=False,  # a loader's batches are checked as they come
@@ -154,7 +145,7 @@ def main() -> None:
         print(
             f"{count} {kind}: test error {error:.2f} %{paper}, {used} classes in use, the likeliest one "
             f"has {certain:.2f}, {history[-1].seconds:.0f} s",
-            {key: round(value, 2) for key, value in objective.health().items()},
+            games.health(objective),
             flush=True,
         )
         # one style a row, one class a column
@@ -163,10 +154,7 @@ def main() -> None:
         every = torch.arange(vae.num_classes)
         with torch.no_grad():
             made = torch.stack([vae.decode(row.expand(len(every), -1), every).mean for row in z])
-        tiles = pv.plots.as_images(made.flatten(0, 1).clamp(0, 1))
-        side = tiles.shape[-1]
-        sheet = tiles.reshape(len(z), len(every), side, side).permute(0, 2, 1, 3).reshape(len(z) * side, -1)
-        ax.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=1)
+        ax.imshow(sheet(made.flatten(0, 1).clamp(0, 1), len(every)).numpy(), cmap="gray", vmin=0, vmax=1)
         ax.set_axis_off()
         ax.set_title(f"{count} {kind}: error {error:.1f} %", fontsize=10)
     print(pv.plots.save(figure, options.pictures / f"aae_labels_{options.data}.png"))

@@ -1,4 +1,4 @@
-"""Which ELBO estimator for this VAE? Five of them, three numbers of particles, on binarised MNIST.
+"""Which ELBO estimator for this VAE? Five of them, three numbers of particles, on binarized MNIST.
 
     python examples/compare_estimators.py                  # MNIST
     python examples/compare_estimators.py --data digits    # seconds, no download
@@ -11,26 +11,21 @@ p(x) -95.14 nats. The ELBO is -100.80, L_5 -97.95, L_50 -96.16. Signal-to-noise 
 particles tighten the bound, but bring the guide no signal under iwae, where its SNR falls.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 
 import pyro_vae as pv
+
+from common import make_parser
 
 ESTIMATORS = ["trace", "mean_field", "stl", "iwae", "dreg"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser = make_parser(__doc__, data="mnist", epochs=10)
     parser.add_argument("--num_data", type=int, default=256, help="test images on which to compare")
     parser.add_argument("--num_particles", type=int, nargs="+", default=[1, 5, 50])
     parser.add_argument("--repeats", type=int, default=100, help="gradients of each kind")
     parser.add_argument("--num_samples", type=int, default=1000, help="importance samples for log p(x)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.02)

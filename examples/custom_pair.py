@@ -8,15 +8,12 @@ digit has and, apart from that, its shape, and spreads the ink over the pixels:
     ink ~ Gamma(a, b),   shape ~ Normal(0, I),   counts ~ Poisson(ink * softmax(decoder(shape)))
 
 The rates of a digit sum to its ink, so the exact posterior of the ink is Gamma(a + sum of counts, b + 1), whatever the
-shape. The guide says just that; only the shape's posterior is amortised by a network.
+shape. The guide says just that; only the shape's posterior is amortized by a network.
 
 Measured on one core of a 2-core CPU, 14 seconds of training: on the 359 test digits the ELBO is -99.37 nats, of which
 the KL of the ink takes 0.74 and that of the shape 14.42, and log p(x) is -95.94 (1000 samples, median effective sample
 size 17, so somewhat higher in truth). One Poisson rate per pixel, without latents, gives -182.74.
 """
-
-import argparse
-from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -27,14 +24,12 @@ from torch import Tensor
 
 import pyro_vae as pv
 
+from common import make_parser
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape_dim", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=200)
+    parser = make_parser(__doc__, shape_dim=10, epochs=200)
     parser.add_argument("--num_samples", type=int, default=1000, help="importance samples per test digit")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     # 64 whole numbers from 0 to 16 for each digit

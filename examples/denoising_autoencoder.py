@@ -13,9 +13,7 @@ and denoising: Gaussian noise of scale 0.5: 0.250, 0.067, 0.020; half of the pix
 and pepper on 30 %: 0.144, 0.060, 0.020.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,14 +21,12 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae.elbo import Denoising, GaussianNoise, MaskingNoise, SaltAndPepper
 
+from common import make_parser
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
+    parser = make_parser(__doc__, data="mnist", epochs=2)
     parser.add_argument("--code", type=int, default=500, help="size of the code")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, flatten=True, valid=0)

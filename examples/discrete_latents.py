@@ -1,10 +1,10 @@
-"""Discrete latents: which gradient? 20 one-hot variables of 10 classes, or 200 bits, on binarised MNIST.
+"""Discrete latents: which gradient? 20 one-hot variables of 10 classes, or 200 bits, on binarized MNIST.
 
     python examples/discrete_latents.py                         # 20 x 10 categorical
     python examples/discrete_latents.py --latents bernoulli     # 200 bits
     python examples/discrete_latents.py --data digits           # no download
 
-Linear networks, 784-200-784, and a learned prior, as in Jang et al. 2017 (arXiv 1611.01144, table 1). They binarise
+Linear networks, 784-200-784, and a learned prior, as in Jang et al. 2017 (arXiv 1611.01144, table 1). They binarize
 once for all, train by SGD with momentum to the end, choose learning rate and temperature schedule on validation data
 for each estimator, and judge by the bound of 1000 draws. Here: a fresh draw of the training images in each epoch and
 one draw of the test images, and Adam, 10 epochs, at a rate of 1e-2 that falls to zero; the same steps for all. (With
@@ -12,7 +12,7 @@ one draw of the test images, and Adam, 10 epochs, at a rate of 1e-2 that falls t
 
 Measured as above (2-core CPU, shared, one thread; seed 0): negative bounds of test images in nats, the ELBO on 10 000
 of them, the bound of 1000 draws on 500, and Jang et al.'s, who have MuProp in REBAR's place and a score function with
-its variance normalised in NVIL's:
+its variance normalized in NVIL's:
 
                             categorical                   bits
                         ELBO    1000    Jang       ELBO    1000    Jang
@@ -40,10 +40,8 @@ draws forgive a guide what one does not. Cooled to 0.1, where the schedule above
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyro.distributions as dist
@@ -55,8 +53,10 @@ import pyro_vae as pv
 from pyro_vae.elbo import REBAR, VIMCO, Cooling, DisARM, Reinforce, Relaxed
 from pyro_vae.models import DiscreteVAE
 
+from common import make_parser, mean_and_error
+
 LATENTS: dict[Any, tuple[int, ...]] = {"categorical": (20, 10), "bernoulli": (200,)}
-PUBLISHED = {  # Jang et al. 2017, table 1: nats, fixed binarisation; their score function beside our NVIL
+PUBLISHED = {  # Jang et al. 2017, table 1: nats, fixed binarization; their score function beside our NVIL
     "categorical": {"NVIL": 110.6, "straight-through": 110.9, "ST Gumbel": 107.8, "Gumbel-Softmax": 101.5},
     "bernoulli": {"NVIL": 112.2, "straight-through": 116.0, "ST Gumbel": 111.5, "Gumbel-Softmax": 105.0},
 }
@@ -158,19 +158,14 @@ def picture(runs: dict[str, Run], published: dict[str, float]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
+    parser = make_parser(__doc__, data="mnist", epochs=10, num_samples=1000)
     parser.add_argument("--binarize", choices=["dynamic", "static"], default="dynamic")
     parser.add_argument("--latents", choices=list(PUBLISHED), default="categorical")
     parser.add_argument("--hidden", type=int, nargs="*", default=[], help="hidden layers; none as published")
-    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-2], help="several: the best on validation data")
     parser.add_argument("--cooling", type=float, nargs=2, default=[0.5, 1e-4], help="last temperature, rate per step")
     parser.add_argument("--num_particles", type=int, default=2, help="K of VIMCO; the others take one draw")
-    parser.add_argument("--num_samples", type=int, default=1000, help="importance samples per test image")
     parser.add_argument("--num_data", type=int, default=500, help="test images for log p(x); the ELBO takes them all")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize=options.binarize, flatten=True, valid=0.05)
@@ -187,13 +182,11 @@ def main() -> None:
 
     ranked = sorted(runs, key=lambda label: -runs[label].marginal.mean)
     for label in ranked:
-        # paired: all were measured on the same images, so what makes an image hard for all cancels
         behind = runs[ranked[0]].marginal.log_prob - runs[label].marginal.log_prob
-        error = behind.std() / math.sqrt(len(behind))
         run = runs[label]
         print(
             f"{label:16} ELBO {run.elbo.mean:.2f}, bound of {options.num_samples} draws {run.marginal.mean:.2f}, "
-            f"behind {ranked[0]} by {behind.mean():.2f} ± {error:.2f}"
+            f"behind {ranked[0]} by {mean_and_error(behind)}"
         )
     figure = picture(runs, PUBLISHED[options.latents] if options.data == "mnist" else {})
     print(pv.plots.save(figure, options.pictures / f"discrete_latents_{options.latents}_{options.data}.png"))

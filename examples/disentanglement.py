@@ -39,8 +39,6 @@ total correlation in the codes of the VAE at the defaults, 0.4 in those of the F
 is 0.05. The order of the others differs from score to score, and one seed proves nothing.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,21 +46,19 @@ from torch.utils.data import TensorDataset
 
 import pyro_vae as pv
 
+from common import make_parser
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, latent_dim=6, epochs=40)
     parser.add_argument("--vary", nargs="+", default=["scale", "x", "y"], choices=list(pv.data.Sprites.FACTORS))
     parser.add_argument("--size", type=int, default=24, help="pixels of a side")
     parser.add_argument("--num_images", type=int, default=10_000, help="at most, of all combinations")
     parser.add_argument("--hidden", type=int, nargs="+", default=[128, 128])
-    parser.add_argument("--latent_dim", type=int, default=6)
-    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--beta", type=float, default=4.0, help="of the beta-VAE")
     parser.add_argument("--beta_tc", type=float, default=6.0, help="of the beta-TC-VAE")
     parser.add_argument("--gamma", type=float, default=10.0, help="of the FactorVAE")
     parser.add_argument("--critic_steps", type=int, default=1, help="of the FactorVAE, for each of its own")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(sprites(options.vary, options.size, options.num_images), valid=0, test=0.2)

@@ -13,9 +13,7 @@ effective size of 10.
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -25,6 +23,8 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae.models import GaussianMixture
+
+from common import make_parser
 
 
 def groups(n: int) -> Tensor:
@@ -53,7 +53,7 @@ def picture(x: Tensor, fitted: dict[str, GaussianMixture], course: dict[str, lis
         ax.set(title=name, aspect="equal", xticks=[], yticks=[])
     for name, values in course.items():
         likelihood.plot(values, label=name)
-    likelihood.axhline(target, color="grey", ls=":", label="scikit-learn")
+    likelihood.axhline(target, color="gray", ls=":", label="scikit-learn")
     likelihood.set(xlabel="iteration or epoch", ylabel="log p(x), nats per datum")
     likelihood.set_xscale("symlog")
     likelihood.set_xlim(0)
@@ -62,14 +62,11 @@ def picture(x: Tensor, fitted: dict[str, GaussianMixture], course: dict[str, lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, components=4)
     parser.add_argument("--num_data", type=int, default=1000)
-    parser.add_argument("--components", type=int, default=4)
     parser.add_argument("--starts", type=int, default=10, help="of scikit-learn")
     parser.add_argument("--iterations", type=int, default=100, help="of EM")
     parser.add_argument("--epochs", type=int, default=60, help="of SVI, in minibatches of 100")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)

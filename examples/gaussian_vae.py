@@ -18,9 +18,7 @@ One scale has to serve dark corners and busy strokes alike, and loses to a plain
 Of the counts, the best of these gives -113.87; the Poisson model of custom_pair.py, made for counts, gives -95.94.
 """
 
-import argparse
 import math
-from pathlib import Path
 
 import pyro.distributions as dist
 import torch
@@ -28,14 +26,12 @@ from sklearn.datasets import load_digits
 
 import pyro_vae as pv
 
+from common import make_parser, mean_and_error
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--latent_dim", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=100)
+    parser = make_parser(__doc__, latent_dim=16, epochs=100)
     parser.add_argument("--num_samples", type=int, default=1000, help="importance samples per test digit")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     counts = torch.tensor(load_digits().data, dtype=torch.float32)
@@ -75,9 +71,8 @@ def main() -> None:
             pixels = vae.decode(vae.encode(test[:10]).mean).base_dist
             rows += [pixels.mean, (pixels.stddev / 0.25).expand_as(test[:10])]
 
-    # paired: both were measured on the same data, so what makes a digit hard for both cancels
     gain = found["pixel"].log_prob - found["shared"].log_prob
-    print(f"\npixel over shared: {gain.mean():.2f} ± {gain.std() / math.sqrt(len(gain)):.2f} nats per test digit")
+    print(f"\npixel over shared: {mean_and_error(gain)} nats per test digit")
     title = "input; mean and scale, shared; mean and scale, pixel (white: 0.25)"
     figure = pv.plots.image_grid(torch.cat(rows), columns=10, title=title)
     print(pv.plots.save(figure, options.pictures / "gaussian_vae.png"))

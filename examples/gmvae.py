@@ -23,9 +23,7 @@ From random weights (`elbo="enum"` alone, 1400 steps of 50 images) ten clusters 
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +33,8 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae.elbo import SemiSupervised, Trace
 from pyro_vae.models import GMVAE, GaussianMixture
+
+from common import make_parser, sheet
 
 
 def mixture_of(codes: Tensor, clusters: int, starts: int) -> GaussianMixture:
@@ -65,25 +65,17 @@ def picture(stages: dict[str, float], vae: GMVAE, x: Tensor, y: Tensor, columns:
     matrix.set(xlabel="digit", ylabel="cluster", title="digits in each cluster", xticks=range(classes), yticks=[])
     torch.manual_seed(0)
     rows = torch.arange(vae.num_classes)[order].repeat_interleave(columns)
-    tiles = pv.plots.as_images(vae.sample(len(rows), rows))
-    side = tiles.shape[-1]
-    sheet = tiles.reshape(-1, columns, side, side).permute(0, 2, 1, 3).reshape(-1, columns * side)
-    draws.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=1)
+    draws.imshow(sheet(vae.sample(len(rows), rows), columns).numpy(), cmap="gray", vmin=0, vmax=1)
     draws.set(title="draws from each cluster", xticks=[], yticks=[])
     return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, clusters=10, latent_dim=10, lr=1e-3)
     parser.add_argument("--data", default="mnist", help="a data set's name or file, with labels")
-    parser.add_argument("--clusters", type=int, default=10)
-    parser.add_argument("--latent_dim", type=int, default=10)
     parser.add_argument("--hidden", type=int, nargs="+", default=[500, 500])
     parser.add_argument("--epochs", type=int, nargs=3, default=[6, 2, 2], help="of the VAE, with its clusters, without")
     parser.add_argument("--starts", type=int, default=4, help="of the mixture on the codes")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="static", flatten=True, valid=0.02)

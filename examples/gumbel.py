@@ -15,8 +15,6 @@ and 0.94, the standard deviation of one draw's 5.1, 1.7, 0.85 and 0.02.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +23,8 @@ from pyro.distributions import RelaxedOneHotCategorical
 from torch import Tensor
 
 import pyro_vae as pv
+
+from common import make_parser
 
 
 def exact_gradient(logits: Tensor, values: Tensor) -> Tensor:
@@ -41,12 +41,9 @@ def relaxed_gradients(logits: Tensor, values: Tensor, temperature: float, n: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, draws=200_000)
     parser.add_argument("--probs", type=float, nargs="+", default=[0.1, 0.25, 0.4, 0.15, 0.1])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.1, 0.5, 1.0, 10.0])
-    parser.add_argument("--draws", type=int, default=200_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)

@@ -1,6 +1,6 @@
 """Do more layers of latents pay? One, two with the guide from below, and a ladder, at equal epochs on MNIST.
 
-    python examples/hierarchical_vae.py                              # MNIST, dynamic binarisation
+    python examples/hierarchical_vae.py                              # MNIST, dynamic binarization
     python examples/hierarchical_vae.py --data digits --epochs 60    # no download
 
 The sizes are those of Burda et al. 2016 (arXiv 1509.00519): z of 50, or of 100 and 50, networks of 200-200 and 100-100.
@@ -20,25 +20,17 @@ it in all; seed 0), ELBO and log p(x) (a bound L_200): one layer -24.17 and -23.
 layer pays only with the ladder.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 from matplotlib.figure import Figure
 
 import pyro_vae as pv
 from pyro_vae.models import HierarchicalVAE, LadderVAE
 
+from common import make_parser, plot_validation, train_and_measure
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--num_samples", type=int, default=500, help="importance samples per test image")
-    parser.add_argument("--num_data", type=int, default=500, help="test images, at most")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
-    options = parser.parse_args()
+    options = make_parser(__doc__, data="mnist", epochs=12, num_samples=500, num_data=500).parse_args()
 
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.05)
     test, size = data.test.x[: options.num_data], data.shape[0]
@@ -48,36 +40,22 @@ def main() -> None:
         "two, ladder": lambda: LadderVAE(size, (100, 50), ((200, 200), (100, 100)), activation="tanh"),
     }
     figure = Figure(figsize=(8, 3.6), layout="constrained")
-    course, layers = figure.subplots(1, 2, width_ratios=(2, 1))
-    latest = []
+    curves, layers = figure.subplots(1, 2, width_ratios=(2, 1))
+    histories = {}
     for i, (name, make) in enumerate(systems.items()):
         torch.manual_seed(options.seed)
         vae = make().start_at_mean(data.mean)
-        history = pv.fit(
-            vae.model,
-            vae.guide,
-            data,
-            elbo="trace",
-            epochs=options.epochs,
-            batch_size=min(128, len(data.train)),
-            lr=2e-3,
-            lr_schedule="cosine",
-            kl_weight=pv.elbo.Warmup(options.epochs / 3),
-            seed=options.seed,
+        warmup = pv.elbo.Warmup(options.epochs / 3)
+        histories[name], elbo, _ = train_and_measure(
+            name, vae, data, test, options, bound_samples=20, elbo="trace", kl_weight=warmup
         )
-        elbo = pv.bound(vae.model, vae.guide, test, num_particles=20, seed=0)
-        marginal = pv.log_marginal(vae.model, vae.guide, test, num_samples=options.num_samples, seed=0, progress=None)
         kls = {site: float(kl.mean()) for site, kl in sorted(elbo.kl_sites.items())}
-        print(f"{name}, {history[-1].seconds:.0f} seconds\n  {elbo}\n  {marginal}", flush=True)
         print("  KL: " + ", ".join(f"{site} {kl:.2f}" for site, kl in kls.items()), flush=True)
-        course.plot([e.epoch for e in history], [e.monitored for e in history], label=name)
-        latest += [e.monitored for e in history][len(history) // 3 :]
         left = 0.0
         for j, (site, kl) in enumerate(kls.items()):
             layers.barh(i, max(kl, 0.0), left=left, color=f"C{4 + j}", label=site if i == 1 else None)
             left += max(kl, 0.0)
-    course.set(xlabel="epoch", ylabel="validation ELBO (nats per datum)", ylim=(min(latest) - 2, max(latest) + 1))
-    course.legend()
+    plot_validation(curves, histories, skip=1 / 3)
     layers.set(xlabel="KL (nats per datum)", yticks=range(len(systems)), yticklabels=list(systems))
     layers.invert_yaxis()
     layers.legend(loc="upper center", bbox_to_anchor=(0.4, 1.15), ncols=2, frameon=False)

@@ -3,10 +3,10 @@
     python examples/imputation.py
     python examples/imputation.py --data wine --missing 0.5      # other tables that scikit-learn ships
 
-Values of a table are deleted at random. The VAE maximises the importance-weighted bound of the values that are left
-(MIWAE, Mattei and Frellsen 2019, arXiv 1812.02633), then fills in posterior means by self-normalised importance
+Values of a table are deleted at random. The VAE maximizes the importance-weighted bound of the values that are left
+(MIWAE, Mattei and Frellsen 2019, arXiv 1812.02633), then fills in posterior means by self-normalized importance
 sampling. Beside it: the mean of each column, and scikit-learn's IterativeImputer, which regresses each column on all
-others, in turn. Columns are standardised, so that the mean has an error of about 1. All see the same incomplete table,
+others, in turn. Columns are standardized, so that the mean has an error of about 1. All see the same incomplete table,
 and no hyperparameter was chosen by the deleted values. The last column is the share of deleted values inside the
 central 90 % of 200 multiple imputations, which says whether the spread of the draws can be trusted.
 
@@ -18,7 +18,6 @@ better by far. Between 87 and 89 % of the values lie inside the 90 % intervals. 
 
 import argparse
 import time
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -30,16 +29,15 @@ from torch import Tensor
 
 import pyro_vae as pv
 
+from common import make_parser
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, epochs=200)
     parser.add_argument("--data", default="breast_cancer", choices=["breast_cancer", "wine", "diabetes"])
     parser.add_argument("--missing", type=float, nargs="+", default=[0.1, 0.3, 0.5, 0.7], help="shares of the values")
-    parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--num_particles", type=int, default=20, help="importance samples while training")
     parser.add_argument("--num_samples", type=int, default=2000, help="importance samples per datum for imputation")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     table = getattr(datasets, f"load_{options.data}")().data
@@ -74,7 +72,7 @@ def main() -> None:
     errors.legend()
     assert filled.mean is not None
     scatter.scatter(x[~mask], filled.mean[~mask], s=3, alpha=0.3, lw=0)
-    scatter.axline((0, 0), slope=1, color="grey", lw=0.8)
+    scatter.axline((0, 0), slope=1, color="gray", lw=0.8)
     scatter.set(xlabel="deleted value", ylabel="VAE's posterior mean", title=f"{share:.0%} missing", xlim=(-3, 5))
     scatter.set(ylim=(-3, 5))
     print(pv.plots.save(figure, options.pictures / f"imputation_{options.data}.png"))

@@ -9,8 +9,8 @@ Each of 100 test images gets the best posterior of its own in several families; 
 bounds. Published, after 3280 epochs with a KL warm-up over 400 (log p(x) from 5000 importance samples or annealed
 importance sampling, local fits with 100 particles): see `PUBLISHED`. Here the network is trained for a few minutes, so
 its encoder is less far; local fits take 8 particles and a falling learning rate. Compare the pattern: the encoder costs
-as much as the family or more, and more on Fashion-MNIST. The levels of Fashion-MNIST cannot be compared: grey clothes
-drawn dynamically are much noisier than whatever binarisation gave the paper's -97.
+as much as the family or more, and more on Fashion-MNIST. The levels of Fashion-MNIST cannot be compared: gray clothes
+drawn dynamically are much noisier than whatever binarization gave the paper's -97.
 
 Measured with `--minutes 6 --families diagonal_normal full_normal planar --ais` (2-core CPU, shared, one thread; seed 0;
 15 minutes in all), 100 test images:
@@ -23,35 +23,31 @@ Measured with `--minutes 6 --families diagonal_normal full_normal planar --ais` 
     L[q*] diagonal        -87.78          -225.09
     L[q]                  -91.79          -227.17
     approximation gap     2.14 +- 0.05    0.69 +- 0.02
-    amortisation gap      4.01 +- 0.23    2.08 +- 0.13
+    amortization gap      4.01 +- 0.23    2.08 +- 0.13
 
 The flow of four planar steps closes about half of the approximation gap, the full covariance most of it: log p(x) from
 the guide's own samples was 0.6 nats lower on MNIST.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 
 import pyro_vae as pv
 
-# nats per datum: log p(x), L[q*] of the diagonal normal, L[q], approximation gap, amortisation gap; quoted second-hand,
+from common import make_parser
+
+# nats per datum: log p(x), L[q*] of the diagonal normal, L[q], approximation gap, amortization gap; quoted second-hand,
 # not yet checked against the paper itself
 PUBLISHED = {"mnist": (-89.80, -91.23, -92.57, 1.43, 1.34), "fashion_mnist": (-97.47, -100.53, -104.75, 3.06, 4.22)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
+    parser = make_parser(__doc__, data="mnist")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training")
     parser.add_argument("--families", nargs="+", default=["diagonal_normal", "full_normal"])
     parser.add_argument("--num_data", type=int, default=100, help="images")
     parser.add_argument("--num_samples", type=int, default=5000, help="draws per image")
     parser.add_argument("--ais", action="store_true", help="annealed importance sampling, too")
     parser.add_argument("--train_images", action="store_true", help="the gaps on training images, too")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.02)
@@ -72,7 +68,7 @@ def main() -> None:
     found = {}
     for split in ("train", "test") if options.train_images else ("test",):
         torch.manual_seed(options.seed)
-        x = getattr(data, split).head(options.num_data)  # binarised once: every figure is for the same images
+        x = getattr(data, split).head(options.num_data)  # binarized once: every figure is for the same images
         found[split] = pv.inference_gaps(
             vae.model,
             vae.guide,
@@ -89,7 +85,7 @@ def main() -> None:
     if options.train_images:
         print(f"\n{pv.evaluate.generalization(found['train'], found['test'])}")
     if options.data in PUBLISHED:
-        names = ("log p(x)", "L[q*] diagonal", "L[q]", "approximation", "amortisation")
+        names = ("log p(x)", "L[q*] diagonal", "L[q]", "approximation", "amortization")
         figures = zip(names, PUBLISHED[options.data], strict=True)
         print("\npublished: " + ", ".join(f"{name} {value:.2f}" for name, value in figures))
 

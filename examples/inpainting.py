@@ -7,7 +7,7 @@ The task of Sohn, Lee and Yan 2015 and of Pyro's CVAE example: 1, 2 or 3 quadran
 gives the density of the others, p(hidden | seen). The baseline has the same networks without a latent: its pixels are
 independent given the quadrants seen: it cannot choose between two ways to go on, and blurs them. Pyro's tutorial has
 -log p on MNIST of 100.4, 61.9 and 25.4 for its network and 71.8, 51.0 and 24.2 for its CVAE, for 1, 2 and 3 quadrants;
-networks, binarisation and estimates differ.
+networks, binarization and estimates differ.
 
 Measured with the defaults on MNIST (2-core CPU, busy with other work, one thread; seed 0; 364 seconds in all, of which
 the CVAEs take 74 to 94 each and the networks 23 to 30; 1000 test images, 500 samples each), 1, 2 and 3 quadrants:
@@ -15,15 +15,14 @@ network 110.28, 67.30 and 31.45, CVAE 68.72, 46.02 and 22.97 (its ELBO 72.30, 48
 `--data digits --epochs 30 --num_samples 200`: network 19.32, 12.98 and 6.37, CVAE 18.39, 12.36 and 6.26.
 """
 
-import argparse
-from pathlib import Path
-
 import pyro
 import torch
 from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae.models import ConditionalVAE, Quadrants
+
+from common import make_parser
 
 
 class Baseline(torch.nn.Module):
@@ -44,15 +43,8 @@ class Baseline(torch.nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
+    parser = make_parser(__doc__, data="mnist", latent_dim=30, epochs=8, num_samples=500, num_data=1000)
     parser.add_argument("--quadrants", type=int, nargs="+", default=[1, 2, 3], help="how many are seen")
-    parser.add_argument("--latent_dim", type=int, default=30)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--num_samples", type=int, default=500, help="importance samples per test image")
-    parser.add_argument("--num_data", type=int, default=1000, help="test images, at most")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="static", valid=0.05)
@@ -90,8 +82,8 @@ def main() -> None:
 
         torch.manual_seed(options.seed)
         few = [part[:10] for part in test]
-        grey = torch.full_like(few[0], 0.5)
-        rows[f"{visible} seen"] = cut.join(grey, few[1])
+        gray = torch.full_like(few[0], 0.5)
+        rows[f"{visible} seen"] = cut.join(gray, few[1])
         rows[f"{visible}: network"] = cut.join(baseline.likelihood(baseline.net(few[1])).mean.detach(), few[1])
         for i in range(3):
             rows[f"{visible}: CVAE, {i + 1}"] = cut.join(cvae.sample(len(few[1]), condition=few[1]), few[1])

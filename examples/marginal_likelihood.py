@@ -16,9 +16,7 @@ for the guide. With 128 samples the prior is 1.4 nats short. On data simulated f
 -23.80 and -23.73 (gap 0.07 ± 0.02).
 """
 
-import argparse
 import time
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -27,18 +25,15 @@ from rich.table import Table
 
 import pyro_vae as pv
 
+from common import make_parser
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits", help="a data set's name or file")
+    parser = make_parser(__doc__, data="digits", epochs=100, num_temperatures=200)
     parser.add_argument("--latent_dims", type=int, nargs="+", default=[2, 5, 10, 20, 50])
-    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--num_data", type=int, default=100, help="test data, at most")
     parser.add_argument("--num_samples", type=int, default=8192, help="samples per datum from guide and prior")
     parser.add_argument("--num_chains", type=int, default=16, help="AIS chains per datum")
-    parser.add_argument("--num_temperatures", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="static", flatten=True)

@@ -19,7 +19,6 @@ gradient beats random directions, paired, by 0.038 ± 0.015, but not ten draws f
 molecule after so short a training: 0.8 % of the held-out ones come back exactly.
 """
 
-import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -35,21 +34,18 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 
+from common import make_parser, mean_and_error
+
 PROPERTIES: dict[str, Callable[[Any], float]] = {"qed": QED.qed, "logp": Crippen.MolLogP}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, latent_dim=24, hidden=128, epochs=25)
     parser.add_argument("--property", default="qed", choices=PROPERTIES)
     parser.add_argument("--num_molecules", type=int, default=5000, help="lines of the file, at most")
     parser.add_argument("--length", type=int, default=32, help="tokens of a molecule with its end, at most")
-    parser.add_argument("--latent_dim", type=int, default=24)
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--num_starts", type=int, default=100, help="held-out molecules to start from, at most")
     parser.add_argument("--steps", type=int, default=50, help="gradient steps, of which ten are decoded")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
     RDLogger.DisableLog("rdApp.*")
     score = PROPERTIES[options.property]
@@ -108,13 +104,12 @@ def main() -> None:
         table = torch.tensor([[value(s, score) for s in step] for step in decoded])
         best[name], which = table.clamp_min(float(values.min())).max(0)  # no molecule is as bad as the worst
         gain = best[name] - own
-        error = gain.std() / math.sqrt(len(gain))
-        print(f"{name:18} best of ten: {best[name].mean():.3f}, gain over the start {gain.mean():+.3f} ± {error:.3f}")
+        gain_and_error = mean_and_error(gain, "+.3f")
+        print(f"{name:18} best of ten: {best[name].mean():.3f}, gain over the start {gain_and_error}")
         if name == "gradient":
             winners = [(i, decoded[which[i]][i]) for i in best[name].sub(own).argsort(descending=True)[:4].tolist()]
     difference = best["gradient"] - best["random directions"]
-    error = difference.std() / math.sqrt(len(difference))
-    print(f"gradient over random directions, paired: {difference.mean():+.3f} ± {error:.3f}")
+    print(f"gradient over random directions, paired: {mean_and_error(difference, '+.3f')}")
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     grid = figure.add_gridspec(2, 6)

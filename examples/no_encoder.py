@@ -2,22 +2,19 @@
 
     python examples/no_encoder.py
 
-The guide has two rows of parameters for each training digit, looked up by its index. Nothing is amortised, so nothing
-is lost by amortisation, neither in training nor in what the decoder learns. For data that were not there, `fit_local`
+The guide has two rows of parameters for each training digit, looked up by its index. Nothing is amortized, so nothing
+is lost by amortization, neither in training nor in what the decoder learns. For data that were not there, `fit_local`
 finds the posteriors with the decoder held fixed; with them as proposals log p(x) is estimated as for any pair. Beside
 it stands a VAE with the same decoder, trained for as many steps on the same digits and judged in the same way.
 
 Measured (2-core CPU, shared by several jobs, one thread; seed 0): without an encoder 32 seconds of training to a
 training ELBO of -21.57, with one 42 seconds to -22.33. Of 200 test digits, the local posteriors took 28 seconds (1688
 steps on average) to an ELBO of -23.27; the encoder's is -23.48. In test log p(x), -22.79 and -22.84, the two do not
-differ: by 0.05 ± 0.07 nats, paired by digit. The training ELBO is better by what amortisation costs, not the model.
+differ: by 0.05 ± 0.07 nats, paired by digit. The training ELBO is better by what amortization costs, not the model.
 """
 
-import argparse
 import copy
-import math
 import time
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -28,19 +25,18 @@ from torch import Tensor
 
 import pyro_vae as pv
 
+from common import make_parser, mean_and_error
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--latent_dim", type=int, default=10)
+    parser = make_parser(__doc__, latent_dim=10)
     parser.add_argument("--steps", type=int, default=1000, help="gradient steps, each on all training digits")
     parser.add_argument("--num_samples", type=int, default=1000, help="importance samples per test digit")
     parser.add_argument("--num_data", type=int, default=200, help="test digits")
     parser.add_argument("--max_steps", type=int, default=20_000, help="local steps per test digit")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
-    # fixed binarisation: a posterior of its own is for one datum, not for one that changes at each visit
+    # fixed binarization: a posterior of its own is for one datum, not for one that changes at each visit
     data = pv.data.load("digits", binarize="static", flatten=True)
     x, test = data.train.x, data.test.x[: options.num_data]
     n, size = len(x), options.latent_dim
@@ -71,8 +67,8 @@ def main() -> None:
     twin = pv.VAE(64, size, activation="relu", decoder=copy.deepcopy(decoder))
     history = pv.fit(model, guide, (x, torch.arange(n)), optim=adam, **training)
     print(f"without an encoder: {history[-1].seconds:.0f} s, training ELBO {history[-1].train_elbo:.2f}")
-    amortised = pv.fit(twin.model, twin.guide, x, lr=2e-3, **training)
-    print(f"with an encoder: {amortised[-1].seconds:.0f} s, training ELBO {amortised[-1].train_elbo:.2f}")
+    amortized = pv.fit(twin.model, twin.guide, x, lr=2e-3, **training)
+    print(f"with an encoder: {amortized[-1].seconds:.0f} s, training ELBO {amortized[-1].train_elbo:.2f}")
 
     started = time.perf_counter()
     local = pv.fit_local(model, "diagonal_normal", test, max_steps=options.max_steps, seed=0, progress=None)
@@ -84,14 +80,13 @@ def main() -> None:
     elbo = pv.bound(twin.model, twin.guide, test, num_particles=100, seed=0)
     print(f"without an encoder: {found[0]}\nwith an encoder: {elbo}\n{found[1]}")
     gain = found[0].log_prob - found[1].log_prob
-    error = gain.std() / math.sqrt(len(gain))
-    print(f"without over with, test log p(x): {gain.mean():.2f} ± {error:.2f} nats per datum")
+    print(f"without over with, test log p(x): {mean_and_error(gain)} nats per datum")
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     course, scatter = figure.subplots(1, 2)
-    for name, h in (("without an encoder", history), ("with an encoder", amortised)):
+    for name, h in (("without an encoder", history), ("with an encoder", amortized)):
         course.plot([e.step for e in h], [e.train_elbo for e in h], label=name)
-    late = [e.train_elbo for h in (history, amortised) for e in list(h)[len(h) // 10 :]]
+    late = [e.train_elbo for h in (history, amortized) for e in list(h)[len(h) // 10 :]]
     course.set(xlabel="gradient step", ylabel="training ELBO (nats per datum)", ylim=(min(late) - 1, max(late) + 1))
     course.legend(loc="lower right")
     scatter.scatter(found[1].log_prob, found[0].log_prob, s=10, alpha=0.6)

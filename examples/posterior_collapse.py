@@ -20,8 +20,6 @@ The remedies bring back latents that tell most of the images apart (log 359 is 5
 log p(x) does not gain by them here. A collapsed model need not be a bad density: all three are within 0.3 nats.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -32,6 +30,8 @@ from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
 import pyro_vae as pv
+
+from common import make_parser
 
 
 class Autoregressive(nn.Module):
@@ -59,16 +59,9 @@ class Autoregressive(nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits", help="a data set's name or file")
-    parser.add_argument("--latent_dim", type=int, default=10)
+    parser = make_parser(__doc__, data="digits", latent_dim=10, epochs=150, num_data=1000, num_samples=500)
     parser.add_argument("--width", type=int, default=512, help="of the autoregressive network")
-    parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--bits", type=float, default=0.5, help="the floor of free bits, nats per dimension")
-    parser.add_argument("--num_data", type=int, default=1000, help="test images, at most")
-    parser.add_argument("--num_samples", type=int, default=500, help="importance samples per test image")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.1)
@@ -111,7 +104,7 @@ def picture(reports: dict[str, Any]) -> Figure:
         parts.bar(i, report.mutual_information, color=f"C{i}")
         parts.bar(i, report.marginal_kl, bottom=report.mutual_information, color=f"C{i}", alpha=0.4)
         parts.annotate(f"{report.kl:.2f}", (i, report.kl), (0, 3), textcoords="offset points", ha="center", fontsize=8)
-    activity.axhline(0.01, color="grey", lw=0.8, ls=":")
+    activity.axhline(0.01, color="gray", lw=0.8, ls=":")
     kl.set(xlabel="latent dimension, sorted", ylabel="KL (nats per datum)")
     activity.set(xlabel="latent dimension, sorted", ylabel="Var_x E_q[z|x]", yscale="log")
     parts.set_xticks(range(len(reports)), list(reports))

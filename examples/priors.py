@@ -1,11 +1,11 @@
 """Does a learned prior pay? A VampPrior, a mixture and others against the standard normal at equal epochs, MNIST.
 
-    python examples/priors.py                              # MNIST, dynamic binarisation
+    python examples/priors.py                              # MNIST, dynamic binarization
     python examples/priors.py --data digits --epochs 30    # no download
     python examples/priors.py --priors standard_normal mixture flow autoregressive
 
 The VAEs begin with the same decoder and encoder, see the same batches, and differ in the prior alone. They are judged
-by log p(x) on the same test images, paired. pythae's table for MNIST with the fixed binarisation (500 epochs, another
+by log p(x) on the same test images, paired. pythae's table for MNIST with the fixed binarization (500 epochs, another
 network) has 89.78 nats with the standard prior and 85.79 with a VampPrior of 500 pseudo-inputs (Tomczak and Welling
 2018, arXiv 1705.07120).
 
@@ -15,15 +15,13 @@ log p(x) -89.31: better by 3.36 ± 0.17 nats, paired by image, after these 12 ep
 effective sample size is about 7 of 300, so both are bounds L_300.
 """
 
-import argparse
-import math
-from pathlib import Path
-
 import torch
 from matplotlib.figure import Figure
 
 import pyro_vae as pv
 from pyro_vae.priors import Prior, VampPrior
+
+from common import make_parser, mean_and_error, plot_validation, train_and_measure
 
 
 def make_prior(name: str, latent_dim: int, components: int, data: pv.data.Data) -> Prior:
@@ -35,23 +33,16 @@ def make_prior(name: str, latent_dim: int, components: int, data: pv.data.Data) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
+    parser = make_parser(__doc__, data="mnist", latent_dim=40, epochs=12, num_samples=300, num_data=500)
     parser.add_argument("--priors", nargs="+", default=["standard_normal", "vamp"], help="names")
     parser.add_argument("--components", type=int, default=100, help="of a mixture, and pseudo-inputs")
-    parser.add_argument("--latent_dim", type=int, default=40)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--num_samples", type=int, default=300, help="importance samples per test image")
-    parser.add_argument("--num_data", type=int, default=500, help="test images, at most")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.05)
     test = data.test.x[: options.num_data]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    course, images = figure.subplots(1, 2)
-    baseline, weights, latest = None, None, []
+    curves, images = figure.subplots(1, 2)
+    baseline, weights, histories = None, None, {}
     for i, name in enumerate(options.priors):
         torch.manual_seed(options.seed)
         prior = make_prior(name, options.latent_dim, options.components, data)
@@ -60,33 +51,16 @@ def main() -> None:
         weights = weights or [{k: v.clone() for k, v in net.state_dict().items()} for net in (vae.encoder, vae.decoder)]
         vae.encoder.load_state_dict(weights[0])
         vae.decoder.load_state_dict(weights[1])
-        history = pv.fit(
-            vae.model,
-            vae.guide,
-            data,
-            elbo="trace",
-            epochs=options.epochs,
-            batch_size=min(128, len(data.train)),
-            lr=2e-3,
-            lr_schedule="cosine",
-            seed=options.seed,
-        )
-        elbo = pv.bound(vae.model, vae.guide, test, num_particles=10, seed=0)
-        marginal = pv.log_marginal(vae.model, vae.guide, test, num_samples=options.num_samples, seed=0, progress=None)
-        print(f"{name}, {history[-1].seconds:.0f} seconds\n  {elbo}\n  {marginal}", flush=True)
-        course.plot([e.epoch for e in history], [e.monitored for e in history], label=name, color=f"C{i}")
-        latest += [e.monitored for e in history][len(history) // 4 :]
+        histories[name], _, marginal = train_and_measure(name, vae, data, test, options, elbo="trace")
         if baseline is None:
             baseline = marginal.log_prob
             continue
         gain = marginal.log_prob - baseline
-        error = gain.std() / math.sqrt(len(gain))
-        print(f"  over {options.priors[0]}: {gain.mean():.2f} ± {error:.2f} nats in log p(x)", flush=True)
+        print(f"  over {options.priors[0]}: {mean_and_error(gain)} nats in log p(x)", flush=True)
         images.hist(gain.cpu(), bins=40, color=f"C{i}", alpha=0.6, label=name)
 
-    course.set(xlabel="epoch", ylabel="validation ELBO (nats per datum)", ylim=(min(latest) - 2, max(latest) + 1))
-    course.legend()
-    images.axvline(0.0, color="grey", lw=0.8, ls=":")
+    plot_validation(curves, histories)
+    images.axvline(0.0, color="gray", lw=0.8, ls=":")
     images.set(xlabel=f"log p(x) minus that under {options.priors[0]} (nats)", ylabel="test images")
     images.legend()
     print(pv.plots.save(figure, options.pictures / f"priors_{options.data}.png"))

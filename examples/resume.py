@@ -115,7 +115,7 @@ def main() -> None:
     for number, pid in enumerate(dict.fromkeys(who.values()), 1):
         mine = [r for r in rows(broken) if who[r["epoch"]] == pid]
         ax.plot([r["epoch"] for r in mine], [r["valid_elbo"] for r in mine], ".-", ms=5, lw=1, color=f"C{number}")
-    ax.plot([], [], ".-", color="C1", label=f"in {kills + 1} processes, one colour each")
+    ax.plot([], [], ".-", color="C1", label=f"in {kills + 1} processes, one color each")
     ax.set(xlabel="epoch", ylabel="validation ELBO, nats per datum", title="Killed and resumed: the same run")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""How noisy is the score function? Its gradients against reparameterised ones, of the same ELBO at the same weights.
+"""How noisy is the score function? Its gradients against reparameterized ones, of the same ELBO at the same weights.
 
     python examples/score_function.py                               # MNIST
     python examples/score_function.py --data digits --epochs 20     # no download
@@ -10,24 +10,22 @@ test images, over the draws of z. Then the same VAE is trained under each of the
 Measured as above (784-200-200-z20, 4 epochs; 2-core CPU, shared, one thread; seed 0; 4 minutes). Variance of the
 guide's gradient with one draw of z, and the best validation ELBO of the training, which begins at -217 nats:
 
-    reparameterised: trace    8.4e2                                -106.7
-    reparameterised: stl      3.0e2    0.36 times that of trace
+    reparameterized: trace    8.4e2                                -106.7
+    reparameterized: stl      3.0e2    0.36 times that of trace
     score, network (NVIL)     1.3e5     150 times                  -135.0
     score, running mean       4.8e5     575 times                  -225.3
     score, no baseline        7.3e6    8630 times                  -667.5
 
 Four orders of magnitude lie between the two, of which the best baseline for one draw takes out two. Ten draws divide
 all of these by ten; used as each other's baseline ("leave one out"), they leave 14 times the variance of ten
-reparameterised draws. At a rate that is good for the pathwise gradient, 1e-3, the noise without a network's baseline
+reparameterized draws. At a rate that is good for the pathwise gradient, 1e-3, the noise without a network's baseline
 carries the weights away faster than the signal can bring them back.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +35,8 @@ from torch.nn.functional import mse_loss
 
 import pyro_vae as pv
 from pyro_vae.elbo import Reinforce, StickingTheLanding, Trace
+
+from common import make_parser
 
 
 def trained_baseline(vae: pv.VAE, data: pv.data.Data, steps: int) -> torch.nn.Module:
@@ -61,16 +61,12 @@ def new_baseline(data: pv.data.Data, start: float) -> torch.nn.Module:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
-    parser.add_argument("--latent_dim", type=int, default=20)
+    parser = make_parser(__doc__, data="mnist", latent_dim=20)
     parser.add_argument("--epochs", type=int, default=4, help="of each training run")
     parser.add_argument("--num_particles", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--num_data", type=int, default=100, help="images whose mean loss is differentiated")
     parser.add_argument("--repeats", type=int, default=100, help="gradients of each kind")
     parser.add_argument("--num_samples", type=int, default=200, help="importance samples for log p(x)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.02)
@@ -91,8 +87,8 @@ def main() -> None:
     jobs: dict[str, Any] = {}
     for k in options.num_particles:
         mark = f", K={k}"
-        jobs["reparameterised: trace" + mark] = Trace(k)
-        jobs["reparameterised: stl" + mark] = StickingTheLanding(k)
+        jobs["reparameterized: trace" + mark] = Trace(k)
+        jobs["reparameterized: stl" + mark] = StickingTheLanding(k)
         jobs["score, no baseline" + mark] = Reinforce(k, every_site=True)
         jobs["score, running mean" + mark] = Reinforce(k, "running", every_site=True)
         jobs["score, network (NVIL)" + mark] = Reinforce(k, nvil, every_site=True)
@@ -122,7 +118,7 @@ def main() -> None:
         build,
         data,
         {
-            "reparameterised: trace": Trace(),
+            "reparameterized: trace": Trace(),
             "score, no baseline": Reinforce(every_site=True),
             "score, running mean": Reinforce(baseline="running", every_site=True),
             "score, network (NVIL)": Reinforce(baseline=new_baseline(data, start), every_site=True),
@@ -143,7 +139,7 @@ def main() -> None:
     best = min(rows, key=lambda row: row.guide_variance)
     norm = best.guide_snr * math.sqrt(best.guide_variance)
     names = list(dict.fromkeys(row.estimator for row in rows))
-    colours = {name: f"C{i}" for i, name in enumerate(names)}
+    colors = {name: f"C{i}" for i, name in enumerate(names)}
     height = 0.8 / len(options.num_particles)
     for row in rows:
         order = options.num_particles.index(row.num_particles)
@@ -151,7 +147,7 @@ def main() -> None:
         # all have the same expectation, whose norm drowns in the noise of the worst: it is taken from the best
         snr = norm / math.sqrt(row.guide_variance)
         for ax, value in ((variance, row.guide_variance), (signal, snr)):
-            ax.barh(at, value, height=0.9 * height, color=colours[row.estimator], alpha=1 - 0.5 * order)
+            ax.barh(at, value, height=0.9 * height, color=colors[row.estimator], alpha=1 - 0.5 * order)
             ax.annotate(f" K = {row.num_particles}", (value, at), va="center", fontsize=7)
     for ax in (variance, signal):
         ax.set(xscale="log")
@@ -164,7 +160,7 @@ def main() -> None:
             [e.epoch for e in run.history],
             [-e.monitored for e in run.history],
             marker=".",
-            color=colours[run.estimator],
+            color=colors[run.estimator],
             label=run.estimator,
         )
     course.set(xlabel="epoch", ylabel="- validation ELBO (nats per datum)", yscale="log")

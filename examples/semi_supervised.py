@@ -3,18 +3,18 @@
     python examples/semi_supervised.py                      # MNIST, 100 and 3000 labels
     python examples/semi_supervised.py --data digits --m1_steps 700 --steps 300 300 300 --labels 50     # two minutes
 
-M1 is a VAE, and a support vector machine on its codes. M2 has the class as a latent that some images are labelled with,
+M1 is a VAE, and a support vector machine on its codes. M2 has the class as a latent that some images are labeled with,
 summed over exactly for all the others. M1+M2 is M2 on codes, drawn from q(z|x) of M1, in place of images. "images" is
-the support vector machine without any VAE, on the labelled images alone.
+the support vector machine without any VAE, on the labeled images alone.
 
 The exact bound from random weights settles on classes of its own before the labels are heard. So M2 is trained in three
-stages: on the labelled data alone; on all, with the guesses of q(y|x) as labels, which needs no sum over the classes;
+stages: on the labeled data alone; on all, with the guesses of q(y|x) as labels, which needs no sum over the classes;
 on the exact bound, with the classification loss. The q(y|x) of M2 is a small convolutional network. Images are moved by
 up to two pixels at random: for it while it trains, for M1, and before M1 codes them for M1+M2.
 
 Measured at the defaults (2-core CPU, busy with other work, one thread; seconds of the processor, 1070 in all, 176 of
 them for M1; seed 0), test accuracy; "at first" that of the guesses after the first stage, a classifier that has only
-seen labelled data, for the training images without labels:
+seen labeled data, for the training images without labels:
 
                         100 labels      3000 labels
     images              0.810           0.953
@@ -46,17 +46,15 @@ Settings were compared on 5000 training images held out; numbers of steps follow
   with one hidden layer everywhere. Two hidden layers everywhere: from 0.832 down to 0.662 in 5000 steps; two in q(y|x)
   alone: from 0.831 to 0.888. z of 50 beside the class: from 0.826 to 0.783; z of 5 and 100 units: from 0.830 to 0.779.
 For M2 with 100 labels: in one stage with the tutorial's networks (500 softplus, z of 50) 0.73 after 4000 batches of 50,
-whether the images were binarised anew or grey; with the images of q(y|x) moved, 0.57 after 1000 and 0.75 after 4000; in
+whether the images were binarized anew or gray; with the images of q(y|x) moved, 0.57 after 1000 and 0.75 after 4000; in
 three stages with a convolutional q(y|x) 0.954 with z of 50 and 0.961 with z of 10 and relu.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,13 +68,17 @@ from pyro_vae.elbo import SemiSupervised, Trace
 from pyro_vae.models import SemiSupervisedVAE
 from pyro_vae.nets import MLP
 
+from common import choose_labeled, make_parser, sheet
+
 PUBLISHED = {100: 0.932, 600: 0.944, 1000: 0.949, 3000: 0.958}  # M2 in Pyro's tutorial, test accuracy on MNIST
 
 
 class Batches:
     """`steps` batches `(x, y)` of some data with labels and of others, whose y is -1, drawn anew at each pass."""
 
-    def __init__(self, x: Callable[[Tensor], Tensor], y: Tensor, known: Tensor, some: int, others: int, steps: int):
+    def __init__(
+        self, x: Callable[[Tensor], Tensor], y: Tensor, known: Tensor, some: int, others: int, steps: int
+    ) -> None:
         self.x, self.y, self.known, self.some, self.others, self.steps = x, y, known, some, others, steps
 
     def __len__(self) -> int:
@@ -125,14 +127,6 @@ def moved(x: Tensor) -> Tensor:
     return padded[number, rows, columns].flatten(1)
 
 
-def choose(y: Tensor, count: int) -> Tensor:
-    """Rows of `count` data, as many of each class as of any other."""
-    order = torch.randperm(len(y))
-    classes = int(y.max()) + 1
-    chosen = [order[y[order] == c][: count // classes] for c in range(classes)]
-    return torch.cat(chosen)
-
-
 def accuracy(vae: SemiSupervisedVAE, x: Tensor, y: Tensor) -> float:
     return float((guessed(vae, x) == y).float().mean())
 
@@ -175,7 +169,7 @@ def train(
     steps: Sequence[int],
     options: Any,
 ) -> float:
-    """Three stages of so many steps: labelled data alone; guesses for all others as their labels; the exact bound.
+    """Three stages of so many steps: labeled data alone; guesses for all others as their labels; the exact bound.
 
     Returns the share of the guesses for data without labels that are right.
     """
@@ -183,9 +177,9 @@ def train(
     def stage(y: Tensor, known: Tensor, some: int, others: int, steps: int, elbo: Any) -> None:
         fit(vae, Batches(drawn, y, known, some, others, steps), elbo, options.lr, options.seed)
 
-    labelled, all_guessed, exact = steps
-    size, some = options.batch_size, min(options.labelled_per_batch, max(1, len(few) // 10))
-    stage(y, few, size, 0, labelled, SemiSupervised(elbo=Trace(), weight=options.weight))
+    labeled, all_guessed, exact = steps
+    size, some = options.batch_size, min(options.labeled_per_batch, max(1, len(few) // 10))
+    stage(y, few, size, 0, labeled, SemiSupervised(elbo=Trace(), weight=options.weight))
     labels = guessed(vae, clean)
     labels[few] = y[few]
     right = (int((labels == y).sum()) - len(few)) / (len(y) - len(few))
@@ -213,32 +207,25 @@ def picture(found: dict[str, dict[int, float]], vae: SemiSupervisedVAE, x: Tenso
     with torch.no_grad():
         z = vae.encode(x).mean
         rows = [x, *(vae.decode(z, torch.full((len(x),), c)).mean for c in range(vae.num_classes))]
-    tiles = pv.plots.as_images(torch.stack(rows, 1).flatten(0, 1))
-    side = tiles.shape[-1]
-    sheet = tiles.reshape(len(x), len(rows), side, side).permute(0, 2, 1, 3).reshape(len(x) * side, -1)
-    right.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=1)
-    right.axvline(side - 0.5, color="C1", lw=2)
+    images = sheet(torch.stack(rows, 1).flatten(0, 1), len(rows))
+    right.imshow(images.numpy(), cmap="gray", vmin=0, vmax=1)
+    right.axvline(images.shape[1] / len(rows) - 0.5, color="C1", lw=2)
     right.set(xticks=[], yticks=[])
     right.set_title("a test image, and its z decoded with every class", fontsize=9)
     return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, m1_steps=12000, batch_size=100, lr=1e-3)
     parser.add_argument("--data", default="mnist", help="a data set's name or file, with labels")
     parser.add_argument("--labels", type=int, nargs="+", default=[100, 3000])
-    parser.add_argument("--m1_steps", type=int, default=12000)
     parser.add_argument("--steps", type=int, nargs=3, default=[3000, 1500, 1500], help="of the stages of M2")
     parser.add_argument("--code_steps", type=int, nargs=3, default=[4000, 1000, 1500], help="of those of M1+M2")
     parser.add_argument("--latent_dim", type=int, nargs=2, default=[50, 10], help="of M1, and beside the class")
     parser.add_argument("--hidden", type=int, nargs="+", default=[500])
     parser.add_argument("--code_hidden", type=int, nargs="+", default=[500, 500], help="of q(y|x) in M1+M2")
-    parser.add_argument("--batch_size", type=int, default=100)
-    parser.add_argument("--labelled_per_batch", type=int, default=50, help="and at most a tenth of them")
+    parser.add_argument("--labeled_per_batch", type=int, default=50, help="and at most a tenth of them")
     parser.add_argument("--weight", type=float, default=1.0, help="of the classification loss")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.0)
@@ -267,7 +254,7 @@ def main() -> None:
     methods = ("images", "M1", "M1+M2 at first", "M1+M2", "M2 at first", "M2")
     found: dict[str, dict[int, float]] = {method: {} for method in methods}
     for count in options.labels:
-        few = choose(y, count)
+        few = choose_labeled(y, count)
         found["images"][count] = support_vectors(x[few], y[few], test_x, test_y)
         found["M1"][count] = support_vectors(codes[few], y[few], test_codes, test_y)
         torch.manual_seed(options.seed)

@@ -1,4 +1,4 @@
-"""What does a decoder of real values take for its variance? Four choices on grey MNIST, as in the sigma-VAE paper.
+"""What does a decoder of real values take for its variance? Four choices on gray MNIST, as in the sigma-VAE paper.
 
     python examples/sigma_vae.py                              # MNIST
     python examples/sigma_vae.py --data digits --epochs 60    # no download
@@ -17,26 +17,20 @@ per cent. After 3 epochs the shared scale had not come to rest (-187.4, optimal 
 time to. In the picture the per-pixel model loses whole strokes, and variance one blurs.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import pyro_vae as pv
 
+from common import make_parser
+
 SCALES: dict[str, Any] = {"variance 1": 1.0, "shared": "shared", "optimal": "optimal", "per pixel": "pixel"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
+    parser = make_parser(__doc__, data="mnist", latent_dim=20, epochs=12, num_data=5000)
     parser.add_argument("--scales", nargs="+", default=list(SCALES), choices=list(SCALES))
-    parser.add_argument("--latent_dim", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--num_data", type=int, default=5000, help="test images, at most")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, flatten=True, valid=0)

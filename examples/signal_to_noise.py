@@ -18,8 +18,6 @@ within 0.002 nats of log p(x) at the end). VAE: iwae 3.3, 3.1, 2.8, 2.6, 2.3; dr
 of 0.12 nats left. The model's SNR rises from 8 to 116 and from 4 to 9.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -29,6 +27,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import pyro_vae as pv
+
+from common import make_parser
 
 
 class PCA(nn.Module):
@@ -69,26 +69,22 @@ class PCA(nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
+    parser = make_parser(__doc__, data="mnist", latent_dim=5)
     parser.add_argument("--num_data", type=int, default=64, help="test images in the batch")
-    parser.add_argument("--latent_dim", type=int, default=5)
     parser.add_argument("--apart", type=float, default=0.1, help="how far the first pair's guide is from the posterior")
     parser.add_argument("--epochs", type=int, default=5, help="of the second pair's training")
     parser.add_argument("--num_particles", type=int, nargs="+", default=[1, 4, 16, 64, 256])
     parser.add_argument("--repeats", type=int, default=200, help="gradients of each kind")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.02)
-    grey = pv.data.load(options.data, flatten=True)
-    pca = PCA(grey.train.x, options.latent_dim, options.apart)
+    gray = pv.data.load(options.data, flatten=True)
+    pca = PCA(gray.train.x, options.latent_dim, options.apart)
     vae = pv.VAE(data.shape, options.latent_dim, hidden=(200, 200)).start_at_mean(data.mean)
     pv.fit(vae.model, vae.guide, data, epochs=options.epochs, lr=2e-3, seed=options.seed)
     pairs: dict[str, tuple[Any, Tensor]] = {
-        "PCA, guide near the posterior": (pca, grey.test.x[: options.num_data]),
+        "PCA, guide near the posterior": (pca, gray.test.x[: options.num_data]),
         f"VAE after {options.epochs} epochs": (vae, data.test.x[: options.num_data]),
     }
     figure = Figure(figsize=(10, 3.8), layout="constrained")
@@ -112,7 +108,7 @@ def main() -> None:
             # the law, from the first point on
             first, power = rows[0].guide_snr, (-0.5, 0.5)[i]
             ax.plot(k, [first * (n / k[0]) ** power for n in k], f"C{i}", ls=":", lw=0.8, label=("1/√K", "√K")[i])
-        ax.plot(k, [row.model_snr for row in rows], "s--", color="grey", ms=3, lw=0.8, label="model (both)")
+        ax.plot(k, [row.model_snr for row in rows], "s--", color="gray", ms=3, lw=0.8, label="model (both)")
         ax.set(title=title, xscale="log", yscale="log", xlabel="particles K", ylabel="signal-to-noise ratio")
         ax.set_xticks(k, [str(n) for n in k])
         ax.minorticks_off()

@@ -16,8 +16,6 @@ and elements used: dense 0.0000 and 164; L1 0.0077 and 29; mean activation 0.019
 images: it does not make the code of a single one sparse.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,14 +25,12 @@ from pyro_vae.conditionals import TopK
 from pyro_vae.elbo import Sparse
 from pyro_vae.priors import LaplacePrior
 
+from common import make_parser
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits", help="a data set's name or file")
+    parser = make_parser(__doc__, data="digits", epochs=60)
     parser.add_argument("--code", type=int, default=256, help="size of the code")
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, flatten=True, valid=0)
@@ -64,8 +60,8 @@ def main() -> None:
             most = code.abs().sum(0).argsort(descending=True)[:16]
             atoms = ae.decode(torch.eye(options.code)[most]).mean - ae.decode(torch.zeros(1, options.code)).mean
         print(f"{name:22}{error:9.4f}{used:16.1f}{history[-1].seconds:9.0f}", flush=True)
-        rows[name] = 0.5 + 0.5 * atoms / atoms.abs().amax(-1, keepdim=True)  # grey is zero
-    picture = pv.plots.image_rows(rows, title="the 16 atoms used most; grey is zero")
+        rows[name] = 0.5 + 0.5 * atoms / atoms.abs().amax(-1, keepdim=True)  # gray is zero
+    picture = pv.plots.image_rows(rows, title="the 16 atoms used most; gray is zero")
     print(pv.plots.save(picture, options.pictures / f"sparse_autoencoder_{options.data}.png"))
 
 

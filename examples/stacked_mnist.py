@@ -9,7 +9,7 @@ table 2) are the modes found and the KL of their distribution from the uniform o
 VEEGAN 150 (2.95). The classifier names any image, noise as well. Therefore the same figures are given for images with
 shuffled pixels, and the modes found by those samples of which it is certain: 90 % or more for each of the three digits.
 
-The networks are small, without batch normalisation; the three objectives have them, their rates and a penalty on the
+The networks are small, without batch normalization; the three objectives have them, their rates and a penalty on the
 critic's gradient (r1 = 1) in common, without which the critic tells everything apart and the samples collapse. The
 critic of ALI and VEEGAN sees the latents through noise, as in `veegan_modes.py`.
 
@@ -30,7 +30,6 @@ counts say that samples differ, not that they are digits. The higher counts than
 import argparse
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -40,6 +39,9 @@ from torch import Tensor, nn
 import pyro_vae as pv
 from pyro_vae.elbo.adversarial import Critic
 from pyro_vae.evaluate import train_features
+
+from common import make_parser
+from games import health, train_on_draws
 
 
 class JointCritic(nn.Module):
@@ -120,34 +122,21 @@ def train(stacks: Stacks, elbo: str, options: argparse.Namespace) -> pv.VAE:
     if elbo == "veegan":
         more["weight"] = options.weight * 0.1**2
     objective: Any = pv.elbo.make(elbo, game="non_saturating", r1=options.r1, **more)
-    adam = partial(torch.optim.Adam, lr=options.lr, betas=(0.5, 0.99), fused=True)
-    svi = pv.SVI(vae.model, vae.guide, adam, objective, compile=options.steps >= 1000)
-    with pyro.validation_enabled(False):
-        for step in range(options.steps):
-            svi.gradients((stacks.draw(options.batch_size),), scale=1 / options.batch_size)
-            for group in (group for optimizer in svi.optimizers for group in optimizer.param_groups):
-                group["lr"] = options.lr * min(1.0, 2 * (1 - step / options.steps))
-            svi.update()
-    print(elbo, {name: round(value, 2) for name, value in objective.health().items()})
+    train_on_draws(vae, objective, stacks.draw, options, compile=options.steps >= 1000)
+    print(elbo, health(objective))
     return vae
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, latent_dim=32, hidden=128, steps=2500, batch_size=64)
     parser.add_argument("--data", default="mnist", help="a data set's name or file, with labels 0 to 9")
     parser.add_argument("--objectives", nargs="+", default=["gan", "veegan"], choices=["gan", "ali", "veegan"])
-    parser.add_argument("--latent_dim", type=int, default=32)
     parser.add_argument("--noise", type=float, default=1.0, help="on the latents that the critic sees")
     parser.add_argument("--weight", type=float, default=0.1, help="of half the squared error of the latents")
     parser.add_argument("--r1", type=float, default=1.0, help="penalty on the critic's gradient")
     parser.add_argument("--channels", nargs="+", type=int, default=[16, 32])
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=5e-4, help="constant at first, then linearly to zero")
     parser.add_argument("--num_samples", type=int, default=26_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data)

@@ -18,10 +18,8 @@ says something, at the price of likelihood. A way between two verses begins "for
 the earth ."; after so few verses the words drawn for missing ones rarely make sense.
 """
 
-import argparse
 import itertools
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,13 +28,15 @@ from torch import Tensor
 
 import pyro_vae as pv
 
+from common import make_parser
+
 
 def corpus(name: str, length: int) -> list[str]:
     """Sentences with fewer than `length` words, in a random order."""
     if name == "built_in":
         parts = (
             ("the", "a"),
-            ("small", "old", "grey"),
+            ("small", "old", "gray"),
             ("cat", "dog", "bird", "horse"),
             ("sleeps", "eats", "waits"),
             ("here .", "in the house .", "by the old tree ."),
@@ -60,19 +60,12 @@ def _exists(pythonbible: Any, verse: int) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, vocab_size=1500, latent_dim=16, hidden=96, word_dropout=0.4, epochs=12)
     parser.add_argument("--corpus", default="pythonbible", choices=["pythonbible", "built_in"])
     parser.add_argument("--length", type=int, default=18, help="words of a verse with its end, at most")
-    parser.add_argument("--vocab_size", type=int, default=1500)
-    parser.add_argument("--latent_dim", type=int, default=16)
-    parser.add_argument("--hidden", type=int, default=96)
     parser.add_argument("--bits", type=float, default=0.5, help="free nats for each latent dimension")
-    parser.add_argument("--word_dropout", type=float, default=0.4)
-    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--num_samples", type=int, default=100, help="importance samples per verse")
     parser.add_argument("--num_data", type=int, default=500, help="test verses in figures, at most")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     sentences = corpus(options.corpus, options.length)

@@ -8,17 +8,15 @@ With two latents p(z|x) can be computed on a grid, and looked at, as in figure 2
 gives the second column; `fit_local` the others: the best diagonal normal, the best normal, an inverse autoregressive
 flow with weights of its own for each image. Each is marked with KL(q || p(z|x)) = log p(x) - ELBO, log p(x) being the
 sum over the grid; black lines repeat the true posterior. From left to right the KL can only fall, but for local optima:
-first without amortisation, then with richer families.
+first without amortization, then with richer families.
 
 Measured (2-core CPU, shared, one thread; seed 0; 72 seconds in all, 25 of them training to a test ELBO of -152.2). The
 KL in nats of the four images shown, chosen among those with large gaps: encoder 14.79, 7.21, 2.22, 1.29; diagonal
 normal 0.04, 0.33, 0.00, 0.03; full normal 0.03, 0.01, 0.00, 0.00; flow 0.03, 0.00, 0.00, 0.01. What costs most is
-amortisation. The first image has a second mode that no fit found.
+amortization. The first image has a second mode that no fit found.
 """
 
-import argparse
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,17 +25,15 @@ from torch import Tensor
 
 import pyro_vae as pv
 
+from common import make_parser
+
 GRID = 200
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser = make_parser(__doc__, data="mnist", epochs=10)
     parser.add_argument("--num_data", type=int, default=4, help="test images to show")
     parser.add_argument("--max_steps", type=int, default=20_000, help="local steps per image")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.02)

@@ -1,11 +1,11 @@
-"""A VAE on binarised MNIST: the recipe, its test ELBO, its log p(x), and two pictures.
+"""A VAE on binarized MNIST: the recipe, its test ELBO, its log p(x), and two pictures.
 
-    python examples/vae.py                       # MNIST, dynamic binarisation
+    python examples/vae.py                       # MNIST, dynamic binarization
     python examples/vae.py --data digits         # seconds, no download
     python examples/vae.py --binarize threshold
 
 The network is that of Burda et al. 2016 (arXiv 1509.00519) with one stochastic layer: 784-200-200-z50-200-200-784.
-Their 86.76 nats (negative log p(x) by 5000 importance samples, dynamic binarisation) took 3280 epochs.
+Their 86.76 nats (negative log p(x) by 5000 importance samples, dynamic binarization) took 3280 epochs.
 
 Measured (`published_numbers.py dynamic` of the benchmarks, which is this recipe; seed 0; one thread of a shared 2-core
 CPU): after 200 epochs, 485 seconds of training, the test ELBO is -90.20 and log p(x) -86.48 ± 0.004 nats, by 1000
@@ -14,13 +14,13 @@ recipe was chosen among 37 short prototype runs by log p(x) of the first 1000 te
 flatters it a little.
 """
 
-import argparse
 import math
-from pathlib import Path
 
 import torch
 
 import pyro_vae as pv
+
+from common import make_parser
 
 
 def rise_and_cosine(done: float) -> float:
@@ -29,14 +29,8 @@ def rise_and_cosine(done: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
+    parser = make_parser(__doc__, data="mnist", latent_dim=50, epochs=200, num_samples=1000)
     parser.add_argument("--binarize", default="dynamic", choices=["dynamic", "static", "threshold"])
-    parser.add_argument("--latent_dim", type=int, default=50)
-    parser.add_argument("--epochs", type=int, default=200)
-    parser.add_argument("--num_samples", type=int, default=1000, help="importance samples per test image")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize=options.binarize, flatten=True, valid=0)

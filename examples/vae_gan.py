@@ -6,7 +6,7 @@
 All four are one and the same pair, a small convolutional VAE with a Gaussian likelihood of standard deviation 0.3; they
 differ in the objective alone. Each is judged by samples, the means of p(x|z) (against unseen test images, in the
 features of a small classifier trained on the training images), by its ELBO and by the time it took. The ELBO is that of
-the pair's own likelihood: only the VAE maximises it, and for VEEGAN, whose guide learns from samples alone, it says
+the pair's own likelihood: only the VAE maximizes it, and for VEEGAN, whose guide learns from samples alone, it says
 nothing of them.
 
 Measured with the defaults, 2000 steps of 64 images, VAE and VAE/GAN in one run, the others by themselves (2-core CPU,
@@ -24,9 +24,7 @@ tells all pairs apart, and has warned of it: its samples are noise in rough shap
 were chosen among few by shorter runs on the same test images; without the penalty it collapsed.
 """
 
-import argparse
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +36,9 @@ import pyro_vae as pv
 from pyro_vae.elbo.adversarial import Critic
 from pyro_vae.evaluate import train_features
 
+from common import make_parser
+from games import fit_objective, health
+
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "mean_field": {},
     "vae_gan": {"gamma": 0.03, "r1": 0.3, "average": 0.995},
@@ -48,19 +49,12 @@ LABELS = {"mean_field": "VAE", "vae_gan": "VAE/GAN", "aae": "AAE", "veegan": "VE
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, latent_dim=32, hidden=128, steps=2000, batch_size=64, lr=1e-3)
     parser.add_argument("--data", default="fashion_mnist", help="a data set's name or file, with labels")
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
-    parser.add_argument("--latent_dim", type=int, default=32)
     parser.add_argument("--channels", nargs="*", type=int, default=[16, 32], help="convolutions; none: dense networks")
-    parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--sigma", type=float, default=0.3, help="standard deviation of the likelihood")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--num_samples", type=int, default=1000, help="samples to judge, and as many test images")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data)
@@ -85,24 +79,8 @@ def main() -> None:
             likelihood=pv.conditionals.Normal(data.shape, options.sigma),
             **nets,
         ).start_at_mean(data.mean)
-        adversarial = name != "mean_field"
-        critic: dict[str, Any] = (
-            {"critic": partial(Critic, hidden=(256, options.hidden), channels=channels)} if adversarial else {}
-        )
-        objective: Any = pv.elbo.make(name, **OBJECTIVES[name], **critic)
-        history = pv.fit(
-            vae.model,
-            vae.guide,
-            data.train.x,
-            elbo=objective,
-            steps=options.steps,
-            batch_size=options.batch_size,
-            lr=options.lr,
-            lr_schedule="linear",
-            # less momentum than usual, for games
-            optim=partial(torch.optim.Adam, lr=options.lr, betas=(0.5, 0.999), fused=True) if adversarial else None,
-            seed=options.seed,
-        )
+        critic = partial(Critic, hidden=(256, options.hidden), channels=channels)
+        history, objective = fit_objective(vae, data.train.x, name, OBJECTIVES[name], critic, options)
         samples = draw(vae, objective, options.num_samples)
         found = pv.sample_quality(test, samples, net)
         s = found.samples
@@ -110,8 +88,8 @@ def main() -> None:
         elbo = pv.bound(vae.model, vae.guide, test[:1000], seed=0).mean
         table.add_row(LABELS[name], f"{elbo:.0f}", *(f"{v:.3f}" for v in figures), f"{history[-1].seconds:.0f}")
         rows[LABELS[name]] = samples[:12]
-        health = {key: round(value, 2) for key, value in objective.health().items()} if adversarial else ""
-        print(LABELS[name], f"{elbo:.0f}", *(f"{v:.3f}" for v in figures), health, found.warning, flush=True)
+        state = health(objective) or ""
+        print(LABELS[name], f"{elbo:.0f}", *(f"{v:.3f}" for v in figures), state, found.warning, flush=True)
     d = found.data
     figures = (d.frechet, d.precision, d.recall, d.density, d.coverage, d.ms_ssim, d.sharpness)
     table.add_row("unseen data", "", *(f"{v:.3f}" for v in figures), "")

@@ -28,7 +28,7 @@ deviation 1 (`--noise`), on both sides. Everything hangs on this noise: without 
 (4 to 16), 14 % of high quality. Its reconstructor learns from samples only, and sends data unlike any sample to latents
 that the prior hardly has; the critic needs no more to know them, so nothing draws the generator there. Latents of 16
 and more dimensions, a reconstructor of unit variance as in the authors' code, one of learned variance, one whose output
-is standardised, and less weight for the latents were tried without the noise, for 5000 steps: none found more than 22
+is standardized, and less weight for the latents were tried without the noise, for 5000 steps: none found more than 22
 modes, and none of those with 20 and more had over 11 % of high quality.
 
 Ten Gaussians of 700 dimensions in 1200 (`--data high --latent_dim 16 --lr 3e-4 --steps 3000 --batch_size 64`; five
@@ -46,7 +46,6 @@ import math
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -57,6 +56,9 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 import pyro_vae as pv
+
+from common import make_parser
+from games import train_on_draws
 
 
 class Networks(nn.Module):
@@ -154,7 +156,7 @@ def train(mixture: Mixture, elbo: str, options: argparse.Namespace) -> Tensor:
     pyro.clear_param_store()  # another pair with networks of the same names
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
-    runs, batch_size = options.runs, options.batch_size
+    runs = options.runs
     pair = Runs(runs, mixture, options.latent_dim, options.hidden, options.guide_scale)
     more: dict[str, Any] = {} if elbo == "gan" else {"noise": options.noise}
     if elbo == "veegan":
@@ -162,34 +164,26 @@ def train(mixture: Mixture, elbo: str, options: argparse.Namespace) -> Tensor:
         more["weight"] = options.weight * options.guide_scale**2 / runs
     critic = partial(Judges, runs, mixture.dim, options.hidden)
     objective: Any = pv.elbo.make(elbo, critic=critic, game="non_saturating", r1=options.r1, **more)
-    adam = partial(torch.optim.Adam, lr=options.lr, betas=(0.5, 0.99), fused=True)
+
+    def draw(n: int) -> Tensor:
+        return mixture.draw(n, runs, generator)
+
     # compiling takes as long as a few thousand of these small steps
-    svi = pv.SVI(pair.model, pair.guide, adam, objective, compile=options.steps >= 2000)
+    train_on_draws(pair, objective, draw, options, compile=options.steps >= 2000)
     with pyro.validation_enabled(False):
-        for step in range(options.steps):
-            svi.gradients((mixture.draw(batch_size, runs, generator),), scale=1 / batch_size)
-            for group in (group for optimizer in svi.optimizers for group in optimizer.param_groups):
-                group["lr"] = options.lr * min(1.0, 2 * (1 - step / options.steps))
-            svi.update()
         return pv.sample(pair.model, torch.zeros(2500, runs, mixture.dim))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, latent_dim=2, hidden=128, steps=8000, batch_size=128)
     parser.add_argument("--data", nargs="+", default=["ring", "grid"], choices=["ring", "grid", "high"])
     parser.add_argument("--objectives", nargs="+", default=["gan", "ali", "veegan"])
     parser.add_argument("--runs", type=int, default=5, help="seeds")
-    parser.add_argument("--latent_dim", type=int, default=2)
     parser.add_argument("--guide_scale", type=float, default=0.1, help="standard deviation of z given x")
     parser.add_argument("--noise", type=float, default=1.0, help="on the latents that the critic sees")
     parser.add_argument("--weight", type=float, default=1.0, help="of half the squared error of the latents")
     parser.add_argument("--r1", type=float, default=0.0, help="penalty on the critic's gradient")
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3, help="constant at first, then linearly to zero")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     rows, columns = len(options.data), len(options.objectives)

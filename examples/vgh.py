@@ -30,10 +30,8 @@ finds 0.13 where the mixture has 0.57 from above and 0.39 from below (KL 5.97, I
 been measured there with these settings.
 """
 
-import argparse
 import math
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +44,9 @@ from torch.nn.functional import softplus
 import pyro_vae as pv
 from pyro_vae.elbo.adversarial import Critic
 from pyro_vae.evaluate import train_features
+
+from common import make_parser
+from games import fit_objective, health
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "mean_field": {},
@@ -103,22 +104,17 @@ def classifier_bound(vae: Any, train: Tensor, test: Tensor, steps: int, seed: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, steps=1200, batch_size=64, lr=1e-3)
     parser.add_argument("--data", default="mnist", help="a data set's name or file, with labels")
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
     parser.add_argument("--latent_dims", nargs="+", type=int, default=[2, 10])
     parser.add_argument("--hidden", nargs="+", type=int, default=[256, 256])
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--num_data", type=int, default=5000, help="test data that the KL is measured on")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data)
     labels: Any = data.train.y
-    colours: Any = data.test.y
+    colors: Any = data.test.y
     net = train_features(data.train.x, labels, steps=min(1000, options.steps), seed=options.seed)
     test = data.test.x[: options.num_data]
     marginal = ["N test data", "training data", "test codes", "classifier"]
@@ -132,23 +128,9 @@ def main() -> None:
             vae = pv.VAE(
                 data.shape, dim, options.hidden, "leaky_relu", likelihood=pv.conditionals.Normal(data.shape, 0.3)
             ).start_at_mean(data.mean)
-            adversarial = name != "mean_field"
-            critic: dict[str, Any] = {"critic": partial(Critic, hidden=(256, 128), channels=())} if adversarial else {}
-            objective: Any = pv.elbo.make(name, **OBJECTIVES[name], **critic)
-            history = pv.fit(
-                vae.model,
-                vae.guide,
-                data.train.x,
-                elbo=objective,
-                steps=options.steps,
-                batch_size=options.batch_size,
-                lr=options.lr,
-                lr_schedule="linear",
-                # less momentum than usual, for games
-                optim=partial(torch.optim.Adam, lr=options.lr, betas=(0.5, 0.999), fused=True) if adversarial else None,
-                seed=options.seed,
-                device="cpu",  # networks this small do not need a GPU
-            )
+            critic = partial(Critic, hidden=(256, 128), channels=())
+            # networks this small do not need a GPU
+            history, objective = fit_objective(vae, data.train.x, name, OBJECTIVES[name], critic, options, device="cpu")
             report = pv.latent_report(vae.model, vae.guide, test, num_samples=2)
             above, below = marginal_kls(vae, data.train.x, test[:2000])
             seen = classifier_bound(vae, data.train.x, test, 2 * options.steps, options.seed)
@@ -168,12 +150,11 @@ def main() -> None:
                 f"{history[-1].seconds:.0f}",
             ]
             table.add_row(str(dim), LABELS[name], *values)
-            health = {key: round(value, 2) for key, value in objective.health().items()} if adversarial else ""
-            print(dim, LABELS[name], *values, health, flush=True)
+            print(dim, LABELS[name], *values, health(objective) or "", flush=True)
             samples[f"{LABELS[name]}, {dim} latents"] = made[:12]
             if dim == options.latent_dims[0]:
                 ax, codes = axes.pop(0), report.draws["z"]
-                ax.scatter(*codes[:, :2].T.cpu().numpy(), c=colours[: len(codes)].cpu().numpy(), cmap="tab10", s=1)
+                ax.scatter(*codes[:, :2].T.cpu().numpy(), c=colors[: len(codes)].cpu().numpy(), cmap="tab10", s=1)
                 ax.set(title=f"{LABELS[name]}: q(z)", aspect="equal", xlim=(-4, 4), ylim=(-4, 4))
     Console(width=120).print(table)
     print(pv.plots.save(figure, options.pictures / f"vgh_codes_{options.data}.png"))

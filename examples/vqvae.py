@@ -1,14 +1,14 @@
-"""How short a message do codes make? A VQ-VAE as a two-part code, beside a VAE, on colour images.
+"""How short a message do codes make? A VQ-VAE as a two-part code, beside a VAE, on color images.
 
     python examples/vqvae.py                                # CIFAR-10
     python examples/vqvae.py --data digits --epochs 40      # no download
 
 The bound of a VQ-VAE is minus the length of a message in two parts: the codes, then the image given these. A VAE's
-bound is the length of one, too (by bits-back coding). Both have the same likelihood, mixtures of discretised logistics,
+bound is the length of one, too (by bits-back coding). Both have the same likelihood, mixtures of discretized logistics,
 so that bits per dimension can be compared; a uniform distribution over the levels would take log2 of their number, 8
 for bytes.
 
-The codes are modelled by a small PixelCNN, which makes the first part shorter than the uniform log2 K bits a code, and
+The codes are modeled by a small PixelCNN, which makes the first part shorter than the uniform log2 K bits a code, and
 which the pictures are drawn from.
 
 Measured at the defaults, but on the first 10 000 training images of CIFAR-10 and 1000 of its test images (2-core CPU,
@@ -34,6 +34,8 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae.models import VQVAE
 from pyro_vae.models.codes import AutoregressiveCodes
+
+from common import make_parser
 
 
 def train(pair: Any, data: Any, elbo: str, epochs: int, options: argparse.Namespace) -> pv.History:
@@ -77,18 +79,12 @@ def picture(rows: dict[str, Tensor], course: dict[str, pv.History], uses: Tensor
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, codes=512, batch_size=32, lr=2e-3, num_data=1000)
     parser.add_argument("--data", default="cifar10", help="a data set's name or file, of images")
-    parser.add_argument("--codes", type=int, default=512)
     parser.add_argument("--channels", type=int, nargs="+", default=[48, 48])
     parser.add_argument("--latent_dim", type=int, default=128, help="of the VAE")
     parser.add_argument("--epochs", type=int, default=6, help="of each of the two")
     parser.add_argument("--prior_epochs", type=int, default=5, help="of the codes' prior alone, afterwards")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--num_data", type=int, default=1000, help="test images, at most")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
     options = parser.parse_args()
 
     data = pv.data.load(options.data, valid=0.05)

@@ -17,8 +17,6 @@ of the mean image): where q(z|x) is the prior for every x there is no discrepanc
 are the best of four settings by the error on these same test images, so the figure is a little optimistic.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,14 +26,11 @@ import pyro_vae as pv
 from pyro_vae.conditionals import Normal, Point
 from pyro_vae.elbo import WAE, InfoVAE, mmd
 
+from common import make_parser
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="a data set's name or file")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures"))
-    options = parser.parse_args()
+    options = make_parser(__doc__, data="mnist", epochs=6).parse_args()
 
     data = pv.data.load(options.data, flatten=True, valid=0)
     test, labels = data.test.x[:2000], torch.as_tensor(data.test.y)[:2000]

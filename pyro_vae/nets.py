@@ -140,7 +140,7 @@ class MLP(nn.Module):
 class _Residual(nn.Module):
     """`x + f(x) / 10` with two convolutions, `(N, C, H, W) -> (N, C, H, W)`.
 
-    No batch norm: it would couple the data of a batch, and log p(x|z) of one datum would depend on its neighbours
+    No batch norm: it would couple the data of a batch, and log p(x|z) of one datum would depend on its neighbors
     and on the batch size. The factor keeps blocks near the identity at first, however many there are.
     """
 
@@ -270,7 +270,7 @@ class ConvDecoder(nn.Module):
         return x.reshape(lead + self.out_shape)
 
     def set_output_bias(self, features: Tensor) -> None:
-        """Centre the output on `features`, of shape `out_shape`: each channel's bias becomes its spatial mean."""
+        """Center the output on `features`, of shape `out_shape`: each channel's bias becomes its spatial mean."""
         same_shape(features, self.out_shape, "set_output_bias")
         with torch.no_grad():
             self.final.get_parameter("bias").copy_(features.mean((-2, -1)))

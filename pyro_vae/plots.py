@@ -64,7 +64,7 @@ def image_rows(rows: Mapping[str, Tensor], *, title: str = "") -> Figure:
 
 
 def embeddings(points: Mapping[str, Tensor], labels: Tensor, *, title: str = "") -> Figure:
-    """Codes in a plane, side by side, each set `(N, 2)` with its name, coloured by `labels` `(N,)`, at most 20 classes.
+    """Codes in a plane, side by side, each set `(N, 2)` with its name, colored by `labels` `(N,)`, at most 20 classes.
 
     Raises:
         ValueError: For points or labels of another shape, or too many classes.
@@ -74,15 +74,15 @@ def embeddings(points: Mapping[str, Tensor], labels: Tensor, *, title: str = "")
 
     classes = labels.unique().tolist()
     if len(classes) > 20:
-        raise ValueError(f"{len(classes)} classes cannot be told apart by colour: give labels with at most 20")
-    colours = colormaps["tab10" if len(classes) <= 10 else "tab20"]
+        raise ValueError(f"{len(classes)} classes cannot be told apart by color: give labels with at most 20")
+    colors = colormaps["tab10" if len(classes) <= 10 else "tab20"]
     figure = Figure(figsize=(3.6 * len(points) + 0.7, 3.8), dpi=_DPI, layout="constrained")
     for ax, (name, xy) in zip(figure.subplots(1, len(points), squeeze=False).flat, points.items(), strict=True):
         if xy.shape != (len(labels), 2):
             raise ValueError(f"points {name!r} have shape {tuple(xy.shape)}, expected ({len(labels)}, 2)")
         for i, which in enumerate(classes):
             x, y = xy[labels == which].detach().cpu().T.numpy()
-            ax.scatter(x, y, s=4, color=colours(i), lw=0, alpha=0.6, label=str(which))
+            ax.scatter(x, y, s=4, color=colors(i), lw=0, alpha=0.6, label=str(which))
         ax.set_title(name, fontsize=9)
         ax.set(xticks=[], yticks=[])
         ax.set_aspect("equal", adjustable="datalim")

@@ -19,7 +19,7 @@ lower ELBO is taken to come from; steps alone it is behind (`training.py`).
 import argparse
 import logging
 import os
-import platform
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,13 +30,13 @@ import pyro.infer
 import pyro.optim
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
-from training import DATA, HIDDEN, LATENT, LR, Networks, gemm_rate, numpyro_jit
 
 import pyro_vae as pv
 from pyro_vae.support.random import fork_rng
+
+from bench import DATA, LATENT, LR, Networks, gemm_rate, machine, make_table, numpyro_jit, step_flops
 
 Epoch = Callable[[], object]
 Elbo = Callable[[Tensor], float]
@@ -82,7 +82,7 @@ def by_hand(x: Tensor) -> tuple[Epoch, Elbo]:
 
 
 def numpyro_loop(x: Tensor) -> tuple[Epoch, Elbo]:
-    step, elbo = numpyro_jit(list(x.split(BATCH))[:-1], len(x) // BATCH)  # without shuffling: in its favour
+    step, elbo = numpyro_jit(list(x.split(BATCH))[:-1], len(x) // BATCH)  # without shuffling: in its favor
     return lambda: step(0), elbo
 
 
@@ -140,10 +140,7 @@ def main() -> None:
     console, rate = Console(), gemm_rate()
     data = pv.data.load(options.data, binarize="threshold", flatten=True, valid=0.0)
     x, test = (torch.nn.functional.pad(split.x, (0, DATA - split.x.shape[1])) for split in (data.train, data.test))
-    console.print(
-        f"{len(x)} images; {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"matrix products at {rate / 1e9:.0f} GFLOP/s"
-    )
+    console.print(f"{len(x)} images; {machine()}, matrix products at {rate / 1e9:.0f} GFLOP/s")
     rivals: dict[str, tuple[Epoch, Elbo]] = {}
     makers = {"Pyro example": pyro_example, "PyTorch by hand": by_hand}
     for name, make in {**makers, "NumPyro jitted": numpyro_loop, "pythae": pythae_trainer}.items():
@@ -182,12 +179,10 @@ def main() -> None:
         )
         elbos[name] = elbo_of(nets)(test)
     elbos |= {name: elbo(test) for name, (_, elbo) in rivals.items()}
-    weights = sum(p.numel() for p in Networks().parameters() if p.dim() == 2)
-    flops = 2 * len(x) * (3 * weights - DATA * HIDDEN)
-    table = Table(title=f"an epoch of {len(x)} images at batch {BATCH}, medians of {options.epochs - 2}")
-    for column in ("", "seconds", "/ Pyro", "/ PyTorch", "GEMM share", "test ELBO"):
-        table.add_column(column, justify="right" if column else "left")
-    middle = {name: sorted(s[2:])[len(s[2:]) // 2] for name, s in seconds.items()}
+    flops = step_flops(len(x))
+    title = f"an epoch of {len(x)} images at batch {BATCH}, medians of {options.epochs - 2}"
+    table = make_table(title, "", "seconds", "/ Pyro", "/ PyTorch", "GEMM share", "test ELBO")
+    middle = {name: statistics.median_high(s[2:]) for name, s in seconds.items()}
     for name, value in middle.items():
         table.add_row(
             name,

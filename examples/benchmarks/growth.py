@@ -28,11 +28,11 @@ import pyro
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
-from training import DATA, Networks, gemm_rate
 
 import pyro_vae as pv
+
+from bench import DATA, Networks, gemm_rate, machine, make_table, take_turns
 
 Step = Callable[[], object]
 
@@ -107,13 +107,7 @@ def row(label: str, sizes: tuple[int, int, int], rounds: int, rate: float) -> li
         for _ in range(3):
             step()
         memory[name] = min(peak_bytes(step) for _ in range(3))
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - started)
-    middle = {name: sorted(s)[rounds // 2] for name, s in seconds.items()}
+    middle = take_turns(steps, rounds)
     batch, latent, particles = sizes
     flops = Pair(latent).flops(batch, particles)
     cells = [label]
@@ -144,7 +138,7 @@ def main() -> None:
     parser.add_argument("--most", type=float, default=1.0, help="share of the greatest size to go to")
     options = parser.parse_args()
     console, rate = Console(width=130), gemm_rate()
-    console.print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {rate / 1e9:.0f} GFLOP/s")
+    console.print(f"{machine()}, {rate / 1e9:.0f} GFLOP/s")
     grown = {
         "batch": [(n, (n, 20, 1)) for n in (32, 128, 512, 2048)],
         "latent": [(n, (128, n, 1)) for n in (2, 20, 100, 400)],
@@ -153,19 +147,15 @@ def main() -> None:
     for what, sizes in grown.items():
         if what not in options.what:
             continue
-        table = Table(title={"batch": "batch", "latent": "latent size, batch 128"}.get(what, "particles, batch 20"))
-        table.add_column(what)
-        for name in ("PyTorch ms", "pyro_vae ms (/ PyTorch)", "compiled ms (/ PyTorch)"):
-            for column in (name, "GEMM", "MB"):
-                table.add_column(column, justify="right")
+        title = {"batch": "batch", "latent": "latent size, batch 128"}.get(what, "particles, batch 20")
+        names = ("PyTorch ms", "pyro_vae ms (/ PyTorch)", "compiled ms (/ PyTorch)")
+        table = make_table(title, what, *(column for name in names for column in (name, "GEMM", "MB")))
         for n, size in sizes:
             if n <= options.most * sizes[-1][0]:
                 table.add_row(*row(str(n), size, options.rounds, rate))
         console.print(table)
     if "data" in options.what:
-        table = Table(title="size of the data, batch 128, compiled, within fit")
-        for column in ("data", "ms a step"):
-            table.add_column(column, justify="right")
+        table = make_table("size of the data, batch 128, compiled, within fit", "data", "ms a step")
         for n in (1_000, 10_000, 60_000):
             if n <= options.most * 60_000:
                 table.add_row(*data_row(n))

@@ -17,15 +17,15 @@ been compiled 34 seconds, 31 %. Peak memory of the process 963 MiB. Annealing of
 """
 
 import argparse
-import platform
 import resource
 import time
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 import pyro_vae as pv
+
+from bench import machine, make_table
 
 
 def gemm_rate(sizes: list[tuple[int, int]], rows: int) -> float:
@@ -51,10 +51,7 @@ def main() -> None:
     few = x[: max(1, len(x) // 10)]
     wide = pv.VAE(784, 20, hidden=(400,))
     deep = pv.VAE(784, 50, hidden=(200, 200))
-    title = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    table = Table(title=title)
-    for column in ("", "data", "seconds", "GFLOP/s", "GEMM GFLOP/s", "share", "peak MiB"):
-        table.add_column(column, justify="right")
+    table = make_table(machine(), "", "data", "seconds", "GFLOP/s", "GEMM GFLOP/s", "share", "peak MiB")
     jobs = [
         ("importance, compiling", wide, x, [(20, 400), (400, 784)], 2048, options.num_samples),
         ("importance, again", wide, x, [(20, 400), (400, 784)], 2048, options.num_samples),

@@ -1,4 +1,4 @@
-"""One importance-weighted step with K particles: this library against hand-written, vectorised PyTorch.
+"""One importance-weighted step with K particles: this library against hand-written, vectorized PyTorch.
 
     python examples/benchmarks/particles.py
 
@@ -15,18 +15,17 @@ for dreg.
 
 import argparse
 import math
-import platform
-import time
 from collections.abc import Callable
 
 import pyro
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 import pyro_vae as pv
+
+from bench import machine, make_table, take_turns
 
 
 def ours(x: torch.Tensor, particles: int, name: str, compile: bool = False) -> Callable[[], None]:
@@ -63,18 +62,6 @@ def by_hand(x: torch.Tensor, particles: int) -> Callable[[], None]:
     return step
 
 
-def medians(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Milliseconds of each step, taken in turn so that a slow moment of the machine hits all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for i in range(repeats + 3):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            if i >= 3:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: 1e3 * sorted(s)[len(s) // 2] for name, s in seconds.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=100)
@@ -84,15 +71,14 @@ def main() -> None:
     torch.set_flush_denormal(options.flush)
     torch.manual_seed(0)
     x = (torch.rand(options.batch_size, 784) < 0.2).float()
-    threads = torch.get_num_threads()
-    table = Table(title=f"{platform.machine()}, {threads} threads, torch {torch.__version__}, batch {len(x)}")
-    for column in ("K", "PyTorch ms", "iwae", "compiled", "dreg", "compiled"):
-        table.add_column(column, justify="right")
+    title = f"{machine()}, batch {len(x)}"
+    table = make_table(title, "K", "PyTorch ms", "iwae", "compiled", "dreg", "compiled")
     for particles in (1, 5, 50):
         steps = {"hand": by_hand(x, particles)}
         for name in ("iwae", "dreg"):
             steps |= {name: ours(x, particles, name), f"{name} compiled": ours(x, particles, name, compile=True)}
-        ms = medians(steps, options.repeats)
+        take_turns(steps, 3)  # warm
+        ms = {name: 1e3 * seconds for name, seconds in take_turns(steps, options.repeats).items()}
         cells = [f"{ms['hand']:.2f}"]
         cells += [f"{ms[name]:.2f} ({ms[name] / ms['hand']:.2f})" for name in steps if name != "hand"]
         table.add_row(str(particles), *cells)

@@ -24,11 +24,11 @@ from typing import Any
 import pyro
 import torch
 from rich.console import Console
-from rich.table import Table
-from training import Networks, gemm_rate
 
 import pyro_vae as pv
 from pyro_vae.evaluate.bounds import Bound
+
+from bench import Networks, gemm_rate, make_table
 
 
 def run(kind: Any, data: Any, options: argparse.Namespace) -> tuple[float, Bound]:
@@ -70,9 +70,8 @@ def main() -> None:
         parser.error("--epochs must be at least 3: the first two are not timed")
 
     data = pv.data.load(options.data, binarize="static", flatten=True)
-    table = Table(title=f"{options.data}, batch {options.batch_size}, {options.epochs} epochs, {options.device}")
-    for column in ("type", "s/epoch", "ratio", "products GFLOP/s", "test ELBO", "difference"):
-        table.add_column(column, justify="right")
+    title = f"{options.data}, batch {options.batch_size}, {options.epochs} epochs, {options.device}"
+    table = make_table(title, "type", "s/epoch", "ratio", "products GFLOP/s", "test ELBO", "difference")
     found = {kind: run(kind, data, options) for kind in options.types}
     seconds, first = found[options.types[0]]
     for kind, (taken, bound) in found.items():

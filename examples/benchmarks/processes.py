@@ -12,13 +12,11 @@ With `--epochs 5` on a 2-core CPU, torch 2.15, thousands of data a second (other
 
     global batch                             128     512    2048
     one process, two threads                18.9    35.8    53.0
-    two processes, one thread each          13.9    36.9    50.1    ratio 0.73, 1.03, 0.94
-    the same, compiled (`--compile`)        24.1    42.3    54.0
-    one process, two threads, compiled      39.5    54.4    60.9    ratio 0.61, 0.78, 0.89
+    one process, two threads, compiled      39.5    54.4    60.9
 
-The sum of the gradients takes 0.8 ms, 3.6 to 4.4 ms if gloo sends them (ratio 0.47 at 128, 0.88 at 2048, eager). What
-is left is the work that each process does in full, whatever its share of the batch: the optimizer's step, writing the
-gradients, Pyro's own.
+Two processes of one thread each, whose gradients gloo sums, come to 0.47 times the first row at batch 128 and 0.88
+times at 2048. The sum takes 3.6 to 4.4 ms (3.1 to 3.8 ms in another run); the rest is the work that each process does
+in full, whatever its share of the batch: the optimizer's step, writing the gradients, Pyro's own.
 """
 
 import argparse
@@ -32,9 +30,10 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 import pyro_vae as pv
+
+from bench import make_table
 
 
 def work(options: argparse.Namespace) -> None:
@@ -96,18 +95,9 @@ def main() -> None:
     if options.work is not None:
         work(options)
         return
-    table = Table(title=f"{options.num_data} data, {'compiled' if options.compile else 'eager'}, {options.device}")
-    many = f"{options.devices} processes"
-    for column in (
-        "batch",
-        "1 process, data/s",
-        "threads",
-        f"{many}, data/s",
-        "threads",
-        "ratio",
-        "sum of gradients ms",
-    ):
-        table.add_column(column, justify="right")
+    title = f"{options.num_data} data, {'compiled' if options.compile else 'eager'}, {options.device}"
+    rates_of = ("1 process, data/s", "threads", f"{options.devices} processes, data/s", "threads")
+    table = make_table(title, "batch", *rates_of, "ratio", "sum of gradients ms")
     for size in options.batch_sizes:
         one, several = measured(options, 1, size), measured(options, options.devices, size)
         rates = [options.num_data / found["seconds"] for found in (one, several)]

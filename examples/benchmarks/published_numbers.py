@@ -88,7 +88,7 @@ def exact(table: Table) -> None:
             z = pyro.sample("z", dist.MultivariateNormal(torch.zeros(latent_dim).double(), eye))
             pyro.sample("x", dist.Normal(z @ weight.T + offset, noise).to_event(1), obs=x)
 
-    def guide(x: torch.Tensor) -> None:  # a proposal wider than the posterior, off its centre
+    def guide(x: torch.Tensor) -> None:  # a proposal wider than the posterior, off its center
         loc = (x - offset) @ weight @ covariance / noise**2 + 0.02
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.MultivariateNormal(loc, 1.5 * covariance))

@@ -19,57 +19,24 @@ On a 2-core CPU, two threads, torch 2.15, NumPyro 0.22 (GEMM 333 GFLOP/s), ms a 
 """
 
 import argparse
-import platform
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import pyro.infer
 import pyro.optim
 import torch
-import torch.nn.functional as F
 from rich.console import Console
-from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.svi import fused_adam
 
-DATA, HIDDEN, LATENT, LR = 784, 400, 20, 1e-3
-Step = Callable[[int], object]  # takes the number of the batch, returns when the work is done
-
-
-class Networks(nn.Module):
-    """Encoder and decoder, the same for everybody."""
-
-    def __init__(self, latent: int = LATENT) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.latent = latent
-        self.encoder = nn.Sequential(nn.Linear(DATA, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, 2 * latent))
-        self.decoder = nn.Sequential(nn.Linear(latent, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, DATA))
-
-    def model(self, x: Tensor) -> None:
-        pyro.module(f"decoder_{id(self)}", self.decoder)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent), 1.0).to_event(1))
-            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
-
-    def guide(self, x: Tensor) -> None:
-        pyro.module(f"encoder_{id(self)}", self.encoder)
-        loc, log_scale = self.encoder(x).chunk(2, -1)
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
-
-    def loss(self, x: Tensor) -> Tensor:
-        loc, log_scale = self.encoder(x).chunk(2, -1)
-        z = loc + log_scale.exp() * torch.randn_like(loc)
-        kl = 0.5 * (loc.square() + (2 * log_scale).exp() - 2 * log_scale - 1).sum()
-        return F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="sum") + kl
+from bench import DATA, LR, Networks, Step, gemm_rate, machine, make_table, numpyro_jit, step_flops
 
 
 def stock_pyro(batches: list[Tensor]) -> tuple[Step, Networks]:
@@ -104,71 +71,6 @@ def ours(batches: list[Tensor], **options: Any) -> tuple[Step, Networks]:
     return step, nets
 
 
-def numpyro_jit(batches: list[Tensor], block: int) -> tuple[Step, Callable[[Tensor], float]]:
-    """`block` steps of NumPyro's SVI as one jitted loop; a call runs them all."""
-    import jax
-    import jax.numpy as jnp
-    import numpyro
-    import numpyro.distributions as nd
-    from numpyro.infer import SVI, TraceMeanField_ELBO
-
-    nets = Networks()
-    start = {
-        f"{side}_{i}_{kind}": jnp.array(getattr(layer, kind).detach().numpy())
-        for side, net in (("encoder", nets.encoder), ("decoder", nets.decoder))
-        for i, layer in ((0, net[0]), (1, net[2]))
-        for kind in ("weight", "bias")
-    }
-
-    def dense(side: str, x: Any) -> Any:
-        w = {k: numpyro.param(k, v) for k, v in start.items() if k.startswith(side)}
-        h = jax.nn.softplus(x @ w[f"{side}_0_weight"].T + w[f"{side}_0_bias"])
-        return h @ w[f"{side}_1_weight"].T + w[f"{side}_1_bias"]
-
-    def model(x: Any) -> None:
-        with numpyro.plate("data", x.shape[0]):
-            z = numpyro.sample("z", nd.Normal(jnp.zeros(LATENT), 1.0).to_event(1))
-            numpyro.sample("x", nd.Bernoulli(logits=dense("decoder", z)).to_event(1), obs=x)
-
-    def guide(x: Any) -> None:
-        loc, log_scale = jnp.split(dense("encoder", x), 2, -1)
-        with numpyro.plate("data", x.shape[0]):
-            numpyro.sample("z", nd.Normal(loc, jnp.exp(log_scale)).to_event(1))
-
-    svi = SVI(model, guide, numpyro.optim.Adam(LR), TraceMeanField_ELBO())
-    data = jnp.stack([jnp.array(b.numpy()) for b in batches])
-    state = svi.init(jax.random.PRNGKey(0), data[0])
-
-    @jax.jit
-    def loop(state: Any, start_at: int) -> Any:
-        def body(i: int, state: Any) -> Any:
-            return svi.update(state, data[(start_at + i) % len(batches)])[0]
-
-        return jax.lax.fori_loop(0, block, body, state)
-
-    def step(i: int) -> None:
-        nonlocal state
-        state = jax.block_until_ready(loop(state, i))
-
-    def elbo(x: Tensor) -> float:
-        return -float(svi.evaluate(state, jnp.array(x.numpy()))) / len(x)
-
-    return step, elbo
-
-
-def gemm_rate(size: int = 1024, dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:
-    """Floating-point operations a second of a large matrix product, the best of several."""
-    a, b = (torch.randn(size, size).to(device, dtype) for _ in range(2))
-    best = 1e9
-    for _ in range(10):
-        started = time.perf_counter()
-        a @ b
-        if device != "cpu":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch_size", type=int, nargs="+", default=[32, 128, 512])
@@ -177,11 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
     rate = gemm_rate()
-    weights = sum(p.numel() for p in Networks().parameters() if p.dim() == 2)
-    console.print(
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"matrix products at {rate / 1e9:.0f} GFLOP/s"
-    )
+    console.print(f"{machine()}, matrix products at {rate / 1e9:.0f} GFLOP/s")
     for size in options.batch_size:
         generator = torch.Generator().manual_seed(0)
         probabilities = torch.rand(DATA, generator=generator) ** 3
@@ -224,12 +122,9 @@ def main() -> None:
                 block_step(done)
                 seconds["NumPyro jitted"].append((time.perf_counter() - started) / options.block)
             done += options.block
-        ms = {name: 1e3 * sorted(s)[len(s) // 2] for name, s in seconds.items()}
-        # forward, gradient by input and gradient by weight; the encoder's input has no gradient
-        flops = 2 * size * (3 * weights - DATA * HIDDEN)
-        table = Table(title=f"batch {size}")
-        for column in ("", "ms a step", "/ Pyro", "/ PyTorch", "GEMM share", "first 3 steps s", f"ELBO at {done}"):
-            table.add_column(column, justify="right" if column else "left")
+        ms = {name: 1e3 * statistics.median_high(s) for name, s in seconds.items()}
+        columns = ("ms a step", "/ Pyro", "/ PyTorch", "GEMM share", "first 3 steps s", f"ELBO at {done}")
+        table = make_table(f"batch {size}", "", *columns)
         x = torch.cat(batches)
         for name, value in ms.items():
             if name in nets:
@@ -237,7 +132,7 @@ def main() -> None:
                     elbo = -float(nets[name].loss(x)) / len(x)
             else:
                 elbo = elbo_of(x) if elbo_of else float("nan")
-            share = flops / (value / 1e3) / rate
+            share = step_flops(size) / (value / 1e3) / rate
             ratios = f"{value / ms['Pyro']:.2f}", f"{value / ms['PyTorch']:.2f}"
             table.add_row(name, f"{value:.2f}", *ratios, f"{share:.0%}", f"{first[name]:.1f}", f"{elbo:.2f}")
         console.print(table)

@@ -17,7 +17,7 @@ class ExactContinuousBernoulli(dist.ContinuousBernoulli):
     """The continuous Bernoulli in terms of its logits, exact for all of them.
 
     `p(x) = l exp(l x) / (exp(l) - 1)` on [0, 1], Loaiza-Ganem & Cunningham 2019, arXiv 1907.06845. The parent class
-    takes the normaliser and the mean from probabilities clamped to the precision: in float32 it is off by 0.2 nats
+    takes the normalizer and the mean from probabilities clamped to the precision: in float32 it is off by 0.2 nats
     at `l = 20`, by 1.8 at `l = 100`, and its mean cannot leave [0.063, 0.937]. Decoders go there: black is black.
     """
 
@@ -141,7 +141,7 @@ class GridCategorical(_OnGrid):
     """A categorical distribution over the values `k / (levels - 1)`.
 
     Args:
-        logits: unnormalised log-probabilities `(*, levels)`; the batch shape is `*`.
+        logits: unnormalized log-probabilities `(*, levels)`; the batch shape is `*`.
     """
 
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012
@@ -169,7 +169,7 @@ class GridCategorical(_OnGrid):
         return level.to(self.logits.dtype) / (self.levels - 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        # not `dist.Categorical`: it normalises in separate passes, 1.6 times as slow over 256 levels on a CPU
+        # not `dist.Categorical`: it normalizes in separate passes, 1.6 times as slow over 256 levels on a CPU
         level, logits = torch.broadcast_tensors(self._level(value).long().unsqueeze(-1), self.logits)
         return logits.gather(-1, level[..., :1]).squeeze(-1)
 
@@ -177,11 +177,11 @@ class GridCategorical(_OnGrid):
 class DiscretizedLogisticMixture(_OnGrid):
     """A mixture of logistic distributions, rounded to the values `k / (levels - 1)`.
 
-    Level k gets the mass between the midpoints to its neighbours; the first and last level get the tails, so the
+    Level k gets the mass between the midpoints to its neighbors; the first and last level get the tails, so the
     masses sum to one. Salimans et al. 2017, arXiv 1701.05517, without their autoregression over channels.
 
     Args:
-        logits: unnormalised log-weights of the M components, `(*, M)`; the batch shape is `*`.
+        logits: unnormalized log-weights of the M components, `(*, M)`; the batch shape is `*`.
         loc: locations `(*, M)`, in units where the values run from -1 to 1.
         scale: scales `(*, M)`, in the same units.
         levels: number of values.

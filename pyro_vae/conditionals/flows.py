@@ -1,4 +1,4 @@
-"""Posterior families made of a normalising flow: planar, radial, inverse autoregressive, coupling, spline."""
+"""Posterior families made of a normalizing flow: planar, radial, inverse autoregressive, coupling, spline."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -144,15 +144,15 @@ class RadialFlow(Flow):
     def __init__(self, latent_dim: int, num_flows: int = 4) -> None:
         (self.num_flows,) = as_sizes(num_flows, "num_flows", 1)
         super().__init__(latent_dim, num_flows * (latent_dim + 2))
-        # steps about one centre would stay equal
+        # steps about one center would stay equal
         self.register_buffer("offset", torch.randn(num_flows, latent_dim))
 
     def transforms(self, context: Tensor) -> list[Transform]:
         size = self.event_shape[0]
         steps = context.unflatten(-1, (self.num_flows, size + 2))
-        centre, alpha, total = steps.split((size, 1, 1), -1)  # (*, T, D), (*, T, 1), (*, T, 1)
-        centre, alpha, total = centre + self.offset, soft_bound(alpha), soft_bound(total)
-        return [transforms.Radial(centre[..., i, :], alpha[..., i, :], total[..., i, :]) for i in range(self.num_flows)]
+        center, alpha, total = steps.split((size, 1, 1), -1)  # (*, T, D), (*, T, 1), (*, T, 1)
+        center, alpha, total = center + self.offset, soft_bound(alpha), soft_bound(total)
+        return [transforms.Radial(center[..., i, :], alpha[..., i, :], total[..., i, :]) for i in range(self.num_flows)]
 
 
 class _Masked(Flow):

@@ -108,7 +108,7 @@ class Likelihood(Conditional):
 
 
 class Bernoulli(Likelihood):
-    """`p(x = 1) = sigmoid(h)` for binary data. With validation on, grey pixels are refused.
+    """`p(x = 1) = sigmoid(h)` for binary data. With validation on, gray pixels are refused.
 
     >>> Bernoulli((1, 28, 28))(torch.zeros(8, 1, 28, 28)).log_prob(torch.ones(8, 1, 28, 28)).shape
     torch.Size([8])
@@ -128,7 +128,7 @@ class Bernoulli(Likelihood):
 
 
 class ContinuousBernoulli(Likelihood):
-    """`p(x) = h exp(h x) / (exp(h) - 1)` for data in [0, 1], a density, where grey pixels under a Bernoulli have none.
+    """`p(x) = h exp(h x) / (exp(h) - 1)` for data in [0, 1], a density, where gray pixels under a Bernoulli have none.
 
     Loaiza-Ganem & Cunningham 2019, arXiv 1907.06845.
     """

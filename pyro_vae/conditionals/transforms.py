@@ -109,30 +109,30 @@ class Radial(Bijection):
     identity.
 
     Args:
-        centre: x0, `(*, D)`.
+        center: x0, `(*, D)`.
         log_alpha, log_sum: `(*, 1)`.
 
     Reference: Rezende and Mohamed 2015, arXiv 1505.05770, eq. 14 and appendix A.2.
     """
 
-    def __init__(self, centre: Tensor, log_alpha: Tensor, log_sum: Tensor) -> None:
+    def __init__(self, center: Tensor, log_alpha: Tensor, log_sum: Tensor) -> None:
         super().__init__()
-        self.centre, self.alpha = centre, softplus(log_alpha)
+        self.center, self.alpha = center, softplus(log_alpha)
         self.beta = softplus(log_sum) - self.alpha
 
     def push(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        away = x - self.centre
+        away = x - self.center
         r = away.norm(dim=-1, keepdim=True)
         return x + self.beta / (self.alpha + r) * away, self._log_det(r, x.shape[-1])
 
     def pull(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        away = y - self.centre
+        away = y - self.center
         s = away.norm(dim=-1, keepdim=True)  # = r + beta r / (alpha + r), a quadratic equation for r
         b, product = self.alpha + self.beta - s, self.alpha * s
         root = (b.square() + 4 * product).sqrt()
         # of the two forms of the solution, the one in which nothing cancels
         r = torch.where(b > 0, 2 * product / (b.clamp_min(0) + root), (root - b) / 2)
-        return self.centre + away / (1 + self.beta / (self.alpha + r)), self._log_det(r, y.shape[-1])
+        return self.center + away / (1 + self.beta / (self.alpha + r)), self._log_det(r, y.shape[-1])
 
     def _log_det(self, r: Tensor, size: int) -> Tensor:
         around = torch.log1p(self.beta / (self.alpha + r))

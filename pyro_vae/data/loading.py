@@ -27,7 +27,7 @@ def load(
     labels: int | Literal["all"] | None = None,
     seed: int = 0,
 ) -> Data:
-    """Read `source` into memory, split it, and binarise it.
+    """Read `source` into memory, split it, and binarize it.
 
     All of it becomes float32 tensors on the CPU (move them with `Data.to`). Data larger than memory is not for this
     function: hand a `torch.utils.data.DataLoader` to `fit` directly.
@@ -45,9 +45,9 @@ def load(
     Args:
         source: One of `NAMES`; or the path of an `.npz` file (`x` or `x_train`, optionally `y` or `y_train`,
             `x_test`, `y_test`) or of a folder of equally sized images (its subfolders, if it has any, are the
-            classes; all images are made RGB unless all are grey); or a tensor, a NumPy array, or a map-style
+            classes; all images are made RGB unless all are gray); or a tensor, a NumPy array, or a map-style
             `Dataset` whose items are `x`, `(x,)` or `(x, y)`, with x a tensor, an array or a PIL image. A name wins
-            over a path spelt the same: write `./mnist` for the path. Omniglot: the background set is the training
+            over a path spelled the same: write `./mnist` for the path. Omniglot: the background set is the training
             set and the evaluation set, of other alphabets and with labels that also count from 0, is the test set;
             its images keep their 105 x 105 pixels (the 28 x 28 variant is not offered) and are dark ink (0) on white
             (1), as distributed.

@@ -188,7 +188,7 @@ def _stack(items: Iterable[tuple[str, Any]]) -> tuple[Tensor, Tensor | None]:
     if not xs:
         raise ValueError("the source is empty")
     if all(x.ndim == 3 and x.dtype == torch.uint8 for x in xs) and {len(x) for x in xs} == {1, 3}:
-        xs = [x.expand(3, -1, -1) for x in xs]  # grey images among coloured ones
+        xs = [x.expand(3, -1, -1) for x in xs]  # gray images among colored ones
     for name, x in zip(names, xs, strict=True):
         if (x.shape, x.dtype) != (xs[0].shape, xs[0].dtype):
             raise ValueError(
@@ -221,12 +221,12 @@ def _open(path: str | Path) -> Tensor:
 
 
 def _pixels(image: Any, name: str) -> Tensor:
-    """A PIL image as uint8 `(C, H, W)`, C = 1 if it is grey and 3 otherwise; transparency is dropped."""
+    """A PIL image as uint8 `(C, H, W)`, C = 1 if it is gray and 3 otherwise; transparency is dropped."""
     if image.mode.startswith(("I", "F")):  # converting these to 8 bits would clip them, silently
         raise ValueError(f"{name} has PIL mode {image.mode!r}, more than 8 bits a pixel; convert it to 8 bits first")
-    grey = image.mode in ("1", "L", "LA")
-    pixels = torch.from_numpy(np.array(image.convert("L" if grey else "RGB")))
-    return pixels.unsqueeze(0) if grey else pixels.movedim(-1, 0)  # (H, W[, C]) -> (C, H, W)
+    gray = image.mode in ("1", "L", "LA")
+    pixels = torch.from_numpy(np.array(image.convert("L" if gray else "RGB")))
+    return pixels.unsqueeze(0) if gray else pixels.movedim(-1, 0)  # (H, W[, C]) -> (C, H, W)
 
 
 def _tensor(array: np.ndarray, what: str) -> Tensor:

@@ -71,7 +71,7 @@ class Split:
     """One part of the data; `x` is always something the model may observe.
 
     Args:
-        intensity: The underlying values `(N, *shape)`: with dynamic binarisation the grey values, otherwise what is
+        intensity: The underlying values `(N, *shape)`: with dynamic binarization the gray values, otherwise what is
             observed.
         y: Labels `(N,)`, or `(N, K)` where each datum has several, as int64; or None.
         drawn: A fixed draw `(N, *shape)` observed in place of `intensity`.
@@ -139,7 +139,7 @@ class Split:
         return len(self.intensity)
 
     def __repr__(self) -> str:
-        labels = "" if self.y is None else ", labelled"
+        labels = "" if self.y is None else ", labeled"
         return f"Split({len(self)} data, shape {tuple(self.intensity.shape[1:])}{labels})"
 
 

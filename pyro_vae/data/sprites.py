@@ -72,7 +72,7 @@ class Sprites(Dataset[tuple[Tensor, Tensor]]):
         return torch.cat([self.render(some) for some in self.factors.split(1000)])
 
     def render(self, factors: Tensor) -> Tensor:
-        """The images `(*, 1, size, size)` of factors `(*, 5)`: a pixel is white if its centre is inside the shape."""
+        """The images `(*, 1, size, size)` of factors `(*, 5)`: a pixel is white if its center is inside the shape."""
         counts = torch.tensor(list(self.FACTORS.values()))
         if (
             factors.shape[-1:] != (5,)
@@ -81,11 +81,11 @@ class Sprites(Dataset[tuple[Tensor, Tensor]]):
         ):
             raise ValueError(f"factors must be integers (*, 5) below {counts.tolist()}, got {tuple(factors.shape)}")
         kind, scale, turn, across, down = factors.to(torch.float64)[..., None, None].unbind(-3)  # each (*, 1, 1)
-        # the image is [-1, 1] squared; centres leave room for the largest shape at any angle
+        # the image is [-1, 1] squared; centers leave room for the largest shape at any angle
         radius = 0.2 + 0.2 * scale / 5
-        centre_x, centre_y = ((2 * place / 31 - 1) * 0.5 for place in (across, down))
+        center_x, center_y = ((2 * place / 31 - 1) * 0.5 for place in (across, down))
         line = (torch.arange(self.size, dtype=torch.float64) + 0.5) * 2 / self.size - 1
-        dx, dy = (line - centre_x) / radius, (line.unsqueeze(-1) - centre_y) / radius
+        dx, dy = (line - center_x) / radius, (line.unsqueeze(-1) - center_y) / radius
         angle = turn * (2 * math.pi / 40)
         u, v = angle.cos() * dx + angle.sin() * dy, angle.cos() * dy - angle.sin() * dx
         square = torch.maximum(u.abs(), v.abs()) <= 0.8

@@ -20,7 +20,7 @@ class Oracle(nn.Module):
     """
 
     guide_parameters: ClassVar[tuple[str, ...]] = ()  # names of the guide's; all others are the model's
-    reparameterised: ClassVar[bool] = False  # whether all latent sites are
+    reparameterized: ClassVar[bool] = False  # whether all latent sites are
 
     def model(self, x: Tensor) -> None:
         """The generative model of `x`, N data along the first dimension."""

@@ -48,7 +48,7 @@ class Discrete(Oracle):
             pyro.sample("x", dist.Bernoulli(logits=self.logits[c]).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        """The amortised guide."""
+        """The amortized guide."""
         pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x)):
             pyro.sample("c", dist.Categorical(logits=x @ self.encoder.T))
@@ -132,7 +132,7 @@ class BitsAndClasses(Oracle):
             pyro.sample("x", self.likelihood(torch.cat(parts, -1)), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        """The amortised guide."""
+        """The amortized guide."""
         pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x)):
             if self.bits:

@@ -1,4 +1,4 @@
-"""Gaussian pairs with known answers: a linear model with an amortised guide, and a chain of two latents."""
+"""Gaussian pairs with known answers: a linear model with an amortized guide, and a chain of two latents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["LinearGaussian", "TopDownChain", "ppca_log_prob"]
 
 
 class LinearGaussian(Oracle):
-    r"""A linear-Gaussian model with an amortised diagonal guide.
+    r"""A linear-Gaussian model with an amortized diagonal guide.
 
     .. math:: z \sim N(0, I_L), \quad x \sim N(W z + b, \sigma^2 I_D); \qquad
         q(z|x) = N(V x + c, \mathrm{diag}(e^{2 s}))
@@ -38,7 +38,7 @@ class LinearGaussian(Oracle):
     """
 
     guide_parameters = ("encoder", "offset", "log_scale")
-    reparameterised = True
+    reparameterized = True
 
     def __init__(self, data_dim: int = 4, latent_dim: int = 2, scale: float = 0.7, seed: int = 0) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class LinearGaussian(Oracle):
         return dist.Normal(z @ self.weight.T + self.bias, self.scale).to_event(1)
 
     def q(self, x: Tensor) -> Any:
-        """q(z|x), batch shape `(N,)`."""
+        """The approximate posterior of z given x, batch shape `(N,)`."""
         return dist.Normal(x @ self.encoder.T + self.offset, self.log_scale.exp()).to_event(1)
 
     def simulate(self, n: int) -> Tensor:
@@ -160,7 +160,7 @@ class TopDownChain(Oracle):
     """
 
     guide_parameters = ("w", "u")
-    reparameterised = True
+    reparameterized = True
     s, r, t1, t2 = 0.6, 0.8, 0.7, 0.5
 
     def __init__(self) -> None:
@@ -198,7 +198,7 @@ class TopDownChain(Oracle):
     def elbo(self, x: Tensor, weight: float = 1.0) -> Tensor:
         """The ELBO with its KL times `weight`, `(N,)`."""
 
-        def normal(mean_square: Tensor | float, scale: float) -> Any:  # E[log N] of a centred variable
+        def normal(mean_square: Tensor | float, scale: float) -> Any:  # E[log N] of a centered variable
             return -math.log(scale * math.sqrt(2 * math.pi)) - mean_square / (2 * scale**2)
 
         z1_square = (self.w * x).square() + self.t1**2

@@ -1,4 +1,4 @@
-"""Priors of any shape: a normalising flow, and an autoregressive one."""
+"""Priors of any shape: a normalizing flow, and an autoregressive one."""
 
 from __future__ import annotations
 

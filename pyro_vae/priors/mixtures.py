@@ -49,7 +49,7 @@ class VampPrior(Prior):
 
     .. math:: p(z) = \frac1K \sum_k q(z \mid u_k)
 
-    It is the prior that maximises the ELBO if the u are all of the data; K of them keep it from being that, which
+    It is the prior that maximizes the ELBO if the u are all of the data; K of them keep it from being that, which
     would overfit. It is called with the encoder, x -> q(z|x), whose weights it shares: `VAE` does so. A step runs the
     encoder on K more inputs.
 

@@ -415,7 +415,7 @@ def test_describe_and_to() -> None:
     for part in parts(moved):
         assert part.y is not None
         assert part.x.device.type == part.y.device.type == part.head(3).device.type == "meta"
-    assert repr(data.train) == "Split(1438 data, shape (64,), labelled)"
+    assert repr(data.train) == "Split(1438 data, shape (64,), labeled)"
 
 
 # --- binarisation

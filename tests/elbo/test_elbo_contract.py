@@ -101,7 +101,7 @@ def test_value_gradient_and_bounds(name: str, pair: Oracle) -> None:
     bound = getattr(make(name), "bound", "elbo")
     if bound != "own":
         assert {"value", "value <= log p(x)", "value >= ELBO", MODEL, GUIDE} <= tested
-    elif pair.reparameterised:
+    elif pair.reparameterized:
         assert {MODEL, GUIDE} <= tested
 
 

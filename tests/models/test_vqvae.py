@@ -268,7 +268,7 @@ def test_bad_arguments(options: dict[str, Any], message: str) -> None:
 
 def test_other_pairs_are_refused() -> None:
     vae = pv.VAE(6, latent_dim=2)
-    with pytest.raises(ValueError, match=r"no latent of the guide is quantised \(it draws \{'z': 'Normal'\}\)"):
+    with pytest.raises(ValueError, match=r"no latent of the guide is quantized \(it draws \{'z': 'Normal'\}\)"):
         VQ().loss(vae.model, vae.guide, torch.zeros(3, 6))
     with pytest.raises(ValueError, match="commitment must be a number >= 0"):
         VQ(commitment=-1.0)

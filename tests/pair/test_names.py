@@ -45,6 +45,7 @@ def test_an_object_in_the_place_of_one_that_is_gone() -> None:
     assert len(names) == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [*PAIRS, TopDownChain, Discrete, BitsAndClasses, Grid])
 def test_pairs_one_after_another_train_their_own_parameters(make: object) -> None:
     for _ in range(20):
@@ -58,6 +59,7 @@ def test_pairs_one_after_another_train_their_own_parameters(make: object) -> Non
         gc.collect()
 
 
+@pytest.mark.slow
 def test_baselines_one_after_another_train_their_own_parameters() -> None:
     pair = LinearGaussian()
     x = pair.simulate(4)

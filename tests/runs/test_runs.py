@@ -89,7 +89,7 @@ class WantsInt(nn.Module):
 
 
 class WantsShape(WantsInt):
-    def __init__(self, data_shape, sizes: tuple[int, ...] = (1,), net: nn.Module | None = None) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, data_shape, sizes: tuple[int, ...] = (1,), net: nn.Module | None = None) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
         super().__init__(data_shape)
         self.sizes, self.net = sizes, net
 

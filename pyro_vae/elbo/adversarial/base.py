@@ -34,7 +34,7 @@ class Adversarial(PhasedELBO):
         game: What is played: a name in `pv.elbo.adversarial.GAMES`: "non_saturating", "log_ratio" (an estimate of the
             log-ratio of the densities in the place of its bounded version), "least_squares", "hinge" or "wasserstein".
         critic: A function from the shape of one input to a network `(N, *shape) -> (N,)`. Default: `Critic`; with
-            spectral normalisation, `functools.partial(Critic, spectral=True)`. `VAEGAN` needs its method `features`.
+            spectral normalization, `functools.partial(Critic, spectral=True)`. `VAEGAN` needs its method `features`.
         critic_steps: Steps of the critics in each step.
         critic_lr: Their learning rate, as a factor on that of the optimizer.
         gradient_penalty: Weight of the penalty on a critic's gradient between real and fake input; 10 is usual.
@@ -151,7 +151,7 @@ class Adversarial(PhasedELBO):
                 self._said,
                 f"{name} won",
                 f"the critic {name!r} tells {accuracy:.1%} of the pairs apart after {self._steps} steps: what it "
-                "judges learns little from it. Try a lower critic_lr, r1 > 0 or spectral normalisation",
+                "judges learns little from it. Try a lower critic_lr, r1 > 0 or spectral normalization",
             )
         if self.watched and spread < COLLAPSED:
             warn_once(

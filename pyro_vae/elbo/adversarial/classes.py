@@ -26,7 +26,7 @@ class CategoricalAAE(AAE):
     r"""An `AAE` of a class y and a style z, with a critic on each; some data may have labels.
 
     .. math:: \pi(x) &= q(y \mid x) \text{ as a vector of probabilities}, \qquad z \sim q(z \mid x, \pi(x)) \\
-        \text{regularise:} &\quad \text{make } \pi(x) \text{ look like one-hot draws of } p(y), \text{ and } z
+        \text{regularize:} &\quad \text{make } \pi(x) \text{ look like one-hot draws of } p(y), \text{ and } z
         \text{ like draws of } p(z) \\
         \text{classify:} &\quad \min_q -\log q(y_n \mid x_n) \text{ where } y_n \text{ is known} \\
         \text{reconstruct:} &\quad \min_{p, q} -E_q[\log p(x \mid z, \pi(x))]
@@ -36,7 +36,7 @@ class CategoricalAAE(AAE):
     through them, and the critic "y" makes them certain and each class as frequent as in the prior. It judges all such
     sites side by side, the critic "z" all other latents.
 
-    With labels the pair takes `(x, y, ...)`, y of shape `(N,)` with -1 for "unlabelled". They are hidden from all
+    With labels the pair takes `(x, y, ...)`, y of shape `(N,)` with -1 for "unlabeled". They are hidden from all
     phases but "classify": what is judged and decoded is what the guide believes.
 
     Args:

@@ -115,7 +115,7 @@ def as_output(name: str, site: Site) -> Tensor:
     if value is None or (torch.is_grad_enabled() and not value.requires_grad and not fn.has_rsample):
         raise ValueError(
             f"site {name!r} is observed under {type(fn).__name__}, whose mean is not known or does not depend on the "
-            "latents, so a critic's judgement cannot reach the model: use a likelihood with a mean"
+            "latents, so a critic's judgment cannot reach the model: use a likelihood with a mean"
         )
     return value
 

@@ -70,7 +70,7 @@ class AlphaGAN(Adversarial):
 class VGH(AlphaGAN):
     r"""VGH, a variational GAN hybrid: the ELBO with both of its terms replaced by critics.
 
-    The likelihood term becomes the critic's judgement of reconstructions, the KL its judgement of the latents; samples
+    The likelihood term becomes the critic's judgment of reconstructions, the KL its judgment of the latents; samples
     and the explicit reconstruction stay out. `AlphaGAN`, which has both, is known as VGH++ in this place: "vgh++" among
     the names of objectives.
 

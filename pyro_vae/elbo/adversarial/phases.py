@@ -19,7 +19,7 @@ Program = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Phase:
-    """One of the losses that an objective minimises in turn.
+    """One of the losses that an objective minimizes in turn.
 
     Args:
         name: What to call it.

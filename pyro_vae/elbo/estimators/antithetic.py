@@ -42,13 +42,13 @@ class DisARM(TensorELBO):
     becomes sure of it; it is at most ARM's, and far below the plain score function's.
 
     Every Bernoulli site of the guide is drawn so, with any event dimensions and plates inside the data plate. Other
-    sites must be reparameterised; both draws of a pair share their values and they get the pathwise gradient.
+    sites must be reparameterized; both draws of a pair share their values and they get the pathwise gradient.
 
     Args:
         num_particles: Number of antithetic pairs K: the guide runs K times, the model 2 K times.
 
     Raises:
-        ValueError: For a latent site that is neither Bernoulli nor reparameterised, and for a guide in which a site
+        ValueError: For a latent site that is neither Bernoulli nor reparameterized, and for a guide in which a site
             depends on a Bernoulli draw of another: the two draws would then come from different distributions.
 
     Reference: Dong, Mnih and Tucker 2020, arXiv 2006.10680; Yin et al. 2020, arXiv 2006.06448 (U2G); Yin and Zhou
@@ -120,7 +120,7 @@ def per_element(signal: Tensor, plate: DataPlate, particle_dim: int | None, even
 def check_independent(
     guide: Program, is_discrete: Callable[[Any], bool], kinds: str, name: str, args: Any, kwargs: Any
 ) -> None:
-    """Raise if a site of the guide is neither discrete of these kinds nor reparameterised, or depends on such a draw.
+    """Raise if a site of the guide is neither discrete of these kinds nor reparameterized, or depends on such a draw.
 
     The guide is run on its own draw, on zeros and on ones (for one-hot vectors: the first and the last class), and
     must give the same distributions each time.
@@ -132,7 +132,7 @@ def check_independent(
             if not is_discrete(site["fn"]) and not site["fn"].has_rsample:
                 raise ValueError(
                     f"site {site_name!r} is drawn from {type(bare(site['fn'])).__name__}, and {name!r} draws {kinds} "
-                    "and reparameterised sites only: use 'vimco' or 'reinforce' for other sites"
+                    "and reparameterized sites only: use 'vimco' or 'reinforce' for other sites"
                 )
         found = []
         for end in (None, 0, -1):

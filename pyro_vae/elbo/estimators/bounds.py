@@ -1,4 +1,4 @@
-"""The two standard ELBO estimators, free of host synchronisation and with vectorised particles."""
+"""The two standard ELBO estimators, free of host synchronization and with vectorized particles."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TensorELBO(pyro.infer.ELBO):
     """A Pyro ELBO whose loss is one differentiable tensor: the base of this library's own estimators.
 
     A subclass defines `particle_loss(traces)`, the negative objective of one run of the pair summed over the data (for
-    vectorised particles: also over the particles). Everything else, `loss`, `loss_and_grads` and
+    vectorized particles: also over the particles). Everything else, `loss`, `loss_and_grads` and
     `differentiable_loss`, follows. Losses stay on the device: nothing here waits for a GPU.
 
     Args:
@@ -35,8 +35,8 @@ class TensorELBO(pyro.infer.ELBO):
             first and falls back to the second, with a warning, if the pair's networks do not take a leading dimension.
     """
 
-    needs_path: ClassVar[bool] = False  # whether every latent site must be reparameterised
-    for_discrete: ClassVar[bool] = False  # whether it is made for latents that cannot be reparameterised
+    needs_path: ClassVar[bool] = False  # whether every latent site must be reparameterized
+    for_discrete: ClassVar[bool] = False  # whether it is made for latents that cannot be reparameterized
     bound: ClassVar[str] = "elbo"  # what the value bounds log p(x) by: the ELBO, IWAE's bound, or one of its own
 
     def __init__(self, num_particles: int = 1, vectorize_particles: bool | None = None, **kwargs: Any) -> None:
@@ -78,7 +78,7 @@ class TensorELBO(pyro.infer.ELBO):
         return runs, dim, model, guide
 
     def traces(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any) -> Iterator[PairTrace]:
-        """The runs of the pair that one loss needs: one with K vectorised particles, or K plain ones."""
+        """The runs of the pair that one loss needs: one with K vectorized particles, or K plain ones."""
         runs, dim = self.layout(model, guide, args, kwargs)
         for _ in range(runs):
             if dim is None:
@@ -117,7 +117,7 @@ class Trace(TensorELBO):
     .. math:: L = E_{q(z|x)}[\log p(x, z) - \log q(z|x)]
 
     Unbiased for the ELBO and for its gradient. The variance includes that of the KL term, which `MeanField` integrates
-    out. A site that cannot be reparameterised gets a score-function term instead, weighted with all that stands in its
+    out. A site that cannot be reparameterized gets a score-function term instead, weighted with all that stands in its
     plates.
 
     Reference: Kingma and Welling 2014, arXiv 1312.6114, eq. 6 (estimator A); Ranganath et al. 2014, arXiv 1401.0118
@@ -152,7 +152,7 @@ class MeanField(TensorELBO):
     `TraceMeanField_ELBO` warns and goes on.
 
     Raises:
-        ValueError: For a latent site that cannot be reparameterised: use "trace" for the score-function gradient.
+        ValueError: For a latent site that cannot be reparameterized: use "trace" for the score-function gradient.
 
     Reference: Kingma and Welling 2014, arXiv 1312.6114, eq. 7 (estimator B).
     """
@@ -165,7 +165,7 @@ class MeanField(TensorELBO):
         for name, q in sample_sites(traces.guide):
             if not q["fn"].has_rsample:
                 raise ValueError(
-                    f"site {name!r} is drawn from {type(q['fn']).__name__}, which has no reparameterised gradient, and "
+                    f"site {name!r} is drawn from {type(q['fn']).__name__}, which has no reparameterized gradient, and "
                     "the mean-field ELBO needs one: use elbo='trace' (score function) or a relaxed distribution"
                 )
             p = traces.model.nodes.get(name)

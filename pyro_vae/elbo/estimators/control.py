@@ -50,7 +50,7 @@ class REBAR(TensorELBO):
 
     Unbiased for the ELBO's gradient. The variance is far below the plain score function's if the relaxed model
     resembles the discrete one; eta = 0 is the score function without baseline. RELAX is the same estimator with a
-    free network added to the control variate, which is not offered here. Other latent sites must be reparameterised.
+    free network added to the control variate, which is not offered here. Other latent sites must be reparameterized.
 
     Args:
         num_particles: Number of draws K: the guide runs K times, the model 2 K times.
@@ -59,7 +59,7 @@ class REBAR(TensorELBO):
             estimator stays unbiased. Costs second derivatives of the model.
 
     Raises:
-        ValueError: For a latent site that is neither Bernoulli, one-hot nor reparameterised, and for a guide in which a
+        ValueError: For a latent site that is neither Bernoulli, one-hot nor reparameterized, and for a guide in which a
             site depends on a discrete draw of another.
 
     Reference: Tucker et al. 2017, arXiv 1703.07370; Grathwohl et al. 2018, arXiv 1711.00123 (RELAX, learned eta and

@@ -1,4 +1,4 @@
-"""Bounds of many samples: importance-weighted, their doubly reparameterised and combined forms, and Renyi's."""
+"""Bounds of many samples: importance-weighted, their doubly reparameterized and combined forms, and Renyi's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class IWAE(SurrogateELBO):
     The logarithm is taken for each datum, so the loss is a bound on subsampled plates too, where Pyro's `RenyiELBO`
     puts the scale inside it. The gradient is unbiased for the bound; its signal-to-noise ratio for the guide's
     parameters falls like `1/sqrt(K)` (Rainforth et al. 2018, arXiv 1802.04537): see `DReG`. Sites that cannot be
-    reparameterised get a score-function gradient whose signal is the whole bound, of high variance: see `VIMCO`.
+    reparameterized get a score-function gradient whose signal is the whole bound, of high variance: see `VIMCO`.
 
     Reference: Burda et al. 2016, arXiv 1509.00519, eq. 8 and 14.
     """
@@ -46,14 +46,14 @@ class IWAE(SurrogateELBO):
 
 
 class DReG(SurrogateELBO):
-    r"""The importance-weighted bound with the doubly reparameterised gradient for the guide.
+    r"""The importance-weighted bound with the doubly reparameterized gradient for the guide.
 
     .. math:: \nabla_\phi L_K = E\Big[\sum_k \tilde w_k^2 \frac{\partial \log w_k}{\partial z_k} \nabla_\phi z_k\Big],
         \quad \tilde w_k = \frac{w_k}{\sum_j w_j}
 
     Same value and same expected gradient as `IWAE`; the signal-to-noise ratio for the guide grows like `sqrt(K)`, and
     at the exact posterior the variance is zero. The model's gradient is IWAE's. All latent sites must be
-    reparameterised.
+    reparameterized.
 
     Reference: Tucker et al. 2019, arXiv 1810.04152, eq. 8.
     """
@@ -73,7 +73,7 @@ class StickingTheLanding(SurrogateELBO):
 
     Leaves out the score term, whose expectation is zero: same expected gradient as the ELBO, and no variance at all
     where the guide is the exact posterior. Pyro's `Trace_ELBO` does not have that property. All latent sites must be
-    reparameterised.
+    reparameterized.
 
     Reference: Roeder et al. 2017, arXiv 1703.09194, eq. 8.
     """
@@ -182,13 +182,13 @@ class Renyi(SurrogateELBO):
 
 
 class RWS(SurrogateELBO):
-    r"""Reweighted wake-sleep: the model climbs the importance-weighted bound, the guide the self-normalised posterior.
+    r"""Reweighted wake-sleep: the model climbs the importance-weighted bound, the guide the self-normalized posterior.
 
     .. math:: \nabla_\theta = \sum_k \tilde w_k \nabla_\theta \log p(x, z_k), \quad
         \nabla_\phi = \sum_k \tilde w_k \nabla_\phi \log q(z_k|x)
 
-    The guide's part (wake-phase phi) minimises KL(p(z|x) || q(z|x)), so it covers the posterior, and needs no
-    reparameterisation; with few particles it is biased. The reported value is the importance-weighted bound.
+    The guide's part (wake-phase phi) minimizes KL(p(z|x) || q(z|x)), so it covers the posterior, and needs no
+    reparameterization; with few particles it is biased. The reported value is the importance-weighted bound.
 
     Reference: Bornschein and Bengio 2015, arXiv 1406.2751; Le et al. 2019, arXiv 1805.10469.
     """
@@ -209,7 +209,7 @@ class TailAdaptive(SurrogateELBO):
 
     Ranks have bounded moments where weights have not, so the guide is drawn to cover the posterior without the
     variance of importance weighting. Ranked per datum (Pyro's `TraceTailAdaptive_ELBO` ranks the batch as a whole). The
-    model's gradient takes the same factors; the reported value is the ELBO. All latent sites must be reparameterised.
+    model's gradient takes the same factors; the reported value is the ELBO. All latent sites must be reparameterized.
 
     Reference: Wang, Liu and Liu 2018, arXiv 1810.11943, algorithm 1.
     """

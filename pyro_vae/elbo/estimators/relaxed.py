@@ -83,7 +83,7 @@ class Relaxed(TensorELBO):
     The pair is written with `Bernoulli` and `OneHotCategorical` and stays as it is: the sites are replaced in guide
     and model while they run, so that a relaxed guide cannot meet a discrete density by mistake. Densities are computed
     before the sigmoid or softmax, where they are finite at any temperature; the map cancels between guide and model.
-    Other latent sites must be reparameterised. The gradient is pathwise: biased for the discrete ELBO, of low
+    Other latent sites must be reparameterized. The gradient is pathwise: biased for the discrete ELBO, of low
     variance. As the temperature falls the bias goes to zero (with the discrete prior) and the variance grows.
 
     Args:
@@ -102,7 +102,7 @@ class Relaxed(TensorELBO):
 
     Raises:
         ValueError: For a `Categorical` latent (its values are no points that could be relaxed), for any other latent
-            without a reparameterised gradient, for a site that is discrete on one side only, and with
+            without a reparameterized gradient, for a site that is discrete on one side only, and with
             `prior="discrete"` where the KL is not known given the latents drawn before it (a guide ordered unlike the
             model, unequal masks or scales).
 

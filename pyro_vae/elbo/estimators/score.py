@@ -1,4 +1,4 @@
-"""Score-function estimators, for latents that cannot be reparameterised."""
+"""Score-function estimators, for latents that cannot be reparameterized."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reinforce(SurrogateELBO):
 
     .. math:: \nabla_\phi L = E\big[(\log w - b)\, \nabla_\phi \log q(z|x)\big]
 
-    The signal is each datum's own `log w`. Sites that can be reparameterised keep the gradient through their draws,
+    The signal is each datum's own `log w`. Sites that can be reparameterized keep the gradient through their draws,
     unless `every_site` is set. Unbiased with every baseline.
 
     Args:
@@ -31,7 +31,7 @@ class Reinforce(SurrogateELBO):
             particles (needs two); or a network `(N, ...) -> (N,)` or `(N, 1)` of the data, trained beside the pair to
             predict log w: NVIL (Mnih and Gregor 2014).
         decay: Of the running average.
-        every_site: Use the score function for reparameterised sites as well, for comparison.
+        every_site: Use the score function for reparameterized sites as well, for comparison.
 
     Reference: Williams 1992; Mnih and Gregor 2014, arXiv 1402.0030; Kool et al. 2019 (leave-one-out).
     """
@@ -100,7 +100,7 @@ class VIMCO(SurrogateELBO):
         - \tilde w_k \nabla_\phi \log q(z_k|x)\Big]
 
     where `L_K^{-k}` is the bound with `log w_k` replaced by the mean of the other log-weights. Unbiased. Sites that
-    can be reparameterised keep the gradient through their draws. Needs two particles.
+    can be reparameterized keep the gradient through their draws. Needs two particles.
 
     Reference: Mnih and Rezende 2016, arXiv 1602.06725, eq. 9 and 10.
     """

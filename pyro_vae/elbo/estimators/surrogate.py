@@ -28,7 +28,7 @@ class Coefficients(NamedTuple):
         + path_k \frac{\partial \log w_k}{\partial z_k} \nabla_\phi z_k
         + guide_k \nabla_\phi \log q_r(z_k|x) + score_k \nabla_\phi \log q_s(z_k|x)
 
-    with `log w = log p - log q` and q split into the reparameterised sites r and the other sites s; `path` moves the
+    with `log w = log p - log q` and q split into the reparameterized sites r and the other sites s; `path` moves the
     draws of r, `guide` and `score` hold the draws fixed.
     """
 
@@ -79,7 +79,7 @@ class SurrogateELBO(TensorELBO):
     """An estimator that says its gradient by `Coefficients` of the log-weights.
 
     The guide draws z; guide and model are then run again on copies of z cut off from the parameters, which separates
-    the three ways in which a guide's parameter acts: through the draws, through the density of reparameterised sites,
+    the three ways in which a guide's parameter acts: through the draws, through the density of reparameterized sites,
     and through the density of the other sites. Hierarchical guides are right too: a copy of one latent still carries
     the gradient of whatever later sites make of it.
     """
@@ -126,7 +126,7 @@ class SurrogateELBO(TensorELBO):
         for name, site in sample_sites(prune_subsample_sites(drawn)):
             if not site["fn"].has_rsample:
                 raise ValueError(
-                    f"site {name!r} is drawn from {type(site['fn']).__name__}, which cannot be reparameterised, and "
+                    f"site {name!r} is drawn from {type(site['fn']).__name__}, which cannot be reparameterized, and "
                     f"{type(self).__name__} differentiates through the draws: use 'vimco' or 'reinforce' for such sites"
                 )
 
@@ -138,7 +138,7 @@ class _Run(NamedTuple):
 
 
 class _Tap:
-    """One reparameterised draw, cut off from the parameters wherever a density is evaluated at it.
+    """One reparameterized draw, cut off from the parameters wherever a density is evaluated at it.
 
     `of_model` is a copy that the model sees, `of_guide` one for the guide's own density.
     """

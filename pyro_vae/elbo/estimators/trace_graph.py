@@ -21,7 +21,7 @@ class TraceGraph(pyro.infer.TraceGraph_ELBO):
         C_i = \text{the terms of } \log p - \log q \text{ that depend on } z_i
 
     Unbiased; the variance is at most that of `Trace`, and less for several discrete sites that do not depend on each
-    other. Reparameterised sites get the pathwise gradient. A site may name a baseline in `infer`. This is Pyro's
+    other. Reparameterized sites get the pathwise gradient. A site may name a baseline in `infer`. This is Pyro's
     estimator, with the `differentiable_loss` that it lacks; particles run one at a time unless `vectorize_particles`.
 
     Reference: Schulman et al. 2015, arXiv 1506.05254; Mnih and Gregor 2014, arXiv 1402.0030 (baselines).

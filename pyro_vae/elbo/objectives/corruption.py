@@ -88,7 +88,7 @@ class Denoising(pyro.infer.ELBO):
 
     Whatever the corruption, this is a lower bound on log p(x), for each of its draws makes q one more guide; a looser
     one as a rule. The first argument of the pair, x, is corrupted, once for each loss and so for all particles alike;
-    further arguments are passed on. Only what is minimised changes: `pv.bound` gives the guide clean data. To remove
+    further arguments are passed on. Only what is minimized changes: `pv.bound` gives the guide clean data. To remove
     noise, hand noisy data to `pv.reconstruct`.
 
     Args:
@@ -148,7 +148,7 @@ class Denoising(pyro.infer.ELBO):
         if not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
             came = f"{args[0].dtype}" if args and isinstance(args[0], Tensor) else f"{type((*args, None)[0]).__name__}"
             raise TypeError(f"Denoising corrupts the pair's first argument, expected a tensor of floats, got {came}")
-        # one wrapper for a guide, so that the wrapped ELBO can recognise the pair from step to step
+        # one wrapper for a guide, so that the wrapped ELBO can recognize the pair from step to step
         if self._wrapped is None or self._wrapped[0] != guide:
             self._wrapped = guide, _Corrupted(guide)
         corrupted = self._wrapped[1]

@@ -57,7 +57,7 @@ class _MeanKL(TensorELBO):
         for name, q in sample_sites(run.guide):
             if not q["fn"].has_rsample:
                 raise ValueError(
-                    f"site {name!r} is drawn from {type(bare(q['fn'])).__name__}, which has no reparameterised "
+                    f"site {name!r} is drawn from {type(bare(q['fn'])).__name__}, which has no reparameterized "
                     f"gradient, and {type(self).__name__} needs one: use 'vimco' or 'reinforce' for such sites"
                 )
             if name not in analytic:
@@ -117,7 +117,7 @@ class FreeBits(_MeanKL):
             over dimensions), or each "site", a group of dimensions with one floor for their sum.
 
     Raises:
-        ValueError: For a site that cannot be reparameterised or has no closed-form KL; for a site with a KL weight,
+        ValueError: For a site that cannot be reparameterized or has no closed-form KL; for a site with a KL weight,
             `WeightedKL` around this objective included; for a site outside the plate over the data.
 
     Reference: Kingma et al. 2016, arXiv 1606.04934, eq. 15.

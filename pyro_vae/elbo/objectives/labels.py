@@ -25,15 +25,15 @@ class SemiSupervised(TensorELBO):
 
     .. math:: L = L_\mathrm{ELBO}(x, y) + \alpha \sum_{n: y_n \ge 0} \log q(y_n \mid x_n)
 
-    For a pair that takes `(x, y, ...)`, y of shape `(N,)` with -1 for "unlabelled", and whose guide draws the label at
+    For a pair that takes `(x, y, ...)`, y of shape `(N,)` with -1 for "unlabeled", and whose guide draws the label at
     a categorical or one-hot site, as `pyro_vae.models.SemiSupervisedVAE`. A guide that is told the label says nothing
     about what it would have guessed, so it is run a second time with every label hidden.
 
     Args:
         num_particles: Draws from the guide, for the wrapped ELBO.
         elbo: The ELBO to wrap. Default: `pyro.infer.TraceEnum_ELBO`, which sums over the labels exactly.
-        weight: alpha >= 0, per labelled datum. Kingma et al. take 0.1 times the number of data over that of the
-            labelled ones, which is 0.1 B / B_l where every batch of B data holds B_l labelled ones, however few there
+        weight: alpha >= 0, per labeled datum. Kingma et al. take 0.1 times the number of data over that of the
+            labeled ones, which is 0.1 B / B_l where every batch of B data holds B_l labeled ones, however few there
             are in all. Pyro's tutorial takes 46 and sees each label once an epoch.
         site: Name of the label's site in the guide.
 
@@ -97,7 +97,7 @@ def hide_labels(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def guessed_log_prob(guide: Program, site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The sum of log q(y|x) over the labelled data, by what the guide draws at `site` with every label hidden."""
+    """The sum of log q(y|x) over the labeled data, by what the guide draws at `site` with every label hidden."""
     trace = poutine.trace(guide).get_trace(*hide_labels(args), **kwargs)
     y = args[1]
     sites = dict(sample_sites(prune_subsample_sites(trace)))

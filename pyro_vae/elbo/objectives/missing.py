@@ -68,7 +68,7 @@ def with_missing(model: Program, guide: Program, *, site: str | None = None) -> 
 
     Elements of x that `mask` has False for are left out of the observed site's density, and both programs see zeros in
     their place, whatever x holds there, NaN included. The rest of the library takes the result as it takes any pair:
-    `pv.fit(model, guide, (x, mask), elbo="iwae", num_particles=20)` maximises the bound that the literature calls
+    `pv.fit(model, guide, (x, mask), elbo="iwae", num_particles=20)` maximizes the bound that the literature calls
     MIWAE (not `elbo="miwae"`, another method of that name), and `pv.bound` and `pv.log_marginal` speak of the observed
     elements alone. Right where the chance that an element is missing does not depend on its value (missing at random).
     `fit` takes no NaN: hand it `(x.nan_to_num(), ~x.isnan())`.

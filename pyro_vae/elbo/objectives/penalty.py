@@ -21,7 +21,7 @@ Program = Callable[..., Any]
 Kernel = Literal["imq", "rbf"]
 
 
-class _Penalised(MeanField):
+class _Penalized(MeanField):
     """`MeanField` plus a function of all draws in the batch, found for each particle and averaged over them."""
 
     bound: ClassVar[str] = "own"
@@ -58,13 +58,13 @@ class _Penalised(MeanField):
         """The draws of all latents that are in the model, side by side: `(K, N, D)`.
 
         Raises:
-            ValueError: For a site without a reparameterised gradient.
+            ValueError: For a site without a reparameterized gradient.
         """
         drawn = {}
         for name, q in sample_sites(run.guide):
             if not q["fn"].has_rsample:
                 raise ValueError(
-                    f"site {name!r} is drawn from {type(q['fn']).__name__}, which has no reparameterised gradient, and "
+                    f"site {name!r} is drawn from {type(q['fn']).__name__}, which has no reparameterized gradient, and "
                     f"{type(self).__name__} needs one: use elbo='trace' (score function) or a relaxed distribution"
                 )
             if name in run.model.nodes:
@@ -85,7 +85,7 @@ def _rows(run: PairTrace, plate: DataPlate, drawn: dict[str, Tensor]) -> Tensor:
     return torch.cat(rows, -1)
 
 
-class Sparse(_Penalised):
+class Sparse(_Penalized):
     r"""The ELBO with a penalty that holds the mean activation of each latent element at a small rate.
 
     .. math:: L = \mathrm{ELBO} - \beta \sum_j KL\big(\mathrm{Bernoulli}(\rho) \,\|\, \mathrm{Bernoulli}(\hat\rho_j)
@@ -130,7 +130,7 @@ class Sparse(_Penalised):
         return self.weight * (self.rate * (math.log(self.rate) - mean.log()) + off).sum()
 
 
-class InfoVAE(_Penalised):
+class InfoVAE(_Penalized):
     r"""The InfoVAE objective: less of the KL of each datum, and a distance between aggregate posterior and prior.
 
     .. math:: L = E_{q(z|x)}[\log p(x|z)] - (1 - \alpha) \, KL(q(z|x) \| p(z))
@@ -146,7 +146,7 @@ class InfoVAE(_Penalised):
         length: The kernel's length scale, see `mmd`.
 
     Raises:
-        ValueError: For a site that cannot be reparameterised, a prior that cannot be drawn from, latents outside the
+        ValueError: For a site that cannot be reparameterized, a prior that cannot be drawn from, latents outside the
             plate over the data.
 
     Reference: Zhao, Song and Ermon 2017, arXiv 1706.02262, eq. 6.

@@ -1,4 +1,4 @@
-"""The objective of a vector-quantised pair: its bound, and what pulls encodings and codebook together."""
+"""The objective of a vector-quantized pair: its bound, and what pulls encodings and codebook together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["VQ"]
 
 
 class VQ(Trace):
-    r"""The bound of a vector-quantised pair, less the distances between encodings and their codes.
+    r"""The bound of a vector-quantized pair, less the distances between encodings and their codes.
 
     .. math:: L = \log p(x \mid e_k) + \log p(k)
         - \|\mathrm{sg}[z_e(x)] - e_k\|^2 - \beta \|z_e(x) - \mathrm{sg}[e_k]\|^2
@@ -35,7 +35,7 @@ class VQ(Trace):
         commitment: beta >= 0. The paper finds results alike from 0.1 to 2.0.
 
     Raises:
-        ValueError: For a negative commitment, and for a pair without a quantised site.
+        ValueError: For a negative commitment, and for a pair without a quantized site.
 
     Reference: van den Oord et al. 2017, arXiv 1711.00937, eq. 3.
 
@@ -70,7 +70,7 @@ class VQ(Trace):
         if not found:
             kinds = {name: type(bare(site["fn"])).__name__ for name, site in sample_sites(traces.guide)}
             raise ValueError(
-                f"no latent of the guide is quantised (it draws {kinds or 'nothing'}), so 'vq' has no codebook to "
+                f"no latent of the guide is quantized (it draws {kinds or 'nothing'}), so 'vq' has no codebook to "
                 "train: use it for pyro_vae.models.VQVAE, or another ELBO for this pair"
             )
         return loss

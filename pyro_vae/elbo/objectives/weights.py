@@ -34,7 +34,7 @@ class WeightedKL(pyro.infer.ELBO):
     .. math:: L_\beta = E_q[\log p(x|z)] - \beta \, KL(q(z|x) \| p(z))
 
     For `weight > 1` still a lower bound on log p(x), for `weight < 1` not. For a multi-sample objective the weight
-    multiplies `log p(z) - log q(z|x)` inside each importance weight. Only what is minimised changes: every ELBO and
+    multiplies `log p(z) - log q(z|x)` inside each importance weight. Only what is minimized changes: every ELBO and
     likelihood that the library reports is computed without it.
 
     Args:
@@ -68,7 +68,7 @@ class WeightedKL(pyro.infer.ELBO):
         self._weight.fill_(value)
 
     def _scaled(self, model: Program, guide: Program) -> tuple[Program, Program]:
-        # one wrapper for a pair, so that the wrapped ELBO can recognise the pair from step to step
+        # one wrapper for a pair, so that the wrapped ELBO can recognize the pair from step to step
         if self._wrapped is None or self._wrapped[:2] != (model, guide):
             scale = _ScaleLatents(self._weight)
             self._wrapped = (model, guide, scale(model), scale(guide))

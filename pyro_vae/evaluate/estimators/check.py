@@ -87,7 +87,7 @@ def _lines(run: _Runs, value: Any, repeats: int) -> list[CheckLine]:
     lines = [] if value is None else [_line("value", values, value.detach())]
     lines.append(_line("value <= log p(x)", values, run.mean("log_prob"), side=1, tested=bounded))
     lines.append(_line("value >= ELBO", values, run.mean("elbo"), side=-1, tested=bounded))
-    if bounded or run.pair.reparameterised:
+    if bounded or run.pair.reparameterized:
         target = run.slope(value).expand_as(grads) if bounded else run.differences(grads)
         for side, mask in (("model", ~run.of_guide), ("guide", run.of_guide)):
             lines.append(_line(f"gradient of the {side}", grads[:, mask], target[:, mask]))

@@ -28,7 +28,9 @@ class FeatureNet(nn.Module):
         width: F, the number of features.
     """
 
-    def __init__(self, shape: tuple[int, ...], classes: int, channels: tuple[int, ...] = (32, 64), width: int = 64):
+    def __init__(
+        self, shape: tuple[int, ...], classes: int, channels: tuple[int, ...] = (32, 64), width: int = 64
+    ) -> None:
         super().__init__()
         self.net = ConvEncoder(shape, classes, channels, width)
 
