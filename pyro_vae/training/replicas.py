@@ -20,7 +20,9 @@ class Replicas:
         buffers: What networks change by themselves, such as running means: those of rank 0 count.
     """
 
-    def __init__(self, ranks: Ranks | None = None, params: Iterable[Tensor] = (), buffers: Iterable[Tensor] = ()):
+    def __init__(
+        self, ranks: Ranks | None = None, params: Iterable[Tensor] = (), buffers: Iterable[Tensor] = ()
+    ) -> None:
         self.ranks, self._buffers = ranks or Ranks(), list(buffers)
         params = list(params)
         self.ranks.copy_from_leader_([*params, *self._buffers])
