@@ -412,7 +412,7 @@ def test_what_it_cannot_be_given() -> None:
         pv.SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters()), make("aae"))
     with pytest.raises(ValueError, match="num_particles must be 1"):
         pv.elbo.make("aae", num_particles=2)
-    with pytest.raises(NotImplementedError, match="the phases critic, regularise, reconstruct"):
+    with pytest.raises(NotImplementedError, match="the phases critic, regularize, reconstruct"):
         make("aae").loss_and_grads(vae.model, vae.guide, x)
     with pytest.raises(ValueError, match="float16"):
         pv.SVI(vae.model, vae.guide, loss=make("aae"), precision="float16")

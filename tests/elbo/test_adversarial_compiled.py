@@ -81,7 +81,7 @@ def test_what_cannot_be_recorded_names_its_phase() -> None:
             svi.step(x)
     said = [str(w.message) for w in caught]
     assert len(said) == 2
-    for phase, text in zip(("critic", "regularise"), said, strict=True):
+    for phase, text in zip(("critic", "regularize"), said, strict=True):
         assert f"steps of the phase '{phase}' run eagerly, not compiled: the pair's control flow" in text
     state = svi.compiled_state()
     assert state is not None

@@ -73,7 +73,7 @@ def test_a_phase_touches_what_it_owns_and_nothing_else(kind: str) -> None:
     svi = pv.SVI(pair.model, pair.guide, lambda p: torch.optim.SGD(p, lr=0.1), objective)
     svi.prepare(*batch)
     names = [phase.name for phase in objective.phases]
-    assert names == ["critic", "regularise", *(["classify"] if kind == "labels" else []), "reconstruct"]
+    assert names == ["critic", "regularize", *(["classify"] if kind == "labels" else []), "reconstruct"]
 
     def side(name: str) -> str:
         if name.startswith("critic/"):

@@ -49,7 +49,7 @@ class AAE(Adversarial):
         self.weight = weight
         self.phases = (
             self.critic_phase(self._critic),
-            Phase("regularise", self._regularise, ("guide",), lr=weight),
+            Phase("regularize", self._regularize, ("guide",), lr=weight),
             Phase("reconstruct", self._reconstruct, ("model", "guide")),
         )
 
@@ -78,7 +78,7 @@ class AAE(Adversarial):
         ]
         return total(torch.stack(means).sum(), inferred)
 
-    def _regularise(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+    def _regularize(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         return self._judged(self._infer(model, guide, args, kwargs), args, kwargs)
 
     def _reconstruct(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:

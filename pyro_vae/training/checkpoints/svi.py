@@ -101,9 +101,16 @@ def load_svi_state(svi: SVI, state: Snapshot, args: tuple[Any, ...], *, compiled
         svi.load_compiled(_by_phase(state.values["compiled"]))
 
 
+_PHASES = {"regularise": "regularize"}  # names of phases in earlier checkpoints
+
+
 def _by_phase(compiled: dict[str, Any] | None) -> dict[str, Any] | None:
-    # earlier checkpoints have the state of the only phase without its name
-    return {"loss": compiled} if compiled is not None and "calls" in compiled else compiled
+    """What has been compiled of each phase; earlier checkpoints have the state of an only phase without its name."""
+    if compiled is None:
+        return None
+    if "calls" in compiled:
+        return {"loss": compiled}
+    return {_PHASES.get(name, name): state for name, state in compiled.items()}
 
 
 def _load_optimizers(svi: SVI, state: Snapshot, params: Mapping[str, Tensor]) -> None:
