@@ -27,7 +27,7 @@ from pyro_vae.distributed.ranks import Ranks, launch
 from pyro_vae.evaluate import reconstruct, sample
 from pyro_vae.pair.protocol import Pair
 from pyro_vae.runs import DATA_KEYS, LoadedRun, build, clear_run, create_run, save_run
-from pyro_vae.runs.config import read_config, save_config
+from pyro_vae.runs.config import read_config, save_config, with_stable_paths
 from pyro_vae.runs.directory import CONFIG, RECORD
 from pyro_vae.support.random import fork_rng
 from pyro_vae.support.snapshots import Snapshot
@@ -163,15 +163,16 @@ def run(words: Sequence[str], command: str) -> None:
     torch.manual_seed(0)  # networks made while the module of a pair is imported are the same every time
     run_to_resume = _value(words, "--resume")
     resumed = None if run_to_resume is None else Path(run_to_resume)
-    # looked through for names of code before anything is imported
-    before = None if resumed is None else read_config(resumed, trust=_value(words, "--trust") == "true")
-    parser, options = _read(words if resumed is None else ["--config", str(resumed / CONFIG), *words])
+    before: list[str] = []
+    if resumed is not None:
+        read_config(resumed, trust=_value(words, "--trust") == "true")  # names of code, before any is imported
+        before = ["--config", str(resumed / CONFIG)]
+    parser, options = _read([*before, *words])
     if options.num_samples < 1:
         raise ValueError(f"--num_samples must be at least 1, got {options.num_samples}")
-    config = yaml.safe_load(parser.dump(options, skip_unset=False))
-    config = {key: value for key, value in config.items() if key not in _NOT_KEPT}
-    if before is not None:
-        _check_unchanged(before, config)
+    config = _kept(parser, options)
+    if before:
+        _check_unchanged(_kept(*_read(before)), config)
     ranks = launch(options.devices, options.num_nodes, options.strategy, options.device)
     path = _agreed(lambda: _directory(options), ranks) if resumed is None else resumed
     with only_leader_prints(ranks):
@@ -208,6 +209,12 @@ def _value(words: Sequence[str], option: str) -> str | None:
         elif word.startswith(f"{option}="):
             found = word.removeprefix(f"{option}=")
     return found
+
+
+def _kept(parser: Parser, options: Namespace) -> dict[str, Any]:
+    """The options that make the experiment, as its configuration file has them."""
+    config = yaml.safe_load(parser.dump(options, skip_unset=False))
+    return with_stable_paths({key: value for key, value in config.items() if key not in _NOT_KEPT})
 
 
 def _check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from pyro_vae.data import Data, load
 from pyro_vae.pair.device import choose_device
 from pyro_vae.runs.building import build
-from pyro_vae.runs.config import as_yaml
+from pyro_vae.runs.config import as_yaml, with_stable_paths
 from pyro_vae.runs.directory import CONFIG, LINES, METRICS, RECORD, WEIGHTS, finite, write_together
 from pyro_vae.runs.machine import environment
 from pyro_vae.runs.reading import brief, checksum, damaged, entries, parse_weights, parse_yaml, pick
@@ -195,6 +195,7 @@ def read_run(path: str | Path, *, trust: bool = False, weights: bool = True) -> 
             test=(int, float),
             seed=int,
         )
+        config = with_stable_paths(config)
     file, _ = pick(path, METRICS, sums.get(METRICS), trust=trust)
     with damaged(file):
         epochs = History.load(file).epochs

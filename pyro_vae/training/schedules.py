@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pyro_vae.support.import_paths import stable_path
+
 __all__ = ["LRSchedule", "Length", "described", "kl_schedule", "lr_factor"]
 
 LRSchedule = Literal["constant", "linear", "cosine"] | Callable[[float], float]
@@ -67,5 +69,5 @@ def described(setting: Any) -> Any:
     if isinstance(setting, functools.partial):
         return [described(setting.func), list(map(described, setting.args)), str(setting.keywords)]
     if callable(setting) and hasattr(setting, "__qualname__"):
-        return f"{setting.__module__}.{setting.__qualname__}"
+        return stable_path(f"{setting.__module__}.{setting.__qualname__}")
     return setting if setting is None or isinstance(setting, bool | int | float | str) else repr(setting)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.distributed.ranks import Ranks
+from pyro_vae.support.import_paths import stable_paths
 from pyro_vae.support.random import noise_state, restore_noise
 from pyro_vae.support.snapshots import Snapshot
 from pyro_vae.training.batches import Feed
@@ -197,6 +198,7 @@ class Training:
         self.at.generator.set_state(noise.tensors["data"])
 
     def _check_settings(self, before: dict[str, Any]) -> None:
+        before = stable_paths(before)  # an earlier version may have named a function by another path
         names = [*before, *(name for name in self.settings if name not in before)]
         changed = [
             _changed(name, before.get(name), self.settings.get(name))
