@@ -29,7 +29,7 @@ from pyro_vae.evaluate import (
 from pyro_vae.evaluate.disentanglement.report import disentanglement
 from pyro_vae.evaluate.preflight.report import preflight
 from pyro_vae.models import VAE, Autoencoder, AuxiliaryVAE
-from pyro_vae.runs import load_pair, load_run, save_pair
+from pyro_vae.runs import load_pair, load_run, save_pair, train
 from pyro_vae.training import tracking
 from pyro_vae.training.checkpoints import Checkpoints
 from pyro_vae.training.comparison.compare import compare_training
@@ -88,4 +88,5 @@ __all__ = [
     "save_pair",
     "summarize",
     "tracking",
+    "train",
 ]

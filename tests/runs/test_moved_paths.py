@@ -1,4 +1,4 @@
-"""Runs that name classes by the paths of earlier layouts are loaded and resumed; paths that outlive a move are written."""
+"""Runs that name classes by paths of earlier layouts are loaded and resumed; paths that last are written."""
 
 from __future__ import annotations
 
