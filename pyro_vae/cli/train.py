@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_vae import data, elbo, plots
 from pyro_vae.cli.console import add_progress_option, draw, only_leader_prints, report, say
 from pyro_vae.cli.parser import Parser
+from pyro_vae.cli.signatures import add_options, argument_help
 from pyro_vae.distributed.ranks import Ranks, launch
 from pyro_vae.evaluate import reconstruct, sample
 from pyro_vae.pair.protocol import Pair
@@ -28,39 +29,20 @@ from pyro_vae.training.history import History
 
 __all__ = ["run"]
 
-_FIT_BY_HAND: set[str | int] = {
-    *("model", "guide", "data", "valid", "optim", "callbacks", "progress", "seed"),
-    *("checkpoints", "resume"),
-}
+# parameters of `fit` that are no options, or options of another group
+_BY_HAND = ("model", "guide", "data", "valid", "optim", "callbacks", "progress", "seed", "checkpoints", "resume")
+_FIT_OPTIONS = [name for name in inspect.signature(fit).parameters if name not in _BY_HAND]
 # options that are not part of the experiment
 _NOT_KEPT = (
     *("config", "out", "overwrite", "progress", "resume", "trust", "checkpoint_steps", "checkpoint_minutes"),
     *("devices", "num_nodes", "strategy"),
 )
 _MAY_CHANGE = ("epochs", "steps", "early_stopping", "device", "num_samples", "root", "rollbacks", "preflight")
-# options that are spelt otherwise here than in Python
-_FIT_HELP = {
-    "elbo": f"The estimator to train with: {', '.join(elbo.names())}; or the class of a pyro.infer.ELBO.",
-    "epochs": "Length of the run in epochs. Default: 50, unless --steps is given.",
-    "steps": "Length of the run in gradient steps, in place of --epochs.",
-    "batch_size": "Data per step; the last batch of an epoch may be smaller.",
-    "accumulate": "Take the gradient of each batch in so many parts, one after the other, which takes less memory.",
-    "lr": "Learning rate.",
-    "lr_schedule": "Course of the learning rate over the run: constant, linear or cosine (both to zero).",
-    "kl_weight": "Weight of the KL in the objective: a number (beta), Warmup or Cyclical, as in "
-    "`--kl_weight Warmup --kl_weight.epochs 10`.",
-    "early_stopping": "Stop after so many epochs without a better validation ELBO.",
-    "keep_best": "End with the weights of the epoch with the best validation ELBO.",
-    "device": '"auto" (a GPU if there is one), cpu or cuda.',
-    "devices": "Processes that train together on each machine, one for each device: they are started. auto: those that "
-    "torchrun has started, else one.",
-    "num_nodes": "Machines that train together; see the documentation on several devices.",
-    "strategy": "How they work together: auto or ddp.",
-    "compile": "Compile the gradient step: true, false, or auto, which does so for runs of at least 10,000 steps.",
-    "precision": "What the networks compute in; log-probabilities stay in float32.",
-    "preflight": "Check the pair on a few data before training.",
-    "rollbacks": "How often a NaN in the loss takes the run back to the epoch before with half the learning rate, in "
-    "place of ending it.",
+# what the docstring of `fit` cannot say of options
+_MORE_HELP = {
+    "elbo": f"The names are {', '.join(elbo.names())}.",
+    "kl_weight": "For example `--kl_weight Warmup --kl_weight.epochs 10`.",
+    "num_nodes": "See the documentation on several devices.",
 }
 
 
@@ -91,9 +73,8 @@ def _parser(model: str = _VAE) -> Parser:
     _add_data_options(group)
     group = parser.add_argument_group("training")
     group.add_argument("--seed", type=int, default=0, help="Seed of weights, splits, shuffling and all noise.")
-    group.add_function_arguments(fit, as_group=False, skip=_FIT_BY_HAND)
-    for action in group._group_actions:
-        action.help = _FIT_HELP.get(action.dest, action.help)
+    said = argument_help(fit)
+    add_options(group, fit, _FIT_OPTIONS, {name: f"{said[name]} {more}" for name, more in _MORE_HELP.items()})
     group = parser.add_argument_group("evaluation and output")
     group.add_argument("--num_samples", type=int, default=1000, help="Importance samples per test datum for log p(x).")
     group.add_argument(
@@ -146,7 +127,7 @@ def _add_data_options(group: Any) -> None:
     )
 
 
-def run(words: Sequence[str], command: str) -> None:
+def run(name: str, words: Sequence[str], command: str) -> None:
     """Train, save, report and draw."""
     pyro.clear_param_store()
     torch.manual_seed(0)  # networks made while the module of a pair is imported are the same every time
@@ -186,7 +167,7 @@ def _train(options: Namespace, config: dict[str, Any], command: str) -> LoadedRu
         config=config,
         command=command,
         progress=options.progress,
-        **{key: options[key] for key in inspect.signature(fit).parameters if key not in _FIT_BY_HAND},
+        **{key: options[key] for key in _FIT_OPTIONS},
     )
 
 

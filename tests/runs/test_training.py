@@ -86,7 +86,7 @@ def test_what_is_returned() -> None:
     data = run.data()
     assert data is run.data()
     assert torch.equal(load_run("a").data().train.x, data.train.x)
-    assert float(pv.bound(run.model, run.guide, data.test.x[:9], seed=0).elbo.mean()) < 0  # type: ignore[union-attr]
+    assert float(pv.bound(run.model, run.guide, data.test.x[:9], seed=0).elbo.mean()) < 0
 
 
 def test_data_that_were_loaded_before() -> None:
@@ -117,7 +117,7 @@ def test_a_pair_of_two_functions() -> None:
         *(f"network/{net}/{part}" for net in ("encoder", "decoder") for part in ("weight", "bias")),
         "param/scale",
     }
-    x = run.data().test.x[:9]  # type: ignore[union-attr]
+    x = run.data().test.x[:9]
     expected = pv.bound(model, guide, x, seed=0).elbo
     pyro.clear_param_store()
     other = two_functions()
@@ -172,7 +172,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(form: str) -> None:
     assert second.record["started"] == first.record["started"]
     with pytest.raises(ValueError, match=r"lr was 0\.001, is now 0\.5"):
         go("a", resume=True, lr=0.5, epochs=4)
-    with pytest.raises(ValueError, match="a holds a run of .*, but this pair is .*Autoencoder"):
+    with pytest.raises(ValueError, match=r"a holds a run of .*, but this pair is .*Autoencoder"):
         train(pv.Autoencoder, "digits", out="a", resume=True, **QUICK)
     assert metrics(load_run("a", pair=None if form == "class" else two_functions())) == metrics(whole)
 
