@@ -1,99 +1,34 @@
-"""Saving a trained pair as a run, and loading it."""
+"""A run read from its directory, and its pair built back."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyro
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from pyro_vae.data import Data, load
 from pyro_vae.pair.device import choose_device
 from pyro_vae.runs.building import build
-from pyro_vae.runs.config import as_yaml, with_stable_paths
-from pyro_vae.runs.directory import CONFIG, LINES, METRICS, RECORD, WEIGHTS, finite, write_together
-from pyro_vae.runs.machine import environment
+from pyro_vae.runs.config import with_stable_paths
+from pyro_vae.runs.directory import CONFIG, METRICS, RECORD, WEIGHTS
 from pyro_vae.runs.programs import as_pair
-from pyro_vae.runs.reading import brief, checksum, damaged, entries, parse_weights, parse_yaml, pick
-from pyro_vae.runs.record import FORMAT, parse_record, seal
+from pyro_vae.runs.reading import brief, damaged, entries, parse_weights, parse_yaml, pick
+from pyro_vae.runs.record import parse_record
 from pyro_vae.runs.trust import check_names
-from pyro_vae.runs.weights import PARAM, gather, networks, restore
+from pyro_vae.runs.weights import PARAM, device_of, networks, restore
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.history import History
 
-__all__ = ["DATA_KEYS", "LoadedRun", "RunFiles", "load_run", "read_run", "save_run"]
+__all__ = ["DATA_KEYS", "LoadedRun", "RunFiles", "load_run", "read_run"]
 
 DATA_KEYS = ("binarize", "flatten", "root", "valid", "test", "labels", "seed")
 SLACK = 10**6  # numbers that a model may have beyond those stored before it is taken for a memory bomb
-
-
-def save_run(
-    path: Path,
-    pair: Any,
-    config: Mapping[str, Any],
-    data: Mapping[str, Any],
-    history: History,
-    *,
-    params: Mapping[str, Tensor] | None = None,
-    command: str = "",
-    started: str | None = None,
-) -> None:
-    """Write what `load_run` reads.
-
-    At any moment, killed or not, the directory holds a whole run: the old one until the new one is there.
-
-    Args:
-        path: The run directory.
-        pair: An object with the methods `model` and `guide`.
-        config: Class and arguments of the pair as `model`, and the arguments of `pv.data.load`: `data` and `DATA_KEYS`.
-        data: What `Data.describe` returns.
-        history: The epochs.
-        params: Unconstrained parameters in Pyro's store, by name, if the pair uses `pyro.param`.
-        command: What was called, for the record.
-        started: When training began, in ISO 8601. Default: now, less the duration of the epochs.
-    """
-    seconds = history[-1].seconds if len(history) else 0.0
-    files = {
-        CONFIG: as_yaml(config),
-        WEIGHTS: save(gather(pair, params or {})),
-        METRICS: _table(history),
-    }
-    record = {
-        "format": FORMAT,
-        "command": command,
-        "started": started or (datetime.now().astimezone() - timedelta(seconds=seconds)).isoformat(timespec="seconds"),
-        "seconds": seconds,
-        "data": data,
-        "elbo": history.elbo,
-        "epochs": len(history),
-        "best": history.best,
-        "stopped": history.stopped,
-        **environment(_device(pair)),
-        "files": {name: checksum(content) for name, content in files.items()},
-    }
-    lines = "".join(json.dumps(finite(epoch)) + "\n" for epoch in history.to_dicts())
-    contents = {path / name: content for name, content in {**files, LINES: lines.encode()}.items()}
-    write_together(contents, path / RECORD, seal(record))
-
-
-def _table(history: History) -> bytes:
-    with TemporaryDirectory() as folder:
-        history.save(Path(folder) / METRICS)
-        return (Path(folder) / METRICS).read_bytes()
-
-
-def _device(pair: Any) -> torch.device:
-    places = (p.device for net in networks(pair).values() for p in net.parameters())
-    return next(places, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -136,7 +71,7 @@ class LoadedRun:
     @property
     def device(self) -> torch.device:
         """Where the pair's networks are."""
-        return _device(self.pair)
+        return device_of(self.pair)
 
     def data(self, root: str | None = None) -> Data:
         """The data the run was trained on, loaded again; `root` replaces the folder they were found in.

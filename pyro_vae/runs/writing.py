@@ -15,7 +15,7 @@ import pyro
 from pyro_vae.runs.config import save_config
 from pyro_vae.runs.directory import RECORD, clear_run
 from pyro_vae.runs.pairs import used_params
-from pyro_vae.runs.run import save_run
+from pyro_vae.runs.saving import save_run
 from pyro_vae.support.snapshots import Snapshot
 from pyro_vae.training.checkpoints import Checkpoints
 from pyro_vae.training.fitting import State
