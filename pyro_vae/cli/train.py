@@ -125,6 +125,9 @@ def _add_data_options(group: Any) -> None:
     group.add_argument(
         "--test", type=int | float, default=0.2, help="Share or number of test data, if the data bring none."
     )
+    group.add_argument(
+        "--data_seed", type=int | None, default=None, help="Seed of splits and fixed draws. Default: that of the run."
+    )
 
 
 def run(name: str, words: Sequence[str], command: str) -> None:
@@ -134,7 +137,13 @@ def run(name: str, words: Sequence[str], command: str) -> None:
     run_to_resume = _value(words, "--resume")
     before: list[str] = []
     if run_to_resume is not None:
-        read_config(Path(run_to_resume), trust=_value(words, "--trust") == "true")  # names of code, before any import
+        # looked through for names of code before anything is imported
+        stored = read_config(Path(run_to_resume), trust=_value(words, "--trust") == "true")
+        if "functions" in stored["model"]:
+            raise ValueError(
+                f"{run_to_resume} is a run of a pair made in Python, which alone can go on with it: "
+                "pv.train(pair, data, out=..., resume=True)"
+            )
         before = ["--config", str(Path(run_to_resume) / CONFIG)]
     parser, options = _read([*before, *words])
     if options.num_samples < 1:
@@ -156,7 +165,7 @@ def _train(options: Namespace, config: dict[str, Any], command: str) -> LoadedRu
     return train(
         config["model"],
         options.data,
-        data_args={key: options[key] for key in DATA_KEYS},
+        data_args={**{key: options[key] for key in DATA_KEYS}, "seed": config.get("data_seed", options.seed)},
         out=options.out if options.resume is None else options.resume,
         overwrite=options.overwrite,
         resume=options.resume is not None,
@@ -212,6 +221,8 @@ def _value(words: Sequence[str], option: str) -> str | None:
 def _kept(parser: Parser, options: Namespace) -> dict[str, Any]:
     """The options that make the experiment, as its configuration file has them."""
     config = yaml.safe_load(parser.dump(options, skip_unset=False))
+    if config["data_seed"] is None:
+        del config["data_seed"]
     return with_stable_paths({key: value for key, value in config.items() if key not in _NOT_KEPT})
 
 

@@ -99,6 +99,20 @@ def test_data_that_were_loaded_before() -> None:
     assert len(again.valid) == 100  # type: ignore[arg-type]
 
 
+def test_the_command_line_goes_on_with_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    data = pv.data.load("digits", binarize="static", flatten=True, seed=7)
+    options: dict[str, Any] = {"batch_size": 400, "seed": 3}
+    train(pv.VAE, data, init_args=SMALL, out="a", epochs=1, **options)
+    whole = train(pv.VAE, data, init_args=SMALL, out="whole", epochs=2, **options)
+    assert main(["train", "--resume", "a", "--epochs", "2", "--num_samples", "2"]) == 0
+    assert metrics(load_run("a")) == metrics(whole)
+    assert load_run("a").config["data_seed"] == 7
+    train(pv.VAE(64, 2, hidden=(4,)), data, out="b", epochs=1, **options)
+    capsys.readouterr()
+    assert main(["train", "--resume", "b", "--epochs", "2"]) == 1
+    assert "b is a run of a pair made in Python, which alone can go on with it" in capsys.readouterr().err
+
+
 def test_data_from_memory_are_named_and_not_loaded_again() -> None:
     x = torch.rand(50, 64).round()
     run = train(pv.VAE, x, init_args=SMALL, out="a", epochs=1, batch_size=10, seed=3)
