@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyro
 from rich.console import Console
 from torch import Tensor
@@ -24,18 +23,16 @@ from pyro_vae.support.random import fork_rng
 
 __all__ = [
     "add_data_options",
-    "add_picture_options",
     "add_progress_option",
     "add_run_options",
+    "add_split_options",
     "draw",
     "head",
     "only_leader_prints",
     "open_run",
-    "outlet",
     "publish",
     "report",
     "say",
-    "show",
 ]
 
 
@@ -75,12 +72,17 @@ def add_run_options(parser: Parser) -> None:
 
 def add_data_options(parser: Parser, num_data: int | None) -> None:
     """The options of a command that puts a question to a run's data."""
-    parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="Which data.")
+    add_split_options(parser)
     parser.add_argument("--num_data", type=int | None, default=num_data, help="Only the first so many of them.")
+    add_progress_option(parser)
+
+
+def add_split_options(parser: Parser) -> None:
+    """The options of a command that looks at a split of a run's data."""
+    parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="Which data.")
     parser.add_argument(
         "--root", type=str | None, default=None, metavar="DIR", help="Folder of the data, if they have moved."
     )
-    add_progress_option(parser)
 
 
 def add_progress_option(parser: Any) -> None:
@@ -163,34 +165,6 @@ def report(
     finally:  # neither a folder that cannot be written to nor a screen that cannot be printed to loses the figures
         path = save_json(run.path / f"evaluation-{split}.json", summary.to_dict())
     say(str(path))
-
-
-def add_picture_options(parser: Parser, name: str) -> None:
-    """The options of a command that draws."""
-    parser.add_argument("--mean", type=bool, default=True, help="The means of p(x|z), or else draws from it.")
-    parser.add_argument(
-        "--out", type=str | None, default=None, help=f"Where to write, without an ending. Default: RUN/{name}."
-    )
-
-
-def outlet(out: str | None, run: LoadedRun, name: str) -> Path:
-    """Where to write, without an ending."""
-    return run.path / name if out is None else Path(out.removesuffix(".png").removesuffix(".npz"))
-
-
-def show(out: Path, figure: Callable[..., Any], **arrays: Tensor) -> None:
-    """Write arrays to `OUT.npz` and, if they are images, draw them to `OUT.png`; print the paths."""
-    path = out.with_name(out.name + ".npz")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        np.savez(temporary, **{name: array.cpu().numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
-    say(str(path))
-    try:
-        drawn = figure(*arrays.values())
-    except ValueError as error:
-        say(f"no picture: {error}")
-    else:
-        draw(drawn, out)
 
 
 def draw(figure: Any, out: Path) -> None:

@@ -15,8 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.training.nonfinite import NonFiniteLoss
-
 __all__ = ["main"]
 
 _COMMANDS = {
@@ -31,7 +29,11 @@ _COMMANDS = {
     "runs": "List runs in a table, or show where two of them differ.",
     "list": "List what has a name: models, data sets, estimators, parts.",
 }
-_MODULES = {"list": "listing", "compare-elbos": "compare"}
+_MODULES = {
+    "list": "listing",
+    **dict.fromkeys(("compare-elbos", "gaps", "diagnose"), "questions"),
+    **dict.fromkeys(("sample", "reconstruct"), "pictures"),
+}
 _EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, ImportError, SyntaxError)
 
 
@@ -63,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             importlib.import_module(f"pyro_vae.cli.{_MODULES.get(name, name)}").run(
-                words[1:], shlex.join(["pyro-vae", *words])
+                name, words[1:], shlex.join(["pyro-vae", *words])
             )
     except ArgumentError as error:
         print(f"pyro-vae {name}: {error}", file=sys.stderr)
@@ -72,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"pyro-vae {name}: interrupted{': ' * bool(str(stop))}{stop}", file=sys.stderr)
         return 130
     except Exception as error:
-        place = "" if isinstance(error, NonFiniteLoss) else _place(error)
+        place = "" if _is_non_finite(error) else _place(error)
         if not (place or isinstance(error, _EXPECTED)):
             raise  # a fault of this library: its traceback is wanted
         print(f"pyro-vae {name}: {_one_line(error)}{place}", file=sys.stderr)
@@ -95,8 +97,14 @@ commands:
 def _one_line(error: Exception) -> str:
     # what steers a terminal could come from the file of a stranger
     text = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
-    plain = text and isinstance(error, ValueError | TypeError | OSError | NonFiniteLoss)
+    plain = text and (isinstance(error, ValueError | TypeError | OSError) or _is_non_finite(error))
     return text if plain else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def _is_non_finite(error: Exception) -> bool:
+    from pyro_vae.training.nonfinite import NonFiniteLoss  # not at the top: `--help` need not wait for torch
+
+    return isinstance(error, NonFiniteLoss)
 
 
 def _place(error: BaseException | None) -> str:

@@ -56,7 +56,7 @@ def _parser() -> Parser:
     return parser
 
 
-def run(words: Sequence[str], command: str) -> None:
+def run(name: str, words: Sequence[str], command: str) -> None:
     """Rebuild a run and report its figures."""
     parser = _parser()
     options = parser.read(words)

@@ -15,7 +15,7 @@ from pyro_vae.cli.parser import Parser
 __all__ = ["run"]
 
 
-def run(words: Sequence[str], command: str) -> None:
+def run(name: str, words: Sequence[str], command: str) -> None:
     """Print the names."""
     Parser(prog="pyro-vae list", usage="pyro-vae list", description="List what has a name.").read(words)
     table = Table("option", "names", show_header=False)

@@ -7,11 +7,21 @@ from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader, set_loader
+from yaml import YAMLError
 
 from pyro_vae.cli.messages import explain, short_name
+from pyro_vae.support.import_paths import stable_paths
 
 __all__ = ["Parser"]
+
+
+def _load(text: str) -> Any:
+    """YAML that may name classes by the paths of earlier versions."""
+    return stable_paths(get_loader("yaml")(text))
+
+
+set_loader("pyro_vae", _load, exceptions=(YAMLError,))
 
 _NUMBERS = {"int": "INT", "float": "FLOAT", "int | float": "NUMBER"}
 
@@ -60,7 +70,7 @@ class Parser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # a parser without `prog` is one that shows the arguments of a class
         settings: dict[str, Any] = {"usage": None if "prog" in kwargs else SUPPRESS, "formatter_class": _Formatter}
-        settings |= {"exit_on_error": False, "allow_abbrev": False}
+        settings |= {"exit_on_error": False, "allow_abbrev": False, "parser_mode": "pyro_vae"}
         super().__init__(*args, **{**settings, **kwargs})
 
     def read(self, words: Sequence[str]) -> Namespace:

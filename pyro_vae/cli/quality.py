@@ -35,7 +35,7 @@ def _parser() -> Parser:
     return parser
 
 
-def run(words: Sequence[str], command: str) -> None:
+def run(name: str, words: Sequence[str], command: str) -> None:
     """Rebuild a run and judge its samples."""
     options = _parser().read(words)
     loaded, args = open_run(options, at_most=True)

@@ -29,7 +29,7 @@ def _parser() -> Parser:
     return parser
 
 
-def run(words: Sequence[str], command: str) -> None:
+def run(name: str, words: Sequence[str], command: str) -> None:
     """List runs, or compare two."""
     options = _parser().read(words)
     if options.compare:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pyro_vae.data.sources import Source, read
+from pyro_vae.data.sources import Raw, Source, read
 from pyro_vae.data.splits import Data, Split, draw_binary
 
 __all__ = ["Binarize", "load"]
@@ -89,54 +89,63 @@ def load(
         _check_probabilities(raw.x, binarize)
         if raw.x_test is not None:
             _check_probabilities(raw.x_test, binarize)
+    # one seed for each use, so that a change of one split leaves the draws of the others alone
+    uses = torch.randint(2**62, (5,), generator=torch.Generator().manual_seed(seed)).tolist()
+    for_order, *for_splits, for_labels = (torch.Generator().manual_seed(use) for use in uses)
+    order = _order(raw, valid, test, for_order)
+    splits = _splits(raw, order, binarize, flatten, for_splits)
+    if labels is not None:
+        for name, split in splits.items():
+            if labels == "all" or name == "train":
+                split.given = _given(split.y, labels, for_labels)
+    origin = {"data": os.fspath(source)} if isinstance(source, str | os.PathLike) else {}
+    settings = {"binarize": binarize, "flatten": flatten, "valid": valid, "test": test, "labels": labels, "seed": seed}
+    return Data(
+        name=raw.name,
+        train=splits["train"],
+        valid=splits.get("valid"),
+        test=splits.get("test"),
+        shape=tuple(splits["train"].intensity.shape[1:]),
+        binarize=binarize,
+        seed=seed,
+        flatten=flatten,
+        origin={**origin, "root": None if root is None else os.fspath(root), **settings},
+    )
 
+
+def _order(raw: Raw, valid: int | float, test: int | float, generator: torch.Generator) -> dict[str, Tensor]:
+    """Which data of a source go to which split; the test split only where the source has none of its own."""
     total = len(raw.x)
     n_test = _count("test", test, total) if raw.x_test is None else 0
     n_valid = _count("valid", valid, total - n_test)
     n_train = total - n_test - n_valid
+    order = torch.arange(total) if n_train == total else torch.randperm(total, generator=generator)
+    return dict(zip(("test", "valid", "train"), order.split([n_test, n_valid, n_train]), strict=True))
 
-    # One seed for each use, so that a change of one split leaves the draws of the others alone.
-    uses = torch.randint(2**62, (5,), generator=torch.Generator().manual_seed(seed)).tolist()
-    for_order, for_train, for_valid, for_test, for_labels = (torch.Generator().manual_seed(use) for use in uses)
 
-    def split(x: Tensor, y: Tensor | None, generator: torch.Generator, train: bool = False) -> Split:
+def _splits(
+    raw: Raw, order: dict[str, Tensor], binarize: str, flatten: bool, generators: list[torch.Generator]
+) -> dict[str, Split]:
+    """The splits that have data; each has a generator of its own for its fixed draws."""
+
+    def split(x: Tensor, y: Tensor | None, name: str, generator: torch.Generator) -> Split:
         x = x.flatten(1) if flatten else x  # (N, C, H, W) -> (N, C*H*W)
         if binarize == "threshold":
             return Split((x > 0.5).float(), y)
         if binarize == "static":
             return Split(draw_binary(x, generator), y)
         if binarize == "dynamic":
-            return Split(x, y, dynamic=True) if train else Split(x, y, drawn=draw_binary(x, generator))
+            return Split(x, y, dynamic=True) if name == "train" else Split(x, y, drawn=draw_binary(x, generator))
         return Split(x, y)
 
-    def part(index: Tensor, generator: torch.Generator, train: bool = False) -> Split:
-        return split(raw.x[index], None if raw.y is None else raw.y[index], generator, train)
-
-    order = torch.arange(total) if n_train == total else torch.randperm(total, generator=for_order)
-    of_test, of_valid, of_train = order.split([n_test, n_valid, n_train])
-    training = part(of_train, for_train, train=True)
-    test_split = None
-    if raw.x_test is not None:
-        test_split = split(raw.x_test, raw.y_test, for_test)
-    elif n_test:
-        test_split = part(of_test, for_test)
-    valid_split = part(of_valid, for_valid) if n_valid else None
-    if labels is not None:
-        training.given = _given(training.y, labels, for_labels)
-        if labels == "all":
-            for other in (valid_split, test_split):
-                if other is not None:
-                    other.given = _given(other.y, labels, for_labels)
-    return Data(
-        name=raw.name,
-        train=training,
-        valid=valid_split,
-        test=test_split,
-        shape=tuple(training.intensity.shape[1:]),
-        binarize=binarize,
-        seed=seed,
-        flatten=flatten,
-    )
+    found = {}
+    for name, generator in zip(("train", "valid", "test"), generators, strict=True):
+        index = order[name]
+        if name == "test" and raw.x_test is not None:
+            found[name] = split(raw.x_test, raw.y_test, name, generator)
+        elif len(index):
+            found[name] = split(raw.x[index], None if raw.y is None else raw.y[index], name, generator)
+    return found
 
 
 def _given(y: Tensor | None, labels: int | str, generator: torch.Generator) -> Tensor:

@@ -3,7 +3,8 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -156,6 +157,7 @@ class Data:
         binarize: How the values became observations, see `load`.
         seed: What decided the splits and the fixed draws.
         flatten: Whether each datum was made one vector.
+        origin: The arguments of `load` by which they can be loaded again, if they can.
     """
 
     name: str
@@ -166,6 +168,7 @@ class Data:
     binarize: str
     seed: int
     flatten: bool = False
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @property
     def mean(self) -> Tensor:

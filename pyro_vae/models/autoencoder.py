@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pyro_vae.conditionals import Likelihood, Point
-from pyro_vae.models.vae import VAE, NetworkFactory
+from pyro_vae.models.parts import NetworkFactory
+from pyro_vae.models.vae import VAE
 from pyro_vae.priors import Prior
 
 __all__ = ["Autoencoder"]

@@ -9,9 +9,9 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import conditionals
 from pyro_vae.conditionals import Conditional, DiagonalNormal, Likelihood
-from pyro_vae.models.vae import VAE, NetworkFactory
+from pyro_vae.models.parts import NetworkFactory, as_posterior
+from pyro_vae.models.vae import VAE
 from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, lookup
 from pyro_vae.priors import Prior
 
@@ -59,8 +59,7 @@ class AuxiliaryVAE(VAE):
         prior: str | Prior = "standard_normal",
         decoder: nn.Module | NetworkFactory | None = None,
     ) -> None:
-        if isinstance(posterior, str):
-            posterior = conditionals.posterior(posterior, latent_dim)
+        posterior = as_posterior(posterior, latent_dim)
         encoder = _Joint(data_shape, auxiliary_dim, hidden, posterior.param_shape, activation)
         super().__init__(
             data_shape, latent_dim, hidden, activation, likelihood, posterior, prior, encoder=encoder, decoder=decoder

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from pyro_vae import conditionals
 from pyro_vae.conditionals import Conditional, DiagonalNormal, Likelihood
+from pyro_vae.models.parts import as_likelihood, as_posterior
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import MLP, as_sizes
 
@@ -63,10 +63,7 @@ class ConditionalVAE(VAE):
     ) -> None:
         shape = as_sizes(data_shape, "data_shape")
         given_shape = as_sizes(condition, "condition")
-        if isinstance(likelihood, str):
-            likelihood = conditionals.likelihood(likelihood, shape)
-        if isinstance(posterior, str):
-            posterior = conditionals.posterior(posterior, latent_dim)
+        likelihood, posterior = as_likelihood(likelihood, shape), as_posterior(posterior, latent_dim)
         size, down = given_shape.numel(), tuple(reversed(hidden))
         encoder = MLP(shape.numel() + size, hidden, posterior.param_shape, activation)
         decoder = MLP(latent_dim + size, down, likelihood.param_shape, activation)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.conditionals import Conditional, Likelihood
-from pyro_vae.models.vae import VAE, NetworkFactory
+from pyro_vae.models.parts import NetworkFactory
+from pyro_vae.models.vae import VAE
 from pyro_vae.nets import as_sizes
 from pyro_vae.priors import Prior
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.conditionals import Conditional, Likelihood, bounded_exp
+from pyro_vae.models.parts import NetworkFactory
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
-from pyro_vae.models.vae import NetworkFactory
 from pyro_vae.nets import MLP
 from pyro_vae.priors import Prior
 

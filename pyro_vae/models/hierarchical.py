@@ -11,9 +11,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import priors
 from pyro_vae.conditionals import DiagonalNormal, Likelihood
-from pyro_vae.models.vae import VAE, NetworkFactory
+from pyro_vae.models.parts import NetworkFactory, as_prior
+from pyro_vae.models.vae import VAE
 from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, lookup
 from pyro_vae.priors import Prior
 
@@ -67,10 +67,7 @@ class HierarchicalVAE(VAE):
         if len(hidden) != len(sizes):
             raise ValueError(f"expected hidden widths for each of the {len(sizes)} layers of latents, got {hidden!r}")
         super().__init__(data_shape, sizes[0], hidden[0], activation, likelihood, encoder=encoder, decoder=decoder)
-        if isinstance(prior, str):
-            prior = priors.prior(prior, sizes[-1], sizes[-2] if len(sizes) > 1 else self.data_shape)
-        if prior.event_shape != sizes[-1:]:
-            raise ValueError(f"the prior is over events of shape {tuple(prior.event_shape)}, expected {sizes[-1:]}")
+        prior = as_prior(prior, sizes[-1], sizes[-2:-1] if len(sizes) > 1 else self.data_shape)
         if prior.uses_encoder:
             raise ValueError(f"{type(prior).__name__} has no place here: the top layer's encoder sees a latent")
         self.prior, self.latent_dims = prior, sizes

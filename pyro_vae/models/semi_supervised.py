@@ -10,9 +10,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import conditionals
 from pyro_vae.conditionals import Conditional, Likelihood
-from pyro_vae.models.vae import VAE, NetworkFactory
+from pyro_vae.models.parts import NetworkFactory, as_likelihood, as_network, as_posterior
+from pyro_vae.models.vae import VAE
 from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, lookup
 from pyro_vae.priors import Prior
 
@@ -75,10 +75,7 @@ class SemiSupervisedVAE(VAE):
         if as_sizes(num_classes, "num_classes", 1)[0] < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         shape = as_sizes(data_shape, "data_shape")
-        if isinstance(likelihood, str):
-            likelihood = conditionals.likelihood(likelihood, shape)
-        if isinstance(posterior, str):
-            posterior = conditionals.posterior(posterior, latent_dim)
+        likelihood, posterior = as_likelihood(likelihood, shape), as_posterior(posterior, latent_dim)
         super().__init__(
             shape,
             latent_dim,
@@ -91,11 +88,7 @@ class SemiSupervisedVAE(VAE):
             decoder=self.make_decoder(latent_dim, num_classes, hidden, likelihood.param_shape, activation),
         )
         self.num_classes = num_classes
-        if classifier is None:
-            classifier = MLP(shape, hidden, num_classes, activation)
-        elif not isinstance(classifier, nn.Module):
-            classifier = classifier(shape, torch.Size([num_classes]))
-        self.classifier = classifier
+        self.classifier = as_network(classifier, shape, torch.Size([num_classes]), hidden, activation)
 
     def make_decoder(
         self, latent_dim: int, num_classes: int, hidden: Sequence[int], out_shape: torch.Size, activation: str

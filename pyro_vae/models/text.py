@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import conditionals
 from pyro_vae.conditionals import Conditional
+from pyro_vae.models.parts import as_posterior
 from pyro_vae.models.sequences import END, PAD, UNKNOWN, TokenDecoder, TokenEncoder, TokenSequence
 from pyro_vae.models.vae import VAE
 from pyro_vae.priors import Prior
@@ -60,8 +60,7 @@ class TextVAE(VAE):
         posterior: str | Conditional = "diagonal_normal",
         prior: str | Prior = "standard_normal",
     ) -> None:
-        if isinstance(posterior, str):
-            posterior = conditionals.posterior(posterior, latent_dim)
+        posterior = as_posterior(posterior, latent_dim)
         likelihood = TokenDecoder(vocab_size, length, latent_dim, embedding_dim, hidden, word_dropout)
         encoder = TokenEncoder(vocab_size, length, posterior.param_shape, embedding_dim, hidden)
         # all of the decoder's work is in the likelihood, which depends on what was written before

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import conditionals, priors
 from pyro_vae.conditionals import Conditional, Likelihood
-from pyro_vae.nets import MLP, as_sizes
+from pyro_vae.models.parts import NetworkFactory, as_likelihood, as_network, as_posterior, as_prior
+from pyro_vae.nets import as_sizes
 from pyro_vae.pair.names import Named
 from pyro_vae.pair.protocol import Pair
 from pyro_vae.priors import Prior
 
 __all__ = ["VAE"]
-
-NetworkFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
 
 
 class VAE(Named, nn.Module, Pair):
@@ -69,26 +67,13 @@ class VAE(Named, nn.Module, Pair):
     ) -> None:
         super().__init__()
         shape, latent = as_sizes(data_shape, "data_shape"), as_sizes(latent_dim, "latent_dim")
-        if isinstance(likelihood, str):
-            likelihood = conditionals.likelihood(likelihood, shape)
-        if isinstance(posterior, str):
-            posterior = conditionals.posterior(posterior, latent.numel())
-        if isinstance(prior, str):
-            prior = priors.prior(prior, latent.numel(), shape)
-        _check_shape("likelihood", likelihood, shape)
-        _check_shape("posterior", posterior, latent)
-        _check_shape("prior", prior, latent)
         self.data_shape, self.latent_dim = shape, latent_dim
-        self.likelihood, self.posterior, self.prior = likelihood, posterior, prior
-        if encoder is None:
-            encoder = MLP(shape, hidden, posterior.param_shape, activation)
-        elif not isinstance(encoder, nn.Module):
-            encoder = encoder(shape, posterior.param_shape)
-        if decoder is None:
-            decoder = MLP(latent, tuple(reversed(hidden)), likelihood.param_shape, activation)
-        elif not isinstance(decoder, nn.Module):
-            decoder = decoder(latent, likelihood.param_shape)
-        self.encoder, self.decoder = encoder, decoder
+        self.likelihood = as_likelihood(likelihood, shape)
+        self.posterior = as_posterior(posterior, latent)
+        self.prior = as_prior(prior, latent, shape)
+        down = tuple(reversed(hidden))
+        self.encoder = as_network(encoder, shape, self.posterior.param_shape, hidden, activation)
+        self.decoder = as_network(decoder, latent, self.likelihood.param_shape, down, activation)
 
     def model(self, x: Tensor) -> None:
         """The generative model of the data `x`, `(N, *data_shape)`."""
@@ -163,8 +148,3 @@ class VAE(Named, nn.Module, Pair):
                 f"data of shape {tuple(x.shape)} came, ({expected}) was expected: build the VAE with "
                 "data_shape=data.shape, or load the data with or without flatten=True"
             )
-
-
-def _check_shape(name: str, part: Any, shape: torch.Size) -> None:
-    if part.event_shape != shape:
-        raise ValueError(f"the {name} is over events of shape {tuple(part.event_shape)}, expected {tuple(shape)}")

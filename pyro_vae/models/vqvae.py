@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import conditionals
 from pyro_vae.conditionals import Likelihood
 from pyro_vae.models.codes import AutoregressiveCodes, Codebook, NearestCode, UniformCodes
+from pyro_vae.models.parts import as_likelihood
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, leading_shape, lookup, same_shape
 from pyro_vae.nets import _residuals as residuals
@@ -78,8 +78,7 @@ class VQVAE(VAE):
         revive: float = 0.1,
     ) -> None:
         shape = as_sizes(data_shape, "data_shape")
-        if isinstance(likelihood, str):
-            likelihood = conditionals.likelihood(likelihood, shape)
+        likelihood = as_likelihood(likelihood, shape)
         codebook = Codebook(codes, embedding_dim, decay, revive)
         if len(shape) == 3:
             encoder: nn.Module = _Encoder(shape, embedding_dim, channels, activation, blocks)

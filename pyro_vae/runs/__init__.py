@@ -4,7 +4,9 @@ from pyro_vae.runs.building import build
 from pyro_vae.runs.directory import clear_run, create_run, replacing, save_json
 from pyro_vae.runs.listing import RunComparison, RunTable, compare_runs, list_runs
 from pyro_vae.runs.pairs import load_pair, save_pair
-from pyro_vae.runs.run import DATA_KEYS, LoadedRun, RunFiles, load_run, read_run, save_run
+from pyro_vae.runs.run import DATA_KEYS, LoadedRun, RunFiles, load_run, read_run
+from pyro_vae.runs.saving import save_run
+from pyro_vae.runs.training import train
 from pyro_vae.runs.trust import check_names
 
 __all__ = [
@@ -26,4 +28,5 @@ __all__ = [
     "save_json",
     "save_pair",
     "save_run",
+    "train",
 ]

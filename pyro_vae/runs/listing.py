@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyro_vae.runs.directory import RECORD
+from pyro_vae.runs.programs import name_of_pair
 from pyro_vae.runs.reading import MB, damaged, entries, parse_json, read_plain
 from pyro_vae.runs.run import RunFiles, read_run
 from pyro_vae.support.tables import as_text, save_result
@@ -197,13 +198,19 @@ def _row(path: Path, folder: Path) -> RunRow:
     name = str(path.relative_to(folder))
     try:
         run = read_run(path, weights=False)
-        model = entries(run.config["model"], class_path=str)["class_path"].rpartition(".")[2]
+        model = _model(run.config["model"])
         data = Path(run.config["data"]).name
         objective = run.record["elbo"]
         epochs, figures = len(run.history), _figures(run)
         return replace(RunRow(name, run.record["started"], model, data, objective, epochs), **figures)
     except (ValueError, OSError) as error:
         return RunRow(name, problem=str(error))
+
+
+def _model(spec: Any) -> str:
+    """What the pair of a run is called, by its configuration."""
+    entries(spec, **({"functions": list} if isinstance(spec, dict) and "functions" in spec else {"class_path": str}))
+    return name_of_pair(spec)
 
 
 def _figures(run: RunFiles) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pyro_vae.runs.reading import LIMITS, checksum, damaged, entries, parse_json
 from pyro_vae.runs.weights import PARAM, gather, networks, restore
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["load_pair", "save_pair"]
+__all__ = ["load_pair", "save_pair", "used_params"]
 
 FORMAT = 1
 _HEADER = "pyro_vae"
@@ -134,12 +134,17 @@ def _own_params(pair: Any, args: tuple[Any, ...]) -> dict[str, Tensor]:
                 "save_pair(path, model, guide, x), so that it can be seen which of them the pair uses"
             )
         return {}
+    used = used_params(pair, args)
+    return {name: value for name, value in store.named_parameters() if name in used}
+
+
+def used_params(pair: Any, args: tuple[Any, ...]) -> set[str]:
+    """The names in Pyro's store that a pair asks for when it runs on `args`."""
     args = beside_networks(args, pair.model, pair.guide)
     with torch.no_grad(), fork_rng(), eval_mode(pair.model, pair.guide), poutine.trace(param_only=True) as traced:
         pair.guide(*args)
         pair.model(*args)
-    used = {name for name, site in traced.trace.nodes.items() if site["type"] == "param"}
-    return {name: value for name, value in store.named_parameters() if name in used}
+    return {name for name, site in traced.trace.nodes.items() if site["type"] == "param"}
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

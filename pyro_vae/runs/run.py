@@ -1,103 +1,49 @@
-"""Saving a trained pair as a run, and loading it."""
+"""A run read from its directory, and its pair built back."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyro
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from pyro_vae.data import Data, load
 from pyro_vae.pair.device import choose_device
 from pyro_vae.runs.building import build
-from pyro_vae.runs.config import as_yaml
-from pyro_vae.runs.directory import CONFIG, LINES, METRICS, RECORD, WEIGHTS, finite, write_together
-from pyro_vae.runs.machine import environment
-from pyro_vae.runs.reading import brief, checksum, damaged, entries, parse_weights, parse_yaml, pick
-from pyro_vae.runs.record import FORMAT, parse_record, seal
+from pyro_vae.runs.config import with_stable_paths
+from pyro_vae.runs.directory import CONFIG, METRICS, RECORD, WEIGHTS
+from pyro_vae.runs.programs import as_pair
+from pyro_vae.runs.reading import brief, damaged, entries, parse_weights, parse_yaml, pick
+from pyro_vae.runs.record import parse_record
 from pyro_vae.runs.trust import check_names
-from pyro_vae.runs.weights import PARAM, gather, networks, restore
+from pyro_vae.runs.weights import PARAM, device_of, networks, restore
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.history import History
 
-__all__ = ["DATA_KEYS", "LoadedRun", "RunFiles", "load_run", "read_run", "save_run"]
+__all__ = ["DATA_KEYS", "LoadedRun", "RunFiles", "load_run", "read_run"]
 
 DATA_KEYS = ("binarize", "flatten", "root", "valid", "test", "labels", "seed")
 SLACK = 10**6  # numbers that a model may have beyond those stored before it is taken for a memory bomb
 
 
-def save_run(
-    path: Path,
-    pair: Any,
-    config: Mapping[str, Any],
-    data: Mapping[str, Any],
-    history: History,
-    *,
-    params: Mapping[str, Tensor] | None = None,
-    command: str = "",
-    started: str | None = None,
-) -> None:
-    """Write what `load_run` reads.
-
-    At any moment, killed or not, the directory holds a whole run: the old one until the new one is there.
-
-    Args:
-        path: The run directory.
-        pair: An object with the methods `model` and `guide`.
-        config: Class and arguments of the pair as `model`, and the arguments of `pv.data.load`: `data` and `DATA_KEYS`.
-        data: What `Data.describe` returns.
-        history: The epochs.
-        params: Unconstrained parameters in Pyro's store, by name, if the pair uses `pyro.param`.
-        command: What was called, for the record.
-        started: When training began, in ISO 8601. Default: now, less the duration of the epochs.
-    """
-    seconds = history[-1].seconds if len(history) else 0.0
-    files = {
-        CONFIG: as_yaml(config),
-        WEIGHTS: save(gather(pair, params or {})),
-        METRICS: _table(history),
-    }
-    record = {
-        "format": FORMAT,
-        "command": command,
-        "started": started or (datetime.now().astimezone() - timedelta(seconds=seconds)).isoformat(timespec="seconds"),
-        "seconds": seconds,
-        "data": data,
-        "elbo": history.elbo,
-        "epochs": len(history),
-        "best": history.best,
-        "stopped": history.stopped,
-        **environment(_device(pair)),
-        "files": {name: checksum(content) for name, content in files.items()},
-    }
-    lines = "".join(json.dumps(finite(epoch)) + "\n" for epoch in history.to_dicts())
-    contents = {path / name: content for name, content in {**files, LINES: lines.encode()}.items()}
-    write_together(contents, path / RECORD, seal(record))
-
-
-def _table(history: History) -> bytes:
-    with TemporaryDirectory() as folder:
-        history.save(Path(folder) / METRICS)
-        return (Path(folder) / METRICS).read_bytes()
-
-
-def _device(pair: Any) -> torch.device:
-    places = (p.device for net in networks(pair).values() for p in net.parameters())
-    return next(places, torch.device("cpu"))
-
-
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained pair and where it comes from: `config` is `config.yaml`, `record` is `run.json`."""
+    """A trained pair and where it comes from.
+
+    Attributes:
+        path: The run directory.
+        pair: An object with the methods `model` and `guide`.
+        config: `config.yaml`.
+        record: `run.json`.
+        history: The metrics of each epoch.
+        trust: Whether `config` may name code and folders of any kind.
+        source: The data it was trained on, if they are in memory.
+    """
 
     path: Path
     pair: Any
@@ -105,6 +51,7 @@ class LoadedRun:
     record: dict[str, Any]
     history: History
     trust: bool = False
+    source: Data | None = None
 
     @property
     def model(self) -> Any:
@@ -124,7 +71,7 @@ class LoadedRun:
     @property
     def device(self) -> torch.device:
         """Where the pair's networks are."""
-        return _device(self.pair)
+        return device_of(self.pair)
 
     def data(self, root: str | None = None) -> Data:
         """The data the run was trained on, loaded again; `root` replaces the folder they were found in.
@@ -133,8 +80,11 @@ class LoadedRun:
             FileNotFoundError: If that folder is not there: one that only the run names is not made.
             ValueError: If they are not what they were: the test data could be among those trained on.
         """
+        if root is None and self.source is not None:
+            return self.source
         # runs from before `labels` have none
         settings: dict[str, Any] = {key: self.config.get(key) for key in DATA_KEYS}
+        settings["seed"] = self.config.get("data_seed", settings["seed"])
         if root is not None:
             settings["root"] = root
         elif settings["root"] is not None and not self.trust and not Path(settings["root"]).expanduser().is_dir():
@@ -195,6 +145,7 @@ def read_run(path: str | Path, *, trust: bool = False, weights: bool = True) -> 
             test=(int, float),
             seed=int,
         )
+        config = with_stable_paths(config)
     file, _ = pick(path, METRICS, sums.get(METRICS), trust=trust)
     with damaged(file):
         epochs = History.load(file).epochs
@@ -213,13 +164,15 @@ def read_run(path: str | Path, *, trust: bool = False, weights: bool = True) -> 
     return RunFiles(path, config, record, history, tensors)
 
 
-def load_run(path: str | Path, *, device: str = "cpu", trust: bool = False) -> LoadedRun:
+def load_run(path: str | Path, *, pair: Any = None, device: str = "cpu", trust: bool = False) -> LoadedRun:
     """Build the pair of a run directory back, in evaluation mode.
 
     Parameters that a pair takes from `pyro.param` go to Pyro's store; everything else belongs to the pair alone.
 
     Args:
         path: The run directory.
+        pair: What to fill with the weights in place of building it: an object with the methods `model` and `guide`, or
+            two functions, `(model, guide)`. Needed where the run was one of such a pair.
         device: Where the networks go.
         trust: The configuration of a run names the classes to build, and to build a class is to run its code. By
             default it may only name those of `pyro_vae` and `torch.nn`, and no file may be a link: a directory from
@@ -227,29 +180,39 @@ def load_run(path: str | Path, *, device: str = "cpu", trust: bool = False) -> L
 
     Raises:
         FileNotFoundError: If the directory or one of its files is missing.
-        ValueError: If a file is damaged or does not fit the others, if it names a class that is not trusted, or if the
-            device is not there.
+        ValueError: If a file is damaged or does not fit the others, if it names a class that is not trusted, if the
+            device is not there, or if the pair is needed and missing.
     """
     files = read_run(path, trust=trust)
-    path, config, record = files.path, files.config, files.record
-    with damaged(path / WEIGHTS):
+    with damaged(files.path / WEIGHTS):
         tensors = parse_weights(files.weights)
-    if not trust:
-        check_names(config["model"], path / CONFIG, "model")
-        _check_size(config["model"], record["data"]["shape"], tensors, path)
-    with fork_rng():
-        try:
-            pair = build(config["model"], tuple(record["data"]["shape"]))
-        except ValueError as error:
-            raise ValueError(f"{path / CONFIG}: {brief(error)}") from error
-    run = LoadedRun(path, pair, config, record, files.history, trust)
-    for net in networks(pair).values():
+    made = _build(files, tensors, trust) if pair is None else as_pair(pair)
+    run = LoadedRun(files.path, made, files.config, files.record, files.history, trust)
+    for net in networks(made).values():
         net.eval()
     choose_device(device, run.model, run.guide)
     _announce_shared(tensors)
-    with damaged(path / WEIGHTS):
-        restore(pair, tensors, torch.zeros(1, *run.shape, device=run.device))
+    with damaged(files.path / WEIGHTS):
+        restore(made, tensors, torch.zeros(1, *run.shape, device=run.device))
     return run
+
+
+def _build(files: RunFiles, tensors: Mapping[str, Tensor], trust: bool) -> Any:
+    """The pair of a run by its configuration."""
+    model, file, shape = files.config["model"], files.path / CONFIG, files.record["data"]["shape"]
+    if isinstance(model, dict) and "class_path" not in model and "functions" in model:
+        raise ValueError(
+            f"{files.path} holds what a pair of functions has learnt, and not the functions: pass them, "
+            "load_run(path, pair=(model, guide))"
+        )
+    if not trust:
+        check_names(model, file, "model")
+        _check_size(model, shape, tensors, files.path)
+    with fork_rng():
+        try:
+            return build(model, tuple(shape))
+        except ValueError as error:
+            raise ValueError(f"{file}: {brief(error)}") from error
 
 
 def _announce_shared(tensors: Mapping[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["OUTSIDE", "PARAM", "gather", "networks", "restore"]
+__all__ = ["OUTSIDE", "PARAM", "device_of", "gather", "networks", "restore"]
 
 OUTSIDE = "network/"  # prefix of networks that the pair uses and does not hold
 PARAM = "param/"  # prefix of what only Pyro's parameter store holds
@@ -26,6 +26,12 @@ def networks(pair: Any) -> dict[str, nn.Module]:
     inside = set(pair.modules()) if isinstance(pair, nn.Module) else set()
     outside = {f"{OUTSIDE}{name}/": net for name, net in found.items() if net not in inside}
     return {"": pair, **outside} if inside else outside
+
+
+def device_of(pair: Any) -> torch.device:
+    """Where the networks of a pair are; the CPU if it has none."""
+    places = (p.device for net in networks(pair).values() for p in net.parameters())
+    return next(places, torch.device("cpu"))
 
 
 def gather(pair: Any, params: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -96,8 +96,8 @@ def fit(
         accumulate: Take the gradient of each batch in so many parts, one after the other, which takes less memory. The
             step is that of the whole batch, with other noise.
         lr: Learning rate.
-        lr_schedule: Its course over the run: "constant", "linear" or "cosine" (both to zero), or a function of the
-            share of the run done, in [0, 1], that gives a factor.
+        lr_schedule: Of the learning rate over the run: "constant", "linear" or "cosine" (both to zero), or a function
+            of the share of the run done, in [0, 1], that gives a factor.
         optim: A function `params -> torch.optim.Optimizer`. Default: fused Adam at rate `lr`.
         clip_norm: Rescale the gradient (of the mean loss) to at most this norm.
         num_particles: Draws from the guide per datum and step.
@@ -114,11 +114,12 @@ def fit(
             started, else one. Each takes an equal share of every batch (of a loader, batches of the loader's size from
             a share of the data) with noise of its own, and all gradients are summed, so that the weights stay equal on
             all. Rank 0 alone calls the callbacks, writes checkpoints and shows progress. See `pv.launch`.
-        num_nodes, strategy: Machines, and how they work together ("auto" or "ddp").
+        num_nodes: Machines that train together.
+        strategy: How the processes work together: "auto" or "ddp".
         compile: Compile the gradient step (see `pv.SVI`). The first epoch runs eagerly if the data are in memory, so
             that Pyro has checked every datum. "auto": where at least 10,000 steps are to follow, which pays for the 10
             to 30 seconds of compiling.
-        precision: Of the networks: "float32", "bfloat16" or "float16" (see `pv.SVI`).
+        precision: What the networks compute in: "float32", "bfloat16" or "float16" (see `pv.SVI`).
         preflight: Check the pair on the first few data before training.
         progress: Show a progress bar: True, False, or None (in a terminal).
         callbacks: Called with a `State` after each epoch; returning True ends the run.

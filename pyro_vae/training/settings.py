@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pyro_vae.compilation.precision import Precision
 from pyro_vae.elbo import PhasedELBO
+from pyro_vae.support.import_paths import stable_path, stable_paths
 from pyro_vae.training.schedules import LRSchedule
 
 __all__ = ["Settings", "check_unchanged", "described", "is_bound"]
@@ -95,6 +96,7 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If they differ: it says where.
     """
+    before = stable_paths(dict(before))  # an earlier version may have named a function by another path
     names = [*before, *(name for name in now if name not in before)]
     changed = [difference(name, before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)]
     if changed:
@@ -117,7 +119,7 @@ def described(setting: Any) -> Any:
     if isinstance(setting, functools.partial):
         return [described(setting.func), list(map(described, setting.args)), str(setting.keywords)]
     if callable(setting) and hasattr(setting, "__qualname__"):
-        return f"{setting.__module__}.{setting.__qualname__}"
+        return stable_path(f"{setting.__module__}.{setting.__qualname__}")
     return setting if setting is None or isinstance(setting, bool | int | float | str) else repr(setting)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pyro
 import pyro.infer
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
@@ -116,7 +115,9 @@ def _line(check: str, draws: Tensor, exact: Tensor, *, side: int = 0, tested: bo
     mean, error = excess.mean(0), excess.std(0) / math.sqrt(repeats)
     away = side * mean if side else mean.abs()
     z = float(((away - TOLERANCE).clamp_min(0) / error.clamp_min(TOLERANCE / 10)).max())
-    limit = float(student.ppf(1 - LEVEL / (2 * len(mean)), repeats - 1))
+    from scipy.special import stdtrit  # the quantile of Student's t; scipy is slow to import
+
+    limit = float(stdtrit(repeats - 1, 1 - LEVEL / (2 * len(mean))))
 
     def size(vector: Tensor) -> float:
         return float(vector.norm()) if len(mean) > 1 else float(vector)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from scipy import stats
 
 from pyro_vae.support.tables import as_text, save_result
 from pyro_vae.training.history import History
@@ -172,11 +171,13 @@ class TrainingComparison:
 
 def _interval(values: list[float]) -> tuple[float, float]:
     """Mean, and half the width of its 95 % t-interval."""
+    from scipy.special import stdtrit  # the quantile of Student's t; scipy is slow to import
+
     v = torch.tensor(values, dtype=torch.float64)
     n = len(values)
     if n < 2:
         return float(v.mean()), math.inf
-    return float(v.mean()), float(stats.t.ppf(0.975, n - 1)) * float(v.std()) / math.sqrt(n)
+    return float(v.mean()), float(stdtrit(n - 1, 0.975)) * float(v.std()) / math.sqrt(n)
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

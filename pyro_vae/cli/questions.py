@@ -1,0 +1,109 @@
+"""`pyro-vae compare-elbos`, `gaps` and `diagnose`: one function each, put to the data of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyro_vae.cli.console import add_data_options, add_run_options, open_run, publish
+from pyro_vae.cli.parser import Parser
+from pyro_vae.cli.signatures import add_options
+from pyro_vae.evaluate import compare_elbos, inference_gaps, latent_report
+
+__all__ = ["QUESTIONS", "Question", "run"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A command that asks about a run.
+
+    Attributes:
+        description: What it does, for its help.
+        function: What is called with the pair, its data, and the options, `seed` and `progress` by name.
+        parameters: Those of its parameters that are options as they are.
+        num_data: How many data it looks at by default.
+        files: The name of what it writes, without an ending.
+        options: Further options as `add_argument` takes them: parameters whose values are written in another way here.
+        help: What to say of parameters in place of the function's docstring.
+    """
+
+    description: str
+    function: Callable[..., Any]
+    parameters: list[str]
+    num_data: int
+    files: str
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    help: Mapping[str, str] = field(default_factory=dict)
+
+
+QUESTIONS = {
+    "compare-elbos": Question(
+        "Compare ELBO estimators on a trained run: bound, gradient bias, variance and signal, time, memory. The table "
+        "is also written to estimators.csv and estimators.json in the run directory, with a picture.",
+        lambda model, guide, x, *args, estimators, **options: compare_elbos(
+            model, guide, x, estimators, args=args, **options
+        ),
+        [],
+        num_data=256,
+        files="estimators",
+        options={
+            "estimators": {
+                "type": list[str],
+                "default": ["trace", "mean_field", "stl", "iwae", "dreg"],
+                "help": "Names from `pyro-vae list`.",
+            },
+            "num_particles": {"type": list[int], "default": [1, 5, 50], "help": "Particles for each of them."},
+            "repeats": {
+                "type": int,
+                "default": 100,
+                "help": "Gradients per estimator and number of particles.",
+            },
+        },
+    ),
+    "gaps": Question(
+        "Fit a posterior to each datum by itself and split what the guide of a trained run loses against log p(x): "
+        "into what its family of distributions costs, and what amortisation costs. The figures are also written to "
+        "gaps.csv and gaps.json in the run directory, with a picture.",
+        inference_gaps,
+        ["num_samples"],
+        num_data=100,
+        files="gaps",
+        options={
+            "families": {
+                "type": list[str],
+                "default": ["diagonal_normal"],
+                "help": "Posterior families from `pyro-vae list`; the first should be the family of the guide.",
+            },
+            "ais": {"type": bool, "default": False, "help": "Try annealed importance sampling for log p(x), too."},
+        },
+    ),
+    "diagnose": Question(
+        "Report the health of a trained run's latent space: KL and activity by dimension, mutual information, the "
+        "aggregate posterior against the prior, posterior collapse. The figures are also written to latent.csv and "
+        "latent.json in the run directory, with a picture.",
+        latent_report,
+        ["num_samples"],
+        num_data=1000,
+        files="latent",
+    ),
+}
+
+
+def _parser(name: str, question: Question) -> Parser:
+    parser = Parser(prog=f"pyro-vae {name}", usage=f"pyro-vae {name} RUN [options]", description=question.description)
+    add_run_options(parser)
+    for option, settings in question.options.items():
+        parser.add_argument(f"--{option}", **settings)
+    add_options(parser, question.function, question.parameters, question.help)
+    add_data_options(parser, num_data=question.num_data)
+    return parser
+
+
+def run(name: str, words: Sequence[str], command: str) -> None:
+    """Rebuild a run, put the question to it and write the answer into its directory."""
+    question = QUESTIONS[name]
+    options = _parser(name, question).read(words)
+    loaded, args = open_run(options, at_most=True)
+    chosen = {key: options[key] for key in (*question.options, *question.parameters, "seed", "progress")}
+    publish(question.function(loaded.model, loaded.guide, *args, **chosen), loaded, question.files)

@@ -1,0 +1,72 @@
+"""The parts of a system as its constructor takes them: by name, as a module, or as what makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyro_vae import conditionals, priors
+from pyro_vae.conditionals import Conditional, Likelihood
+from pyro_vae.nets import MLP, as_sizes
+from pyro_vae.priors import Prior
+
+__all__ = ["NetworkFactory", "as_likelihood", "as_network", "as_posterior", "as_prior"]
+
+NetworkFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
+
+
+def as_likelihood(part: str | Likelihood, data_shape: int | Sequence[int]) -> Likelihood:
+    """p(x|z) of a name in `pv.conditionals.LIKELIHOODS`, or as it is.
+
+    Raises:
+        ValueError: For an unknown name, or another event shape than `data_shape`.
+    """
+    shape = as_sizes(data_shape, "data_shape")
+    made = conditionals.likelihood(part, shape) if isinstance(part, str) else part
+    _check_shape("likelihood", made, shape)
+    return made
+
+
+def as_posterior(part: str | Conditional, latent_dim: int | Sequence[int]) -> Conditional:
+    """q(z|x) of a name in `pv.conditionals.POSTERIORS`, or as it is.
+
+    Raises:
+        ValueError: For an unknown name, or another event shape than that of the latent.
+    """
+    shape = as_sizes(latent_dim, "latent_dim")
+    made = conditionals.posterior(part, shape.numel()) if isinstance(part, str) else part
+    _check_shape("posterior", made, shape)
+    return made
+
+
+def as_prior(part: str | Prior, latent_dim: int | Sequence[int], data_shape: Sequence[int]) -> Prior:
+    """p(z) of a name in `pv.priors.PRIORS`, or as it is; `data_shape` is for those that are made from data.
+
+    Raises:
+        ValueError: For an unknown name, or another event shape than that of the latent.
+    """
+    shape = as_sizes(latent_dim, "latent_dim")
+    made = priors.prior(part, shape.numel(), data_shape) if isinstance(part, str) else part
+    _check_shape("prior", made, shape)
+    return made
+
+
+def as_network(
+    network: nn.Module | NetworkFactory | None,
+    in_shape: torch.Size,
+    out_shape: torch.Size,
+    hidden: Sequence[int],
+    activation: str,
+) -> nn.Module:
+    """A network `(*, *in_shape) -> (*, *out_shape)`: as it is, what the factory makes, or an MLP of `hidden` widths."""
+    if network is None:
+        return MLP(in_shape, hidden, out_shape, activation)
+    return network if isinstance(network, nn.Module) else network(in_shape, out_shape)
+
+
+def _check_shape(name: str, part: Any, shape: torch.Size) -> None:
+    if part.event_shape != shape:
+        raise ValueError(f"the {name} is over events of shape {tuple(part.event_shape)}, expected {tuple(shape)}")

@@ -1,0 +1,82 @@
+"""Which pair a run trains: one to build from a class, or one that is there already."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from pyro_vae.data import Data
+from pyro_vae.runs.building import build
+from pyro_vae.support.import_paths import stable_path
+from pyro_vae.support.random import fork_rng
+
+__all__ = ["as_pair", "describe_pair", "make_pair", "name_of_pair"]
+
+
+def describe_pair(pair: Any, init_args: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The entry `model` of a configuration: the class of a pair and its arguments, or the names of its functions.
+
+    Raises:
+        TypeError: If it is no pair.
+        ValueError: If `init_args` come with anything but a class.
+    """
+    if inspect.isclass(pair):
+        return {"class_path": stable_path(f"{pair.__module__}.{pair.__qualname__}"), "init_args": dict(init_args or {})}
+    if init_args:
+        raise ValueError(f"init_args are the arguments of a class, but the pair is a {type(pair).__name__}")
+    if isinstance(pair, Mapping):
+        return dict(pair)
+    made = as_pair(pair)
+    return {"functions": [_name_of(program) for program in (made.model, made.guide)]}
+
+
+def name_of_pair(spec: Mapping[str, Any]) -> str:
+    """What a pair is called: its class, or whatever its model is called or is in."""
+    if "class_path" in spec:
+        return str(spec["class_path"]).rpartition(".")[2]
+    *outer, name = (part for part in str(next(iter(spec["functions"]), "")).split(".") if part != "<locals>")
+    return outer[-1] if name == "model" and outer else name
+
+
+def make_pair(pair: Any, spec: Mapping[str, Any], data: Data, seed: int) -> Any:
+    """The pair itself; one that is built here gets weights by the seed, and begins at the mean of the data if it can.
+
+    Raises:
+        ValueError: If it cannot be built.
+    """
+    if "class_path" not in spec:
+        return as_pair(pair)
+    with fork_rng(seed):
+        made = build(spec, data.shape)
+    if hasattr(made, "start_at_mean"):
+        try:
+            made.start_at_mean(data.mean)
+        except ValueError as error:
+            warnings.warn(f"training does not start at the mean of the data: {error}", stacklevel=3)
+    return made
+
+
+def as_pair(pair: Any) -> Any:
+    """An object with `model` and `guide`, of such an object or of two functions.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if callable(getattr(pair, "model", None)) and callable(getattr(pair, "guide", None)):
+        return pair
+    if isinstance(pair, tuple) and len(pair) == 2 and all(map(callable, pair)):
+        return SimpleNamespace(model=pair[0], guide=pair[1])
+    raise TypeError(
+        f"expected a class with the methods model and guide, an object of one, or a tuple (model, guide) of two "
+        f"functions, got {pair!r:.80}"
+    )
+
+
+def _name_of(program: Any) -> str:
+    owner = getattr(program, "__self__", None)
+    if owner is not None:  # a method of an object: by the object's class, which may have inherited it
+        return f"{stable_path(f'{type(owner).__module__}.{type(owner).__qualname__}')}.{program.__name__}"
+    return f"{program.__module__}.{getattr(program, '__qualname__', type(program).__qualname__)}"

@@ -1,0 +1,232 @@
+"""Training into a run directory, from Python as from the command line."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, is_dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyro.infer
+import torch
+
+from pyro_vae import data as datasets
+from pyro_vae.data import Data, Source
+from pyro_vae.distributed.ranks import Ranks, launch
+from pyro_vae.runs.config import read_config
+from pyro_vae.runs.directory import CONFIG, RECORD, create_run
+from pyro_vae.runs.programs import describe_pair, make_pair, name_of_pair
+from pyro_vae.runs.record import parse_record
+from pyro_vae.runs.run import DATA_KEYS, LoadedRun
+from pyro_vae.runs.writing import RunCheckpoints, RunWriter
+from pyro_vae.support.import_paths import stable_path
+from pyro_vae.support.random import fork_rng
+from pyro_vae.training.fitting import State, fit
+from pyro_vae.training.nonfinite import NonFiniteLoss
+from pyro_vae.training.settings import described
+
+__all__ = ["train"]
+
+# arguments of `fit` that this module gives it, or that are no part of the experiment
+_GIVEN = ("model", "guide", "data", "seed", "callbacks", "checkpoints", "resume")
+_NOT_KEPT = (*_GIVEN, "valid", "progress", "devices", "num_nodes", "strategy")
+
+
+def train(
+    pair: Any,
+    data: Source | Data,
+    *,
+    init_args: Mapping[str, Any] | None = None,
+    data_args: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    seed: int | None = None,
+    checkpoint_steps: int | None = None,
+    checkpoint_minutes: float | None = 10.0,
+    callbacks: Sequence[Callable[[State], bool | None]] = (),
+    on_start: Callable[[LoadedRun], None] | None = None,
+    config: Mapping[str, Any] | None = None,
+    command: str = "",
+    **options: Any,
+) -> LoadedRun:
+    """Train a pair as `fit` does, and keep the run in a directory: configuration, weights, metrics and checkpoints.
+
+    `pv.load_run` builds the pair of a class back. Of two functions, or of an object made before, the directory holds
+    what they have learnt, and `pv.load_run(path, pair=...)` fills them with it.
+
+    Args:
+        pair: A class with the methods `model` and `guide`, shipped or your own, which is built here from `init_args`
+            (a `data_shape` among them is filled in; its weights come from `seed`); a mapping with `class_path` and
+            `init_args`; an object with these methods; or two functions, `(model, guide)`.
+        data: What `pv.data.load` takes (a name, a path, a tensor, ...), or what it returns.
+        init_args: Arguments of the class: numbers, texts, lists, and mappings with a `class_path` for parts.
+        data_args: Arguments of `pv.data.load`, if it is called here; the seed is that of the run unless given.
+        out: The run directory. Default: runs/DATE-PAIR-DATA.
+        overwrite: Replace the run that `out` holds. It stays until the new one has something to show.
+        resume: Go on from the latest checkpoint in `out`, and from the start if there is no run yet.
+        seed: Of the weights, the data, the shuffling and all noise. Default: one drawn from torch's generator, and
+            recorded. Torch's generators are left as they were.
+        checkpoint_steps, checkpoint_minutes: Steps and minutes between two checkpoints; whichever come first.
+        callbacks: As for `fit`; the run has been saved when they are called.
+        on_start: Called with the run before the first step.
+        config: What to write as `config.yaml`. Default: what the arguments say.
+        command: What to record as the command.
+        **options: Any other option of `fit`.
+
+    Returns:
+        LoadedRun: With `path`, `history`, `model` and `guide`. After Ctrl-C, too: `history.stopped` is "interrupted".
+
+    Raises:
+        TypeError: For an option that `fit` does not have, or what is no pair.
+        FileExistsError: If `out` holds something already (see `overwrite` and `resume`).
+        ValueError: If the pair cannot be built, or is not that of the run to resume; and as `fit` does.
+        NonFiniteLoss: As `fit` does; the run has been saved with the last good weights.
+
+    Example:
+        >>> import tempfile
+        >>> from pyro_vae import VAE
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     digits = {"flatten": True, "binarize": "static"}
+        ...     run = train(VAE, "digits", data_args=digits, out=f"{folder}/run", epochs=1, seed=0)
+        ...     sorted(file.name for file in run.path.iterdir())
+        ['checkpoints', 'config.yaml', 'metrics.csv', 'metrics.jsonl', 'run.json', 'weights.safetensors']
+    """
+    _check_options(options)
+    seed = int(torch.randint(2**31, ())) if seed is None else seed
+    spec = describe_pair(pair, init_args)
+    ranks = launch(*(options.get(name, default) for name, default in _LAUNCH.items()))
+    with _directory(out, overwrite, resume, name_of_pair(spec), data, ranks) as (path, resumed):
+        if resumed:
+            _check_same_pair(path, spec)
+        dataset = data if isinstance(data, Data) else datasets.load(data, **{"seed": seed, **(data_args or {})})
+        made = make_pair(pair, spec, dataset, seed)
+        kept = dict(config) if config is not None else _config(spec, dataset, seed, options)
+        with fork_rng(seed):
+            args = dataset.train.args(min(4, len(dataset.train)))
+        writer = RunWriter(
+            path, made, kept, dataset.describe(), args, command=command, resumed=resumed, enabled=ranks.leads
+        )
+        run = LoadedRun(path, made, kept, {"data": writer.data}, writer.history, trust=True, source=dataset)
+        if on_start is not None:
+            on_start(run)
+        try:
+            history = fit(
+                made.model,
+                made.guide,
+                dataset,
+                **options,
+                seed=seed,
+                callbacks=[writer, *callbacks],
+                checkpoints=RunCheckpoints(writer, checkpoint_steps, checkpoint_minutes),
+                resume=resumed,
+            )
+        except NonFiniteLoss as error:
+            writer.save(replace(writer.history, best=None, stopped="non-finite loss"))
+            raise NonFiniteLoss(f"{error}. They are in {path}", error.step, error.batch, error.sites) from error
+        writer.save(history)
+        return replace(run, history=history, record=_record(path, run.record, ranks))
+
+
+_FIT = inspect.signature(fit).parameters
+_LAUNCH = {name: _FIT[name].default for name in ("devices", "num_nodes", "strategy", "device")}
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    known = [name for name in _FIT if name not in _GIVEN]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            raise TypeError(f"fit has no option {name!r}: {hint}")
+
+
+@contextmanager
+def _directory(
+    out: str | Path | None, overwrite: bool, resume: bool, name: str, data: Any, ranks: Ranks
+) -> Iterator[tuple[Path, bool]]:
+    """The directory, and whether a run in it is resumed; an empty one is removed if the run cannot begin."""
+    if resume and out is None:
+        raise ValueError("resume=True needs out=, the directory of the run to go on with")
+
+    def choose() -> tuple[Path, bool]:
+        if out is None:
+            return _dated(name, data), False
+        resumed = resume and (Path(out) / CONFIG).exists()
+        return (Path(out) if resumed else create_run(out, overwrite=overwrite)), resumed
+
+    path, resumed = _agreed(choose, ranks)
+    try:
+        yield path, resumed
+    except BaseException:
+        with suppress(OSError):
+            path.rmdir()  # fails if there is anything in it
+        raise
+
+
+def _agreed(choose: Callable[[], tuple[Path, bool]], ranks: Ranks) -> tuple[Path, bool]:
+    """What the first rank chooses; if it cannot, it alone says why."""
+    chosen, problem = None, None
+    if ranks.leads:
+        try:
+            chosen = choose()
+        except Exception as error:
+            problem = error
+    chosen, failed = ranks.from_leader((chosen, problem is not None))
+    if problem is not None:
+        raise problem
+    if failed or chosen is None:
+        raise SystemExit(1)
+    return chosen
+
+
+def _dated(name: str, data: Any) -> Path:
+    if isinstance(data, str | os.PathLike):
+        source = Path(data).stem
+    else:
+        source = data.name if isinstance(data, Data) else "data"
+    wanted = f"runs/{datetime.now():%Y%m%d-%H%M%S}-{name}-{source}"
+    candidate, n = wanted, 1
+    while True:
+        try:
+            return create_run(candidate, exist_ok=False)
+        except FileExistsError:  # another run began in the same second
+            n += 1
+            candidate = f"{wanted}-{n}"
+
+
+def _check_same_pair(path: Path, spec: Mapping[str, Any]) -> None:
+    before = read_config(path, trust=True)["model"]
+    if any(before.get(key) != spec.get(key) for key in ("class_path", "functions")):
+        raise ValueError(f"{path} holds a run of {before}, but this pair is {dict(spec)}: choose another directory")
+
+
+def _config(spec: Mapping[str, Any], data: Data, seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `pyro-vae train` would write; what it cannot be told comes as a description."""
+    known = {"data": data.name, "binarize": data.binarize, "flatten": data.flatten, "valid": 0, "test": 0}
+    known = {"data": data.name, **dict.fromkeys(DATA_KEYS), **known, **data.origin}
+    if known.pop("seed") not in (None, seed):
+        known["data_seed"] = data.seed
+    settings = {name: options.get(name, p.default) for name, p in _FIT.items() if name not in _NOT_KEPT}
+    if settings["optim"] is None:
+        del settings["optim"]  # the command line has no such option
+    return {"model": dict(spec), **known, "seed": seed, **{name: _plain(value) for name, value in settings.items()}}
+
+
+def _plain(value: Any) -> Any:
+    """A setting as YAML can hold it."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    kind = stable_path(f"{type(value).__module__}.{type(value).__qualname__}")
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"class_path": kind, "init_args": asdict(value)}
+    return kind if isinstance(value, pyro.infer.ELBO) else described(value)
+
+
+def _record(path: Path, record: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+    return parse_record((path / RECORD).read_bytes()) if ranks.leads else record

@@ -1,0 +1,136 @@
+"""A run directory that is written while its training goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyro
+
+from pyro_vae.runs.config import save_config
+from pyro_vae.runs.directory import RECORD, clear_run
+from pyro_vae.runs.pairs import used_params
+from pyro_vae.runs.saving import save_run
+from pyro_vae.support.snapshots import Snapshot
+from pyro_vae.training.checkpoints import Checkpoints
+from pyro_vae.training.fitting import State
+from pyro_vae.training.history import History
+
+__all__ = ["CHECKPOINTS", "RunCheckpoints", "RunWriter"]
+
+CHECKPOINTS = "checkpoints"  # the folder of checkpoints within a run directory
+
+
+class RunWriter:
+    """Saves a run: as a callback of `fit` after epochs, at most once a second, and when it is told to.
+
+    An older run in the directory is replaced by the first thing that is saved, not before.
+
+    Args:
+        path: The run directory.
+        pair: An object with the methods `model` and `guide`.
+        config: What `config.yaml` will hold.
+        data: What `Data.describe` returns.
+        args: A few data as the pair is called with. It is run on them if Pyro's store holds parameters already, to see
+            which of these are its own.
+        command: What was called, for the record.
+        resumed: Whether the run in the directory is the one that goes on.
+        enabled: False in all processes but one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        pair: Any,
+        config: Mapping[str, Any],
+        data: Mapping[str, Any],
+        args: tuple[Any, ...],
+        *,
+        command: str = "",
+        resumed: bool = False,
+        enabled: bool = True,
+    ) -> None:
+        self.path, self.pair, self.config, self.data = path, pair, config, data
+        self.command, self.enabled = command, enabled
+        self.history = History(data=dict(data), seed=config["seed"], elbo=str(config["elbo"]))
+        self._foreign = _foreign_params(pair, args) if enabled else set()
+        self._begun = resumed
+        self._saved: float | None = None
+        started = _started(path) if resumed else None
+        self._started = started or datetime.now().astimezone().isoformat(timespec="seconds")
+
+    def __call__(self, state: State) -> None:
+        """Save the run after an epoch, unless that was done within the last second."""
+        self.history = state.history
+        if self._saved is not None and time.monotonic() < self._saved + 1:
+            return
+        # the pair has the weights of this epoch now, and the best ones only at the end
+        self.save(replace(state.history, best=None, stopped="unfinished"))
+
+    def begin(self) -> None:
+        """Replace an older run by what is needed to resume this one."""
+        if not self._begun:
+            clear_run(self.path)
+            Checkpoints(self.path / CHECKPOINTS).clear()
+            save_config(self.path, self.config)
+            self._begun = True
+
+    def save(self, history: History) -> None:
+        """Write weights, metrics and record."""
+        if not self.enabled:
+            return
+        self.begin()
+        store = pyro.get_param_store().named_parameters()
+        params = {name: value for name, value in store if name not in self._foreign}
+        save_run(
+            self.path,
+            self.pair,
+            self.config,
+            self.data,
+            history,
+            params=params,
+            command=self.command,
+            started=self._started,
+        )
+        self._saved = time.monotonic()
+
+
+class RunCheckpoints(Checkpoints):
+    """Checkpoints inside a run directory, whose configuration is there before the first of them."""
+
+    def __init__(self, writer: RunWriter, steps: int | None, minutes: float | None) -> None:
+        super().__init__(writer.path / CHECKPOINTS, steps=steps, minutes=minutes)
+        self._writer = writer
+
+    def save(self, step: int, snapshot: Snapshot) -> None:
+        """Write a checkpoint, and before the first one whatever resuming the run needs."""
+        self._writer.begin()
+        super().save(step, snapshot)
+
+
+def _foreign_params(pair: Any, args: tuple[Any, ...]) -> set[str]:
+    """The names in Pyro's store that are there before training and that the pair does not ask for."""
+    store = pyro.get_param_store()
+    before = set(store.keys())
+    if not before:
+        return before
+    try:
+        used = used_params(pair, args)
+    except Exception:  # `fit` says what is wrong with the pair
+        used = set()
+    for name in set(store.keys()) - before:  # training makes them, from noise of its own
+        del store[name]
+    return before - used
+
+
+def _started(path: Path) -> str | None:
+    """When the run began that is gone on with, by its record."""
+    try:
+        return str(json.loads((path / RECORD).read_text())["started"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not written yet, or of an older format
+        return None
