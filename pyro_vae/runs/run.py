@@ -20,13 +20,14 @@ from pyro_vae.data import Data, load
 from pyro_vae.pair.device import choose_device
 from pyro_vae.runs.building import build
 from pyro_vae.runs.config import as_yaml
-from pyro_vae.runs.directory import CONFIG, LINES, METRICS, RECORD, WEIGHTS, finite, write_together
+from pyro_vae.runs.directory import CONFIG, LINES, METRICS, RECORD, WEIGHTS, write_together
 from pyro_vae.runs.machine import environment
 from pyro_vae.runs.reading import brief, checksum, damaged, entries, parse_weights, parse_yaml, pick
 from pyro_vae.runs.record import FORMAT, parse_record, seal
 from pyro_vae.runs.trust import check_names
 from pyro_vae.runs.weights import PARAM, gather, networks, restore
 from pyro_vae.support.random import fork_rng
+from pyro_vae.support.serialization import finite
 from pyro_vae.training.history import History
 
 __all__ = ["DATA_KEYS", "LoadedRun", "RunFiles", "load_run", "read_run", "save_run"]
