@@ -105,6 +105,7 @@ class Summary(Result):
                 ax.annotate(f"{value:.2f}", (0, i), (beside, 0), textcoords="offset points", ha=align, va="center")
         ax.set_yticks(range(len(bars)), list(bars))
         ax.axvline(0, color="black", lw=0.8)
+        ax.use_sticky_edges = False  # so that there is room for the numbers
         ax.margins(x=0.12)
         ax.invert_yaxis()
         ax.set(xlabel="nats per datum")

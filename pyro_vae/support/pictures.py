@@ -57,6 +57,7 @@ def histogram(ax: Any, values: Tensor | Iterable[float], xlabel: str) -> None:
     shown = values[values.isfinite()].flatten().tolist()
     ax.set(xlabel=xlabel, ylabel="data")
     if shown:
-        ax.hist(shown, bins=min(40, max(5, len(shown) // 5)))
+        ax.hist(shown, bins=min(40, max(5, len(shown) // 5)), edgecolor="white", lw=0.5)
+        ax.locator_params(axis="y", integer=True)
     if rest := values.numel() - len(shown):
         ax.set_title(f"{rest} of {values.numel()} are not finite", fontsize=9)

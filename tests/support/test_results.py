@@ -173,7 +173,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "LogMarginalRepair": lambda: repaired(torch.tensor([1, 3])),
     "LogMarginalRepair of nothing": lambda: repaired(torch.tensor([], dtype=torch.long)),
     "Imputation of images": lambda: imputation((4, 4)),
-    "Imputation of vectors": lambda: imputation((3,)),
+    "Imputation of vectors": lambda: imputation((5,)),
     "Imputation of nothing": lambda: imputation((4, 4), mean=False),
     "ElboComparison": estimators,
     "ElboComparison of NaN": lambda: estimators(NAN),

@@ -12,6 +12,7 @@ from rich.text import Text
 from torch import Tensor
 
 from pyro_vae.evaluate.disentanglement import scores
+from pyro_vae.support.pictures import without_math
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import new_table
 
@@ -83,7 +84,7 @@ class Disentanglement(Result):
         for ax, (title, values) in zip(figure.subplots(1, 2, sharey=True), tables.items(), strict=True):
             image = ax.imshow(values.cpu().numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
             ax.set_title(title, fontsize=9)
-            ax.set_xticks(range(len(self.names)), self.names, rotation=45, ha="right", fontsize=8)
+            ax.set_xticks(range(len(self.names)), map(without_math, self.names), rotation=45, ha="right", fontsize=8)
             ax.set_yticks(range(len(values)), map(str, range(len(values))), fontsize=7)
         figure.axes[0].set_ylabel("code dimension")
         figure.colorbar(image, ax=figure.axes, shrink=0.8)

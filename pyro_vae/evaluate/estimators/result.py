@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.console import Group
 
 from pyro_vae.evaluate.marginal.result import LogMarginal
-from pyro_vae.support.pictures import drawable
+from pyro_vae.support.pictures import drawable, without_math
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import new_table
 
@@ -107,7 +107,9 @@ class ElboComparison(Result):
             }
             # error bars side by side
             apart = [x * 1.06 ** (i - (len(grouped) - 1) / 2) for x in k]
-            bounds.errorbar(apart, [r.value for r in rows], drawable(r.value_error for r in rows), label=name, **style)
+            bounds.errorbar(
+                apart, [r.value for r in rows], drawable(r.value_error for r in rows), label=without_math(name), **style
+            )
             signal.plot(k, [r.guide_snr for r in rows], **style)
             cost.plot([1e3 * r.seconds for r in rows], [r.guide_variance for r in rows], **style)
             for r in rows:

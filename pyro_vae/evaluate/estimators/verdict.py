@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.table import Table
 
+from pyro_vae.support.pictures import without_math
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import new_table
 
@@ -86,7 +87,7 @@ class EstimatorCheck(Result):
         ax = figure.add_subplot()
         ax.barh(list(ratios), list(ratios.values()), color=["C0" if self[check].passed else "C3" for check in ratios])
         ax.axvline(1, color="black", lw=0.8, ls=":")
-        ax.set(xlabel="z / limit", title=f"{self.estimator} on {self.oracle}")
+        ax.set(xlabel="z / limit", title=without_math(f"{self.estimator} on {self.oracle}"))
         ax.set_xlim(0, max([1.2, *(1.05 * ratio for ratio in ratios.values() if math.isfinite(ratio))]))
         return figure
 

@@ -194,6 +194,8 @@ class LogMarginal(Result):
         bounds, tails = figure.subplots(1, 2)
         curve = self.convergence
         bounds.plot(list(curve), list(curve.values()), marker=".")
+        if not curve:
+            bounds.text(0.5, 0.5, "no finite bound", ha="center", transform=bounds.transAxes)
         bounds.set(xscale="log", xlabel="samples k", ylabel="mean bound L_k (nats per datum)")
         if self.khat is None or not self.khat.isfinite().any():
             histogram(tails, self.log_prob, "log p(x) (nats)")

@@ -147,5 +147,5 @@ class SampleQuality(Result):
         right.set_title(
             f"Fréchet distance {self.samples.frechet:.3g} (unseen data {self.data.frechet:.3g})", fontsize=10
         )
-        right.legend(loc="lower right", fontsize=8)
+        figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=8)
         return figure

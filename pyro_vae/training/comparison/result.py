@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy import stats
 
+from pyro_vae.support.pictures import without_math
 from pyro_vae.support.results import Result
 from pyro_vae.training.history import History
 
@@ -152,7 +153,7 @@ class TrainingComparison(Result):
             # later lines are thinner, so that of equal curves all show
             style: dict[str, Any] = {"color": f"C{i}", "lw": max(0.8, 2.6 - 0.5 * i), "alpha": 0.8}
             for j, run in enumerate(self.of(estimator)):
-                label = estimator if j == 0 else None
+                label = without_math(estimator) if j == 0 else None
                 elbo = [epoch.monitored for epoch in run.history]
                 axes[0].plot([epoch.epoch for epoch in run.history], elbo, label=label, **style)
                 axes[1].plot([epoch.seconds for epoch in run.history], elbo, **style)
