@@ -106,7 +106,7 @@ class Summary(Result):
         ax.set_yticks(range(len(bars)), list(bars))
         ax.axvline(0, color="black", lw=0.8)
         ax.use_sticky_edges = False  # so that there is room for the numbers
-        ax.margins(x=0.12)
+        ax.margins(x=0.18)
         ax.invert_yaxis()
         ax.set(xlabel="nats per datum")
         return figure

@@ -153,8 +153,8 @@ caption {{ font-weight: 600; padding-bottom: 0.4rem; }}
 th, td {{ padding: 0.25rem 0.75rem; border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }}
 td:first-child, th:first-child {{ padding-left: 0; }}
 p {{ overflow-wrap: anywhere; }}
-figure {{ margin: 1.5rem 0; }}
-img {{ max-width: 100%; height: auto; background: white; border-radius: 0.5rem; }}
+figure {{ margin: 1.5rem 0; overflow-x: auto; }}
+img {{ max-width: 100%; min-width: 32rem; height: auto; background: white; border-radius: 0.5rem; }}
 </style>
 </head>
 <body>

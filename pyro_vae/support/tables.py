@@ -50,7 +50,8 @@ def as_html(table: Any) -> str:
     lines = ['<div style="overflow-x: auto">', "<table>"]
     if table.title:
         lines.append(f'<caption style="text-align: left">{_escaped(table.title)}</caption>')
-    styles = [f' style="text-align: {"right" if column.justify == "right" else "left"}"' for column in table.columns]
+    number, word = "text-align: right; white-space: nowrap", "text-align: left"
+    styles = [f' style="{number if column.justify == "right" else word}"' for column in table.columns]
     if table.show_header and any(_escaped(column.header) for column in table.columns):
         lines.append(_row("th", styles, [column.header for column in table.columns]))
     cells = zip(*(column.cells for column in table.columns), strict=True) if table.columns else ()

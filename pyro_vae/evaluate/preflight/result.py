@@ -124,5 +124,5 @@ class PreflightReport(Result):
         ax.set(xlabel="issues", ylabel="site")
         ax.set_title(self._verdict, fontsize=10)
         if self.issues:
-            figure.legend(loc="outside right upper", fontsize=8)
+            figure.legend(loc="outside lower right", ncols=2, fontsize=8)
         return figure
