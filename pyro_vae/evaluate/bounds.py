@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ class Bound(Result):
         parts = {"all": self.kl} if len(self.kl_sites) != 1 else {}
         for i, value in enumerate([*parts.values(), *self.kl_sites.values()]):
             error = drawable([standard_error(value)])
-            sites.barh(i, float(value.double().mean()), 0.5, xerr=error, color="C0", capsize=3)
+            sites.barh(i, drawable([float(value.double().mean())], math.nan), 0.5, xerr=error, color="C0", capsize=3)
         sites.set_yticks(range(len(parts) + len(self.kl_sites)), [*parts, *map(without_math, self.kl_sites)])
         sites.set(xlabel="mean KL (nats per datum)", ylabel="latent site")
         sites.invert_yaxis()

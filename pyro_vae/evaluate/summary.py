@@ -99,7 +99,13 @@ class Summary(Result):
             "log p(x)": (self.log_prob, "C1"),
         }
         for i, (value, color) in enumerate(bars.values()):
-            ax.barh(i, value, color=color, xerr=drawable([self.log_prob_error]) if i == 3 else None, capsize=3)
+            ax.barh(
+                i,
+                drawable([value], math.nan),
+                color=color,
+                xerr=drawable([self.log_prob_error]) if i == 3 else None,
+                capsize=3,
+            )
             if math.isfinite(value):
                 beside, align = (6, "left") if value < 0 else (-6, "right")
                 ax.annotate(f"{value:.2f}", (0, i), (beside, 0), textcoords="offset points", ha=align, va="center")
@@ -107,7 +113,7 @@ class Summary(Result):
         ax.axvline(0, color="black", lw=0.8)
         ax.use_sticky_edges = False  # so that there is room for the numbers
         ax.margins(x=0.18)
-        ax.invert_yaxis()
+        ax.set_ylim(len(bars) - 0.5, -0.5)
         ax.set(xlabel="nats per datum")
         return figure
 

@@ -276,7 +276,7 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[st
 
 
 def _drawn(value: float | None) -> float:
-    return math.nan if value is None else value
+    return math.nan if value is None or math.isinf(value) else value
 
 
 def _number(value: float | None, digits: int) -> str:

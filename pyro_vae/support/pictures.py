@@ -41,9 +41,9 @@ def empty_figure(text: str) -> Figure:
     return figure
 
 
-def drawable(errors: Iterable[float]) -> list[float]:
-    """Lengths of error bars: none where an error is not a finite number."""
-    return [error if math.isfinite(error) else 0.0 for error in errors]
+def drawable(values: Iterable[float], instead: float = 0.0) -> list[float]:
+    """Lengths of bars and error bars: `instead` where a value is not finite, NaN for no bar at all."""
+    return [value if math.isfinite(value) else instead for value in values]
 
 
 def without_math(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.table import Table
 
-from pyro_vae.support.pictures import without_math
+from pyro_vae.support.pictures import drawable, without_math
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import new_table
 
@@ -85,10 +85,16 @@ class EstimatorCheck(Result):
         }
         figure = Figure(figsize=(7, 0.4 * len(ratios) + 1.2), layout="constrained")
         ax = figure.add_subplot()
-        ax.barh(list(ratios), list(ratios.values()), color=["C0" if self[check].passed else "C3" for check in ratios])
+        # a z that is not finite fills the whole width
+        limit = max([1.2, *(1.05 * ratio for ratio in ratios.values() if math.isfinite(ratio))])
+        ax.barh(
+            list(ratios),
+            drawable(ratios.values(), limit),
+            color=["C0" if self[check].passed else "C3" for check in ratios],
+        )
         ax.axvline(1, color="black", lw=0.8, ls=":")
         ax.set(xlabel="z / limit", title=without_math(f"{self.estimator} on {self.oracle}"))
-        ax.set_xlim(0, max([1.2, *(1.05 * ratio for ratio in ratios.values() if math.isfinite(ratio))]))
+        ax.set_xlim(0, limit)
         return figure
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from pyro_vae.evaluate.latent.dimensions import ACTIVE, LatentDimension, by_falling_kl
+from pyro_vae.support.pictures import drawable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,13 +43,13 @@ def draw(
         at = [i for i, d in enumerate(ordered, start=1) if d.status == status]
         if at:
             label = f"{len(at)} {status}"
-            kl.bar(at, [ordered[i - 1].kl for i in at], color=color, label=label)
-            heights = [max(ordered[i - 1].activity, FLOOR) for i in at]
+            kl.bar(at, drawable((ordered[i - 1].kl for i in at), math.nan), color=color, label=label)
+            heights = drawable((max(ordered[i - 1].activity, FLOOR) for i in at), math.nan)
             activity.scatter(at, heights, color=color, s=16, label=label)
     kl.set(ylabel="KL (nats per datum)")
     activity.axhline(ACTIVE, color="gray", lw=0.8, ls=":")
     activity.set(yscale="log", ylabel="activity Var_x E_q[z|x]")
-    activity.set_ylim(top=2 * max([0.05, *(d.activity for d in ordered if not math.isnan(d.activity))]))
+    activity.set_ylim(top=2 * max([0.05, *(d.activity for d in ordered if math.isfinite(d.activity))]))
     for ax in (kl, activity):
         ax.set(xlabel="latent dimension, by falling KL", xlim=(0.2, len(ordered) + 0.8))
         ax.locator_params(axis="x", integer=True)

@@ -83,7 +83,7 @@ class Generalization(Result):
         gaps, differences = figure.subplots(1, 2)
         parts = ("approximation", "amortization", "inference")
         for shift, label, result in ((-0.2, "training", self.train), (0.2, "held out", self.test)):
-            heights = [getattr(result, name) for name in parts]
+            heights = drawable((getattr(result, name) for name in parts), math.nan)
             errors = [getattr(result, f"{name}_error") for name in parts]
             at = [i + shift for i in range(len(parts))]
             gaps.bar(at, heights, 0.38, yerr=drawable(errors), capsize=3, label=label)

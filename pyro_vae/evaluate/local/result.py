@@ -133,7 +133,7 @@ class InferenceGaps(Result):
             parts = {"log p(x) - L[q*]": self.log_prob - local, "L[q*] - L[q]": local - self.elbo}
             below = 0.0
             for j, (part, value) in enumerate(parts.items()):
-                height, error = float(value.mean()), drawable([standard_error(value)])
+                [height], error = drawable([float(value.mean())]), drawable([standard_error(value)])
                 label = part if i == 0 else None
                 ax.bar(name, height, 0.6, bottom=below, color=f"C{j}", label=label, yerr=error, capsize=3)
                 # beside the error bar

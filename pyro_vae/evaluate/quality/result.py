@@ -11,6 +11,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.nn.functional import pad
 
+from pyro_vae.support.pictures import drawable
 from pyro_vae.support.results import Result
 from pyro_vae.support.serialization import finite
 from pyro_vae.support.tables import new_table
@@ -140,7 +141,7 @@ class SampleQuality(Result):
         names = ["precision", "recall", "density", "coverage", "ms_ssim"]
         for offset, label, metrics in ((-0.2, "samples", self.samples), (0.2, "unseen data", self.data)):
             at = [i + offset for i in range(len(names))]
-            right.barh(at, [getattr(metrics, name) for name in names], height=0.38, label=label)
+            right.barh(at, drawable((getattr(metrics, name) for name in names), math.nan), height=0.38, label=label)
         right.set_yticks(range(len(names)), [ROWS[name] for name in names])
         right.set(xlabel="share of images; MS-SSIM: mean likeness")
         right.invert_yaxis()
