@@ -104,9 +104,9 @@ def test_a_title_stands_above(tmp_path: Path) -> None:
 @pytest.mark.parametrize("valid", [None, -1.5])
 def test_history_is_drawn(tmp_path: Path, valid: float | None) -> None:
     epochs = [Epoch(n, n, 1.0, -1.0, valid, -1.0, 0.0, 1.0, 1e-3, 0.1) for n in (1, 2)]
-    axes = History(epochs, best=2).plot()
-    assert axes.get_xlabel() == "epoch"
-    assert plots.save(axes, tmp_path / "history.png").stat().st_size > 1000
+    figure = History(epochs, best=2).plot()
+    assert figure.axes[0].get_xlabel() == "epoch"
+    assert plots.save(figure, tmp_path / "history.png").stat().st_size > 1000
 
 
 def test_rows_have_their_names_and_their_own_lengths(tmp_path: Path) -> None:

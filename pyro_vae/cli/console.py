@@ -16,7 +16,7 @@ from pyro_vae import plots
 from pyro_vae.cli.parser import Parser
 from pyro_vae.data import Split
 from pyro_vae.distributed.ranks import Ranks
-from pyro_vae.evaluate import bound, summarize
+from pyro_vae.evaluate import Bound, bound, summarize
 from pyro_vae.evaluate.marginal.proposals import NoDensity
 from pyro_vae.runs import LoadedRun, load_run, replacing, save_json
 from pyro_vae.support.random import fork_rng
@@ -161,7 +161,7 @@ def report(
     if ranks is not None and not ranks.leads:
         return
     try:
-        say(summary.table() if hasattr(summary, "table") else repr(summary))
+        say(repr(summary) if isinstance(summary, Bound) else summary.table())
     finally:  # neither a folder that cannot be written to nor a screen that cannot be printed to loses the figures
         path = save_json(run.path / f"evaluation-{split}.json", summary.to_dict())
     say(str(path))

@@ -3,25 +3,29 @@
 from pyro_vae.evaluate.bounds import Bound, bound
 from pyro_vae.evaluate.disentanglement.report import Disentanglement
 from pyro_vae.evaluate.estimators.check import check_estimator
-from pyro_vae.evaluate.estimators.compare import Comparison, EstimatorRow, compare_elbos
+from pyro_vae.evaluate.estimators.compare import compare_elbos
+from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.estimators.verdict import CheckLine, EstimatorCheck
 from pyro_vae.evaluate.generate import reconstruct, sample
 from pyro_vae.evaluate.imputation import Imputation, impute
+from pyro_vae.evaluate.latent.dimensions import LatentDimension, LatentSite
 from pyro_vae.evaluate.latent.report import latent_report
-from pyro_vae.evaluate.latent.result import LatentDimension, LatentReport, LatentSite
+from pyro_vae.evaluate.latent.result import LatentReport
 from pyro_vae.evaluate.local.fitting import fit_local
-from pyro_vae.evaluate.local.gaps import InferenceGaps, inference_gaps
+from pyro_vae.evaluate.local.gaps import inference_gaps
 from pyro_vae.evaluate.local.generalizing import Generalization, generalization
 from pyro_vae.evaluate.local.guide import LocalGuide
-from pyro_vae.evaluate.marginal.brackets import Bracket
-from pyro_vae.evaluate.marginal.likelihood import LogMarginal, log_marginal
+from pyro_vae.evaluate.local.result import InferenceGaps
+from pyro_vae.evaluate.marginal.brackets import BidirectionalBounds
+from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.evaluate.marginal.posterior import posterior_samples
-from pyro_vae.evaluate.marginal.repairs import Repair, repair
-from pyro_vae.evaluate.preflight.report import Problem, Report
+from pyro_vae.evaluate.marginal.repairs import LogMarginalRepair, repair
+from pyro_vae.evaluate.marginal.result import LogMarginal
+from pyro_vae.evaluate.preflight.result import PreflightIssue, PreflightReport
 from pyro_vae.evaluate.quality.features import FeatureNet, inception_features, train_features
 from pyro_vae.evaluate.quality.parzen import parzen_log_likelihood
 from pyro_vae.evaluate.quality.report import sample_quality
-from pyro_vae.evaluate.quality.result import Quality, QualityFigures
+from pyro_vae.evaluate.quality.result import SampleQuality, SampleQualityMetrics
 from pyro_vae.evaluate.representation.clustering import clustering_accuracy
 from pyro_vae.evaluate.representation.codes import decode, encode
 from pyro_vae.evaluate.representation.traversals import attribute_vector, embed, interpolate, manifold, traverse
@@ -29,9 +33,9 @@ from pyro_vae.evaluate.summary import Summary, summarize
 
 __all__ = [
     "Bound",
-    "Bracket",
+    "BidirectionalBounds",
     "CheckLine",
-    "Comparison",
+    "ElboComparison",
     "Disentanglement",
     "EstimatorCheck",
     "EstimatorRow",
@@ -44,15 +48,15 @@ __all__ = [
     "LocalGuide",
     "LogMarginal",
     "FeatureNet",
-    "Problem",
-    "Quality",
-    "QualityFigures",
+    "PreflightIssue",
+    "SampleQuality",
+    "SampleQualityMetrics",
     "inception_features",
     "parzen_log_likelihood",
     "sample_quality",
     "train_features",
-    "Repair",
-    "Report",
+    "LogMarginalRepair",
+    "PreflightReport",
     "Summary",
     "attribute_vector",
     "bound",

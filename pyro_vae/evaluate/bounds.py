@@ -6,25 +6,37 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.terms import elbo_terms
 from pyro_vae.pair.arguments import check_data, slices, take
 from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.support.pictures import drawable, histogram, without_math
 from pyro_vae.support.random import fork_rng
+from pyro_vae.support.results import Result
+from pyro_vae.support.statistics import standard_error
+from pyro_vae.support.tables import indexed_rows, new_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Bound", "bound"]
 
 
 @dataclass(frozen=True, repr=False)
-class Bound:
+class Bound(Result):
     """The ELBO and its terms, per datum, tensors of shape `(N,)` in nats: `elbo = log_likelihood - kl`.
 
     `kl_sites` splits `kl` by latent site.
     """
+
+    title: ClassVar[str] = "ELBO"
+    _rows_name: ClassVar[str] = "data"
 
     elbo: Tensor
     log_likelihood: Tensor
@@ -42,11 +54,43 @@ class Bound:
     def __repr__(self) -> str:
         return f"ELBO {self.mean:.3f} nats per datum ({len(self)} data)"
 
-    def to_dict(self) -> dict[str, float]:
-        """Means over the data, nats per datum."""
+    def _values(self) -> dict[str, Any]:
         means = {name: float(getattr(self, name).double().mean()) for name in ("elbo", "log_likelihood", "kl")}
-        error = float(self.elbo.double().std() / math.sqrt(len(self))) if len(self) > 1 else math.inf
-        return {**means, "elbo_sampling_error": error, "num_data": len(self)}
+        return {**means, "elbo_sampling_error": standard_error(self.elbo), "num_data": len(self)}
+
+    def _rows(self) -> list[dict[str, Any]]:
+        columns = {"elbo": self.elbo, "log_likelihood": self.log_likelihood, "kl": self.kl}
+        columns |= {f"kl_{name}": value for name, value in self.kl_sites.items()}
+        return indexed_rows(columns)
+
+    def table(self) -> Table:
+        """Means over the data, with their standard errors as estimates for the population."""
+        table = new_table(f"ELBO of {len(self)} data", "", "nats per datum", "±")
+        terms = {"ELBO": self.elbo, "  reconstruction E[log p(x|z)]": self.log_likelihood}
+        terms["  KL(q(z|x) || p(z))"] = self.kl
+        if len(self.kl_sites) > 1:
+            terms |= {f"    of site {name}": value for name, value in self.kl_sites.items()}
+        for name, value in terms.items():
+            table.add_row(Text(name), f"{float(value.double().mean()):.3f}", f"{standard_error(value):.3f}")
+        return table
+
+    def _draw(self) -> Figure:
+        """The ELBO of the data, and the mean KL of each site with its standard error."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        data, sites = figure.subplots(1, 2)
+        histogram(data, self.elbo, "ELBO (nats)")
+        data.axvline(self.mean, color="black", lw=0.8, ls=":", label=f"mean {self.mean:.2f}")
+        data.legend(fontsize=8)
+        parts = {"all": self.kl} if len(self.kl_sites) != 1 else {}
+        for i, value in enumerate([*parts.values(), *self.kl_sites.values()]):
+            error = drawable([standard_error(value)])
+            sites.barh(i, drawable([float(value.double().mean())], math.nan), 0.5, xerr=error, color="C0", capsize=3)
+        sites.set_yticks(range(len(parts) + len(self.kl_sites)), [*parts, *map(without_math, self.kl_sites)])
+        sites.set(xlabel="mean KL (nats per datum)", ylabel="latent site")
+        sites.invert_yaxis()
+        return figure
 
 
 def bound(

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from rich import box
 from rich.table import Table
 from torch import Tensor
 
@@ -20,9 +18,14 @@ from pyro_vae.pair.networks import beside_networks, eval_mode
 from pyro_vae.pair.particles import default_memory, joint_log_weight, particles_agree, row_bytes, warn_not_vectorized
 from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.tracing import PairTrace, sample_sites, trace_pair
+from pyro_vae.support.pictures import displayable, histogram
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng
-from pyro_vae.support.tables import as_text, save_result
+from pyro_vae.support.results import Result
+from pyro_vae.support.tables import new_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Imputation", "impute"]
 
@@ -30,7 +33,7 @@ Program = Callable[..., Any]
 
 
 @dataclass(frozen=True, repr=False)
-class Imputation:
+class Imputation(Result):
     """Data with their missing values filled in; what was known is as it came.
 
     Attributes:
@@ -43,6 +46,8 @@ class Imputation:
         num_samples: Importance samples per datum, K.
     """
 
+    title: ClassVar[str] = "imputation"
+
     mean: Tensor | None
     scale: Tensor | None
     draws: Tensor
@@ -50,8 +55,7 @@ class Imputation:
     ess: Tensor
     num_samples: int
 
-    def to_dict(self) -> dict[str, float]:
-        """The share of values that were missing, and how well the importance samples did."""
+    def _values(self) -> dict[str, Any]:
         return {
             "num_data": len(self.ess),
             "num_samples": self.num_samples,
@@ -61,37 +65,39 @@ class Imputation:
             "least_ess": float(self.ess.min()),
         }
 
-    def save(self, path: str | Path) -> Path:
-        """Write the figures of `to_dict` as CSV or JSON, by the ending of the path."""
-        return save_result(path, "the figures of an imputation are", [self.to_dict()], self.to_dict())
+    def table(self) -> Table:
+        """The share of values that were missing, and how well the importance samples did."""
+        values = self.to_dict()
+        table = new_table("imputation", "", "")
+        table.add_row("data", str(len(self.ess)))
+        table.add_row("missing values", f"{100 * values['missing']:.1f} %")
+        table.add_row("draws for each datum", str(len(self.draws)))
+        table.add_row(f"effective samples of {self.num_samples}", f"{values['ess']:.1f} in the mean")
+        table.add_row("", f"{values['least_ess']:.1f} at least")
+        return table
 
-    def plot(self, *, columns: int = 10) -> Any:
-        """Images: what is known (grey where missing), the mean, and up to three draws, for the first data.
+    def plot(self, *, columns: int = 10) -> Figure:
+        """Images: what is known (gray where missing), the mean, and up to three draws, for the first data.
 
-        Raises:
-            ValueError: For data that are no images.
+        For data that are no images, or where there is neither a mean nor a draw: the effective sample sizes.
         """
+        return displayable(self._draw(columns))
+
+    def _draw(self, columns: int = 10) -> Figure:
+        from matplotlib.figure import Figure
+
         from pyro_vae import plots
 
         n = min(columns, len(self.mask))
-        known = self.draws[0] if len(self.draws) else self.mean
-        if known is None:
-            raise ValueError("there is neither a mean nor a draw to show: use num_draws=3 or mean=True")
-        rows = {"known": torch.where(self.mask, known, 0.5)[:n]}
-        if self.mean is not None:
-            rows["mean"] = self.mean[:n]
-        rows |= {f"draw {i + 1}": x[:n] for i, x in enumerate(self.draws[:3])}
-        return plots.image_rows(rows)
-
-    def __repr__(self) -> str:
-        figures = self.to_dict()
-        table = Table(title="imputation", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
-        table.add_row("data", str(len(self.ess)))
-        table.add_row("missing values", f"{100 * figures['missing']:.1f} %")
-        table.add_row("draws for each datum", str(len(self.draws)))
-        table.add_row(f"effective samples of {self.num_samples}", f"{figures['ess']:.1f} in the mean")
-        table.add_row("", f"{figures['least_ess']:.1f} at least")
-        return as_text(table)
+        filled = {} if self.mean is None else {"mean": self.mean[:n]}
+        filled |= {f"draw {i + 1}": x[:n] for i, x in enumerate(self.draws[:3])}
+        try:
+            known = torch.where(self.mask[:n], next(iter(filled.values())), 0.5)
+            return plots.image_rows({"known": known, **filled})
+        except (StopIteration, ValueError):
+            figure = Figure(figsize=(5, 3.6), layout="constrained")
+            histogram(figure.subplots(), self.ess, f"effective sample size of {self.num_samples}")
+            return figure
 
 
 def impute(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from rich.markup import escape
@@ -17,20 +17,26 @@ from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.arguments import check_data, take
 from pyro_vae.pair.networks import beside_networks, eval_mode
 from pyro_vae.pair.tracing import trace_pair
+from pyro_vae.support.pictures import drawable
 from pyro_vae.support.random import fork_rng
-from pyro_vae.support.tables import as_text
+from pyro_vae.support.results import Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Summary", "summarize"]
 
 
 @dataclass(frozen=True, repr=False)
-class Summary:
+class Summary(Result):
     """ELBO, its terms and log p(x) of a data set.
 
     Means over the data in nats per datum. `log_prob_error` is the Monte Carlo error of `log_prob` on these data,
     `log_prob_sampling_error` its error as an estimate for the population. `num_dims` is the number of observed elements
     of a datum; where `density` is set they are continuous, so `log_prob` is a log-density and can have any sign.
     """
+
+    title: ClassVar[str] = "ELBO and log p(x)"
 
     elbo: float
     log_likelihood: float
@@ -54,12 +60,11 @@ class Summary:
     def _bits(self, nats: float) -> float:
         return -nats / (self.num_dims * math.log(2))
 
-    def to_dict(self) -> dict[str, Any]:
-        """All figures."""
+    def _values(self) -> dict[str, Any]:
         return {**asdict(self), "bits_per_dim": self.bits_per_dim}
 
     def table(self) -> Table:
-        """The figures as a rich table."""
+        """The values as a rich table."""
         of = f" of {self.data}" if self.data else ""
         binary = f", binarize={self.binarize}" if self.binarize else ""
         notes = [f"effective sample size: median {self.ess_median:.1f} of {self.num_samples}"]
@@ -81,8 +86,36 @@ class Summary:
         table.add_row(f"log p(x), {self.num_samples} importance samples", error, f"{self.bits_per_dim:.4f}")
         return table
 
-    def __repr__(self) -> str:
-        return as_text(self.table())
+    def _draw(self) -> Figure:
+        """The terms of the ELBO, the ELBO, and log p(x) with its Monte Carlo error."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 2.8), layout="constrained")
+        ax = figure.subplots()
+        bars = {
+            "reconstruction E[log p(x|z)]": (self.log_likelihood, "C7"),
+            "-KL(q(z|x) || p(z))": (-self.kl, "C7"),
+            "ELBO, their sum": (self.elbo, "C0"),
+            "log p(x)": (self.log_prob, "C1"),
+        }
+        for i, (value, color) in enumerate(bars.values()):
+            ax.barh(
+                i,
+                drawable([value], math.nan),
+                color=color,
+                xerr=drawable([self.log_prob_error]) if i == 3 else None,
+                capsize=3,
+            )
+            if math.isfinite(value):
+                beside, align = (6, "left") if value < 0 else (-6, "right")
+                ax.annotate(f"{value:.2f}", (0, i), (beside, 0), textcoords="offset points", ha=align, va="center")
+        ax.set_yticks(range(len(bars)), list(bars))
+        ax.axvline(0, color="black", lw=0.8)
+        ax.use_sticky_edges = False  # so that there is room for the numbers
+        ax.margins(x=0.18)
+        ax.set_ylim(len(bars) - 0.5, -0.5)
+        ax.set(xlabel="nats per datum")
+        return figure
 
 
 def summarize(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pyro_vae.support.files import replacing
+from pyro_vae.support.serialization import as_json
 
 __all__ = [
     "CONFIG",
@@ -19,7 +18,6 @@ __all__ = [
     "WEIGHTS",
     "clear_run",
     "create_run",
-    "finite",
     "pending",
     "replacing",
     "save_json",
@@ -101,14 +99,5 @@ def write_together(contents: Mapping[Path, bytes], record: Path, text: str) -> N
 def save_json(path: Path, values: Mapping[str, Any]) -> Path:
     """Write figures as JSON, which has no NaN and no infinities: these become null."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(as_json(values))
     return path
-
-
-def finite(value: Any) -> Any:
-    """Values as JSON can hold them: None in place of NaN and infinities, lists in place of tuples."""
-    if isinstance(value, Mapping):
-        return {str(k): finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

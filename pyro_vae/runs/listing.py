@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich import box
 from rich.console import Group
@@ -17,18 +18,22 @@ from pyro_vae.runs.directory import RECORD
 from pyro_vae.runs.programs import name_of_pair
 from pyro_vae.runs.reading import MB, damaged, entries, parse_json, read_plain
 from pyro_vae.runs.run import RunFiles, read_run
-from pyro_vae.support.tables import as_text, save_result
+from pyro_vae.support.pictures import without_math
+from pyro_vae.support.results import Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["RunComparison", "RunTable", "compare_runs", "list_runs"]
 
-# Sorted from high to low; everything else from low to high, runs without the figure last.
+# Sorted from high to low; everything else from low to high, runs without the value last.
 _DESCENDING = ("started", "elbo", "log_prob", "epochs")
 _FIGURES = ("elbo", "log_prob", "loss", "seconds")
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """What a table shows of one run; None where the run has no such figure.
+    """What a table shows of one run; None where the run has no such value.
 
     Attributes:
         name: The directory, as seen from the folder that was listed.
@@ -58,19 +63,20 @@ class RunRow:
 
 
 @dataclass(frozen=True, repr=False)
-class RunTable:
+class RunTable(Result):
     """Runs, one row each."""
+
+    title: ClassVar[str] = "runs"
+    _columns: ClassVar[list[str]] = list(RunRow.__dataclass_fields__)
+    _width: ClassVar[int] = 140
 
     rows: list[RunRow]
 
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """One dictionary a run."""
-        return [asdict(row) for row in self.rows]
+    def _values(self) -> dict[str, Any]:
+        return {"runs": [asdict(row) for row in self.rows]}
 
-    def save(self, path: str | Path) -> Path:
-        """Write the runs as CSV or JSON, by the ending of the path."""
-        names = list(RunRow.__dataclass_fields__)
-        return save_result(path, "runs are", self.to_dicts(), {"runs": self.to_dicts()}, names)
+    def _rows(self) -> list[RunRow]:
+        return self.rows
 
     def table(self) -> Group:
         """A rich table, and what is wrong with the runs that cannot be read."""
@@ -87,43 +93,54 @@ class RunTable:
         broken = [Text(f"cannot be read: {printable(row.problem, 300)}") for row in self.rows if row.problem]
         return Group(table, *broken)
 
-    def __repr__(self) -> str:
-        return as_text(self.table(), width=140)
+    def _draw(self) -> Figure:
+        """ELBO and log p(x) of each run that can be read."""
+        from matplotlib.figure import Figure
+
+        rows = [row for row in self.rows if not row.problem]
+        figure = Figure(figsize=(7, 1.4 + 0.3 * len(rows)), layout="constrained")
+        ax = figure.subplots()
+        shown = {"elbo": ("ELBO (validation, else training)", "o"), "log_prob": ("log p(x) (test)", "D")}
+        for name, (label, marker) in shown.items():
+            ax.plot([_drawn(getattr(row, name)) for row in rows], range(len(rows)), marker, label=label)
+        ax.set_yticks(range(len(rows)), [without_math(printable(row.name, 40)) for row in rows])
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.grid(axis="y", lw=0.4)
+        ax.set(xlabel="nats per datum")
+        figure.legend(loc="outside upper right", ncols=2, fontsize=8)
+        return figure
 
 
 @dataclass(frozen=True, repr=False)
-class RunComparison:
+class RunComparison(Result):
     """Where two runs differ.
 
     Attributes:
         names: Their directories.
         config: Settings that differ, by their path in `config.yaml`, as a pair of values; None where a run has none.
         environment: The same for versions, machine, commit and data, from `run.json`.
-        results: Figures of both, whether they differ or not.
+        results: Values of both, whether they differ or not.
     """
+
+    title: ClassVar[str] = "comparison of two runs"
+    _columns: ClassVar[tuple[str, ...]] = ("part", "name", "first", "second")
+    _width: ClassVar[int] = 120
 
     names: tuple[str, str]
     config: dict[str, tuple[Any, Any]]
     environment: dict[str, tuple[Any, Any]]
     results: dict[str, tuple[float | None, float | None]]
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+    def _values(self) -> dict[str, Any]:
         return asdict(self)
 
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """One dictionary for each difference or figure."""
+    def _rows(self) -> list[dict[str, Any]]:
         parts = {"config": self.config, "environment": self.environment, "results": self.results}
         return [
             {"part": part, "name": name, "first": first, "second": second}
             for part, found in parts.items()
             for name, (first, second) in found.items()
         ]
-
-    def save(self, path: str | Path) -> Path:
-        """Write it as CSV or JSON, by the ending of the path."""
-        columns = ["part", "name", "first", "second"]
-        return save_result(path, "a comparison of runs is", self.to_dicts(), self.to_dict(), columns)
 
     def table(self) -> Group:
         """Rich tables: settings, circumstances and results."""
@@ -150,8 +167,24 @@ class RunComparison:
             table.add_column(escape(printable(name)), justify="right", overflow="fold")
         return table
 
-    def __repr__(self) -> str:
-        return as_text(self.table(), width=120)
+    def _draw(self) -> Figure:
+        """The results of both runs side by side: nats per datum on the left, seconds on the right."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 3.6), layout="constrained")
+        nats, time = figure.subplots(1, 2, width_ratios=(3, 1))
+        parts = {nats: [n for n in self.results if n != "seconds"], time: [n for n in self.results if n == "seconds"]}
+        for ax, names in parts.items():
+            for i, run in enumerate(self.names):
+                at = [j + 0.4 * i - 0.2 for j in range(len(names))]
+                heights = [_drawn(self.results[name][i]) for name in names]
+                ax.bar(at, heights, 0.38, label=without_math(printable(run, 40)))
+            ax.set_xticks(range(len(names)), names)
+            ax.axhline(0, color="black", lw=0.8)
+        nats.set(ylabel="nats per datum")
+        time.set(ylabel="seconds of training")
+        figure.legend(*nats.get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8)
+        return figure
 
 
 def list_runs(folder: str | Path = "runs", *, sort: str = "started") -> RunTable:
@@ -247,6 +280,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     names = dict.fromkeys((*first, *second))
     return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}
+
+
+def _drawn(value: float | None) -> float:
+    return math.nan if value is None or math.isinf(value) else value
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyro_vae.runs.directory import CONFIG, METRICS, WEIGHTS, finite
+from pyro_vae.runs.directory import CONFIG, METRICS, WEIGHTS
 from pyro_vae.runs.reading import checksum, entries, parse_json
+from pyro_vae.support.serialization import as_json, finite
 
 __all__ = ["FORMAT", "parse_record", "seal"]
 
@@ -20,7 +21,7 @@ Record = dict[str, Any]
 def seal(record: Mapping[str, Any]) -> str:
     """A record as the text of `run.json`, with the checksum of everything else in it."""
     plain = finite(record)
-    return json.dumps({**plain, "checksum": _digest(plain)}, indent=2, allow_nan=False) + "\n"
+    return as_json({**plain, "checksum": _digest(plain)})
 
 
 def parse_record(content: bytes) -> Record:

@@ -13,11 +13,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pyro_vae.runs.config import as_yaml
-from pyro_vae.runs.directory import CONFIG, LINES, METRICS, RECORD, WEIGHTS, finite, write_together
+from pyro_vae.runs.directory import CONFIG, LINES, METRICS, RECORD, WEIGHTS, write_together
 from pyro_vae.runs.machine import environment
 from pyro_vae.runs.reading import checksum
 from pyro_vae.runs.record import FORMAT, seal
 from pyro_vae.runs.weights import device_of, gather
+from pyro_vae.support.serialization import finite
 from pyro_vae.training.history import History
 
 __all__ = ["save_run"]

@@ -10,6 +10,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pyro_vae.support.notebooks import NotebookBar
+
 __all__ = ["Advance", "T", "progress_bar", "until_interrupted"]
 
 Advance = Callable[..., None]
@@ -19,13 +21,20 @@ Advance = Callable[..., None]
 def progress_bar(description: str, total: int | None, show: bool | None) -> Iterator[Advance]:
     """Yield `advance(steps=1, status="")`.
 
-    `show` is True or False, or None: only in a terminal.
+    `show` is True or False, or None: in a terminal or a notebook.
     """
     console = Console(stderr=True)
     if show is None:
-        show = console.is_terminal
+        show = console.is_terminal or console.is_jupyter
     if not show:
         yield lambda steps=1, status="": None
+        return
+    if console.is_jupyter:
+        notebook_bar = NotebookBar(description, total)
+        try:
+            yield notebook_bar.advance
+        finally:
+            notebook_bar.show()
         return
     columns = (
         TextColumn("{task.description}"),

@@ -1,58 +1,85 @@
-"""Results as text in a terminal and as rows in a file."""
+"""Tables: as text in a terminal, as HTML in a notebook, as rows in a file."""
 
 from __future__ import annotations
 
 import csv
-import json
+import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
 
-__all__ = ["as_text", "save_result", "write_rows"]
+__all__ = ["as_html", "as_text", "indexed_rows", "new_table", "write_rows"]
+
+
+def new_table(title: str, first: str, *columns: str) -> Table:
+    """An empty rich table: the first column holds words, the others numbers."""
+    # titles can hold brackets, E[z|x] for one, which rich would take for markup
+    table = Table(title=Text(title, style="table.title") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column(Text(first), no_wrap=True)
+    for column in columns:
+        table.add_column(Text(column), justify="right", no_wrap=True)
+    return table
 
 
 def as_text(table: Any, width: int = 100) -> str:
-    """What a rich table or group looks like, without colours."""
+    """What a rich table or group looks like, without colors."""
     console = Console(width=width)
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()
 
 
+def as_html(table: Any) -> str:
+    """A rich table, text, or group of them as HTML; what stands in the cells is escaped.
+
+    Raises:
+        TypeError: For another renderable.
+    """
+    if isinstance(table, Group):
+        return "\n".join(as_html(part) for part in table.renderables)
+    if isinstance(table, str | Text):
+        return f"<p>{_escaped(table)}</p>"
+    if not isinstance(table, Table):
+        raise TypeError(f"a rich Table, Text or Group was expected, got {type(table).__name__}")
+    lines = ['<div style="overflow-x: auto">', "<table>"]
+    if table.title:
+        lines.append(f'<caption style="text-align: left">{_escaped(table.title)}</caption>')
+    number, word = "text-align: right; white-space: nowrap", "text-align: left"
+    styles = [f' style="{number if column.justify == "right" else word}"' for column in table.columns]
+    if table.show_header and any(_escaped(column.header) for column in table.columns):
+        lines.append(_row("th", styles, [column.header for column in table.columns]))
+    cells = zip(*(column.cells for column in table.columns), strict=True) if table.columns else ()
+    lines += [_row("td", styles, row) for row in cells]
+    lines += ["</table>", "</div>"]
+    if table.caption:
+        lines.append(f"<p>{_escaped(table.caption)}</p>")
+    return "\n".join(lines)
+
+
+def _row(tag: str, styles: Sequence[str], cells: Sequence[Any]) -> str:
+    return "<tr>" + "".join(f"<{tag}{s}>{_escaped(c)}</{tag}>" for s, c in zip(styles, cells, strict=True)) + "</tr>"
+
+
+def _escaped(cell: Any) -> str:
+    plain = cell.plain if isinstance(cell, Text) else Text.from_markup(str(cell)).plain
+    return html.escape(plain).replace("\n", "<br>")
+
+
+def indexed_rows(columns: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """One dictionary a datum of columns `(N,)`, with its index."""
+    values = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [{"index": i, **dict(zip(columns, row, strict=True))} for i, row in enumerate(values)]
+
+
 def write_rows(path: str | Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, under the names of the columns."""
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-
-
-def save_result(
-    path: str | Path,
-    what: str,
-    rows: Sequence[Mapping[str, Any]],
-    figures: Mapping[str, Any],
-    columns: Sequence[str] = (),
-) -> Path:
-    """Write a result's rows as CSV, or its figures as JSON, by the ending of the path, which is returned.
-
-    Args:
-        path: Where to.
-        what: The result in words, with its verb: "inference gaps are".
-        rows: What CSV gets.
-        figures: What JSON gets.
-        columns: Of the CSV; default those of the first row.
-
-    Raises:
-        ValueError: For another ending.
-    """
-    path = Path(path)
-    if path.suffix == ".csv":
-        write_rows(path, columns or list(rows[0]), rows)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(figures, indent=2) + "\n")
-    else:
-        raise ValueError(f"{what} saved as .csv or .json, got {path.name!r}")
-    return path

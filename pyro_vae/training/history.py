@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.table import Table
 
-from pyro_vae.support.tables import as_text, write_rows
+from pyro_vae.support.pictures import displayable, empty_figure
+from pyro_vae.support.results import Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Epoch", "History"]
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's figures, nats per datum.
+    """What was measured of one epoch, nats per datum.
 
     `loss` is the mean of what was minimised over the epoch's steps, with its KL weight and noise. The ELBOs and their
     terms are measured afterwards, with the weights at the end of the epoch: `train_elbo` on the first training data
@@ -43,7 +47,7 @@ class Epoch:
 
 
 @dataclass(repr=False)
-class History:
+class History(Result):
     """The epochs of a run.
 
     Attributes:
@@ -54,6 +58,11 @@ class History:
         seed: The seed given to `fit`.
         elbo: The name of the objective.
     """
+
+    title: ClassVar[str] = "history"
+    _rows_name: ClassVar[str] = "epochs"
+    _columns: ClassVar[list[str]] = list(Epoch.__dataclass_fields__)
+    _width: ClassVar[int] = 120
 
     epochs: list[Epoch] = field(default_factory=list)
     best: int | None = None
@@ -86,9 +95,11 @@ class History:
         """Mean minimised objective of each epoch."""
         return [e.loss for e in self.epochs]
 
-    def to_dicts(self) -> list[dict[str, float | int | None]]:
-        """One dictionary an epoch."""
-        return [asdict(e) for e in self.epochs]
+    def _values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("elbo", "seed", "best", "stopped", "data")}
+
+    def _rows(self) -> list[Epoch]:
+        return self.epochs
 
     def table(self, last: int = 10) -> Table:
         """The last epochs as a rich table."""
@@ -105,15 +116,11 @@ class History:
     def __repr__(self) -> str:
         if not self.epochs:
             return f"History(no epoch, {self.stopped})"
-        return as_text(self.table(), width=120)
-
-    def save(self, path: str | Path) -> None:
-        """Write the epochs as CSV."""
-        write_rows(path, list(Epoch.__dataclass_fields__), self.to_dicts())
+        return super().__repr__()
 
     @staticmethod
     def load(path: str | Path) -> History:
-        """Read epochs that `save` wrote."""
+        """Read the epochs from a `.csv` that `save` wrote."""
         fields = Epoch.__dataclass_fields__
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
@@ -125,23 +132,31 @@ class History:
             ) from error
         return History(epochs)
 
-    def plot(self, ax: Any = None) -> Any:
-        """Draw the ELBO against the epoch; returns the matplotlib axes."""
-        if ax is None:
-            from matplotlib.figure import Figure
+    def plot(self, ax: Any = None) -> Figure:
+        """A matplotlib figure, which a notebook shows: the ELBO against the epoch; drawn into `ax`, if one is given."""
+        if ax is not None:
+            self._lines(ax)
+            return ax.figure
+        return displayable(self._draw() if self.epochs else empty_figure("history: no epoch was completed"))
 
-            ax = Figure(figsize=(6, 4), layout="constrained").subplots()
+    def _draw(self) -> Figure:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        self._lines(figure.subplots())
+        return figure
+
+    def _lines(self, ax: Any) -> None:
         steps = [e.epoch for e in self.epochs]
         ax.plot(steps, self.train_elbo, label="training ELBO")
         if any(v is not None for v in self.valid_elbo):
             ax.plot(steps, self.valid_elbo, label="validation ELBO")
         if self.best:
-            ax.axvline(self.best, color="grey", lw=0.8, ls=":", label="kept weights")
+            ax.axvline(self.best, color="gray", lw=0.8, ls=":", label="kept weights")
         ax.set(xlabel="epoch", ylabel="nats per datum")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend()
-        return ax
 
 
 def _parse(name: str, text: str) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.support.serialization import finite
 from pyro_vae.training.callbacks import State
 
 __all__ = ["JSONLines", "MLflow", "TensorBoard", "Tracker", "WandB"]
@@ -72,8 +73,7 @@ class JSONLines(Tracker):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a" if self._begun else "w") as file:
             for epoch in epochs:
-                figures = {k: v if v is None or math.isfinite(v) else None for k, v in asdict(epoch).items()}
-                file.write(json.dumps(figures) + "\n")
+                file.write(json.dumps(finite(asdict(epoch))) + "\n")
         self._begun = True
 
     def log(self, figures: Mapping[str, float], step: int) -> None:

@@ -779,7 +779,7 @@ def test_gaps(run: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     monkeypatch.setattr("pyro_vae.evaluate.local.descent.CHECK_EVERY", 5)
     words = ["gaps", run, "--num_data", "3", "--num_samples", "20", "--families", "[diagonal_normal,full_normal]"]
     out = _ok(capsys, *words)
-    assert "amortisation gap" in out
+    assert "amortization gap" in out
     assert out.splitlines()[-3:] == [f"{run}/gaps.{ending}" for ending in ("csv", "json", "png")]
     found = json.loads(Path(run, "gaps.json").read_text())
     assert found["num_data"] == len(Path(run, "gaps.csv").read_text().splitlines()) - 1 == 3

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.evaluate import Bracket, log_marginal
+from pyro_vae.evaluate import BidirectionalBounds, log_marginal
 from pyro_vae.evaluate.marginal.annealing import temperatures
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace
 from pyro_vae.evaluate.marginal.result import LogMarginal
@@ -237,7 +237,7 @@ def test_an_auxiliary_site_of_the_guide() -> None:
 def test_the_bracket_holds_log_p() -> None:
     pair = LinearGaussian()
     result = log_marginal(pair.model, None, torch.zeros(300, 4).double(), **{**SHORT, "method": "bdmc"})
-    assert isinstance(result, Bracket)
+    assert isinstance(result, BidirectionalBounds)
     exact = pair.log_prob(result.args[0]).detach()
     below, above = exact - result.lower, result.upper - exact
     for side in (below, above):  # either bound holds on average over the noise
@@ -271,7 +271,7 @@ def test_simulated_counts_keep_their_arguments() -> None:
         exposure=torch.linspace(0.5, 4, n).double(),
         **{**SHORT, "method": "bdmc"},
     )
-    assert isinstance(result, Bracket)
+    assert isinstance(result, BidirectionalBounds)
     assert torch.equal(result.kwargs["exposure"], torch.linspace(0.5, 4, n).double())
     exact = counts_log_prob(result.args[0], result.kwargs["exposure"])
     assert float((result.args[0] > 0).double().mean()) > 0.3

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.elbo import Coefficients, SurrogateELBO, make
-from pyro_vae.evaluate import Comparison, compare_elbos
+from pyro_vae.evaluate import ElboComparison, compare_elbos
 from pyro_vae.oracles import Discrete, LinearGaussian
 
 KEYS = [
@@ -41,7 +41,7 @@ class Apart(LinearGaussian):
 
 
 @pytest.fixture(scope="module")
-def compared() -> tuple[LinearGaussian, Tensor, Comparison]:
+def compared() -> tuple[LinearGaussian, Tensor, ElboComparison]:
     pyro.clear_param_store()
     torch.manual_seed(0)
     pair = Apart(data_dim=3, latent_dim=1)
@@ -51,11 +51,11 @@ def compared() -> tuple[LinearGaussian, Tensor, Comparison]:
     return pair, x, result
 
 
-def row(result: Comparison, name: str, particles: int) -> Any:
+def row(result: ElboComparison, name: str, particles: int) -> Any:
     return next(r for r in result.rows if (r.estimator, r.num_particles) == (name, particles))
 
 
-def test_the_bound_and_its_gap_are_the_exact_ones(compared: tuple[LinearGaussian, Tensor, Comparison]) -> None:
+def test_the_bound_and_its_gap_are_the_exact_ones(compared: tuple[LinearGaussian, Tensor, ElboComparison]) -> None:
     pair, x, result = compared
     exact, truth = float(pair.elbo(x).detach().mean()), float(pair.log_prob(x).detach().mean())
     for name in ("trace", "mean_field", "stl"):
@@ -65,7 +65,7 @@ def test_the_bound_and_its_gap_are_the_exact_ones(compared: tuple[LinearGaussian
     assert result.reference.mean == pytest.approx(truth, abs=0.02)
 
 
-def test_the_known_orders(compared: tuple[LinearGaussian, Tensor, Comparison]) -> None:
+def test_the_known_orders(compared: tuple[LinearGaussian, Tensor, ElboComparison]) -> None:
     result = compared[2]
     assert row(result, "dreg", 8).guide_variance < row(result, "iwae", 8).guide_variance
     assert row(result, "iwae", 8).guide_snr < row(result, "iwae", 1).guide_snr
@@ -74,7 +74,7 @@ def test_the_known_orders(compared: tuple[LinearGaussian, Tensor, Comparison]) -
 
 
 def test_unbiased_estimators_show_little_bias_and_another_objective_shows(
-    compared: tuple[LinearGaussian, Tensor, Comparison],
+    compared: tuple[LinearGaussian, Tensor, ElboComparison],
 ) -> None:
     result = compared[2]
     for name in ("trace", "mean_field", "stl"):
@@ -83,20 +83,20 @@ def test_unbiased_estimators_show_little_bias_and_another_objective_shows(
     assert row(result, "rws", 8).guide_bias > 0.5  # climbs another objective on purpose
 
 
-def test_rows_that_need_more_particles_are_left_out(compared: tuple[LinearGaussian, Tensor, Comparison]) -> None:
+def test_rows_that_need_more_particles_are_left_out(compared: tuple[LinearGaussian, Tensor, ElboComparison]) -> None:
     found = {(r.estimator, r.num_particles) for r in compared[2].rows}
     assert ("vimco", 8) in found
     assert ("vimco", 1) not in found
 
 
-def test_forms(compared: tuple[LinearGaussian, Tensor, Comparison], tmp_path: Path) -> None:
+def test_forms(compared: tuple[LinearGaussian, Tensor, ElboComparison], tmp_path: Path) -> None:
     result = compared[2]
     assert list(result.to_dicts()[0]) == KEYS
     assert "mean_field" in str(result)
     with result.save(tmp_path / "c.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(result.rows)
     assert len(json.loads(result.save(tmp_path / "c.json").read_text())["rows"]) == len(result.rows)
-    with pytest.raises(ValueError, match=r"\.csv or \.json"):
+    with pytest.raises(ValueError, match=r"\.json, \.csv, \.png or \.html"):
         result.save(tmp_path / "c.txt")
     assert len(result.plot().axes) == 3
 

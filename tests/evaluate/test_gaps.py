@@ -15,8 +15,9 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae.evaluate.local import descent, gaps
-from pyro_vae.evaluate.local.gaps import InferenceGaps, inference_gaps
+from pyro_vae.evaluate.local.gaps import inference_gaps
 from pyro_vae.evaluate.local.generalizing import generalization
+from pyro_vae.evaluate.local.result import InferenceGaps
 from pyro_vae.oracles import LinearGaussian
 
 
@@ -85,11 +86,11 @@ def test_what_the_result_shows(known: tuple[LinearGaussian, Tensor, InferenceGap
     header, *rows = found.save(tmp_path / "a.csv").read_text().splitlines()
     assert header == "index,log_prob,elbo_diagonal_normal,elbo_full_normal,elbo"
     assert len(rows) == len(found) == 20
-    ax = found.plot().axes[0]
+    ax: Any = found.plot().axes[0]
     heights = [patch.get_height() for patch in ax.patches]
     assert heights[0] == pytest.approx(found.approximation)
     assert heights[0] + heights[1] == pytest.approx(heights[2] + heights[3]) == pytest.approx(found.inference)
-    with pytest.raises(ValueError, match=r"\.csv or \.json"):
+    with pytest.raises(ValueError, match=r"\.json, \.csv, \.png or \.html"):
         found.save(tmp_path / "a.txt")
 
 

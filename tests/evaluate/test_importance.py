@@ -305,7 +305,7 @@ def test_a_result_prints_saves_and_draws_itself(tmp_path: Path) -> None:
     assert float(rows[7]["log_prob"]) == pytest.approx(float(result.log_prob[7]))
     assert [i for i, row in enumerate(rows) if row["unreliable"] == "True"] == result.unreliable.tolist()
     assert len(result.plot().axes) == 2
-    with pytest.raises(ValueError, match=r"saved as \.csv or \.json"):
+    with pytest.raises(ValueError, match=r"saved as \.json, \.csv, \.png or \.html"):
         result.save(tmp_path / "p.txt")
 
 

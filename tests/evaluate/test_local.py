@@ -326,7 +326,7 @@ def test_what_the_result_shows(tmp_path: Any) -> None:
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 4
     assert '"num_data": 3' in local.save(tmp_path / "a.json").read_text()
     assert len(local.plot().axes[0].lines) == 3 + 2
-    with pytest.raises(ValueError, match=r"\.csv or \.json"):
+    with pytest.raises(ValueError, match=r"\.json, \.csv, \.png or \.html"):
         local.save(tmp_path / "a.txt")
 
 

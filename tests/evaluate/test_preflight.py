@@ -18,7 +18,8 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 
 from pyro_vae.elbo import MeanField, WeightedKL
-from pyro_vae.evaluate.preflight.report import Problem, Report, find_nonfinite, modules_of, preflight
+from pyro_vae.evaluate.preflight.report import find_nonfinite, modules_of, preflight
+from pyro_vae.evaluate.preflight.result import PreflightIssue, PreflightReport
 
 N, D, Z = 6, 5, 3
 Program = Callable[..., Any]
@@ -79,8 +80,8 @@ def make_pair(
     return model, guide
 
 
-def found(report: Report) -> list[tuple[str, str]]:
-    return [(problem.level, problem.code) for problem in report.problems]
+def found(report: PreflightReport) -> list[tuple[str, str]]:
+    return [(problem.level, problem.code) for problem in report.issues]
 
 
 def only(pair: Pair, *args: Any, level: str = "error", code: str, **options: Any) -> str:
@@ -88,7 +89,7 @@ def only(pair: Pair, *args: Any, level: str = "error", code: str, **options: Any
     report = preflight(*pair, *args, strict=False, **options)
     assert found(report) == [(level, code)], str(report)
     assert report.ok == (level == "warning")
-    return report.problems[0].message
+    return report.issues[0].message
 
 
 # Sound pairs
@@ -256,7 +257,7 @@ def test_sound_pairs_trigger_nothing(name: str, x: Tensor) -> None:
         x[0, 0] = 0.7  # outside the support, but masked out
     report = preflight(*pair, x)
     assert report.ok
-    assert report.problems == []
+    assert report.issues == []
     assert str(report).startswith("preflight: the pair is sound\n\nsite")
     if name != "two latents":  # its two guide sites and prior have no common closed form
         assert preflight(*pair, x, elbo=pyro.infer.TraceMeanField_ELBO()).ok
@@ -297,7 +298,7 @@ def test_particles(x: Tensor) -> None:
     preflight(*pair, x)
     message = only(pair, x, level="warning", code="not_vectorized", num_particles=3)
     assert "(*, in) to (*, out)" in message
-    assert preflight(*make_pair(), x, num_particles=3).problems == []
+    assert preflight(*make_pair(), x, num_particles=3).issues == []
 
 
 # Sites
@@ -306,9 +307,9 @@ def test_particles(x: Tensor) -> None:
 def test_missing_sites(x: Tensor) -> None:
     report = preflight(*make_pair(names=("z", "latent")), x, strict=False)
     assert found(report) == [("error", "missing_in_guide"), ("error", "missing_in_model")]
-    assert "pyro.sample('z', dist.Normal(...))" in report.problems[0].message
-    assert report.problems[1].site == "latent"
-    assert "is_auxiliary" in report.problems[1].message
+    assert "pyro.sample('z', dist.Normal(...))" in report.issues[0].message
+    assert report.issues[1].site == "latent"
+    assert "is_auxiliary" in report.issues[1].message
 
 
 def test_guide_that_observes(x: Tensor) -> None:
@@ -341,7 +342,7 @@ def test_site_order(x: Tensor) -> None:
     assert "['b', 'a']" in message
     assert "KL of ['b']" in message
     assert "pyro.sample('a', ...)" in message
-    assert preflight(*pair, x, elbo="trace").problems == []
+    assert preflight(*pair, x, elbo="trace").issues == []
     message = only(pair, x, code="site_order", elbo=pyro.infer.TraceMeanField_ELBO())
     assert "elbo='mean_field'" in message
     only(pair, x, code="site_order", elbo=WeightedKL(pyro.infer.TraceMeanField_ELBO(), 0.5))
@@ -363,7 +364,7 @@ def test_batch_outside_plate(x: Tensor) -> None:
     pair = make_pair(lambda: dist.Normal(torch.zeros(Z), 1.0), q, lambda h: dist.Bernoulli(logits=h))
     report = preflight(*pair, x, strict=False)
     assert found(report) == [("error", "batch_outside_plate")] * 3
-    assert [p.site for p in report.problems] == ["z", "z", "x"]
+    assert [p.site for p in report.issues] == ["z", "z", "x"]
     with pytest.raises(ValueError, match=r"3 error\(s\)"):
         preflight(*pair, x)
 
@@ -659,7 +660,7 @@ def test_enumerated_latents_are_fine(x: Tensor) -> None:
             z = pyro.sample("z", dist.Categorical(torch.ones(2) / 2), infer={"enumerate": "parallel"})
             pyro.sample("x", bernoulli(logits[z]), obs=x)
 
-    assert preflight(mixture, lambda x: None, x, elbo="enum").problems == []
+    assert preflight(mixture, lambda x: None, x, elbo="enum").issues == []
     assert found(preflight(mixture, lambda x: None, x, strict=False)) == [("error", "missing_in_guide")]
 
 
@@ -726,7 +727,9 @@ def test_unknown_elbo(x: Tensor) -> None:
 
 
 def test_report_prints_its_problems() -> None:
-    report = Report([Problem("error", "support", "x", "first"), Problem("warning", "no_data_plate", None, "second")])
+    report = PreflightReport(
+        [PreflightIssue("error", "support", "x", "first"), PreflightIssue("warning", "no_data_plate", None, "second")]
+    )
     assert str(report).split("\n\n")[1:] == ["error [support]: first", "warning [no_data_plate]: second"]
     assert not report.ok
 

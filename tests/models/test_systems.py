@@ -169,7 +169,7 @@ def test_preflight_finds_no_error(system: System) -> None:
     pair, batch = system.make(), system.batch()
     report = pv.preflight(pair.model, pair.guide, *batch, elbo=system.objective(), strict=False)
     assert report.ok, str(report)
-    assert not [problem for problem in report.problems if problem.code in ("no_gradient", "no_data_plate")]
+    assert not [problem for problem in report.issues if problem.code in ("no_gradient", "no_data_plate")]
 
 
 @every_system

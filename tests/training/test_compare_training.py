@@ -125,7 +125,7 @@ def test_forms(compared: TrainingComparison, tmp_path: Path) -> None:
     content = json.loads(compared.save(tmp_path / "c.json").read_text())
     assert len(content["runs"][0]["history"]) == 40
     assert len(content["differences"]) == 9
-    with pytest.raises(ValueError, match=r"\.csv or \.json"):
+    with pytest.raises(ValueError, match=r"\.json, \.csv, \.png or \.html"):
         compared.save(tmp_path / "c.txt")
     assert len(compared.plot().axes) == 2
 

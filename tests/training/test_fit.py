@@ -604,7 +604,8 @@ def test_a_file_that_is_no_history(tmp_path: Any) -> None:
 
 def test_the_plot_shows_both_elbos() -> None:
     history = train(valid=VALID)
-    lines = {line.get_label(): list(line.get_ydata()) for line in history.plot().get_lines()}
+    axes: Any = history.plot().axes[0]
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
     assert lines["training ELBO"] == history.train_elbo
     assert lines["validation ELBO"] == history.valid_elbo
 

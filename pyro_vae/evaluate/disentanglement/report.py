@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from pyro_vae.evaluate.disentanglement import scores
-from pyro_vae.support.tables import as_text, save_result
+from pyro_vae.support.pictures import without_math
+from pyro_vae.support.results import Result
+from pyro_vae.support.tables import new_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Disentanglement", "disentanglement"]
 
@@ -30,7 +33,7 @@ SCORES = {
 
 
 @dataclass(frozen=True, repr=False)
-class Disentanglement:
+class Disentanglement(Result):
     """Scores of a representation against known factors: 1 is best, and what a useless code gets is not always 0.
 
     Attributes:
@@ -42,6 +45,8 @@ class Disentanglement:
         names: Of the factors.
         num_data: N.
     """
+
+    title: ClassVar[str] = "disentanglement"
 
     beta_vae: float
     factor_vae: float
@@ -55,32 +60,23 @@ class Disentanglement:
     information: Tensor = field(compare=False)
     importance: Tensor = field(compare=False)
 
-    def to_dict(self) -> dict[str, float]:
-        """The scores by name, and the number of data."""
+    def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in SCORES} | {"num_data": self.num_data}
 
-    def save(self, path: str | Path) -> Path:
-        """Write the scores as CSV or JSON, by the ending of the path."""
-        return save_result(path, "scores of disentanglement are", [self.to_dict()], self.to_dict())
-
-    def __repr__(self) -> str:
-        table = Table(
-            title=f"disentanglement, {self.num_data} data, {len(self.information)} dimensions",
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-        )
-        table.add_column("")
-        table.add_column("score", justify="right")
-        for name, title in SCORES.items():
-            table.add_row(title, f"{getattr(self, name):.3f}")
+    def table(self) -> Table:
+        """The scores, and which dimension tells most of each factor."""
+        title = f"disentanglement, {self.num_data} data, {len(self.information)} dimensions"
+        table = new_table(title, "", "score")
+        for name, label in SCORES.items():
+            table.add_row(label, f"{getattr(self, name):.3f}")
         best = self.information.max(0)
         for k, name in enumerate(self.names):
             where = f"dimension {int(best.indices[k])}"
-            table.add_row(escape(f"I / H of {name}: {where}"), f"{float(best.values[k]):.3f}")
-        return as_text(table)
+            table.add_row(Text(f"I / H of {name}: {where}"), f"{float(best.values[k]):.3f}")
+        return table
 
-    def plot(self) -> Any:
-        """A figure: the share of each factor's entropy that each dimension tells, and DCI's importances."""
+    def _draw(self) -> Figure:
+        """The share of each factor's entropy that each dimension tells, and DCI's importances."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(2.4 + 0.9 * len(self.names), 1.2 + 0.3 * len(self.information)), layout="constrained")
@@ -88,7 +84,7 @@ class Disentanglement:
         for ax, (title, values) in zip(figure.subplots(1, 2, sharey=True), tables.items(), strict=True):
             image = ax.imshow(values.cpu().numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
             ax.set_title(title, fontsize=9)
-            ax.set_xticks(range(len(self.names)), self.names, rotation=45, ha="right", fontsize=8)
+            ax.set_xticks(range(len(self.names)), map(without_math, self.names), rotation=45, ha="right", fontsize=8)
             ax.set_yticks(range(len(values)), map(str, range(len(values))), fontsize=7)
         figure.axes[0].set_ylabel("code dimension")
         figure.colorbar(image, ax=figure.axes, shrink=0.8)

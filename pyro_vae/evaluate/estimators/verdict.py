@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich import box
 from rich.table import Table
 
-from pyro_vae.support.tables import as_text, save_result
+from pyro_vae.support.pictures import drawable, without_math
+from pyro_vae.support.results import Result
+from pyro_vae.support.tables import new_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["CheckLine", "EstimatorCheck"]
 
@@ -34,8 +38,12 @@ class CheckLine:
 
 
 @dataclass(frozen=True, repr=False)
-class EstimatorCheck:
+class EstimatorCheck(Result):
     """What `check_estimator` found, line by line."""
+
+    title: ClassVar[str] = "check of an estimator"
+    _rows_name: ClassVar[str] = "lines"
+    _columns: ClassVar[list[str]] = list(CheckLine.__dataclass_fields__)
 
     estimator: str
     oracle: str
@@ -53,32 +61,23 @@ class EstimatorCheck:
             raise KeyError(f"no line {check!r}; there are {', '.join(map(repr, found))}")
         return found[check]
 
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """One dictionary a line."""
-        return [asdict(line) for line in self.lines]
+    def _values(self) -> dict[str, Any]:
+        return {"estimator": self.estimator, "oracle": self.oracle, "passed": self.passed}
+
+    def _rows(self) -> list[CheckLine]:
+        return self.lines
 
     def table(self) -> Table:
         """A rich table that fits a terminal."""
         title = f"{self.estimator} on {self.oracle}: {'passed' if self.passed else 'FAILED'}"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        table.add_column("nats per datum", no_wrap=True)
-        for column in ("found", "exact", "s.e.", "z", "limit", ""):
-            table.add_column(column, justify="right", no_wrap=True)
+        table = new_table(title, "nats per datum", "found", "exact", "s.e.", "z", "limit", "")
         for r in self.lines:
             cells = (_cell(r.found), _cell(r.exact), _cell(r.error), _cell(r.z, ".1f"), _cell(r.limit, ".1f"))
             table.add_row(r.check, *cells, "" if r.passed is None else "passed" if r.passed else "FAILED")
         return table
 
-    def __repr__(self) -> str:
-        return as_text(self.table())
-
-    def save(self, path: str | Path) -> Path:
-        """Write the lines as CSV or JSON, by the ending of `path`."""
-        columns = list(CheckLine.__dataclass_fields__)
-        return save_result(path, "a check is", self.to_dicts(), asdict(self), columns)
-
-    def plot(self) -> Any:
-        """A matplotlib figure: each line's z over its limit, so that what is right of 1 failed."""
+    def _draw(self) -> Figure:
+        """Each line's z over its limit, so that what is right of 1 failed."""
         from matplotlib.figure import Figure
 
         ratios = {
@@ -86,10 +85,16 @@ class EstimatorCheck:
         }
         figure = Figure(figsize=(7, 0.4 * len(ratios) + 1.2), layout="constrained")
         ax = figure.add_subplot()
-        ax.barh(list(ratios), list(ratios.values()), color=["C0" if self[check].passed else "C3" for check in ratios])
+        # a z that is not finite fills the whole width
+        limit = max([1.2, *(1.05 * ratio for ratio in ratios.values() if math.isfinite(ratio))])
+        ax.barh(
+            list(ratios),
+            drawable(ratios.values(), limit),
+            color=["C0" if self[check].passed else "C3" for check in ratios],
+        )
         ax.axvline(1, color="black", lw=0.8, ls=":")
-        ax.set(xlabel="z / limit", title=f"{self.estimator} on {self.oracle}")
-        ax.set_xlim(0, max(1.2, *(1.05 * ratio for ratio in ratios.values())))
+        ax.set(xlabel="z / limit", title=without_math(f"{self.estimator} on {self.oracle}"))
+        ax.set_xlim(0, limit)
         return figure
 
 

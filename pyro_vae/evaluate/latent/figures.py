@@ -9,7 +9,7 @@ from pyro.distributions import Normal
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.evaluate.latent.result import ACTIVE, NEGLIGIBLE, LatentDimension, LatentSite
+from pyro_vae.evaluate.latent.dimensions import ACTIVE, NEGLIGIBLE, LatentDimension, LatentSite
 from pyro_vae.evaluate.latent.sites import Figures
 
 __all__ = ["dimensions_of", "over_data", "surgery"]

@@ -12,8 +12,9 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.evaluate.latent.aggregate import AggregatePosterior
+from pyro_vae.evaluate.latent.dimensions import LatentDimension, LatentSite
 from pyro_vae.evaluate.latent.figures import dimensions_of, over_data, surgery
-from pyro_vae.evaluate.latent.result import LatentDimension, LatentReport, LatentSite
+from pyro_vae.evaluate.latent.result import LatentReport
 from pyro_vae.evaluate.latent.sites import Figures, elements, figures_of, latent_sites, note_on, rows_of
 from pyro_vae.pair.arguments import check_data, take
 from pyro_vae.pair.networks import beside_networks, eval_mode

@@ -2,160 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from pyro_vae.evaluate.local.fitting import fit_local
-from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.local.posterior import Family
-from pyro_vae.evaluate.marginal.likelihood import LogMarginal, log_marginal
-from pyro_vae.support.tables import as_text, save_result
+from pyro_vae.evaluate.local.result import InferenceGaps
+from pyro_vae.evaluate.marginal.likelihood import log_marginal
 
-__all__ = ["InferenceGaps", "inference_gaps"]
+__all__ = ["inference_gaps"]
 
 Program = Callable[..., Any]
-
-
-@dataclass(frozen=True, repr=False)
-class InferenceGaps:
-    """ELBOs of a guide and of local posteriors against log p(x), all for the same N data, in nats.
-
-    `inference = approximation + amortization`, each with its standard error over the data beside it
-    (`inference_error`, ...), taken from differences by datum. The first local family is the one that splits them.
-
-    Attributes:
-        elbo: L[q] of the guide, `(N,)`.
-        local: L[q*] of each local family, `(N,)`, by name.
-        estimates: Estimates of log p(x), by the proposal they come from: "guide", a local family, or "ais".
-        best: The proposal with the greatest mean less two Monte Carlo standard errors.
-        fits: The local posteriors themselves, by name.
-    """
-
-    elbo: Tensor
-    local: dict[str, Tensor]
-    estimates: dict[str, LogMarginal]
-    best: str
-    fits: dict[str, LocalGuide]
-
-    @property
-    def log_prob(self) -> Tensor:
-        """The best estimate of log p(x), `(N,)`: a bound from below, in expectation."""
-        return self.estimates[self.best].log_prob.double()
-
-    @property
-    def family(self) -> str:
-        """The family that splits the gap."""
-        return next(iter(self.local))
-
-    @property
-    def approximation(self) -> float:
-        """Mean of log p(x) - L[q*]: what the family of distributions costs, each datum having the best of them."""
-        return float((self.log_prob - self.local[self.family]).mean())
-
-    @property
-    def approximation_error(self) -> float:
-        """Standard error of `approximation` over the data."""
-        return _error(self.log_prob - self.local[self.family])
-
-    @property
-    def amortization(self) -> float:
-        """Mean of L[q*] - L[q]: what it costs that an encoder gives all data their posteriors."""
-        return float((self.local[self.family] - self.elbo).mean())
-
-    @property
-    def amortization_error(self) -> float:
-        """Standard error of `amortization` over the data."""
-        return _error(self.local[self.family] - self.elbo)
-
-    @property
-    def inference(self) -> float:
-        """Mean of log p(x) - L[q], the mean KL(q(z|x) || p(z|x))."""
-        return float((self.log_prob - self.elbo).mean())
-
-    @property
-    def inference_error(self) -> float:
-        """Standard error of `inference` over the data."""
-        return _error(self.log_prob - self.elbo)
-
-    def __len__(self) -> int:
-        return len(self.elbo)
-
-    def columns(self) -> dict[str, Tensor]:
-        """All figures by datum, `(N,)` each."""
-        local = {f"elbo_{name}": value for name, value in self.local.items()}
-        return {"log_prob": self.log_prob, **local, "elbo": self.elbo}
-
-    def to_dict(self) -> dict[str, Any]:
-        """The means over the data with their standard errors, for a table or JSON."""
-        figures: dict[str, Any] = {"num_data": len(self), "family": self.family, "log_prob_from": self.best}
-        for name, value in self.columns().items():
-            figures |= {name: float(value.mean()), f"{name}_error": _error(value)}
-        for name in ("approximation", "amortization", "inference"):
-            figures |= {name: getattr(self, name), f"{name}_error": getattr(self, f"{name}_error")}
-        return figures
-
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """One dictionary a datum."""
-        columns = {name: value.tolist() for name, value in self.columns().items()}
-        return [{"index": i, **{name: column[i] for name, column in columns.items()}} for i in range(len(self))]
-
-    def table(self) -> Table:
-        """A rich table in the order of Cremer et al.'s: log p(x), the bounds below it, and the gaps between them."""
-        title = f"inference gaps of {len(self)} data, nats per datum"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        table.add_column("", no_wrap=True)
-        for column in ("mean", "±"):
-            table.add_column(column, justify="right", no_wrap=True)
-        unsettled = [name for name, fit in self.fits.items() if not fit.converged.all()]
-        names = {"log_prob": f"log p(x), from {self.best}", "elbo": "L[q], the guide"}
-        names |= {f"elbo_{n}": f"L[q*], {n}{' (not converged)' * (n in unsettled)}" for n in self.local}
-        for name, value in self.columns().items():  # as `Text`, or else [q] would be taken for markup
-            table.add_row(Text(names[name]), f"{float(value.mean()):.3f}", f"{_error(value):.3f}")
-        table.add_section()
-        for name, text in (
-            ("approximation", f"approximation gap, log p(x) - L[q*], {self.family}"),
-            ("amortization", f"amortisation gap, L[q*] - L[q], {self.family}"),
-            ("inference", "inference gap, their sum"),
-        ):
-            table.add_row(Text(text), f"{getattr(self, name):.3f}", f"{getattr(self, f'{name}_error'):.3f}")
-        return table
-
-    def __repr__(self) -> str:
-        return as_text(self.table())
-
-    def plot(self) -> Any:
-        """A figure: for each local family, the gap from L[q] to log p(x) in its two parts."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(2.5 + 1.6 * len(self.local), 4), layout="constrained")
-        ax = figure.subplots()
-        for i, (name, local) in enumerate(self.local.items()):
-            parts = {"log p(x) - L[q*]": self.log_prob - local, "L[q*] - L[q]": local - self.elbo}
-            below = 0.0
-            for j, (part, value) in enumerate(parts.items()):
-                height, error = float(value.mean()), _error(value)
-                label = part if i == 0 else None
-                ax.bar(name, height, 0.6, bottom=below, color=f"C{j}", label=label, yerr=error, capsize=3)
-                # beside the error bar
-                ax.text(i + 0.08, below + height / 2, f"{height:.2f}", va="center", color="white")
-                below += height
-        ax.set(ylabel="gap (nats per datum)", xlabel="local family")
-        ax.margins(y=0.15)
-        ax.legend(loc="upper right", ncols=2, fontsize=8)
-        return figure
-
-    def save(self, path: str | Path) -> Path:
-        """Write one row a datum as CSV, or these and the means as JSON, by the ending of the path."""
-        rows = self.to_dicts()
-        return save_result(path, "inference gaps are", rows, {**self.to_dict(), "data": rows})
 
 
 def inference_gaps(
@@ -227,7 +86,3 @@ def inference_gaps(
     # of a poor proposal the mean may by chance be the greatest, so noise counts against it
     best = max(estimates, key=lambda name: estimates[name].mean - 2 * estimates[name].mean_error)
     return InferenceGaps(elbos.pop("guide"), elbos, estimates, best, fits)
-
-
-def _error(value: Tensor) -> float:
-    return float(value.std() / math.sqrt(len(value))) if len(value) > 1 else math.inf

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich import box
 from rich.table import Table
+from rich.text import Text
 
-from pyro_vae.evaluate.local.gaps import InferenceGaps
-from pyro_vae.support.tables import as_text
+from pyro_vae.evaluate.local.result import InferenceGaps
+from pyro_vae.support.pictures import drawable
+from pyro_vae.support.results import Result
+from pyro_vae.support.tables import new_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Generalization", "generalization"]
 
 
 @dataclass(frozen=True, repr=False)
-class Generalization:
+class Generalization(Result):
     """Gaps on training data beside those on data held out, and the difference, in nats per datum.
 
     Attributes:
         train, test: The two results.
     """
+
+    title: ClassVar[str] = "generalization"
+    _rows_name: ClassVar[str] = "rows"
 
     train: InferenceGaps
     test: InferenceGaps
@@ -36,8 +44,16 @@ class Generalization:
         """Standard error of `gap` over the data."""
         return math.hypot(*(r.to_dict()["log_prob_error"] for r in (self.train, self.test)))
 
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """One dictionary a figure: both means, and their difference with its standard error."""
+    def _values(self) -> dict[str, Any]:
+        return {
+            "num_train": len(self.train),
+            "num_test": len(self.test),
+            "family": self.train.family,
+            "gap": self.gap,
+            "gap_error": self.gap_error,
+        }
+
+    def _rows(self) -> list[dict[str, Any]]:
         train, test = self.train.to_dict(), self.test.to_dict()
         return [
             {
@@ -50,18 +66,38 @@ class Generalization:
             for name in (*self.train.columns(), "approximation", "amortization", "inference")
         ]
 
-    def __repr__(self) -> str:
-        table = Table(
-            title=f"{len(self.train)} training data and {len(self.test)} others, nats per datum",
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-        )
-        for column in ("", "training", "held out", "difference", "±"):
-            table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    def table(self) -> Table:
+        """Both means of each value, and their difference with its standard error."""
+        title = f"{len(self.train)} training data and {len(self.test)} others, nats per datum"
+        table = new_table(title, "", "training", "held out", "difference", "±")
         for row in self.to_dicts():
             name, *numbers = row.values()
-            table.add_row(name, *(f"{number:.3f}" for number in numbers))
-        return as_text(table)
+            table.add_row(Text(name), *(f"{number:.3f}" for number in numbers))
+        return table
+
+    def _draw(self) -> Figure:
+        """The gaps on both, and the difference of all values with its standard error."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 3.8), layout="constrained")
+        gaps, differences = figure.subplots(1, 2)
+        parts = ("approximation", "amortization", "inference")
+        for shift, label, result in ((-0.2, "training", self.train), (0.2, "held out", self.test)):
+            heights = drawable((getattr(result, name) for name in parts), math.nan)
+            errors = [getattr(result, f"{name}_error") for name in parts]
+            at = [i + shift for i in range(len(parts))]
+            gaps.bar(at, heights, 0.38, yerr=drawable(errors), capsize=3, label=label)
+        gaps.set_xticks(range(len(parts)), parts)
+        gaps.set(ylabel="gap (nats per datum)")
+        gaps.legend(fontsize=8)
+        rows = self.to_dicts()
+        values, errors = [row["difference"] for row in rows], [row["difference_error"] for row in rows]
+        differences.errorbar(values, range(len(rows)), xerr=drawable(errors), fmt="o", capsize=3)
+        differences.set_yticks(range(len(rows)), [row["figure"] for row in rows], fontsize=8)
+        differences.axvline(0, color="gray", lw=0.8, ls=":")
+        differences.invert_yaxis()
+        differences.set(xlabel="training less held out (nats per datum)")
+        return figure
 
 
 def generalization(train: InferenceGaps, test: InferenceGaps) -> Generalization:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyro
 import torch
-from rich import box
 from rich.table import Table
 from torch import Tensor
 from torch.func import functional_call
@@ -18,13 +16,17 @@ from torch.func import functional_call
 from pyro_vae.evaluate.local.descent import CHECK_EVERY
 from pyro_vae.evaluate.local.posterior import LocalPosterior
 from pyro_vae.pair.names import unique_name
-from pyro_vae.support.tables import as_text, save_result
+from pyro_vae.support.results import Result
+from pyro_vae.support.tables import indexed_rows, new_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["LocalGuide"]
 
 
 @dataclass(frozen=True, repr=False)
-class LocalGuide:
+class LocalGuide(Result):
     """A variational distribution of its own for each of N data: a guide for these data, and no others.
 
     Attributes:
@@ -37,6 +39,9 @@ class LocalGuide:
         course: Mean ELBO over every 100 steps, `(C, N)`; NaN for data that had stopped.
         interrupted: Whether Ctrl-C ended the fit.
     """
+
+    title: ClassVar[str] = "local posteriors"
+    _rows_name: ClassVar[str] = "data"
 
     posterior: LocalPosterior
     x: Tensor
@@ -87,8 +92,7 @@ class LocalGuide:
     def __len__(self) -> int:
         return len(self.elbo)
 
-    def to_dict(self) -> dict[str, float]:
-        """The figures of the data set, for a table or JSON."""
+    def _values(self) -> dict[str, Any]:
         return {
             "elbo": self.mean,
             "elbo_error": self.mean_error,
@@ -98,24 +102,21 @@ class LocalGuide:
             "num_data": len(self),
         }
 
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """One dictionary a datum."""
-        names = ("elbo", "elbo_error", "steps", "converged")
-        columns = [getattr(self, name).tolist() for name in names]
-        return [{"index": i, **dict(zip(names, row, strict=True))} for i, row in enumerate(zip(*columns, strict=True))]
+    def _rows(self) -> list[dict[str, Any]]:
+        return indexed_rows({name: getattr(self, name) for name in ("elbo", "elbo_error", "steps", "converged")})
 
-    def __repr__(self) -> str:
+    def table(self) -> Table:
+        """The mean ELBO, and how long the fits took."""
         families = ", ".join(f"{site.name}: {type(site.family).__name__}" for site in self.posterior)
-        table = Table(title=f"local posteriors, {families}", title_justify="left", box=box.SIMPLE_HEAD)
-        for column in ("data", "ELBO (nats per datum)", "steps, mean", "steps, most", "converged"):
-            table.add_column(column, justify="right")
+        columns = ("ELBO (nats per datum)", "steps, mean", "steps, most", "converged")
+        table = new_table(f"local posteriors, {families}", "data", *columns)
         steps = (f"{float(self.steps.double().mean()):.0f}", str(int(self.steps.max())))
         bound = f"{self.mean:.3f} ± {self.mean_error:.3f}"
         table.add_row(str(len(self)), bound, *steps, str(int(self.converged.sum())))
-        return as_text(table)
+        return table
 
-    def plot(self) -> Any:
-        """A figure: how far the ELBO of each datum was from its final value, against the steps."""
+    def _draw(self) -> Figure:
+        """How far the ELBO of each datum was from its final value, against the steps."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6, 4), layout="constrained")
@@ -125,15 +126,10 @@ class LocalGuide:
         ax.plot(steps, gap, color="C0", lw=0.5, alpha=0.3)
         # a datum that has stopped is where it was
         ax.plot(steps, gap.nan_to_num(0.0).mean(1), color="black", label="mean")
-        ax.axhline(0.0, color="grey", lw=0.8, ls=":")
+        ax.axhline(0.0, color="gray", lw=0.8, ls=":")
         ax.set(xlabel="gradient steps", ylabel="below the final ELBO (nats)", yscale="symlog")
         ax.legend()
         return figure
-
-    def save(self, path: str | Path) -> Path:
-        """Write a row a datum as CSV, or these and the data-set figures as JSON, by the ending of the path."""
-        rows = self.to_dicts()
-        return save_result(path, "the figures of local posteriors are", rows, {**self.to_dict(), "data": rows})
 
 
 def _keys(x: Tensor) -> Iterator[bytes]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
+from rich.table import Table
 from torch import Tensor
 
 from pyro_vae.evaluate.marginal.annealing import Plan, prepared
@@ -21,13 +22,18 @@ from pyro_vae.evaluate.marginal.result import LogMarginal, join, marginal_of
 from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.pair.arguments import take
 from pyro_vae.pair.tracing import log_prob, sample_sites
+from pyro_vae.support.pictures import histogram
 from pyro_vae.support.progress import Advance, progress_bar, until_interrupted
+from pyro_vae.support.statistics import standard_error
 
-__all__ = ["Bracket", "bidirectional", "simulate"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["BidirectionalBounds", "bidirectional", "simulate"]
 
 
 @dataclass(frozen=True, repr=False)
-class Bracket(LogMarginal):
+class BidirectionalBounds(LogMarginal):
     """Estimates of log p(x) from below (`lower`, the same as `log_prob`) and from above, for simulated data.
 
     Attributes:
@@ -36,6 +42,8 @@ class Bracket(LogMarginal):
             out the noise of that draw.
         args, kwargs: The simulated data, in place of those that came, and the pair's other arguments.
     """
+
+    title: ClassVar[str] = "log p(x) from both sides"
 
     upper: Tensor = field(default_factory=lambda: torch.empty(0))
     upper_error: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -55,8 +63,7 @@ class Bracket(LogMarginal):
     @property
     def gap_error(self) -> float:
         """Standard error of `gap` over the data."""
-        n = len(self)
-        return float((self.upper - self.lower).double().std() / n**0.5) if n > 1 else float("inf")
+        return standard_error(self.upper - self.lower)
 
     def __repr__(self) -> str:
         return (
@@ -65,10 +72,33 @@ class Bracket(LogMarginal):
             "each)" + (", interrupted" if self.interrupted else "")
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The data-set figures, for a table or JSON."""
+    def _values(self) -> dict[str, Any]:
         upper = float(self.upper.double().mean())
-        return {**super().to_dict(), "upper": upper, "gap": self.gap, "gap_error": self.gap_error}
+        return {**super()._values(), "upper": upper, "gap": self.gap, "gap_error": self.gap_error}
+
+    def table(self) -> Table:
+        """What holds for the data set, in nats per datum."""
+        table = super().table()
+        table.add_row("mean from above", f"{float(self.upper.double().mean()):.3f}")
+        table.add_row("gap between the two", f"{self.gap:.3f} ± {self.gap_error:.3f}")
+        return table
+
+    def _draw(self) -> Figure:
+        """The bounds of each datum, and how far they are apart."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        both, gaps = figure.subplots(1, 2)
+        order = self.lower.argsort()
+        lower, upper = (values[order].cpu().tolist() for values in (self.lower, self.upper))
+        both.vlines(range(len(self)), lower, upper, color="C0", lw=1, alpha=0.6)
+        for values, marker, label in ((upper, "v", "from above"), (lower, "^", "from below")):
+            both.plot(range(len(self)), values, marker, ms=3, color="C0" if marker == "^" else "C1", label=label)
+        both.set(xlabel="simulated data, by their lower bound", ylabel="log p(x) (nats)")
+        both.legend(fontsize=8)
+        histogram(gaps, self.upper - self.lower, "upper less lower (nats)")
+        gaps.axvline(self.gap, color="black", lw=0.8, ls=":")
+        return figure
 
 
 def simulate(model: Program, data: Data) -> tuple[Data, Any]:
@@ -113,13 +143,13 @@ def _same(a: Tensor, value: Tensor) -> bool:
     return a.shape == value.shape and torch.equal(a.to(value), value)
 
 
-def bidirectional(model: Program, guide: Program | None, data: Data, plan: Plan) -> Bracket:
+def bidirectional(model: Program, guide: Program | None, data: Data, plan: Plan) -> BidirectionalBounds:
     """`log_marginal` from both sides; runs without gradients, the networks in evaluation mode already."""
     data, run = simulate(model, data)
     x, n = data[0][0], len(data[0][0])
     posterior = LatentSpace(model, guide, data, 1).row_of(run)  # one exact draw from p(z|x) for each datum
 
-    def parts(advance: Advance) -> Iterator[Bracket]:
+    def parts(advance: Advance) -> Iterator[BidirectionalBounds]:
         for start, stop, chains in prepared(model, guide, data, plan, advance):
             forward, accepted = chains.run(chains.space.draw(), advance)
             backward, _ = chains.run(posterior[start:stop].repeat(plan.num_chains, 1), advance, backward=True)
@@ -129,7 +159,7 @@ def bidirectional(model: Program, guide: Program | None, data: Data, plan: Plan)
             check_finite(weights, start)
             lower = marginal_of(weights, x.dtype, method="bdmc", acceptance=accepted.mean(0))
             upper, error = -inverse.log_mean.to(lower.log_prob), inverse.std_error.to(lower.log_prob)
-            yield Bracket(**vars(lower), upper=upper, upper_error=error)
+            yield BidirectionalBounds(**vars(lower), upper=upper, upper_error=error)
 
     with progress_bar("BDMC", n * (2 * plan.num_temperatures + plan.pilot_temperatures - 1), plan.progress) as advance:
         found, interrupted = until_interrupted(parts(advance))

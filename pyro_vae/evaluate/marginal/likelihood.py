@@ -11,7 +11,7 @@ import torch
 
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.evaluate.marginal.annealing import Plan, annealed
-from pyro_vae.evaluate.marginal.brackets import Bracket, bidirectional
+from pyro_vae.evaluate.marginal.brackets import BidirectionalBounds, bidirectional
 from pyro_vae.evaluate.marginal.importance_sampling import importance
 from pyro_vae.evaluate.marginal.result import LogMarginal, join
 from pyro_vae.pair.arguments import check_data, take
@@ -26,7 +26,7 @@ METHODS = ("importance", "prior", "ais", "bdmc")
 @overload
 def log_marginal(
     model: Callable[..., Any], guide: Callable[..., Any] | None, *args: Any, method: Literal["bdmc"], **options: Any
-) -> Bracket: ...
+) -> BidirectionalBounds: ...
 
 
 @overload
@@ -98,8 +98,8 @@ def log_marginal(
             arguments, estimates a part of the data with noise of its own, and gets the whole result.
 
     Returns:
-        A `LogMarginal`; for "bdmc" a `Bracket`, which is one with an upper bound and the simulated data. After Ctrl-C
-        the data that were finished, with a warning.
+        A `LogMarginal`; for "bdmc" `BidirectionalBounds`, which has an upper bound and the simulated data, too. After
+        Ctrl-C the data that were finished, with a warning.
 
     Raises:
         ValueError: If a site stands outside the plate over the data, if latent sites differ between model and guide, if

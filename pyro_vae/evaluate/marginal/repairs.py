@@ -5,22 +5,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich import box
 from rich.table import Table
 from torch import Tensor
 
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.pair.arguments import check_data, map_rows
-from pyro_vae.support.tables import as_text
+from pyro_vae.support.pictures import drawable
+from pyro_vae.support.results import Result
+from pyro_vae.support.tables import new_table
 
-__all__ = ["Repair", "repair"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["LogMarginalRepair", "repair"]
 
 
 @dataclass(frozen=True, repr=False)
-class Repair:
+class LogMarginalRepair(Result):
     """What a second look at the unreliable estimates found.
 
     Attributes:
@@ -29,13 +33,23 @@ class Repair:
         result: The estimates of all data, the new ones in place of the old; its other figures are of the first look.
     """
 
+    title: ClassVar[str] = "repaired estimates of log p(x)"
+    _rows_name: ClassVar[str] = "data"
+    _columns: ClassVar[tuple[str, ...]] = (
+        "index",
+        *(f"{key}_{when}" for when in ("before", "after") for key in ("log_prob", "std_error", "khat", "unreliable")),
+    )
+
     index: Tensor
     before: LogMarginal
     after: LogMarginal | None
     result: LogMarginal
 
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """One dictionary a repaired datum: its index, log p(x) and k-hat before and after."""
+    def _values(self) -> dict[str, Any]:
+        still = sum(row["unreliable_after"] for row in self._rows())
+        return {"log_prob": self.result.mean, "num_repaired": len(self.index), "num_unreliable": still}
+
+    def _rows(self) -> list[dict[str, Any]]:
         if self.after is None:
             return []
         rows = zip(self.index.tolist(), self.before.to_dicts(), self.after.to_dicts(), strict=True)
@@ -49,14 +63,11 @@ class Repair:
         """How the repaired estimates moved, as a rich table."""
         rows = self.to_dicts()
         still = sum(row["unreliable_after"] for row in rows)
-        table = Table(
-            title=f"{len(rows)} of {len(self.result)} estimates repaired, {still} still unreliable; mean log p(x) "
-            f"{self.result.mean:.3f} nats per datum",
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
+        title = (
+            f"{len(rows)} of {len(self.result)} estimates repaired, {still} still unreliable; mean log p(x) "
+            f"{self.result.mean:.3f} nats per datum"
         )
-        for column in ("datum", "before", "k-hat", "after", "k-hat", "moved"):
-            table.add_column(column, justify="right", no_wrap=True)
+        table = new_table(title, "datum", "before", "k-hat", "after", "k-hat", "moved")
         for row in rows:
             old, new = row["log_prob_before"], row["log_prob_after"]
             table.add_row(
@@ -69,8 +80,22 @@ class Repair:
             )
         return table
 
-    def __repr__(self) -> str:
-        return as_text(self.table())
+    def _draw(self) -> Figure:
+        """Each repaired estimate with its standard error, before and after."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 3.8), layout="constrained")
+        ax = figure.subplots()
+        rows = self.to_dicts()
+        for when, shift, color in (("before", -0.12, "C7"), ("after", 0.12, "C0")):
+            value, error = ([row[f"{name}_{when}"] for row in rows] for name in ("log_prob", "std_error"))
+            at = [i + shift for i in range(len(rows))]
+            ax.errorbar(at, value, drawable(error), fmt="o", ms=4, capsize=2, color=color, label=when)
+        shown = range(0, len(rows), len(rows) // 25 + 1)
+        ax.set_xticks(list(shown), [str(rows[i]["index"]) for i in shown], fontsize=8)
+        ax.set(xlabel="index of the datum", ylabel="log p(x) (nats)")
+        ax.legend(fontsize=8)
+        return figure
 
 
 def repair(
@@ -80,7 +105,7 @@ def repair(
     *args: Any,
     how: str | Callable[..., Callable[..., Any]] = "samples",
     **options: Any,
-) -> Repair:
+) -> LogMarginalRepair:
     """Estimate log p(x) anew where an estimate is unreliable, and say how it moved.
 
     Args:
@@ -103,7 +128,7 @@ def repair(
     index = result.unreliable
     before = _at(result, index)
     if not len(index):
-        return Repair(index, before, None, result)
+        return LogMarginalRepair(index, before, None, result)
     rows, _ = map_rows(lambda a: a[index.to(a.device)], args, {})
     if how == "ais":
         options = {"method": "ais", **options}
@@ -116,7 +141,7 @@ def repair(
     counts = result.counts.clone()
     counts[index] = after.counts
     merged = dataclasses.replace(result, num_samples=counts, bounds=None, **new)
-    return Repair(index, before, after, merged)
+    return LogMarginalRepair(index, before, after, merged)
 
 
 def _at(result: LogMarginal, index: Tensor) -> LogMarginal:

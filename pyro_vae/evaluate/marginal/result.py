@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import torch
+from rich.table import Table
 from torch import Tensor
 
 from pyro_vae.evaluate.marginal.khat import khat_threshold
 from pyro_vae.evaluate.marginal.weights import Weights
-from pyro_vae.support.tables import write_rows
+from pyro_vae.support.pictures import histogram
+from pyro_vae.support.results import Result
+from pyro_vae.support.statistics import standard_error
+from pyro_vae.support.tables import indexed_rows, new_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["LogMarginal", "join", "marginal_of"]
 
 
 @dataclass(frozen=True, repr=False)
-class LogMarginal:
+class LogMarginal(Result):
     """Per-datum estimates of log p(x) in nats, each a tensor of shape `(N,)`.
 
     Attributes:
@@ -39,6 +44,10 @@ class LogMarginal:
         acceptance: Share of accepted proposals of the Markov chains, `(N,)`; None for independent samples.
         interrupted: Whether the work was stopped, so that only the first data are here.
     """
+
+    title: ClassVar[str] = "log p(x)"
+    _rows_name: ClassVar[str] = "data"
+    _columns: ClassVar[tuple[str, ...]] = ("index", "log_prob", "std_error", "ess", "num_samples", "unreliable")
 
     log_prob: Tensor
     std_error: Tensor
@@ -63,8 +72,7 @@ class LogMarginal:
     @property
     def sampling_error(self) -> float:
         """Standard error of `mean` as an estimate for the whole population: what more data would reduce."""
-        n = len(self.log_prob)
-        return float(self.log_prob.double().std() / math.sqrt(n)) if n > 1 else math.inf
+        return standard_error(self.log_prob)
 
     @property
     def counts(self) -> Tensor:
@@ -107,11 +115,12 @@ class LogMarginal:
         return len(self.log_prob)
 
     def __repr__(self) -> str:
-        what = "chains" if self.acceptance is not None else "samples"
-        few, most = int(self.counts.min()), int(self.counts.max())
+        if not len(self):
+            return "log p(x) of no data"
+        number, what = self._samples
         text = (
             f"log p(x) = {self.mean:.3f} ± {self.mean_error:.3f} nats per datum "
-            f"({len(self)} data, {few if few == most else f'{few} to {most}'} {what} each; "
+            f"({len(self)} data, {number} {what} each; "
             f"ESS median {float(self.ess.median()):.1f}, min {float(self.ess.min()):.1f})"
         )
         if self.khat is not None and not self.khat.isnan().all():
@@ -121,76 +130,82 @@ class LogMarginal:
             )
         return text + (", interrupted" if self.interrupted else "")
 
-    def to_dict(self) -> dict[str, Any]:
-        """The data-set figures, for a table or JSON."""
-        figures = {
+    @property
+    def _samples(self) -> tuple[str, str]:
+        few, most = int(self.counts.min()), int(self.counts.max())
+        return str(few) if few == most else f"{few} to {most}", "chains" if self.acceptance is not None else "samples"
+
+    def _values(self) -> dict[str, Any]:
+        values = {
             "method": self.method,
             "log_prob": self.mean,
             "log_prob_error": self.mean_error,
             "log_prob_sampling_error": self.sampling_error,
             "ess_median": float(self.ess.median()),
-            "ess_min": float(self.ess.min()),
+            "ess_min": float(self.ess.min()) if len(self) else math.nan,
             "num_samples": self.num_samples if isinstance(self.num_samples, int) else float(self.counts.float().mean()),
             "num_data": len(self),
             "num_unreliable": len(self.unreliable),
         }
         if self.khat is not None:
-            figures |= {"khat_median": float(self.khat.median()), "khat_max": float(self.khat.max())}
-        return figures
+            values |= {
+                "khat_median": float(self.khat.median()),
+                "khat_max": float(self.khat.max()) if len(self) else math.nan,
+            }
+        return values
 
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """One dictionary a datum."""
+    def _rows(self) -> list[dict[str, Any]]:
         columns = {
-            field.name: value.tolist()
+            field.name: value
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor) and value.shape == self.log_prob.shape
         }
-        columns["num_samples"] = self.counts.tolist()
-        bad = set(self.unreliable.tolist())
-        return [
-            {"index": i, **{name: column[i] for name, column in columns.items()}, "unreliable": i in bad}
-            for i in range(len(self))
-        ]
+        unreliable = torch.zeros_like(self.log_prob, dtype=torch.bool)
+        unreliable[self.unreliable] = True
+        return indexed_rows({**columns, "num_samples": self.counts, "unreliable": unreliable})
 
-    def save(self, path: str | Path) -> Path:
-        """Write one row a datum as CSV, or these and the data-set figures as JSON, by the ending of the path.
+    def _content(self) -> dict[str, Any]:
+        return {**self.to_dict(), "convergence": self.convergence, "data": self.to_dicts()}
 
-        In JSON, which has neither, NaN and infinities become null.
-        """
-        path, rows = Path(path), self.to_dicts()
-        if path.suffix == ".csv":
-            write_rows(path, list(rows[0]), rows)
-        elif path.suffix == ".json":
-            figures = {**_finite(self.to_dict()), "convergence": self.convergence, "data": list(map(_finite, rows))}
-            path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
-        else:
-            raise ValueError(f"a marginal likelihood is saved as .csv or .json, got {path.name!r}")
-        return path
+    def table(self) -> Table:
+        """What holds for the data set, in nats per datum."""
+        table = new_table(f"{self.title} of {len(self)} data, {self.method}", "", "")
+        table.add_row("mean, nats per datum", f"{self.mean:.3f} ± {self.mean_error:.3f}")
+        table.add_row("its error as an estimate for the population", f"{self.sampling_error:.3f}")
+        if not len(self):
+            return table
+        number, what = self._samples
+        table.add_row(f"{what} each", number)
+        table.add_row("effective sample size, median", f"{float(self.ess.median()):.1f}")
+        table.add_row("effective sample size, least", f"{float(self.ess.min()):.1f}")
+        if self.khat is not None and not self.khat.isnan().all():
+            table.add_row("k-hat, median", f"{float(self.khat.nanmedian()):.2f}")
+            table.add_row("k-hat, greatest", f"{float(self.khat[~self.khat.isnan()].max()):.2f}")
+        table.add_row("unreliable estimates", str(len(self.unreliable)))
+        if self.interrupted:
+            table.add_row("interrupted", "yes")
+        return table
 
-    def plot(self) -> Any:
-        """A figure: the mean bound against the number of samples, and the k-hats of the data."""
+    def _draw(self) -> Figure:
+        """The mean bound against the number of samples, and the k-hats of the data."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         bounds, tails = figure.subplots(1, 2)
-        bounds.plot(list(self.convergence), list(self.convergence.values()), marker=".")
+        curve = self.convergence
+        bounds.plot(list(curve), list(curve.values()), marker=".")
+        if not curve:
+            bounds.text(0.5, 0.5, "no finite bound", ha="center", transform=bounds.transAxes)
         bounds.set(xscale="log", xlabel="samples k", ylabel="mean bound L_k (nats per datum)")
-        finite = None if self.khat is None else self.khat[self.khat.isfinite()]
-        if finite is None or not len(finite):
-            tails.set_axis_off()
-            tails.text(0.5, 0.5, "no k-hat to show", ha="center", transform=tails.transAxes)
+        if self.khat is None or not self.khat.isfinite().any():
+            histogram(tails, self.log_prob, "log p(x) (nats)")
         else:
-            tails.hist(finite.tolist(), bins=min(40, max(5, len(finite) // 5)))
+            histogram(tails, self.khat, "k-hat (unreliable right of the line)")
             tails.axvline(khat_threshold(int(self.counts.max())), color="black", lw=0.8, ls=":")
-            tails.set(xlabel="k-hat (unreliable right of the line)", ylabel="data")
         return figure
 
 
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}
-
-
-Result = TypeVar("Result", bound=LogMarginal)
+Estimate = TypeVar("Estimate", bound=LogMarginal)
 
 
 def marginal_of(weights: Weights, dtype: torch.dtype, **others: Any) -> LogMarginal:
@@ -211,7 +226,7 @@ def marginal_of(weights: Weights, dtype: torch.dtype, **others: Any) -> LogMargi
     )
 
 
-def join(parts: Sequence[Result]) -> Result:
+def join(parts: Sequence[Estimate]) -> Estimate:
     """One result of several data sets' results."""
     levels = max((0 if p.bounds is None else len(p.bounds)) for p in parts)
     fields: dict[str, Any] = {}

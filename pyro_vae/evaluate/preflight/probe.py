@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import pyro.infer
@@ -24,12 +24,11 @@ from torch import Tensor
 from torch import distributions as td
 from torch.nn.parameter import is_lazy
 
+from pyro_vae.evaluate.preflight.result import PreflightIssue
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.tracing import sample_sites
 
 __all__ = [
-    "Level",
-    "Problem",
     "Program",
     "Run",
     "Site",
@@ -51,20 +50,6 @@ __all__ = [
 
 Program = Callable[..., Any]
 Site = dict[str, Any]
-Level = Literal["error", "warning"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One finding: an "error" makes numbers or training wrong, a "warning" is legal but seldom meant."""
-
-    level: Level
-    code: str
-    site: str | None
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.level} [{self.code}]: {self.message}"
 
 
 class _Params(Messenger):
@@ -92,7 +77,7 @@ class Run:
     guide: PyroTrace = field(default_factory=PyroTrace)
     model: PyroTrace = field(default_factory=PyroTrace)
     raised: tuple[str, Exception] | None = None
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[PreflightIssue] = field(default_factory=list)
     faulty: set[str] = field(default_factory=set)  # sites that later checks would only misread
 
     @classmethod
@@ -117,12 +102,12 @@ class Run:
         return run
 
     def error(self, code: str, site: str | None, message: str) -> None:
-        self.problems.append(Problem("error", code, site, message))
+        self.problems.append(PreflightIssue("error", code, site, message))
         if site is not None:
             self.faulty.add(site)
 
     def warn(self, code: str, site: str | None, message: str) -> None:
-        self.problems.append(Problem("warning", code, site, message))
+        self.problems.append(PreflightIssue("warning", code, site, message))
 
     @property
     def sound(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -14,7 +13,6 @@ from torch import Tensor
 from pyro_vae import elbo as elbos
 from pyro_vae.evaluate.preflight.checks import check_estimator, check_plates, check_shapes, check_sites, check_support
 from pyro_vae.evaluate.preflight.probe import (
-    Problem,
     Program,
     Run,
     counted,
@@ -26,42 +24,17 @@ from pyro_vae.evaluate.preflight.probe import (
     shapes_of,
     unchanged,
 )
+from pyro_vae.evaluate.preflight.result import PreflightReport
 from pyro_vae.evaluate.preflight.training_checks import check_finite, check_networks, check_vectorized, parameter_names
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.tracing import log_prob
 from pyro_vae.support.random import fork_rng
 
 __all__ = [
-    "Problem",
-    "Report",
     "find_nonfinite",
     "modules_of",
     "preflight",
 ]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `preflight` found; prints as one paragraph per problem and, without errors, a table of the sites."""
-
-    problems: list[Problem]
-    sites: list[tuple[str, ...]] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is no error; warnings do not count."""
-        return all(problem.level != "error" for problem in self.problems)
-
-    def __str__(self) -> str:
-        errors = sum(problem.level == "error" for problem in self.problems)
-        found = f"{errors} error(s), {len(self.problems) - errors} warning(s)" if self.problems else "the pair is sound"
-        paragraphs = [f"preflight: {found}", *map(str, self.problems)]
-        if self.ok and self.sites:
-            rows = [("site", "model", "guide", "batch", "event", "plates"), *self.sites]
-            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-            lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-            paragraphs.append("\n".join(lines))
-        return "\n\n".join(paragraphs)
 
 
 def preflight(
@@ -72,7 +45,7 @@ def preflight(
     strict: bool = True,
     num_particles: int = 1,
     **kwargs: Any,
-) -> Report:
+) -> PreflightReport:
     """Check any pair on a small batch `args[0]`, shape `(N, ...)`, before training.
 
     Found are latents of only one program, batch dimensions without a plate and plates of the wrong size, shapes that
@@ -136,7 +109,7 @@ def preflight(
         vectorize = getattr(estimator, "vectorize_particles", None) is not False
         if vectorize and max(num_particles, outer.num_particles) > 1 and run.sound:
             check_vectorized(run, model, guide_once, args, kwargs)
-    report = Report(run.problems, table(run))
+    report = PreflightReport(run.problems, table(run))
     if run.raised:
         where, error = run.raised
         shapes = ", ".join([shape(a) for a in args] + [f"{k}={shape(a)}" for k, a in kwargs.items()])
@@ -145,7 +118,7 @@ def preflight(
     if strict:
         if not report.ok:
             raise ValueError(str(report))
-        for problem in report.problems:
+        for problem in report.issues:
             warnings.warn(str(problem), stacklevel=2)
     return report
 

@@ -11,8 +11,6 @@ from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
 from pyro_vae.evaluate.preflight.probe import (
-    Level,
-    Problem,
     Program,
     Run,
     counted,
@@ -21,6 +19,7 @@ from pyro_vae.evaluate.preflight.probe import (
     shape,
     some,
 )
+from pyro_vae.evaluate.preflight.result import Level, PreflightIssue
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.particles import particles_agree
 from pyro_vae.pair.tracing import log_prob
@@ -63,7 +62,7 @@ def check_finite(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
         # a pair may well replace missing values itself; then only a warning is due
         level: Level = "error" if found or run.raised else "warning"
         fix = "replace them, `x = x.nan_to_num(0.0)`, and if they are missing leave them out, `poutine.mask(mask=...)`"
-        run.problems.insert(0, Problem(level, "nan_input", None, f"{' and '.join(unclean)}: {fix}"))
+        run.problems.insert(0, PreflightIssue(level, "nan_input", None, f"{' and '.join(unclean)}: {fix}"))
     elif found:
         fix = "bound what the networks give, `scale = log_scale.clamp(-10, 10).exp()`, or rescale the data"
         run.error("nonfinite", found[0], f"not finite at the start, first {found[1]}: {fix}")

@@ -11,14 +11,14 @@ from torch import Tensor
 from pyro_vae.evaluate.quality.distances import class_score, frechet_distance, kernel_distance, manifold_scores
 from pyro_vae.evaluate.quality.features import in_batches
 from pyro_vae.evaluate.quality.images import pairwise_ms_ssim, sharpness
-from pyro_vae.evaluate.quality.result import Quality, QualityFigures
+from pyro_vae.evaluate.quality.result import SampleQuality, SampleQualityMetrics
 
 __all__ = ["sample_quality"]
 
 
 def sample_quality(
     data: Tensor, samples: Tensor, features: Any = None, *, neighbours: int = 5, seed: int = 0
-) -> Quality:
+) -> SampleQuality:
     """Compare samples with data that the model has not seen, whatever made them.
 
     The data are halved: the samples are compared with the first half, and so is the second half, which gives what
@@ -48,7 +48,7 @@ def sample_quality(
     reference, unseen, made = data[:size], data[size : 2 * size], samples[:size].to(data)
     found = [_figures(reference, x, features, neighbours, seed) for x in (made, unseen)]
     width = _features(features, reference[:2]).shape[1] if features is not None else 0
-    return Quality(found[0], found[1], size, size, width, made[:64].clone())
+    return SampleQuality(found[0], found[1], size, size, width, made[:64].clone())
 
 
 def _features(net: Any, x: Tensor) -> Tensor:
@@ -57,14 +57,14 @@ def _features(net: Any, x: Tensor) -> Tensor:
     return in_batches(net, "features" if hasattr(net, "features") else "__call__", x)
 
 
-def _figures(reference: Tensor, x: Tensor, net: Any, neighbours: int, seed: int) -> QualityFigures:
+def _figures(reference: Tensor, x: Tensor, net: Any, neighbours: int, seed: int) -> SampleQualityMetrics:
     ours, theirs = _features(net, x), _features(net, reference)
     kernel, error = kernel_distance(theirs, ours, seed=seed)
     score = math.nan
     if hasattr(net, "features"):
         score = class_score(in_batches(net, "__call__", x).log_softmax(1))
     with torch.no_grad():
-        return QualityFigures(
+        return SampleQualityMetrics(
             frechet=frechet_distance(theirs, ours),
             kernel=kernel,
             kernel_error=error,

@@ -1,22 +1,25 @@
-"""What `sample_quality` found: figures of the samples beside those of the data, a table, a picture."""
+"""What `sample_quality` found: metrics of the samples beside those of the data."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pyro_vae.support.tables import as_text, save_result
+from pyro_vae.support.pictures import drawable
+from pyro_vae.support.results import Result
+from pyro_vae.support.serialization import finite
+from pyro_vae.support.tables import new_table
 
-__all__ = ["Quality", "QualityFigures"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["SampleQuality", "SampleQualityMetrics"]
 
 ROWS = {
     "frechet": "Fréchet distance",
@@ -32,8 +35,8 @@ ROWS = {
 
 
 @dataclass(frozen=True)
-class QualityFigures:
-    """Figures of one set of images against the data; NaN where there is none.
+class SampleQualityMetrics:
+    """Metrics of one set of images against the data; NaN where there is none.
 
     Attributes:
         frechet: Squared Fréchet distance of the features to those of the data; 0 is best.
@@ -57,19 +60,21 @@ class QualityFigures:
 
 
 @dataclass(frozen=True, repr=False)
-class Quality:
+class SampleQuality(Result):
     """Quality of samples.
 
     Attributes:
-        samples: Figures of the samples against one half of the data.
-        data: The same figures of the other half of the data: what perfect samples would have.
+        samples: Metrics of the samples against one half of the data.
+        data: The same metrics of the other half of the data: what perfect samples would have.
         num_samples, num_data: Images compared, of each kind; `num_data` in each half.
         num_features: F; 0 if pixels were compared.
         images: A few samples, `(N, C, H, W)`.
     """
 
-    samples: QualityFigures
-    data: QualityFigures
+    title: ClassVar[str] = "sample quality"
+
+    samples: SampleQualityMetrics
+    data: SampleQualityMetrics
     num_samples: int
     num_data: int
     num_features: int
@@ -96,46 +101,31 @@ class Quality:
             )
         return "; ".join(found)
 
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """One dictionary for the samples and one for the data, None where a figure does not exist."""
-        return [
-            {"of": name, **{k: None if math.isnan(v) else v for k, v in asdict(figures).items()}}
-            for name, figures in (("samples", self.samples), ("data", self.data))
-        ]
+    def _rows(self) -> list[dict[str, Any]]:
+        return [{"of": "samples", **finite(asdict(self.samples))}, {"of": "data", **finite(asdict(self.data))}]
 
-    def to_dict(self) -> dict[str, Any]:
-        """All figures, without the images, as JSON can hold them."""
-        samples, data = self.to_dicts()
+    def _values(self) -> dict[str, Any]:
+        samples, data = self._rows()
         counts = {name: getattr(self, name) for name in ("num_samples", "num_data", "num_features")}
         return {**counts, "samples": samples, "data": data, "warning": self.warning}
 
-    def save(self, path: str | Path) -> Path:
-        """Write the figures as CSV or JSON, by the ending of the path."""
-        return save_result(path, "sample quality is", self.to_dicts(), self.to_dict())
-
     def table(self) -> Group:
-        """The figures as a rich table."""
+        """The metrics as a rich table, with a warning if one is due."""
         of = f"{self.num_features} features" if self.num_features else "pixels"
         title = f"{self.num_samples} samples against {self.num_data} data, by {of}"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        table.add_column("", no_wrap=True)
-        for column in ("samples", "unseen data"):
-            table.add_column(column, justify="right", no_wrap=True)
+        table = new_table(title, "", "samples", "unseen data")
         for name, label in ROWS.items():
             cells = []
-            for figures in (self.samples, self.data):
-                value = getattr(figures, name)
-                error = figures.kernel_error if name == "kernel" and not math.isnan(figures.kernel_error) else None
+            for metrics in (self.samples, self.data):
+                value = getattr(metrics, name)
+                error = metrics.kernel_error if name == "kernel" and not math.isnan(metrics.kernel_error) else None
                 text = "-" if math.isnan(value) else f"{value:.3g}"
                 cells.append(text if error is None else f"{text} ± {error:.1g}")
             table.add_row(label, *cells)
         return Group(table, *([Text(f"WARNING: {self.warning}")] if self.warning else []))
 
-    def __repr__(self) -> str:
-        return as_text(self.table())
-
-    def plot(self) -> Any:
-        """A figure: the samples, and the figures between 0 and 1 beside those of unseen data."""
+    def _draw(self) -> Figure:
+        """The samples, and the metrics between 0 and 1 beside those of unseen data."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(10, 4.2), layout="constrained")
@@ -149,13 +139,14 @@ class Quality:
         left.imshow(wall.squeeze(-1).numpy(), cmap=None if channels == 3 else "gray", vmin=0, vmax=1)
         left.set_axis_off()
         names = ["precision", "recall", "density", "coverage", "ms_ssim"]
-        for offset, label, figures in ((-0.2, "samples", self.samples), (0.2, "unseen data", self.data)):
+        for offset, label, metrics in ((-0.2, "samples", self.samples), (0.2, "unseen data", self.data)):
             at = [i + offset for i in range(len(names))]
-            right.barh(at, [getattr(figures, name) for name in names], height=0.38, label=label)
+            right.barh(at, drawable((getattr(metrics, name) for name in names), math.nan), height=0.38, label=label)
         right.set_yticks(range(len(names)), [ROWS[name] for name in names])
+        right.set(xlabel="share of images; MS-SSIM: mean likeness")
         right.invert_yaxis()
         right.set_title(
             f"Fréchet distance {self.samples.frechet:.3g} (unseen data {self.data.frechet:.3g})", fontsize=10
         )
-        right.legend(loc="lower right", fontsize=8)
+        figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=8)
         return figure

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from rich.table import Table
+from rich.text import Text
 
-from pyro_vae.support.tables import as_text, save_result
+from pyro_vae.support.pictures import without_math
+from pyro_vae.support.results import Result
 from pyro_vae.training.history import History
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["PairedDifference", "TrainingComparison", "TrainingRun"]
 
@@ -37,7 +41,7 @@ class TrainingRun:
     history: History = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures, without the history."""
+        """All values, without the history."""
         return {name: getattr(self, name) for name in _FIELDS}
 
 
@@ -61,8 +65,12 @@ class PairedDifference:
 
 
 @dataclass(frozen=True, repr=False)
-class TrainingComparison:
+class TrainingComparison(Result):
     """What `compare_training` found: one run per estimator and seed, in this order."""
+
+    title: ClassVar[str] = "comparison of trainings"
+    _columns: ClassVar[list[str]] = _FIELDS
+    _width: ClassVar[int] = 150
 
     runs: list[TrainingRun]
 
@@ -80,6 +88,8 @@ class TrainingComparison:
 
     def differences(self, baseline: str | None = None) -> list[PairedDifference]:
         """Paired differences of every other estimator to `baseline` (default: the first), for each measure."""
+        if not self.runs:
+            return []
         baseline = self.estimators[0] if baseline is None else baseline
         base = self.of(baseline)
         result = []
@@ -95,18 +105,24 @@ class TrainingComparison:
                     )
         return result
 
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """One dictionary a run."""
+    def _values(self) -> dict[str, Any]:
+        return {"estimators": self.estimators, "differences": [asdict(d) for d in self.differences()]}
+
+    def _rows(self) -> list[dict[str, Any]]:
         return [run.to_dict() for run in self.runs]
+
+    def _content(self) -> dict[str, Any]:
+        runs = [{**run.to_dict(), "history": run.history.to_dicts()} for run in self.runs]
+        return {"runs": runs, "differences": self.to_dict()["differences"]}
 
     def table(self) -> Table:
         """One row an estimator: means over seeds, and the difference in log p(x) to the first with its interval."""
-        seeds = [run.seed for run in self.of(self.estimators[0])]
-        table = Table(
-            title=f"nats per datum, means over {len(seeds)} seed(s); differences to {self.estimators[0]} are paired by "
-            "seed, with 95 % t-intervals",
-            title_justify="left",
+        first, seeds = (self.estimators[0], len(self.of(self.estimators[0]))) if self.runs else ("the first", 0)
+        title = (
+            f"nats per datum, means over {seeds} seed(s); differences to {first} are paired by seed, "
+            "with 95 % t-intervals"
         )
+        table = Table(title=Text(title, style="table.title"), title_justify="left")
         table.add_column("estimator")
         for name in ("ELBO train", "valid", "difference", "log p(x)", "difference", "epochs", "seconds"):
             table.add_column(name, justify="right")
@@ -115,7 +131,7 @@ class TrainingComparison:
             runs = self.of(estimator)
             elbo = "train_elbo" if runs[0].valid_elbo is None else "valid_elbo"
             table.add_row(
-                estimator,
+                Text(estimator),
                 f"{_mean(runs, 'train_elbo'):.3f}",
                 "" if runs[0].valid_elbo is None else f"{_mean(runs, 'valid_elbo'):.3f}",
                 _shown(found.get((estimator, elbo))),
@@ -126,22 +142,8 @@ class TrainingComparison:
             )
         return table
 
-    def __repr__(self) -> str:
-        return as_text(self.table(), width=150)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the runs as CSV, or runs, differences and all epochs as JSON, by the ending of the path."""
-        content = {
-            "runs": [
-                {**_finite(run.to_dict()), "history": [_finite(epoch) for epoch in run.history.to_dicts()]}
-                for run in self.runs
-            ],
-            "differences": [_finite(asdict(d)) for d in self.differences()],
-        }
-        return save_result(path, "a comparison is", self.to_dicts(), content, _FIELDS)
-
-    def plot(self) -> Any:
-        """A figure: the ELBO (validation, else training) against the epoch and against seconds, a line a run."""
+    def _draw(self) -> Figure:
+        """The ELBO (validation, else training) against the epoch and against seconds, a line a run."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 3.8), layout="constrained")
@@ -150,7 +152,7 @@ class TrainingComparison:
             # later lines are thinner, so that of equal curves all show
             style: dict[str, Any] = {"color": f"C{i}", "lw": max(0.8, 2.6 - 0.5 * i), "alpha": 0.8}
             for j, run in enumerate(self.of(estimator)):
-                label = estimator if j == 0 else None
+                label = without_math(estimator) if j == 0 else None
                 elbo = [epoch.monitored for epoch in run.history]
                 axes[0].plot([epoch.epoch for epoch in run.history], elbo, label=label, **style)
                 axes[1].plot([epoch.seconds for epoch in run.history], elbo, **style)
@@ -178,11 +180,6 @@ def _interval(values: list[float]) -> tuple[float, float]:
     if n < 2:
         return float(v.mean()), math.inf
     return float(v.mean()), float(stdtrit(n - 1, 0.975)) * float(v.std()) / math.sqrt(n)
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """A row for JSON, which has no NaN and no infinity."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def _mean(runs: list[TrainingRun], name: str) -> float:

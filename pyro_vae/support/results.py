@@ -1,0 +1,166 @@
+"""What every answer of the library can do: print, show itself in a notebook, become rows, draw and save itself."""
+
+from __future__ import annotations
+
+import base64
+import html
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pyro_vae.support.files import replacing
+from pyro_vae.support.pictures import as_png, displayable, empty_figure
+from pyro_vae.support.serialization import as_json
+from pyro_vae.support.tables import as_html, as_text, new_table, write_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Result"]
+
+
+class Result(ABC):
+    """The base of all results. A subclass states its title, values, rows and picture, and inherits the rest.
+
+    Class attributes to set: `title`, what the result is, in a few words; `_rows_name`, under which key a JSON file
+    holds the rows beside the values ("" if the values say it all); `_columns`, of the file where there is no row;
+    `_width`, of the printed text. To define: `_values`, `_draw`, and `_rows` if there is more than one row. To
+    override where the default is too plain: `table` and `__repr__`.
+    """
+
+    title: ClassVar[str] = "result"
+    _rows_name: ClassVar[str] = ""
+    _columns: ClassVar[Sequence[str]] = ()
+    _width: ClassVar[int] = 100
+
+    @abstractmethod
+    def _values(self) -> dict[str, Any]:
+        """What holds for the whole: plain Python values by name."""
+
+    def _rows(self) -> Sequence[Any]:
+        """Mappings or dataclasses with the same keys: one a datum, an estimator, an epoch and so on."""
+        return [self._values()]
+
+    @abstractmethod
+    def _draw(self) -> Figure:
+        """A figure; called only if there are rows."""
+
+    def _content(self) -> dict[str, Any]:
+        """What a JSON file holds."""
+        return {**self.to_dict(), **({self._rows_name: self.to_dicts()} if self._rows_name else {})}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What holds for the whole: values by name."""
+        return self._values()
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """The rows, one dictionary each."""
+        rows: list[Any] = list(self._rows())
+        return [asdict(row) if is_dataclass(row) and not isinstance(row, type) else dict(row) for row in rows]
+
+    def to_dataframe(self) -> Any:
+        """The rows as a pandas data frame.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_dataframe needs pandas, which is not installed: pip install pandas") from error
+        rows = self.to_dicts()
+        return pandas.DataFrame(rows, columns=self._names(rows))
+
+    def table(self) -> Any:
+        """A rich table or a group of them, for `rich.print`."""
+        table = new_table(self.title, "", "")
+        for name, value in self.to_dict().items():
+            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+        return table
+
+    def plot(self) -> Figure:
+        """A matplotlib figure, which a notebook shows; `save("x.png")` writes it."""
+        return displayable(self._draw() if len(self._rows()) else empty_figure(f"{self.title}: nothing to show"))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result whole or not at all, in the format of the path's suffix; returns the path.
+
+        `.csv` gets the rows, `.json` values and rows (null in place of NaN and infinities), `.png` the plot, and
+        `.html` a page of its own with the table and the plot.
+
+        Raises:
+            ValueError: For another suffix.
+        """
+        path = Path(path)
+        write = {
+            ".json": self._write_json,
+            ".csv": self._write_csv,
+            ".png": self._write_png,
+            ".html": self._write_html,
+        }.get(path.suffix)
+        if write is None:
+            raise ValueError(
+                f"{self.title}: a result is saved as .json, .csv, .png or .html, got {path.name!r}: give one of these "
+                "suffixes"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            write(temporary)
+        return path
+
+    def __repr__(self) -> str:
+        return as_text(self.table(), self._width)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        hint = "<p><small><code>.plot()</code> draws it, <code>.to_dataframe()</code> gives the rows</small></p>"
+        return f"<div>\n{as_html(self.table())}\n{hint}\n</div>"
+
+    def _names(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+        return list(rows[0] if rows else self._columns)
+
+    def _write_json(self, path: Path) -> None:
+        path.write_text(as_json(self._content()), encoding="utf-8")
+
+    def _write_csv(self, path: Path) -> None:
+        rows = self.to_dicts()
+        write_rows(path, self._names(rows), rows)
+
+    def _write_png(self, path: Path) -> None:
+        path.write_bytes(as_png(self.plot()))
+
+    def _write_html(self, path: Path) -> None:
+        title = html.escape(self.title[:1].upper() + self.title[1:])
+        picture = base64.b64encode(as_png(self.plot())).decode()
+        path.write_text(_PAGE.format(title=title, table=as_html(self.table()), picture=picture), encoding="utf-8")
+
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem 1.25rem 3rem; }}
+h1 {{ font-size: 1.5rem; }}
+table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }}
+caption {{ font-weight: 600; padding-bottom: 0.4rem; }}
+th, td {{ padding: 0.25rem 0.75rem; border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }}
+td:first-child, th:first-child {{ padding-left: 0; }}
+p {{ overflow-wrap: anywhere; }}
+figure {{ margin: 1.5rem 0; overflow-x: auto; }}
+img {{ max-width: 100%; min-width: 32rem; height: auto; background: white; border-radius: 0.5rem; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{table}
+<figure><img src="data:image/png;base64,{picture}" alt="Plot: {title}"></figure>
+</body>
+</html>
+"""
