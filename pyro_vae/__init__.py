@@ -8,6 +8,9 @@ from importlib.metadata import version
 from pyro_vae import conditionals, data, elbo, evaluate, models, nets, oracles, plots, priors
 from pyro_vae.distributed.ranks import Ranks, launch
 from pyro_vae.evaluate import (
+    AIS,
+    BDMC,
+    Importance,
     bound,
     check_estimator,
     clustering_accuracy,
@@ -45,12 +48,15 @@ __all__ = [
     "State",
     "Epoch",
     "TrainingComparison",
+    "AIS",
+    "BDMC",
     "SVI",
     "VAE",
     "Autoencoder",
     "AuxiliaryVAE",
     "Checkpoints",
     "History",
+    "Importance",
     "NonFiniteLoss",
     "Ranks",
     "bound",

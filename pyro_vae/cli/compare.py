@@ -38,9 +38,8 @@ def run(words: Sequence[str], command: str) -> None:
     result = compare_elbos(
         loaded.model,
         loaded.guide,
-        args[0],
-        options.estimators,
-        args=args[1:],
+        *args,
+        estimators=options.estimators,
         num_particles=options.num_particles,
         repeats=options.repeats,
         seed=options.seed,

@@ -42,7 +42,7 @@ def run(words: Sequence[str], command: str) -> None:
         *args,
         families=options.families,
         num_samples=options.num_samples,
-        ais=options.ais,
+        method="ais" if options.ais else None,
         seed=options.seed,
         progress=options.progress,
     )

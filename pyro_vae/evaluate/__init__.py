@@ -15,6 +15,7 @@ from pyro_vae.evaluate.local.generalizing import Generalization, generalization
 from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.marginal.brackets import Bracket
 from pyro_vae.evaluate.marginal.likelihood import LogMarginal, log_marginal
+from pyro_vae.evaluate.marginal.methods import AIS, BDMC, Importance
 from pyro_vae.evaluate.marginal.posterior import posterior_samples
 from pyro_vae.evaluate.marginal.repairs import Repair, repair
 from pyro_vae.evaluate.preflight.report import Problem, Report
@@ -28,6 +29,9 @@ from pyro_vae.evaluate.representation.traversals import attribute_vector, embed,
 from pyro_vae.evaluate.summary import Summary, summarize
 
 __all__ = [
+    "AIS",
+    "BDMC",
+    "Importance",
     "Bound",
     "Bracket",
     "CheckLine",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +10,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.terms import elbo_terms
-from pyro_vae.pair.arguments import check_data, slices, take
+from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
 from pyro_vae.pair.networks import beside_networks, eval_mode
-from pyro_vae.support.random import fork_rng
+from pyro_vae.pair.planning import DATA_ROWS, plan_for, rows_that_fit
+from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.support.random import seeded
 
 __all__ = ["Bound", "bound"]
 
@@ -50,11 +50,11 @@ class Bound:
 
 
 def bound(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
+    model: Program,
+    guide: Program,
     *args: Any,
-    num_particles: int = 1,
-    chunk: int = 1000,
+    num_samples: int = 1,
+    memory: int | None = None,
     seed: int | None = None,
     **kwargs: Any,
 ) -> Bound:
@@ -64,25 +64,29 @@ def bound(
         model, guide: The pair.
         *args: The data `x` of shape `(N, ...)`, then whatever else the pair takes, also by keyword; tensors with N rows
             are per-datum.
-        num_particles: Draws from the guide to average over (one run of the pair each).
-        chunk: Data per run. A pair with parameters of its own for each datum needs them all in one.
-        seed: Draw the noise from this seed and leave torch's generators as they were, so that two calls share their
-            noise.
+        num_samples: Draws from the guide to average over (one run of the pair each).
+        memory: Bytes that the intermediate tensors of a run may take, about, which sets how many data run at once.
+            Default: a thousand data. A pair with parameters of its own for each datum gets them all in one run.
+        seed: A number makes the call reproducible and leaves torch's generators as they were, so that two calls share
+            their noise. None continues the generators' stream.
 
     Raises:
         ValueError: If the pair has no ELBO per datum, because a site stands outside the plate over the data.
+        TypeError: For a keyword that neither this call nor the pair knows.
     """
     n = check_data(args)
+    check_keywords(bound, kwargs, model, guide)
     args = beside_networks(args, model, guide)
-    if num_particles < 1 or chunk < 1:
-        raise ValueError(f"num_particles and chunk must be at least 1, got {num_particles} and {chunk}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if memory is not None and memory < 1:
+        raise ValueError(f"memory must be a positive number of bytes, got {memory}")
     likelihoods: list[Tensor] = []
     kls: dict[str, list[Tensor]] = {}
-    noise = nullcontext() if seed is None else fork_rng(seed)
-    with torch.no_grad(), eval_mode(model, guide), noise:
-        for start, stop in slices(n, chunk):
+    with torch.no_grad(), eval_mode(model, guide), seeded(seed):
+        for start, stop in slices(n, _data_at_once(model, guide, (args, kwargs), memory)):
             rows, named = take(args, kwargs, start, stop)
-            runs = [elbo_terms(model, guide, *rows, **named) for _ in range(num_particles)]
+            runs = [elbo_terms(model, guide, *rows, **named) for _ in range(num_samples)]
             likelihoods.append(torch.stack([r.log_likelihood for r in runs]).mean(0))
             for name in runs[0].kl:
                 kls.setdefault(name, []).append(torch.stack([r.kl[name] for r in runs]).mean(0))
@@ -90,3 +94,15 @@ def bound(
     sites = {name: torch.cat(parts) for name, parts in kls.items()}
     kl = sum(sites.values(), start=torch.zeros_like(log_likelihood))
     return Bound(log_likelihood - kl, log_likelihood, kl, sites)
+
+
+def _data_at_once(model: Program, guide: Program, data: Data, memory: int | None) -> int:
+    n = len(data[0][0])
+    if memory is None and n <= DATA_ROWS:
+        return n
+    plan = plan_for(model, guide, data, vectorize=False)
+    if memory is None or plan.whole:
+        return plan.data_at_once(DATA_ROWS)
+    few, named = plan.few
+    device = data[0][0].device
+    return rows_that_fit(lambda: elbo_terms(model, guide, *few, **named), len(few[0]), device, memory)

@@ -20,6 +20,7 @@ from pyro_vae.training.batches import Feed
 __all__ = ["Meter"]
 
 TRAIN_HEAD = 1000  # training data on which the ELBO is measured
+ALL_AT_ONCE = 2**62  # bytes
 SEED = 0  # the same noise at every measurement, so that epochs differ by their weights alone
 
 
@@ -107,9 +108,8 @@ class Meter:
         return self.train.ranks.size > 1 and self._per_datum and self._chunks
 
     def _of_data(self, args: tuple[Any, ...]) -> tuple[float, float]:
-        result = bound(
-            self.model, self.guide, *args, chunk=TRAIN_HEAD if self._chunks else len(args[0]), seed=self._seed
-        )
+        memory = None if self._chunks else ALL_AT_ONCE
+        result = bound(self.model, self.guide, *args, memory=memory, seed=self._seed)
         return float(result.elbo.double().sum()), float(result.log_likelihood.double().sum())
 
     def _of_total(self, args: tuple[Any, ...]) -> tuple[float, float]:
