@@ -58,7 +58,7 @@ def main() -> None:
             lr_schedule="cosine",
             seed=options.seed,
         )
-        elbo = pv.bound(vae.model, vae.guide, test, num_particles=10, seed=0)
+        elbo = pv.bound(vae.model, vae.guide, test, num_samples=10, seed=0)
         marginal = pv.log_marginal(vae.model, vae.guide, test, num_samples=options.num_samples, seed=0, progress=None)
         found.append(marginal.log_prob)
         print(f"{name}, {history[-1].seconds:.0f} seconds\n  {elbo}\n  {marginal}")

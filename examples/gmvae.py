@@ -65,7 +65,7 @@ def picture(stages: dict[str, float], vae: GMVAE, x: Tensor, y: Tensor, columns:
     matrix.set(xlabel="digit", ylabel="cluster", title="digits in each cluster", xticks=range(classes), yticks=[])
     torch.manual_seed(0)
     rows = torch.arange(vae.num_classes)[order].repeat_interleave(columns)
-    tiles = pv.plots.as_images(vae.sample(len(rows), rows))
+    tiles = pv.plots.as_images(vae.sample(len(rows), rows, mean=True))
     side = tiles.shape[-1]
     sheet = tiles.reshape(-1, columns, side, side).permute(0, 2, 1, 3).reshape(-1, columns * side)
     draws.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=1)

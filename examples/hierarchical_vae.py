@@ -65,7 +65,7 @@ def main() -> None:
             kl_weight=pv.elbo.Warmup(options.epochs / 3),
             seed=options.seed,
         )
-        elbo = pv.bound(vae.model, vae.guide, test, num_particles=20, seed=0)
+        elbo = pv.bound(vae.model, vae.guide, test, num_samples=20, seed=0)
         marginal = pv.log_marginal(vae.model, vae.guide, test, num_samples=options.num_samples, seed=0, progress=None)
         kls = {site: float(kl.mean()) for site, kl in sorted(elbo.kl_sites.items())}
         print(f"{name}, {history[-1].seconds:.0f} seconds\n  {elbo}\n  {marginal}", flush=True)

@@ -61,7 +61,7 @@ def main() -> None:
         found.append(marginal.log_prob)
         with torch.no_grad():
             spread = vae.encode(test).mean.var(0).sort(descending=True).values
-        elbo = pv.bound(vae.model, vae.guide, test, num_particles=10, seed=0)
+        elbo = pv.bound(vae.model, vae.guide, test, num_samples=10, seed=0)
         active = int((spread > 0.01).sum())
         print(f"{name}, {history[-1].seconds:.0f} seconds: {active} active units\n  {elbo}\n  {marginal}")
         course.plot([e.epoch for e in history], [e.monitored for e in history], label=name)

@@ -67,7 +67,7 @@ def main() -> None:
                 progress=None,
             )
             seconds.append(f"{time.perf_counter() - started:.0f}")
-        elbo = pv.bound(vae.model, vae.guide, x, num_particles=10, seed=options.seed).mean
+        elbo = pv.bound(vae.model, vae.guide, x, num_samples=10, seed=options.seed).mean
         cells = [str(size), f"{elbo:.2f}"]
         for method, result in found[size].items():
             cells.append(f"{result.mean:.2f} ± {result.mean_error:.2f}")

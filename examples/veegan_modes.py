@@ -171,7 +171,7 @@ def train(mixture: Mixture, elbo: str, options: argparse.Namespace) -> Tensor:
             for group in (group for optimizer in svi.optimizers for group in optimizer.param_groups):
                 group["lr"] = options.lr * min(1.0, 2 * (1 - step / options.steps))
             svi.update()
-        return pv.sample(pair.model, torch.zeros(2500, runs, mixture.dim))
+        return pv.sample(pair.model, torch.zeros(2500, runs, mixture.dim), mean=True)
 
 
 def main() -> None:

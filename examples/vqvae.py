@@ -137,8 +137,8 @@ def main() -> None:
     total, first = bits(vae, test)
     print(f"VAE: {total:.3f} bits/dim, of which KL {first:.3f}, {course['VAE'][-1].seconds:.0f} s", flush=True)
 
-    rows = {"test": test[:8], "VQ-VAE": vq.reconstruct(test[:8]), "drawn": vq.sample(8)}
-    rows |= {"VAE": vae.reconstruct(test[:8]), "drawn ": vae.sample(8)}
+    rows = {"test": test[:8], "VQ-VAE": vq.reconstruct(test[:8]), "drawn": vq.sample(8, mean=True)}
+    rows |= {"VAE": vae.reconstruct(test[:8]), "drawn ": vae.sample(8, mean=True)}
     used = torch.bincount(vq.codes(test).flatten(), minlength=options.codes)
     figure = picture(rows, course, used / used.sum(), test[0].numel())
     print(pv.plots.save(figure, options.pictures / f"vqvae_{Path(options.data).stem}.png"))

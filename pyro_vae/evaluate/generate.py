@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vae.pair.arguments import check_data, check_keywords, unwrapped
 from pyro_vae.pair.networks import beside_networks, eval_mode, modules_of
 from pyro_vae.pair.protocol import Program
-from pyro_vae.pair.stand_in import OnlyLength
+from pyro_vae.pair.stand_in import OnlyLength, only_length
 from pyro_vae.pair.tracing import Site, sample_sites, trace_pair
 from pyro_vae.support.random import seeded
 
@@ -91,7 +91,7 @@ def sample(
         check_data((x,))
         moved = beside_networks((x, *args), model)
         data, others = moved[0], moved[1:]
-    with torch.no_grad(), eval_mode(model), seeded(seed):
+    with torch.no_grad(), eval_mode(model), seeded(seed), only_length():
         trace = poutine.trace(poutine.uncondition(model)).get_trace(data, *others, **kwargs)
         # `uncondition` turns observed sites into latent ones, and remembers that it did
         observed = {name: s for name, s in sample_sites(trace) if s["infer"].get("was_observed")}

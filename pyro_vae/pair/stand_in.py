@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["OnlyLength"]
+__all__ = ["OnlyLength", "only_length"]
 
 
-class _Shape:
+class UnknownShape:
     """A shape of which only the first size is known."""
 
     def __init__(self, length: int) -> None:
@@ -54,13 +55,24 @@ class OnlyLength(Tensor):
             if name in _KNOWN:
                 return func(*args, **(kwargs or {}))
             if name == "shape" or (name == "size" and len(args) == 1 and not kwargs):
-                return _Shape(len(args[0]))
+                return UnknownShape(len(args[0]))
             if name == "size" and args[1:] == (0,):
                 return len(args[0])
         raise _too_much(name or str(func))
 
 
 _KNOWN = ("__len__", "__hash__", "device", "dtype", "is_cuda", "requires_grad")
+
+
+@contextmanager
+def only_length() -> Iterator[None]:
+    """Say what is wrong where a model gives torch the shape of an `OnlyLength`, which torch refuses."""
+    try:
+        yield
+    except TypeError as error:
+        if UnknownShape.__name__ in str(error):
+            raise _too_much("shape") from error
+        raise
 
 
 def _too_much(what: str) -> ValueError:

@@ -116,7 +116,7 @@ def crude(x: Tensor, exposure: Tensor) -> None:
 def test_counts_of_two_latents_with_a_crude_guide() -> None:
     x = torch.tensor([0.0, 2.0, 6.0, 1.0], dtype=torch.float64)
     exposure = torch.tensor([1.0, 2.0, 1.0, 0.5], dtype=torch.float64)
-    found = inference_gaps(two_latents, crude, x, exposure, num_samples=4000, ais=True, seed=0)
+    found = inference_gaps(two_latents, crude, x, exposure, num_samples=4000, method="ais", seed=0)
     level = torch.linspace(-6, 6, 801, dtype=torch.float64)[:, None]
     log_excess = torch.linspace(-12, 4, 801, dtype=torch.float64)
     prior = dist.Normal(0.0, 1.0).log_prob(level) + log_excess - log_excess.exp()

@@ -55,7 +55,7 @@ def test_log_marginal_is_conditional(condition: Any) -> None:
     exact = joint.logsumexp(0) + math.log(24 / 3000)
     found = pv.log_marginal(vae.model, vae.guide, x, c, num_samples=5000, seed=0)
     assert ((found.log_prob - exact).abs() < 5 * found.std_error).all()
-    assert (pv.bound(vae.model, vae.guide, x, c, num_particles=200, seed=0).elbo < exact).all()
+    assert (pv.bound(vae.model, vae.guide, x, c, num_samples=200, seed=0).elbo < exact).all()
     other = pv.log_marginal(vae.model, vae.guide, x, c.flip(0), num_samples=5000, seed=0)
     assert float((other.log_prob - found.log_prob).abs().max()) > 0.05
 

@@ -110,8 +110,8 @@ def repair(
     if not callable(how) and how != "samples":
         if (isinstance(how, str) and how not in METHODS) or how == "bdmc" or isinstance(how, BDMC):
             raise ValueError(
-                f"how must be 'samples', 'ais' or another method for the data that came, or a function that returns a "
-                f"guide, got {how!r}"
+                f"how must be 'samples', 'ais' or a function that returns a guide, or another method of log_marginal "
+                f"for the data that came, got {how!r}"
             )
         method = how
     check_keywords(repair, kwargs, model, guide, hints=option_hints(method_of(method)))
