@@ -52,7 +52,7 @@ def train(pair: Any, data: Any, elbo: str, epochs: int, options: argparse.Namesp
 
 def bits(pair: Any, x: Tensor) -> tuple[float, float]:
     """Bits per dimension of the message, and of its first part."""
-    found = pv.bound(pair.model, pair.guide, x, chunk=250, seed=0)
+    found = pv.bound(pair.model, pair.guide, x, memory=2**28, seed=0)
     per_dimension = x[0].numel() * math.log(2)
     return -found.mean / per_dimension, float(found.kl.mean()) / per_dimension
 

@@ -176,7 +176,7 @@ def test_a_number_for_a_shipped_pair_with_labels() -> None:
     vae = pv.models.ConditionalVAE((1, 3, 3), 4, 2, hidden=(4,))
     y = torch.tensor([0, 1, 3])
     assert sample(vae.model, 3, y).shape == (3, 1, 3, 3)
-    assert torch.equal(sample(poutine.block(vae.model), 3, y, seed=1), sample(vae.model, 3, y, seed=1))
+    assert torch.equal(sample(poutine.scale(vae.model, 2.0), 3, y, seed=1), sample(vae.model, 3, y, seed=1))
 
 
 def test_samples_are_draws_and_reconstructions_are_means() -> None:

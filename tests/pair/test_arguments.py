@@ -74,7 +74,7 @@ class Module(PyroModule):
         shifted(x, shift)
 
 
-PROGRAMS = {
+PROGRAMS: dict[str, Callable[..., Any]] = {
     "function": shifted,
     "method": Module().model,
     "module": Module(),
