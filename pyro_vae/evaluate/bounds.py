@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.elbo.estimators.terms import elbo_terms
+from pyro_vae.elbo.estimators.terms import ElboTerms, elbo_terms
 from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
 from pyro_vae.pair.networks import beside_networks, eval_mode
-from pyro_vae.pair.planning import DATA_ROWS, plan_for, rows_that_fit
+from pyro_vae.pair.planning import data_that_fit
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.support.random import seeded
 
@@ -79,14 +79,16 @@ def bound(
     args = beside_networks(args, model, guide)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    if memory is not None and memory < 1:
-        raise ValueError(f"memory must be a positive number of bytes, got {memory}")
+
+    def run(some: Data) -> ElboTerms:
+        return elbo_terms(model, guide, *some[0], **some[1])
+
+    data = args, kwargs
     likelihoods: list[Tensor] = []
     kls: dict[str, list[Tensor]] = {}
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
-        for start, stop in slices(n, _data_at_once(model, guide, (args, kwargs), memory)):
-            rows, named = take(args, kwargs, start, stop)
-            runs = [elbo_terms(model, guide, *rows, **named) for _ in range(num_samples)]
+        for start, stop in slices(n, data_that_fit(run, data, memory)):
+            runs = [run(take(*data, start, stop)) for _ in range(num_samples)]
             likelihoods.append(torch.stack([r.log_likelihood for r in runs]).mean(0))
             for name in runs[0].kl:
                 kls.setdefault(name, []).append(torch.stack([r.kl[name] for r in runs]).mean(0))
@@ -94,15 +96,3 @@ def bound(
     sites = {name: torch.cat(parts) for name, parts in kls.items()}
     kl = sum(sites.values(), start=torch.zeros_like(log_likelihood))
     return Bound(log_likelihood - kl, log_likelihood, kl, sites)
-
-
-def _data_at_once(model: Program, guide: Program, data: Data, memory: int | None) -> int:
-    n = len(data[0][0])
-    if memory is None and n <= DATA_ROWS:
-        return n
-    plan = plan_for(model, guide, data, vectorize=False)
-    if memory is None or plan.whole:
-        return plan.data_at_once(DATA_ROWS)
-    few, named = plan.few
-    device = data[0][0].device
-    return rows_that_fit(lambda: elbo_terms(model, guide, *few, **named), len(few[0]), device, memory)

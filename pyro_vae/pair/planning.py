@@ -22,7 +22,7 @@ from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, trace_pair
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["CPU_ROWS", "DATA_ROWS", "FEW", "Plan", "few_or_all", "plan_for", "rows_that_fit"]
+__all__ = ["CPU_ROWS", "DATA_ROWS", "Plan", "data_that_fit", "few_or_all", "plan_for", "rows_that_fit"]
 
 FEW = 5  # data that a pair is tried on
 DATA_ROWS = 1000  # data in one run where nothing is said of memory
@@ -101,6 +101,31 @@ def few_or_all(run: Callable[[Data], T], data: Data) -> tuple[T, Data, bool]:
         except (RuntimeError, ValueError):
             return result, data, True
     return result, few, False
+
+
+def data_that_fit(run: Callable[[Data], Any], data: Data, memory: int | None) -> int:
+    """How many data to run at once.
+
+    Args:
+        run: Works on some data.
+        data: All of them.
+        memory: Bytes. Default: as much as a thousand data take.
+
+    Raises:
+        ValueError: For less than a byte.
+    """
+    n = len(data[0][0])
+    if memory is None and n <= DATA_ROWS:
+        return n
+    if memory is not None and memory < 1:
+        raise ValueError(f"memory must be a positive number of bytes, got {memory}")
+    with torch.no_grad(), fork_rng():
+        _, few, whole = few_or_all(run, data)
+    if whole:
+        return n
+    if memory is None:
+        return DATA_ROWS
+    return rows_that_fit(lambda: run(few), len(few[0][0]), data[0][0].device, memory)
 
 
 def rows_that_fit(

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from pyro_vae.evaluate.local.posterior import LocalPosterior
 from pyro_vae.pair.arguments import map_rows
 from pyro_vae.pair.particles import log_weights
-from pyro_vae.pair.planning import CPU_ROWS, Plan, plan_for
+from pyro_vae.pair.planning import CPU_ROWS, Plan, plan_for, rows_that_fit
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.support.progress import Advance
 
@@ -41,6 +41,7 @@ class Descent:
         lr: Learning rate, in the units of a standard deviation.
         max_steps: The most steps for one datum.
         patience: Checks without improvement.
+        memory: Bytes that the gradient of one pass may take, about.
 
     Attributes:
         steps: Steps taken, `(N,)`.
@@ -59,9 +60,11 @@ class Descent:
         lr: float,
         max_steps: int,
         patience: int,
+        memory: int | None = None,
     ) -> None:
         self.posterior, self.model, self.args, self.kwargs = posterior, model, args, kwargs
         self.num_particles, self.max_steps, self.patience = num_particles, max_steps, patience
+        self.memory = memory
         self.params = {name: p.detach() for name, p in posterior.named_parameters()}
         self.moments = [{name: torch.zeros_like(p) for name, p in self.params.items()} for _ in range(2)]
         self.rates = posterior.rates()
@@ -84,9 +87,8 @@ class Descent:
     def run(self, advance: Advance) -> bool:
         """Fit all data; whether Ctrl-C stopped it, with a warning."""
         self.plan: Plan = plan_for(self.model, self.guide, (self.args, self.kwargs))
-        rows = CPU_ROWS if self.lr.device.type == "cpu" else GPU_ROWS
         try:
-            for start, stop in self.plan.pieces(rows, self.num_particles):
+            for start, stop in self.plan.pieces(self._rows_at_once(), self.num_particles):
                 active, step = torch.arange(start, stop, device=self.lr.device), 0
                 while len(active) and step < self.max_steps:
                     count = min(CHECK_EVERY, self.max_steps - step)
@@ -107,6 +109,31 @@ class Descent:
             )
             return True
         return False
+
+    def _rows_at_once(self) -> int:
+        rows = CPU_ROWS if self.lr.device.type == "cpu" else GPU_ROWS
+        if self.memory is None:
+            return rows
+        few, device = self.plan.few, self.lr.device
+        probe = 2 if self.plan.particles.vectorize else 1
+
+        def run() -> Tensor:
+            return self._log_weights(*few, num_particles=probe)
+
+        # the backward pass keeps what the forward pass made
+        return min(rows, rows_that_fit(run, probe * len(few[0][0]), device, self.memory, copies=2))
+
+    def _log_weights(self, args: tuple[Any, ...], kwargs: dict[str, Any], num_particles: int) -> Tensor:
+        how = self.plan.particles
+        return log_weights(
+            self.model,
+            self.guide,
+            args,
+            kwargs,
+            num_particles=num_particles,
+            vectorize=how.vectorize,
+            nesting=how.nesting,
+        )
 
     def _rows(self, tensors: dict[str, Tensor], active: Tensor) -> dict[str, Tensor]:
         return {name: t.index_select(self.axes[name], active) for name, t in tensors.items()}
@@ -129,15 +156,7 @@ class Descent:
             with pyro.validation_enabled(False):
                 for t in range(begun + 1, begun + count + 1):
                     with torch.enable_grad():
-                        log_w = log_weights(
-                            self.model,
-                            self.guide,
-                            args,
-                            kwargs,
-                            num_particles=self.num_particles,
-                            vectorize=self.plan.particles.vectorize,
-                            nesting=self.plan.particles.nesting,
-                        )
+                        log_w = self._log_weights(args, kwargs, self.num_particles)
                         elbo = log_w.mean(0)
                         # only these: the model's own parameters stay without gradients
                         grads = torch.autograd.grad(-elbo.sum(), list(params.values()), allow_unused=True)

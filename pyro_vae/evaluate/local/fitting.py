@@ -40,6 +40,7 @@ def fit_local(
     lr: float = 0.05,
     max_steps: int = 20_000,
     patience: int = 5,
+    memory: int | None = None,
     seed: int | None = None,
     progress: bool | None = False,
     **kwargs: Any,
@@ -71,6 +72,8 @@ def fit_local(
         lr: Learning rate of Adam at the beginning, in units of a latent's standard deviation.
         max_steps: The most steps for one datum.
         patience: Checks without improvement after which a datum is done.
+        memory: Bytes that the gradients of one pass may take, about, which sets how many data are fitted at once.
+            Default: 2048 data times particles on a CPU, 65536 on a GPU.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
         progress: Show a bar: True, False, or None (only in a terminal).
@@ -105,6 +108,8 @@ def fit_local(
     for name, value in {"num_particles": num_particles, "max_steps": max_steps, "patience": patience}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if memory is not None and memory < 1:
+        raise ValueError(f"memory must be a positive number of bytes, got {memory}")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {lr}")
     programs = (model,) if guide is None else (model, guide)
@@ -114,7 +119,7 @@ def fit_local(
         posterior = LocalPosterior(trace, n, family)
         _start(posterior, model if guide is None else guide, args, kwargs)
         options = {"num_particles": num_particles, "max_steps": max_steps, "patience": patience}
-        descent = Descent(posterior, model, args, kwargs, lr=lr, **options)
+        descent = Descent(posterior, model, args, kwargs, lr=lr, memory=memory, **options)
         with progress_bar("local posteriors", n, progress) as advance:
             interrupted = descent.run(advance)
         log_w = _draws(model, posterior, args, kwargs, descent.plan.particles.vectorize)

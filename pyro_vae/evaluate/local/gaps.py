@@ -169,6 +169,7 @@ def inference_gaps(
     num_samples: int = 5000,
     method: str | Method | None = None,
     start: Literal["guide", "prior"] | Program = "guide",
+    memory: int | None = None,
     seed: int | None = None,
     progress: bool | None = False,
     **kwargs: Any,
@@ -193,6 +194,7 @@ def inference_gaps(
         method: One more estimate of log p(x) to choose from, "ais" or `pv.AIS(num_chains=32)` for instance: a method
             of `log_marginal` for the data given, so not "bdmc". None does without.
         start: Where local fits start: at the pair's "guide", at the "prior", or at another guide.
+        memory: Bytes that intermediate tensors may take, about.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
         progress: Show bars: True, False, or None (only in a terminal).
@@ -222,7 +224,7 @@ def inference_gaps(
         raise ValueError("bidirectional Monte Carlo is for data that it simulates: use method='ais' for those given")
     check_keywords(inference_gaps, kwargs, model, guide, hints=option_hints(further or AIS()))
     origin = {"guide": guide, "prior": None}[start] if isinstance(start, str) else start
-    options: dict[str, Any] = {"seed": seed, "progress": progress, **kwargs}
+    options: dict[str, Any] = {"memory": memory, "seed": seed, "progress": progress, **kwargs}
     estimates = {"guide": log_marginal(model, guide, x, *args, num_samples=num_samples, **options)}
     fits = {}
     for name, family in chosen.items():

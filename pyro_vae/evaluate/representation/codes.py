@@ -16,7 +16,7 @@ from pyro_vae.evaluate.generate import choose_observed, mean_of
 from pyro_vae.evaluate.latent.sites import rows_of
 from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
 from pyro_vae.pair.networks import beside_networks, eval_mode
-from pyro_vae.pair.planning import DATA_ROWS, FEW, rows_that_fit
+from pyro_vae.pair.planning import data_that_fit
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, Site, sample_sites
@@ -60,22 +60,16 @@ def encode(
     """
     n = check_data(args)
     check_keywords(encode, kwargs, guide)
-    if memory is not None and memory < 1:
-        raise ValueError(f"memory must be a positive number of bytes, got {memory}")
-    args = beside_networks(args, guide)
+    data = beside_networks(args, guide), kwargs
 
-    def run(data: Data) -> Any:
-        return prune_subsample_sites(poutine.trace(guide).get_trace(*data[0], **data[1]))
+    def run(some: Data) -> tuple[Any, DataPlate]:
+        trace = prune_subsample_sites(poutine.trace(guide).get_trace(*some[0], **some[1]))
+        return trace, data_plate(PairTrace(Trace(), trace), len(some[0][0]))
 
     parts: list[Tensor] = []
     with torch.no_grad(), eval_mode(guide), seeded(seed):
-        size = DATA_ROWS
-        if memory is not None:
-            few = take(args, kwargs, 0, min(n, FEW))
-            size = rows_that_fit(lambda: run(few), len(few[0][0]), args[0].device, memory)
-        for start, stop in slices(n, size):
-            trace = run(take(args, kwargs, start, stop))
-            plate = data_plate(PairTrace(Trace(), trace), stop - start)
+        for start, stop in slices(n, data_that_fit(run, data, memory)):
+            trace, plate = run(take(*data, start, stop))
             chosen = _latents(trace, latents)
             values = [rows_of(_value(site, mean), site, plate) for site in chosen.values()]
             parts.append(torch.cat([value.to(torch.get_default_dtype()) for value in values], 1))
