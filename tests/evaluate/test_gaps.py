@@ -146,6 +146,22 @@ def test_families_under_names_of_ones_own() -> None:
         inference_gaps(pair.model, pair.guide, pair.simulate(3), families=())
 
 
+def test_other_methods_and_starts() -> None:
+    pair = correlated()
+    x = pair.simulate(3)
+    mixed = pv.Importance(defensive=0.3)
+    found = inference_gaps(pair.model, pair.guide, x, num_samples=50, method=mixed, start="prior", seed=0)
+    assert set(found.estimates) == {"guide", "diagonal_normal", "importance"}
+    assert found.estimates["importance"].num_samples == 50
+    assert list(found.local) == ["diagonal_normal"]
+    with pytest.raises(ValueError, match=r"for data that it simulates: use method='ais'"):
+        inference_gaps(pair.model, pair.guide, x, method="bdmc")
+    with pytest.raises(ValueError, match="start must be 'guide', 'prior' or a guide, got 'here'"):
+        inference_gaps(pair.model, pair.guide, x, start="here")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"'num_chains'.*method=pv\.AIS\(num_chains"):
+        inference_gaps(pair.model, pair.guide, x, num_chains=3)
+
+
 def test_seeds_repeat_and_leave_the_generators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descent, "CHECK_EVERY", 5)
     pair = correlated()

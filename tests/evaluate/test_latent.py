@@ -259,6 +259,13 @@ def test_chunks_change_nothing_but_the_noise(monkeypatch: pytest.MonkeyPatch, ro
     assert report.marginal_kl == pytest.approx(marginal, abs=4 * report.marginal_kl_error)
 
 
+def test_memory_changes_nothing() -> None:
+    pair = LinearGaussian()
+    x = pair.simulate(17)
+    reports = [latent_report(pair.model, pair.guide, x, memory=memory, seed=0) for memory in (None, 1)]
+    assert reports[0].mutual_information == pytest.approx(reports[1].mutual_information)
+
+
 class Flat(nn.Module):
     """A linear map that takes matrices only."""
 

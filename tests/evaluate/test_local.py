@@ -104,11 +104,20 @@ def test_data_fitted_together_are_fitted_apart(family: str, monkeypatch: pytest.
             torch.testing.assert_close(a[0], b[i], rtol=1e-6, atol=1e-8)
 
 
-def test_data_stop_one_by_one_and_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descent, "CPU_ROWS", 4 * 16)
+@pytest.mark.parametrize("memory", [None, 10**5])
+def test_data_stop_one_by_one_and_in_parts(monkeypatch: pytest.MonkeyPatch, memory: int | None) -> None:
+    if memory is None:
+        monkeypatch.setattr(descent, "CPU_ROWS", 4 * 16)
     pair = correlated()
     x = pair.simulate(10)
-    local = fit_local(pair.model, None, x, family="full_normal", **QUICK)
+    sizes = []
+
+    def model(x: Tensor) -> None:
+        sizes.append(len(x))
+        pair.model(x)
+
+    local = fit_local(model, None, x, family="full_normal", memory=memory, **QUICK)
+    assert sizes.count(10) < 50  # at the start and the end, in no step
     assert len(local.steps.unique()) > 1
     assert int(local.converged.sum()) == 10
     torch.testing.assert_close(local.elbo, pair.log_prob(x).detach(), atol=0.02, rtol=0)

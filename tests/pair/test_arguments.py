@@ -48,6 +48,11 @@ def test_every_question_names_the_nearest_of_its_options(name: str) -> None:
         QUESTIONS[name](zzz=3)
 
 
+def test_preflight_names_the_nearest_too() -> None:
+    with pytest.raises(TypeError, match=r"preflight\(\) got the keyword 'num_particle'.*did you mean 'num_particles'"):
+        pv.preflight(PAIR.model, PAIR.guide, X, num_particle=2)
+
+
 def question(model: Any, guide: Any, *args: Any, num_samples: int = 3, **kwargs: Any) -> None:
     check_keywords(question, kwargs, model, guide)
 
