@@ -104,7 +104,7 @@ def test_data_fitted_together_are_fitted_apart(family: str, monkeypatch: pytest.
             torch.testing.assert_close(a[0], b[i], rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("memory", [None, 10**5])
+@pytest.mark.parametrize("memory", [None, 3 * 10**4])
 def test_data_stop_one_by_one_and_in_parts(monkeypatch: pytest.MonkeyPatch, memory: int | None) -> None:
     if memory is None:
         monkeypatch.setattr(descent, "CPU_ROWS", 4 * 16)
