@@ -122,7 +122,7 @@ def main() -> None:
             codes = vae.encode(test[0]).sample()
             error = (vae.decode(codes).mean - test[0]).square().sum(1).mean()
             fit, spread = kernel_distance(codes, vae.prior().sample((len(codes),)), block=100)
-            samples[name] = vae.sample(12).clamp(0, 1)
+            samples[name] = vae.sample(12, mean=True).clamp(0, 1)
         seconds = f"{history[-1].seconds:.0f} s"
         print(f"{name}: squared error {error:.1f}, MMD^2 of the codes {fit:.3f} ± {spread:.3f}, {seconds}", flush=True)
         ax.scatter(*codes.T.numpy(), c=test[1][: len(codes)].numpy(), cmap="tab10", s=2, alpha=0.6)

@@ -57,7 +57,7 @@ def train_and_measure(
         seed=options.seed,
         **training,
     )
-    elbo = pv.bound(vae.model, vae.guide, test, num_particles=bound_samples, seed=0)
+    elbo = pv.bound(vae.model, vae.guide, test, num_samples=bound_samples, seed=0)
     marginal = pv.log_marginal(vae.model, vae.guide, test, num_samples=options.num_samples, seed=0, progress=None)
     print(f"{name}, {history[-1].seconds:.0f} seconds\n  {elbo}\n  {marginal}", flush=True)
     return history, elbo, marginal

@@ -39,10 +39,10 @@ def main() -> None:
         vae.model,
         vae.guide,
         data.test.x[: options.num_data],
-        ESTIMATORS,
+        estimators=ESTIMATORS,
         num_particles=options.num_particles,
         repeats=options.repeats,
-        reference_samples=options.num_samples,
+        num_samples=options.num_samples,
         seed=options.seed,
         progress=None,
     )

@@ -76,7 +76,7 @@ def main() -> None:
     print(f"trained for {history[-1].seconds:.0f} seconds; the weights are those of epoch {history.best}")
 
     x = data.test.x
-    elbo = pv.bound(model, guide, x, num_particles=10, seed=0)
+    elbo = pv.bound(model, guide, x, num_samples=10, seed=0)
     print(f"{elbo}, KL", ", ".join(f"{name} {kl.mean():.2f}" for name, kl in elbo.kl_sites.items()))
     print(pv.log_marginal(model, guide, x, num_samples=options.num_samples, seed=0))
     no_latent = dist.Poisson(data.mean.clamp_min(1e-3)).to_event(1).log_prob(x).mean()
@@ -86,7 +86,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     figure = pv.plots.reconstructions(shown / 16, pv.reconstruct(model, guide, shown) / 16)
     print(pv.plots.save(figure, options.pictures / "custom_pair_reconstructions.png"))
-    figure = pv.plots.image_grid(pv.sample(model, x[:40]) / 16, columns=10)
+    figure = pv.plots.image_grid(pv.sample(model, x[:40], mean=True) / 16, columns=10)
     print(pv.plots.save(figure, options.pictures / "custom_pair_samples.png"))
 
 

@@ -126,7 +126,7 @@ def train(make: Callable[[], Any], lr: float, data: pv.data.Data, test: Tensor, 
         seed=options.seed,
         device="cpu",  # networks this small do not need a GPU
     )
-    elbo = pv.bound(vae.model, vae.guide, test, num_particles=10, seed=0)
+    elbo = pv.bound(vae.model, vae.guide, test, num_samples=10, seed=0)
     marginal = pv.log_marginal(vae.model, vae.guide, test[: options.num_data], num_samples=options.num_samples, seed=0)
     return Run(lr, history, elbo, marginal)
 

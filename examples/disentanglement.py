@@ -91,7 +91,7 @@ def main() -> None:
             **objective,
         )
         elbo = pv.bound(vae.model, vae.guide, data.test.x, seed=0)
-        codes = pv.encode(vae.guide, data.test.x)
+        codes = pv.encode(vae.guide, data.test.x, seed=0)
         scores = pv.disentanglement(codes, data.test.y, names=options.vary, seed=0)
         print(f"{name}, {history[-1].seconds:.0f} seconds: test {elbo}\n{scores}\n")
         rows |= traversals(vae, codes, name)

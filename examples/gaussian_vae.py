@@ -62,7 +62,7 @@ def main() -> None:
             device="cpu",  # networks this small do not need a GPU
         )
         found[scale] = pv.log_marginal(vae.model, vae.guide, test, num_samples=options.num_samples, seed=0)
-        elbo = pv.bound(vae.model, vae.guide, test, num_particles=10, seed=0)
+        elbo = pv.bound(vae.model, vae.guide, test, num_samples=10, seed=0)
         print(
             f"\nVAE, {scale} scale, {history[-1].seconds:.0f} seconds: {elbo}\n{found[scale]}\n"
             f"of the counts {found[scale].mean - levels:.2f}"

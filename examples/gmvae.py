@@ -65,7 +65,7 @@ def picture(stages: dict[str, float], vae: GMVAE, x: Tensor, y: Tensor, columns:
     matrix.set(xlabel="digit", ylabel="cluster", title="digits in each cluster", xticks=range(classes), yticks=[])
     torch.manual_seed(0)
     rows = torch.arange(vae.num_classes)[order].repeat_interleave(columns)
-    draws.imshow(sheet(vae.sample(len(rows), rows), columns).numpy(), cmap="gray", vmin=0, vmax=1)
+    draws.imshow(sheet(vae.sample(len(rows), rows, mean=True), columns).numpy(), cmap="gray", vmin=0, vmax=1)
     draws.set(title="draws from each cluster", xticks=[], yticks=[])
     return figure
 

@@ -93,7 +93,7 @@ def impute(x: Tensor, mask: Tensor, options: argparse.Namespace) -> pv.evaluate.
         seed=options.seed,
     )
     return pv.impute(
-        vae.model, vae.guide, x, mask=mask, num_samples=options.num_samples, num_draws=200, seed=options.seed
+        vae.model, vae.guide, x, mask=mask, num_samples=options.num_samples, num_imputations=200, seed=options.seed
     )
 
 

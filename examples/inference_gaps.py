@@ -75,7 +75,7 @@ def main() -> None:
             x,
             families=options.families,
             num_samples=options.num_samples,
-            ais=options.ais,
+            method="ais" if options.ais else None,
             seed=options.seed,
             progress=None,
         )

@@ -73,7 +73,7 @@ def main() -> None:
             print(f"{type(pair).__name__}, {visible} seen: {history[-1].seconds:.0f} seconds", flush=True)
         plain = -pv.bound(baseline.model, baseline.guide, *test).mean
         found = pv.log_marginal(cvae.model, cvae.guide, *test, num_samples=options.num_samples, seed=0, progress=None)
-        bound = -pv.bound(cvae.model, cvae.guide, *test, num_particles=10, seed=0).mean
+        bound = -pv.bound(cvae.model, cvae.guide, *test, num_samples=10, seed=0).mean
         print(
             f"-log p(hidden | {visible} seen): network {plain:.2f}, "
             f"CVAE {-found.log_prob.mean():.2f} (-ELBO {bound:.2f})",
@@ -86,7 +86,7 @@ def main() -> None:
         rows[f"{visible} seen"] = cut.join(gray, few[1])
         rows[f"{visible}: network"] = cut.join(baseline.likelihood(baseline.net(few[1])).mean.detach(), few[1])
         for i in range(3):
-            rows[f"{visible}: CVAE, {i + 1}"] = cut.join(cvae.sample(len(few[1]), condition=few[1]), few[1])
+            rows[f"{visible}: CVAE, {i + 1}"] = cut.join(cvae.sample(len(few[1]), condition=few[1], mean=True), few[1])
     picture = pv.plots.image_rows(rows, title="hidden quadrants painted in")
     print(pv.plots.save(picture, options.pictures / f"inpainting_{options.data}.png"))
 

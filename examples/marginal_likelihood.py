@@ -17,6 +17,7 @@ for the guide. With 128 samples the prior is 1.4 nats short. On data simulated f
 """
 
 import time
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -38,7 +39,12 @@ def main() -> None:
 
     data = pv.data.load(options.data, binarize="static", flatten=True)
     x = data.test.x[: options.num_data]
-    annealing = {"num_chains": options.num_chains, "num_temperatures": options.num_temperatures}
+    annealing: dict[str, Any] = {"num_chains": options.num_chains, "num_temperatures": options.num_temperatures}
+    methods: dict[str, Any] = {
+        "importance": pv.Importance(),
+        "prior": pv.Importance(proposal="prior"),
+        "ais": pv.AIS(**annealing),
+    }
     table = Table(title=f"log p(x), nats per datum, {len(x)} test data of {options.data}", title_justify="left")
     for column in ("latents", "ELBO", "guide", "bad k-hats", "prior", "bad k-hats", "AIS", "seconds"):
         table.add_column(column, justify="right")
@@ -49,20 +55,19 @@ def main() -> None:
         pv.fit(vae.model, vae.guide, data, epochs=options.epochs, lr=2e-3, lr_schedule="cosine", seed=options.seed)
         found[size] = {}
         seconds = []
-        for method in ("importance", "prior", "ais"):
+        for name, method in methods.items():
             started = time.perf_counter()
-            found[size][method] = pv.log_marginal(
+            found[size][name] = pv.log_marginal(
                 vae.model,
                 vae.guide,
                 x,
                 method=method,
-                num_samples=options.num_samples,
-                **annealing,
+                num_samples=None if name == "ais" else options.num_samples,
                 seed=options.seed,
                 progress=None,
             )
             seconds.append(f"{time.perf_counter() - started:.0f}")
-        elbo = pv.bound(vae.model, vae.guide, x, num_particles=10, seed=options.seed).mean
+        elbo = pv.bound(vae.model, vae.guide, x, num_samples=10, seed=options.seed).mean
         cells = [str(size), f"{elbo:.2f}"]
         for method, result in found[size].items():
             cells.append(f"{result.mean:.2f} ± {result.mean_error:.2f}")
@@ -70,7 +75,7 @@ def main() -> None:
                 cells.append(str(len(result.unreliable)))
         table.add_row(*cells, " / ".join(seconds))
     Console(width=110).print(table)
-    bracket = pv.log_marginal(vae.model, vae.guide, x, method="bdmc", **annealing, seed=options.seed, progress=None)
+    bracket = pv.log_marginal(vae.model, vae.guide, x, method=pv.BDMC(**annealing), seed=options.seed, progress=None)
     print(f"simulated from the model with {size} latents: {bracket}")
 
     figure = Figure(figsize=(12, 3.8), layout="constrained")

@@ -75,12 +75,12 @@ def main() -> None:
     )
     vae.eval()
     test = rows[cut:]
-    codes = pv.encode(vae.guide, rows)
+    codes = pv.encode(vae.guide, rows, seed=0)
     print(f"{history[-1].seconds:.0f} seconds; test {pv.bound(vae.model, vae.guide, test, seed=0)}")
     alike = (vae.decode(codes[cut:]).mode == test).all(1).double().mean()
     print(f"{alike:.1%} of the test molecules come back exactly from their code")
     torch.manual_seed(options.seed)
-    written = vocabulary.decode(pv.sample(vae.model, rows[:1].expand(1000, -1), mean=False))
+    written = vocabulary.decode(pv.sample(vae.model, 1000))
     made = [chem.MolToSmiles(molecule(s)) for s in written if molecule(s) is not None and molecule(s).GetNumAtoms()]
     known = {chem.MolToSmiles(molecule(s)) for s in strings[:cut]}
     new = sum(s not in known for s in made)

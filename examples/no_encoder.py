@@ -71,13 +71,15 @@ def main() -> None:
     print(f"with an encoder: {amortized[-1].seconds:.0f} s, training ELBO {amortized[-1].train_elbo:.2f}")
 
     started = time.perf_counter()
-    local = pv.fit_local(model, "diagonal_normal", test, max_steps=options.max_steps, seed=0, progress=None)
+    local = pv.fit_local(
+        model, None, test, family="diagonal_normal", max_steps=options.max_steps, seed=0, progress=None
+    )
     print(f"local posteriors of {len(test)} test digits in {time.perf_counter() - started:.0f} s\n{local}\n")
     found = [
         pv.log_marginal(pair[0], pair[1], test, num_samples=options.num_samples, seed=0)
         for pair in ((model, local.guide), (twin.model, twin.guide))
     ]
-    elbo = pv.bound(twin.model, twin.guide, test, num_particles=100, seed=0)
+    elbo = pv.bound(twin.model, twin.guide, test, num_samples=100, seed=0)
     print(f"without an encoder: {found[0]}\nwith an encoder: {elbo}\n{found[1]}")
     gain = found[0].log_prob - found[1].log_prob
     print(f"without over with, test log p(x): {mean_and_error(gain)} nats per datum")

@@ -85,8 +85,8 @@ def main() -> None:
             seed=options.seed,
             **how,
         )
-        reports[name] = report = pv.latent_report(pair.model, pair.guide, test, progress=None)
-        bound = pv.bound(pair.model, pair.guide, test, num_particles=10, seed=0)
+        reports[name] = report = pv.latent_report(pair.model, pair.guide, test, progress=None, seed=0)
+        bound = pv.bound(pair.model, pair.guide, test, num_samples=10, seed=0)
         marginal = pv.log_marginal(pair.model, pair.guide, test, num_samples=options.num_samples, seed=0, progress=None)
         print(f"== {name}, {history[-1].seconds:.0f} seconds: {bound}\n{marginal}\n{report}\n")
     print(pv.plots.save(picture(reports), options.pictures / f"posterior_collapse_{options.data}.png"))

@@ -68,11 +68,11 @@ def main() -> None:
         print(f"{size:3} dimensions: test {elbo}, of which {elbo.kl.mean():.2f} KL")
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
-            samples[f"z of {size}"] = vaes[size].sample(12)
+            samples[f"z of {size}"] = vaes[size].sample(12, mean=True)
     save(pv.plots.image_rows(samples), "sizes")
 
     vae = vaes[max(vaes)]
-    codes = pv.encode(vae.guide, test)
+    codes = pv.encode(vae.guide, test, seed=0)
     first, last = (int((labels == digit).nonzero()[0]) for digit in (3, 8))
     steps = {path: pv.evaluate.interpolate(codes[first], codes[last], 10, path) for path in ("linear", "spherical")}
     rows = {"pixels": pv.evaluate.interpolate(test[first], test[last], 10)}
@@ -92,11 +92,11 @@ def main() -> None:
 
     torch.manual_seed(options.seed)
     autoencoder = trained(pv.Autoencoder(data.shape, max(vaes), hidden=(256, 256)))
-    sets = {"VAE": codes[few], "autoencoder": pv.encode(autoencoder.guide, test)[few]}
+    sets = {"VAE": codes[few], "autoencoder": pv.encode(autoencoder.guide, test, seed=0)[few]}
     alike = {name: neighbors(some, labels[few]) for name, some in sets.items()}
     for method in options.embed:
         points = {
-            f"{name}, {method}: {alike[name]:.1%} of neighbors alike": pv.evaluate.embed(some, method=method)
+            f"{name}, {method}: {alike[name]:.1%} of neighbors alike": pv.evaluate.embed(some, method=method, seed=0)
             for name, some in sets.items()
         }
         save(pv.plots.embeddings(points, labels[few]), method)
@@ -107,7 +107,7 @@ def main() -> None:
         torch.manual_seed(options.seed)
         plane = vaes.get(2) if weight == 1.0 else None
         plane = plane or trained(pv.VAE(data.shape, 2, hidden=(256, 256)), weight)
-        planes[name] = pv.encode(plane.guide, test[few], mean=False)
+        planes[name] = pv.encode(plane.guide, test[few], mean=False, seed=0)
     save(pv.plots.embeddings(planes, labels[few], title="draws from q(z|x)"), "terms")
     print(
         *(f"{name}: codes within {value.abs().max():.1f}, s.d. {value.std():.2f}" for name, value in planes.items()),

@@ -98,9 +98,9 @@ def main() -> None:
         vae.model,
         vae.guide,
         data.test.head(options.num_data),
-        jobs,
+        estimators=jobs,
         repeats=options.repeats,
-        reference_samples=options.num_samples,
+        num_samples=options.num_samples,
         seed=options.seed,
         progress=None,
     )

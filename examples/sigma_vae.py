@@ -62,7 +62,7 @@ def main() -> None:
             flush=True,
         )
         torch.manual_seed(options.seed)
-        rows |= {name: vae.reconstruct(test[:10]), f"{name}, samples": vae.sample(10)}
+        rows |= {name: vae.reconstruct(test[:10]), f"{name}, samples": vae.sample(10, mean=True)}
     picture = pv.plots.image_rows(rows, title="reconstructions and samples")
     print(pv.plots.save(picture, options.pictures / f"sigma_vae_{options.data}.png"))
 

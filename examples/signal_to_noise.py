@@ -93,10 +93,10 @@ def main() -> None:
             pair.model,
             pair.guide,
             x,
-            ["iwae", "dreg"],
+            estimators=["iwae", "dreg"],
             num_particles=options.num_particles,
             repeats=options.repeats,
-            reference_samples=1000,
+            num_samples=1000,
             seed=options.seed,
             progress=None,
         )

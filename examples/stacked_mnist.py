@@ -151,7 +151,7 @@ def main() -> None:
         started = time.process_time()
         vae = train(stacks, elbo, options)
         seconds = f", {time.process_time() - started:.0f} s of CPU"
-        samples = torch.cat([vae.sample(size) for size in sizes])
+        samples = torch.cat([vae.sample(size, mean=True) for size in sizes])
         report(elbo, classifier, samples, seconds)
         pictures[elbo] = samples[:10]
     print(pv.plots.save(pv.plots.image_rows(pictures), options.pictures / f"stacked_{options.data}.png"))

@@ -103,7 +103,7 @@ def main() -> None:
         vae.eval()
         bound = pv.bound(vae.model, vae.guide, test, seed=0)
         marginal = pv.log_marginal(vae.model, vae.guide, test, num_samples=options.num_samples, seed=0)
-        report = pv.latent_report(vae.model, vae.guide, test)
+        report = pv.latent_report(vae.model, vae.guide, test, seed=0)
         print(
             f"\n{name}, {history[-1].seconds:.0f} seconds: {bound}, KL {bound.kl.mean():.2f}\n"
             f"log p {marginal.mean:.2f}, perplexity per word {math.exp(-marginal.mean / words):.1f}, "
@@ -117,19 +117,19 @@ def main() -> None:
     for ax in (left, right):
         ax.locator_params(axis="x", integer=True)
 
-    ends = pv.encode(vae.guide, test[:2])
+    ends = pv.encode(vae.guide, test[:2], seed=0)
     print(
         "\nfrom one sentence to another:",
         *vocabulary.decode(vae.decode(pv.evaluate.interpolate(ends[0], ends[1], 6)).mode),
         sep="\n  ",
     )
-    print("\nnew sentences:", *vocabulary.decode(pv.sample(vae.model, test[:4], mean=False)), sep="\n  ")
+    print("\nnew sentences:", *vocabulary.decode(pv.sample(vae.model, 4)), sep="\n  ")
     known = test[2:6]
     missing = torch.zeros_like(known, dtype=torch.bool)
     missing[:, 2:4] = True
     print("\ntwo missing words:")
     torch.manual_seed(options.seed)
-    drawn = vae.fill(known, missing, num_samples=2000, num_draws=3)
+    drawn = vae.fill(known, missing, num_samples=2000, num_imputations=3)
     for i, sentence in enumerate(vocabulary.decode(known)):
         pairs = [" ".join(vocabulary.tokens[t] for t in row[i, 2:4].tolist()) for row in drawn]
         print(f"  {sentence}\n    " + " | ".join(pairs))
@@ -138,7 +138,7 @@ def main() -> None:
 
 def gain(vae: pv.models.TextVAE, rows: Tensor) -> list[float]:
     """Mean gain in log p of the token at each place from the sentence's own code over that of another sentence."""
-    codes = pv.encode(vae.guide, rows)
+    codes = pv.encode(vae.guide, rows, seed=0)
     with torch.no_grad():
         difference = vae.token_log_probs(rows, codes) - vae.token_log_probs(rows, codes.roll(1, 0))
     return [

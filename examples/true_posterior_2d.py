@@ -46,17 +46,17 @@ def main() -> None:
     x = data.test.x[:200]
     with torch.no_grad():  # some images with much to be gained: their posteriors are not what an encoder can give
         weights = pv.log_marginal(vae.model, vae.guide, x, num_samples=500, seed=0)
-        elbo = pv.bound(vae.model, vae.guide, x, num_particles=100, seed=0).elbo
+        elbo = pv.bound(vae.model, vae.guide, x, num_samples=100, seed=0).elbo
     x = x[(weights.log_prob - elbo).argsort(descending=True)[5 :: 200 // (3 * options.num_data)][: options.num_data]]
 
     def flow(size: int) -> pv.conditionals.Conditional:
         return pv.conditionals.posterior("iaf", size, num_flows=4, hidden=(16, 16))
 
     columns: dict[str, Any] = {"encoder": vae.encode(x)}
-    elbos = {"encoder": pv.bound(vae.model, vae.guide, x, num_particles=1000, seed=0).elbo}
+    elbos = {"encoder": pv.bound(vae.model, vae.guide, x, num_samples=1000, seed=0).elbo}
     families: dict[str, Any] = {"diagonal normal": "diagonal_normal", "full normal": "full_normal", "flow": flow}
     for name, family in families.items():
-        local = pv.fit_local(vae.model, family, x, start=vae.guide, max_steps=options.max_steps, seed=0, progress=None)
+        local = pv.fit_local(vae.model, vae.guide, x, family=family, max_steps=options.max_steps, seed=0, progress=None)
         print(f"\n{name}\n{local}")
         (site,) = local.posterior
         columns[name], elbos[name] = site(), local.elbo

@@ -63,13 +63,14 @@ def main() -> None:
             data=options.data,
             binarize=options.binarize,
             progress=None,
+            seed=0,
         )
     )
     torch.manual_seed(options.seed)
     shown = x[:20]
     figure = pv.plots.reconstructions(shown, vae.reconstruct(shown))
     print(pv.plots.save(figure, options.pictures / f"vae_{options.data}_reconstructions.png"))
-    figure = pv.plots.image_grid(vae.sample(64))
+    figure = pv.plots.image_grid(vae.sample(64, mean=True))
     print(pv.plots.save(figure, options.pictures / f"vae_{options.data}_samples.png"))
 
 

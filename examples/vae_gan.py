@@ -82,7 +82,7 @@ def main() -> None:
         critic = partial(Critic, hidden=(256, options.hidden), channels=channels)
         history, objective = fit_objective(vae, data.train.x, name, OBJECTIVES[name], critic, options)
         samples = draw(vae, objective, options.num_samples)
-        found = pv.sample_quality(test, samples, net)
+        found = pv.sample_quality(test, samples, net, seed=0)
         s = found.samples
         figures = (s.frechet, s.precision, s.recall, s.density, s.coverage, s.ms_ssim, s.sharpness)
         elbo = pv.bound(vae.model, vae.guide, test[:1000], seed=0).mean
@@ -102,8 +102,8 @@ def draw(vae: Any, objective: Any, n: int) -> torch.Tensor:
     """Means of the model's samples, with averaged weights where there are any."""
     if getattr(objective, "averages", None):
         with objective.averaged():
-            return vae.sample(n).clamp(0, 1)
-    return vae.sample(n).clamp(0, 1)
+            return vae.sample(n, mean=True).clamp(0, 1)
+    return vae.sample(n, mean=True).clamp(0, 1)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def train(mixture: Mixture, elbo: str, options: argparse.Namespace) -> Tensor:
     # compiling takes as long as a few thousand of these small steps
     train_on_draws(pair, objective, draw, options, compile=options.steps >= 2000)
     with pyro.validation_enabled(False):
-        return pv.sample(pair.model, torch.zeros(2500, runs, mixture.dim))
+        return pv.sample(pair.model, torch.zeros(2500, runs, mixture.dim), mean=True)
 
 
 def main() -> None:

@@ -131,12 +131,12 @@ def main() -> None:
             critic = partial(Critic, hidden=(256, 128), channels=())
             # networks this small do not need a GPU
             history, objective = fit_objective(vae, data.train.x, name, OBJECTIVES[name], critic, options, device="cpu")
-            report = pv.latent_report(vae.model, vae.guide, test, num_samples=2)
+            report = pv.latent_report(vae.model, vae.guide, test, num_samples=2, seed=0)
             above, below = marginal_kls(vae, data.train.x, test[:2000])
             seen = classifier_bound(vae, data.train.x, test, 2 * options.steps, options.seed)
             elbo = pv.bound(vae.model, vae.guide, test, seed=0).mean
-            made = vae.sample(1000).clamp(0, 1)
-            quality = pv.sample_quality(data.test.x[:2000], made, net).samples
+            made = vae.sample(1000, mean=True).clamp(0, 1)
+            quality = pv.sample_quality(data.test.x[:2000], made, net, seed=0).samples
             values = [
                 f"{elbo:.1f}",
                 f"{report.kl:.2f}",

@@ -54,7 +54,7 @@ def train(pair: Any, data: Any, elbo: str, epochs: int, options: argparse.Namesp
 
 def bits(pair: Any, x: Tensor) -> tuple[float, float]:
     """Bits per dimension of the message, and of its first part."""
-    found = pv.bound(pair.model, pair.guide, x, chunk=250, seed=0)
+    found = pv.bound(pair.model, pair.guide, x, memory=2**28, seed=0)
     per_dimension = x[0].numel() * math.log(2)
     return -found.mean / per_dimension, float(found.kl.mean()) / per_dimension
 
@@ -133,8 +133,8 @@ def main() -> None:
     total, first = bits(vae, test)
     print(f"VAE: {total:.3f} bits/dim, of which KL {first:.3f}, {course['VAE'][-1].seconds:.0f} s", flush=True)
 
-    rows = {"test": test[:8], "VQ-VAE": vq.reconstruct(test[:8]), "drawn": vq.sample(8)}
-    rows |= {"VAE": vae.reconstruct(test[:8]), "drawn ": vae.sample(8)}
+    rows = {"test": test[:8], "VQ-VAE": vq.reconstruct(test[:8]), "drawn": vq.sample(8, mean=True)}
+    rows |= {"VAE": vae.reconstruct(test[:8]), "drawn ": vae.sample(8, mean=True)}
     used = torch.bincount(vq.codes(test).flatten(), minlength=options.codes)
     figure = picture(rows, course, used / used.sum(), test[0].numel())
     print(pv.plots.save(figure, options.pictures / f"vqvae_{Path(options.data).stem}.png"))

@@ -5,6 +5,9 @@ from importlib.metadata import version
 from pyro_vae import conditionals, data, elbo, evaluate, models, nets, oracles, plots, priors
 from pyro_vae.distributed.ranks import Ranks, launch
 from pyro_vae.evaluate import (
+    AIS,
+    BDMC,
+    Importance,
     bound,
     check_estimator,
     clustering_accuracy,
@@ -39,6 +42,9 @@ from pyro_vae.training.svi import SVI
 __version__ = version("pyro-vae")
 
 __all__ = [
+    "AIS",
+    "BDMC",
+    "Importance",
     "State",
     "Epoch",
     "TrainingComparison",

@@ -64,9 +64,8 @@ def main() -> None:
             vae.model,
             vae.guide,
             data,
-            method=method.split(",")[0],
-            num_samples=options.num_samples,
-            num_temperatures=options.num_temperatures,
+            method=pv.AIS(num_temperatures=options.num_temperatures) if method == "ais" else "importance",
+            num_samples=None if method == "ais" else options.num_samples,
             seed=0,
             progress=None,
         )

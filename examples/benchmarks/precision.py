@@ -50,7 +50,7 @@ def run(kind: Any, data: Any, options: argparse.Namespace) -> tuple[float, Bound
     )
     test = data.test.head(len(data.test)).to(options.device)
     spans = [b - a for a, b in itertools.pairwise(ends)][1:]
-    return statistics.median(spans), pv.bound(nets.model, nets.guide, test, num_particles=options.particles, seed=0)
+    return statistics.median(spans), pv.bound(nets.model, nets.guide, test, num_samples=options.particles, seed=0)
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def threshold(table: Table) -> None:
         started = time.perf_counter()
         pv.fit(vae.model, vae.guide, data, epochs=epochs, batch_size=100, lr=1e-3, seed=0, progress=None)
         seconds = time.perf_counter() - started
-        elbo = pv.bound(vae.model, vae.guide, data.test.x, num_particles=10, seed=0).mean
+        elbo = pv.bound(vae.model, vae.guide, data.test.x, num_samples=10, seed=0).mean
         table.add_row(f"threshold, test ELBO, {epochs} epochs", f"{elbo:.2f}", f"{target:.2f}", f"{seconds:.0f}")
 
 
@@ -65,7 +65,7 @@ def dynamic(table: Table, epochs: int, num_samples: int) -> None:
     )
     seconds = time.perf_counter() - started
     x = data.test.x
-    elbo = pv.bound(vae.model, vae.guide, x, num_particles=10, seed=0).mean
+    elbo = pv.bound(vae.model, vae.guide, x, num_samples=10, seed=0).mean
     table.add_row(f"dynamic, test ELBO, {epochs} epochs", f"{elbo:.2f}", "", f"{seconds:.0f}")
     started = time.perf_counter()
     result = pv.log_marginal(vae.model, vae.guide, x, num_samples=num_samples, seed=0, progress=None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 from jsonargparse import Namespace
 from torch import Tensor
@@ -11,12 +12,13 @@ from torch import Tensor
 from pyro_vae.cli.console import add_data_options, add_run_options, only_leader_prints, open_run, report, say
 from pyro_vae.cli.parser import Parser
 from pyro_vae.distributed.ranks import Devices, Ranks, launch
-from pyro_vae.evaluate import log_marginal
+from pyro_vae.evaluate import Importance, log_marginal
+from pyro_vae.evaluate.marginal.methods import METHODS, Method
 from pyro_vae.runs import LoadedRun, replacing
 
 __all__ = ["run"]
 
-_MORE = ("method", "target_error", "defensive", "num_chains", "num_temperatures", "leapfrog_steps", "start")
+_OPTIONS = ("target_error", "defensive", "num_chains", "num_temperatures", "leapfrog_steps", "start")  # of methods
 
 
 def _parser() -> Parser:
@@ -37,13 +39,20 @@ def _parser() -> Parser:
         "simulated data.",
     )
     parser.add_argument(
-        "--target_error", type=float | None, default=None, help="Sample each datum until its error is this small, nats."
+        "--target_error",
+        type=float | None,
+        default=None,
+        help="Sample until each error is this small, nats (importance, prior).",
     )
-    parser.add_argument("--defensive", type=float, default=0.0, help="Share of the samples that the prior draws.")
-    parser.add_argument("--num_chains", type=int, default=16, help="Chains per datum, ais and bdmc.")
-    parser.add_argument("--num_temperatures", type=int, default=500, help="Temperatures of a chain.")
-    parser.add_argument("--leapfrog_steps", type=int, default=10, help="Leapfrog steps at each temperature.")
-    parser.add_argument("--start", type=Literal["prior", "guide"], default="prior", help="Where the chains begin.")
+    parser.add_argument("--defensive", type=float, default=0.0, help="Share of samples from the prior (importance).")
+    parser.add_argument("--num_chains", type=int, default=16, help="Chains per datum (ais, bdmc).")
+    parser.add_argument("--num_temperatures", type=int, default=500, help="Temperatures of a chain (ais, bdmc).")
+    parser.add_argument(
+        "--leapfrog_steps", type=int, default=10, help="Leapfrog steps at each temperature (ais, bdmc)."
+    )
+    parser.add_argument(
+        "--start", type=Literal["prior", "guide"], default="prior", help="Where chains begin (ais, bdmc)."
+    )
     parser.add_argument(
         "--devices",
         type=Devices,
@@ -60,14 +69,30 @@ def run(name: str, words: Sequence[str], command: str) -> None:
     """Rebuild a run and report its figures."""
     parser = _parser()
     options = parser.read(words)
+    method = _method(parser, options)
     ranks = launch(options.devices, options.num_nodes, device=options.device)
     if ranks.device is not None:
         options.device = str(ranks.device)
     with only_leader_prints(ranks):
-        _evaluate(*open_run(options), parser, options, ranks)
+        _evaluate(*open_run(options), method, options, ranks)
 
 
-def _evaluate(loaded: LoadedRun, args: tuple[Tensor, ...], parser: Parser, options: Namespace, ranks: Ranks) -> None:
+def _method(parser: Parser, options: Namespace) -> Method:
+    """The method that the options describe.
+
+    Raises:
+        ValueError: If an option is not of this method.
+    """
+    given = {name: options[name] for name in _OPTIONS if options[name] != parser.get_default(name)}
+    method = METHODS[options.method]
+    for name in given:
+        if not hasattr(method, name):
+            others = ", ".join(other for other, kind in METHODS.items() if hasattr(kind, name))
+            raise ValueError(f"--{name} is no option of --method {options.method}, but of {others}")
+    return replace(method, **given)
+
+
+def _evaluate(loaded: LoadedRun, args: tuple[Tensor, ...], method: Method, options: Namespace, ranks: Ranks) -> None:
     report(
         loaded,
         args,
@@ -77,18 +102,17 @@ def _evaluate(loaded: LoadedRun, args: tuple[Tensor, ...], parser: Parser, optio
         progress=options.progress,
         ranks=ranks,
     )
-    more: dict[str, Any] = {name: options[name] for name in _MORE}
-    if all(more[name] == parser.get_default(name) for name in ("method", "target_error", "defensive")):
+    if method == METHODS["importance"]:
         return
     result = log_marginal(
         loaded.model,
         loaded.guide,
         *args,
-        num_samples=options.num_samples,
+        method=method,
+        num_samples=options.num_samples if isinstance(method, Importance) else None,
         seed=options.seed,
         progress=options.progress,
         ranks=ranks,
-        **more,
     )
     if not ranks.leads:
         return

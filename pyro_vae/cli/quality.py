@@ -52,6 +52,7 @@ def run(name: str, words: Sequence[str], command: str) -> None:
             training,
             labels.to(loaded.device),
             steps=options.feature_steps,
+            seed=0,  # the features of a run are the same for all samples
             path=loaded.path / "features.safetensors",
             progress=options.progress,
         )

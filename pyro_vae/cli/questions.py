@@ -41,9 +41,7 @@ QUESTIONS = {
     "compare-elbos": Question(
         "Compare ELBO estimators on a trained run: bound, gradient bias, variance and signal, time, memory. The table "
         "is also written to estimators.csv and estimators.json in the run directory, with a picture.",
-        lambda model, guide, x, *args, estimators, **options: compare_elbos(
-            model, guide, x, estimators, args=args, **options
-        ),
+        compare_elbos,
         [],
         num_data=256,
         files="estimators",
@@ -65,11 +63,12 @@ QUESTIONS = {
         "Fit a posterior to each datum by itself and split what the guide of a trained run loses against log p(x): "
         "into what its family of distributions costs, and what amortisation costs. The figures are also written to "
         "gaps.csv and gaps.json in the run directory, with a picture.",
-        inference_gaps,
-        ["num_samples"],
+        lambda *pair, ais, **options: inference_gaps(*pair, method="ais" if ais else None, **options),
+        [],
         num_data=100,
         files="gaps",
         options={
+            "num_samples": {"type": int, "default": 5000, "help": "Draws per datum for the bounds and log p(x)."},
             "families": {
                 "type": list[str],
                 "default": ["diagonal_normal"],

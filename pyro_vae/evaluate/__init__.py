@@ -18,6 +18,7 @@ from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.local.result import InferenceGaps
 from pyro_vae.evaluate.marginal.brackets import BidirectionalBounds
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
+from pyro_vae.evaluate.marginal.methods import AIS, BDMC, Importance
 from pyro_vae.evaluate.marginal.posterior import posterior_samples
 from pyro_vae.evaluate.marginal.repairs import LogMarginalRepair, repair
 from pyro_vae.evaluate.marginal.result import LogMarginal
@@ -32,6 +33,9 @@ from pyro_vae.evaluate.representation.traversals import attribute_vector, embed,
 from pyro_vae.evaluate.summary import Summary, summarize
 
 __all__ = [
+    "AIS",
+    "BDMC",
+    "Importance",
     "Bound",
     "BidirectionalBounds",
     "CheckLine",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,11 +11,13 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from pyro_vae.elbo.estimators.terms import elbo_terms
-from pyro_vae.pair.arguments import check_data, slices, take
+from pyro_vae.elbo.estimators.terms import ElboTerms, elbo_terms
+from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
 from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.planning import data_that_fit
+from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.support.pictures import drawable, histogram, without_math
-from pyro_vae.support.random import fork_rng
+from pyro_vae.support.random import seeded
 from pyro_vae.support.results import Result
 from pyro_vae.support.statistics import standard_error
 from pyro_vae.support.tables import indexed_rows, new_table
@@ -94,11 +94,11 @@ class Bound(Result):
 
 
 def bound(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
+    model: Program,
+    guide: Program,
     *args: Any,
-    num_particles: int = 1,
-    chunk: int = 1000,
+    num_samples: int = 1,
+    memory: int | None = None,
     seed: int | None = None,
     **kwargs: Any,
 ) -> Bound:
@@ -108,25 +108,31 @@ def bound(
         model, guide: The pair.
         *args: The data `x` of shape `(N, ...)`, then whatever else the pair takes, also by keyword; tensors with N rows
             are per-datum.
-        num_particles: Draws from the guide to average over (one run of the pair each).
-        chunk: Data per run. A pair with parameters of its own for each datum needs them all in one.
-        seed: Draw the noise from this seed and leave torch's generators as they were, so that two calls share their
-            noise.
+        num_samples: Draws from the guide to average over (one run of the pair each).
+        memory: Bytes that the intermediate tensors of a run may take, about, which sets how many data run at once.
+            Default: a thousand data. A pair with parameters of its own for each datum gets them all in one run.
+        seed: A number makes the call reproducible and leaves torch's generators as they were, so that two calls share
+            their noise. None continues the generators' stream.
 
     Raises:
         ValueError: If the pair has no ELBO per datum, because a site stands outside the plate over the data.
+        TypeError: For a keyword that neither this call nor the pair knows.
     """
     n = check_data(args)
+    check_keywords(bound, kwargs, model, guide)
     args = beside_networks(args, model, guide)
-    if num_particles < 1 or chunk < 1:
-        raise ValueError(f"num_particles and chunk must be at least 1, got {num_particles} and {chunk}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+
+    def run(some: Data) -> ElboTerms:
+        return elbo_terms(model, guide, *some[0], **some[1])
+
+    data = args, kwargs
     likelihoods: list[Tensor] = []
     kls: dict[str, list[Tensor]] = {}
-    noise = nullcontext() if seed is None else fork_rng(seed)
-    with torch.no_grad(), eval_mode(model, guide), noise:
-        for start, stop in slices(n, chunk):
-            rows, named = take(args, kwargs, start, stop)
-            runs = [elbo_terms(model, guide, *rows, **named) for _ in range(num_particles)]
+    with torch.no_grad(), eval_mode(model, guide), seeded(seed):
+        for start, stop in slices(n, data_that_fit(run, data, memory)):
+            runs = [run(take(*data, start, stop)) for _ in range(num_samples)]
             likelihoods.append(torch.stack([r.log_likelihood for r in runs]).mean(0))
             for name in runs[0].kl:
                 kls.setdefault(name, []).append(torch.stack([r.kl[name] for r in runs]).mean(0))

@@ -2,62 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.pair.arguments import check_data
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.arguments import check_data, check_keywords, unwrapped
+from pyro_vae.pair.networks import beside_networks, eval_mode, modules_of
+from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.stand_in import OnlyLength, only_length
 from pyro_vae.pair.tracing import Site, sample_sites, trace_pair
+from pyro_vae.support.random import seeded
 
 __all__ = ["choose_observed", "mean_of", "reconstruct", "sample"]
 
 
 def reconstruct(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
+    model: Program,
+    guide: Program,
     *args: Any,
     site: str | None = None,
     mean: bool = True,
+    seed: int | None = None,
     **kwargs: Any,
 ) -> Tensor:
     """The mean of the observed site at one draw of the latents from the guide, or a draw from it with `mean=False`.
+
+    The mean is what reconstructions show: how well the latents stand for the data, without the likelihood's noise.
 
     Args:
         model, guide: The pair.
         *args, **kwargs: The data `x` of shape `(N, ...)`, then whatever else the pair takes.
         site: Which observed site, if there are several. Default: the first of the shape of `x`, else the first.
         mean: False where the distribution has no mean, as a categorical one over labels.
+        seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
+            stream.
 
     Raises:
         ValueError: If there is no such site, or it has no mean.
+        TypeError: For a keyword that neither this call nor the pair knows.
     """
     check_data(args)
+    check_keywords(reconstruct, kwargs, model, guide)
     args = beside_networks(args, model, guide)
-    with torch.no_grad(), eval_mode(model, guide):
+    with torch.no_grad(), eval_mode(model, guide), seeded(seed):
         traces = trace_pair(model, guide, args, kwargs)
         observed = {name: traces.model.nodes[name] for name in traces.observed}
         name, chosen = choose_observed(observed, site, args[0])
         return mean_of(name, chosen) if mean else chosen["fn"].sample()
 
 
-def sample(model: Callable[..., Any], *args: Any, site: str | None = None, mean: bool = True, **kwargs: Any) -> Tensor:
-    """As many samples from the model as `args[0]` has rows: the means at latents from the prior, or full draws.
+def sample(
+    model: Program,
+    x: int | Tensor,
+    *args: Any,
+    site: str | None = None,
+    mean: bool = False,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """Data drawn from the model: latents from the prior, and draws of the observed site, or its means at these latents.
 
-    The observed values in `args` serve only for their shape, unless the model conditions on them otherwise. `site`,
-    `mean` and the errors are those of `reconstruct`.
+    Args:
+        model: The model.
+        x: How many. Or a tensor with as many rows, where the model looks at more of its data than their number: its
+            values serve only for their shape, unless the model conditions on them otherwise.
+        *args, **kwargs: Whatever else the model takes, of as many rows: labels, say.
+        site: Which observed site, if there are several. Default: the first of the shape of the data, else the first.
+        mean: The means of p(x|z) in place of draws from it: smoother than any datum.
+        seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
+            stream.
+
+    Raises:
+        ValueError: If there is no such site, if it has no mean, or if a number came and the model looks at more.
+        TypeError: For a keyword that neither this call nor the model knows.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(64, latent_dim=3)
+        >>> sample(vae.model, 5, seed=0).unique()
+        tensor([0., 1.])
     """
-    check_data(args)
-    args = beside_networks(args, model)
-    with torch.no_grad(), eval_mode(model):
-        trace = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
+    check_keywords(sample, kwargs, model)
+    if isinstance(x, int):
+        data, others = _blank(model, x), beside_networks(args, model)
+    else:
+        check_data((x,))
+        moved = beside_networks((x, *args), model)
+        data, others = moved[0], moved[1:]
+    with torch.no_grad(), eval_mode(model), seeded(seed), only_length():
+        trace = poutine.trace(poutine.uncondition(model)).get_trace(data, *others, **kwargs)
         # `uncondition` turns observed sites into latent ones, and remembers that it did
         observed = {name: s for name, s in sample_sites(trace) if s["infer"].get("was_observed")}
-        name, chosen = choose_observed(observed, site, args[0])
+        name, chosen = choose_observed(observed, site, data)
         return mean_of(name, chosen) if mean else chosen["value"]
+
+
+def _blank(model: Program, num: int) -> Tensor:
+    """Data to run a model on that shall make some: of the shape that its system names, or of unknown shape."""
+    if num < 1:
+        raise ValueError(f"the number of samples must be at least 1, got {num}")
+    program = unwrapped(model)
+    shape = getattr(getattr(program, "__self__", program), "data_shape", None)
+    parameter = next((p for net in modules_of(model).values() for p in net.parameters()), None)
+    device = None if parameter is None else parameter.device
+    return OnlyLength(num, device) if shape is None else torch.zeros(num, *shape, device=device)
 
 
 def choose_observed(observed: dict[str, Site], name: str | None, x: Tensor) -> tuple[str, Site]:
@@ -65,7 +115,10 @@ def choose_observed(observed: dict[str, Site], name: str | None, x: Tensor) -> t
     if not observed:
         raise ValueError("the model observes no site: there is nothing to generate; observe one with obs=")
     if name is None:
-        name = next((n for n, site in observed.items() if site["value"].shape == x.shape), next(iter(observed)))
+        first = next(iter(observed))
+        if not isinstance(x, OnlyLength):
+            first = next((n for n, site in observed.items() if site["value"].shape == x.shape), first)
+        name = first
     elif name not in observed:
         raise ValueError(f"site {name!r} is not observed by the model; observed are {', '.join(observed)}")
     return name, observed[name]

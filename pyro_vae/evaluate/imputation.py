@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,14 +12,16 @@ from torch import Tensor
 
 from pyro_vae.elbo.objectives.missing import INCOMPLETE, with_missing
 from pyro_vae.evaluate.generate import mean_of
-from pyro_vae.pair.arguments import check_data, slices, take
+from pyro_vae.pair.arguments import check_data, check_keywords, take
 from pyro_vae.pair.networks import beside_networks, eval_mode
-from pyro_vae.pair.particles import default_memory, joint_log_weight, particles_agree, row_bytes, warn_not_vectorized
+from pyro_vae.pair.particles import Particles, joint_log_weight
+from pyro_vae.pair.planning import plan_for, rows_that_fit
 from pyro_vae.pair.plates import data_plate
+from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, sample_sites, trace_pair
 from pyro_vae.support.pictures import displayable, histogram
 from pyro_vae.support.progress import progress_bar
-from pyro_vae.support.random import fork_rng
+from pyro_vae.support.random import seeded
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import new_table
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Imputation", "impute"]
-
-Program = Callable[..., Any]
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,7 +106,7 @@ def impute(
     *args: Any,
     mask: Tensor | None = None,
     num_samples: int = 1000,
-    num_draws: int = 0,
+    num_imputations: int = 0,
     mean: bool = True,
     site: str | None = None,
     memory: int | None = None,
@@ -131,16 +130,19 @@ def impute(
         *args, **kwargs: What else the pair takes; tensors with N rows are per-datum.
         mask: `(N, ...)` of booleans, True where a value is known.
         num_samples: Importance samples per datum, K.
-        num_draws: Multiple imputations, M.
+        num_imputations: Completed copies of the data to draw, M (multiple imputation). They are picked from the K
+            samples, so that K should be larger by far.
         mean: False where the distribution has no mean, as a categorical one over labels.
         site: Which observed site x is. Default: the first of the shape of x.
         memory: Bytes that intermediate tensors may take, about.
-        seed: Draw the noise from this seed and leave torch's generators as they were.
-        progress: Show a bar: True, False, or None (only in a terminal).
+        seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
+            stream.
+        progress: Show a bar: True, False, or None (in a terminal or a notebook).
 
     Raises:
         ValueError: If nothing is missing, if the elements of the site are not independent, if a site stands outside
             the plate over the data, or if a weight is NaN.
+        TypeError: For a keyword that neither this call nor the pair knows.
 
     Reference: Mattei and Frellsen 2019, arXiv 1812.02633, section 4.
 
@@ -148,42 +150,39 @@ def impute(
         >>> import pyro_vae as pv
         >>> vae = pv.VAE(4, latent_dim=2, likelihood="normal")
         >>> x = torch.tensor([[0.1, float("nan"), 0.3, 0.4]])
-        >>> pv.impute(vae.model, vae.guide, x, num_samples=10, num_draws=3).draws.shape
+        >>> pv.impute(vae.model, vae.guide, x, num_samples=10, num_imputations=3).draws.shape
         torch.Size([3, 1, 4])
     """
     n = check_data((x,))
+    check_keywords(impute, kwargs, model, guide)
     mask = ~x.isnan() if mask is None else mask
-    if num_samples < 1 or num_draws < 0:
-        raise ValueError(f"num_samples must be at least 1 and num_draws at least 0, got {num_samples}, {num_draws}")
+    if num_samples < 1 or num_imputations < 0:
+        raise ValueError(
+            f"num_samples must be at least 1 and num_imputations at least 0, got {num_samples}, {num_imputations}"
+        )
     if mask.dtype == torch.bool and bool(mask.all()):
         raise ValueError("no value of x is missing: mark them with NaN, or give mask= with False where one is missing")
     incomplete = with_missing(model, guide, site=site)
-    data = beside_networks((x, mask, *args), model, guide)
+    data = beside_networks((x, mask, *args), model, guide), kwargs
     means, scales, draws, sizes = [], [], [], []
-    with torch.no_grad(), eval_mode(model, guide), fork_rng(seed) if seed is not None else nullcontext():
-        few = take(data, kwargs, 0, min(n, 5))
-        vectorize = particles_agree(*incomplete, few[0], **few[1])
-        if not vectorize:
-            warn_not_vectorized()
-        probe = 2 if vectorize else None
-        bytes_each = row_bytes(
-            lambda: trace_pair(*incomplete, *few, num_particles=probe), (probe or 1) * len(few[0][0])
+    with torch.no_grad(), eval_mode(model, guide), seeded(seed):
+        plan = plan_for(*incomplete, data)
+        probe = 2 if plan.particles.vectorize else None
+        rows = rows_that_fit(
+            lambda: trace_pair(*incomplete, *plan.few, num_particles=probe, nesting=plan.particles.nesting),
+            (probe or 1) * len(plan.few[0][0]),
+            data[0][0].device,
+            memory,
         )
-        rows = max(1, (memory or default_memory(data[0].device)) // (bytes_each * num_samples))
         with progress_bar("imputation", n, progress) as advance:
-            for start, stop in slices(n, rows):
-                some, named = take(data, kwargs, start, stop)
-                runs = [
-                    trace_pair(*incomplete, some, named, num_particles=num_samples if vectorize else None)
-                    for _ in range(1 if vectorize else num_samples)
-                ]
-                found = _Weighted(runs, some[0], some[1], start)
+            for start, stop in plan.pieces(rows, num_samples):
+                found = _draw(incomplete, take(*data, start, stop), num_samples, plan.particles, start)
                 sizes.append(found.ess)
                 if mean:
                     one, spread = found.moments()
                     means.append(one)
                     scales.append(spread)
-                draws.append(found.resample(num_draws))
+                draws.append(found.resample(num_imputations))
                 advance(stop - start)
     device = x.device  # of the data that came, wherever the networks are
     return Imputation(
@@ -194,6 +193,14 @@ def impute(
         ess=torch.cat(sizes).to(device),
         num_samples=num_samples,
     )
+
+
+def _draw(pair: tuple[Program, Program], data: Data, num_samples: int, how: Particles, start: int) -> _Weighted:
+    """The importance samples of some data, the first of which has the number `start`."""
+    args, kwargs = data
+    count, runs = (num_samples, 1) if how.vectorize else (None, num_samples)
+    traces = [trace_pair(*pair, args, kwargs, num_particles=count, nesting=how.nesting) for _ in range(runs)]
+    return _Weighted(traces, args[0], args[1], start)
 
 
 class _Weighted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,8 +13,10 @@ from rich.table import Table
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.evaluate.bounds import bound
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.pair.arguments import check_data, take
+from pyro_vae.pair.arguments import check_data, check_keywords
 from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.planning import few_or_all
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import trace_pair
 from pyro_vae.support.pictures import drawable
 from pyro_vae.support.random import fork_rng
@@ -119,41 +120,48 @@ class Summary(Result):
 
 
 def summarize(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
+    model: Program,
+    guide: Program,
     *args: Any,
     num_samples: int = 1000,
-    num_particles: int = 1,
-    seed: int | None = 0,
+    num_elbo_samples: int = 1,
+    memory: int | None = None,
+    seed: int | None = None,
     progress: bool | None = False,
     data: str = "",
     binarize: str = "",
     ranks: Ranks | None = None,
+    **kwargs: Any,
 ) -> Summary:
     """ELBO, reconstruction, KL and importance-sampled log p(x) of `args[0]`, for any pair.
 
     Args:
         model, guide: The pair.
-        *args: The data `x` of shape `(N, ...)`, then whatever else the pair takes.
+        *args, **kwargs: The data `x` of shape `(N, ...)`, then whatever else the pair takes.
         num_samples: Importance samples per datum for log p(x).
-        num_particles: Draws per datum for the ELBO.
-        seed: Of the noise; torch's generators are left as they were.
+        num_elbo_samples: Draws per datum for the ELBO.
+        memory: Bytes that intermediate tensors may take, about.
+        seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
+            stream.
         progress: Show a bar.
         data, binarize: Names to record with the figures.
         ranks: The processes to share the work of log p(x) with, see `log_marginal`.
 
     Raises:
         ValueError: If the pair has no log-probability per datum (see `log_marginal`), or observes nothing.
+        TypeError: For a keyword that neither this call nor the pair knows.
     """
     check_data(args)
+    check_keywords(summarize, kwargs, model, guide)
     args = beside_networks(args, model, guide)
     with torch.no_grad(), eval_mode(model, guide), fork_rng():
-        traces = trace_pair(model, guide, *take(args, {}, 0, 1))
+        traces, few, _ = few_or_all(lambda some: trace_pair(model, guide, *some), (args, kwargs))
     observed = [traces.model.nodes[name] for name in traces.observed]
     if not observed:
         raise ValueError("the model observes no site: it says nothing about data; observe one with obs=")
-    marginal = log_marginal(model, guide, *args, num_samples=num_samples, seed=seed, progress=progress, ranks=ranks)
-    figures = bound(model, guide, *args, num_particles=num_particles, seed=seed).to_dict()
+    options: dict[str, Any] = {"memory": memory, "seed": seed, **kwargs}
+    marginal = log_marginal(model, guide, *args, num_samples=num_samples, progress=progress, ranks=ranks, **options)
+    figures = bound(model, guide, *args, num_samples=num_elbo_samples, **options).to_dict()
     return Summary(
         elbo=figures["elbo"],
         log_likelihood=figures["log_likelihood"],
@@ -161,7 +169,7 @@ def summarize(
         log_prob=marginal.mean,
         log_prob_error=marginal.mean_error,
         log_prob_sampling_error=marginal.sampling_error,
-        num_dims=sum(site["value"].numel() for site in observed),
+        num_dims=sum(site["value"].numel() for site in observed) // len(few[0][0]),
         density=any(not site["fn"].support.is_discrete for site in observed),
         ess_median=float(marginal.ess.median()),
         num_samples=num_samples,

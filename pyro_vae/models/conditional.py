@@ -107,8 +107,8 @@ class ConditionalVAE(VAE):
         return self.likelihood(self.decoder(_beside(z, self._given(condition, z.shape[-2]))))
 
     @torch.no_grad()
-    def sample(self, n: int, *, mean: bool = True, condition: Tensor | None = None) -> Tensor:
-        """`(n, *data_shape)`, one for each of n conditions: the means of p(x|z, c), or draws with `mean=False`."""
+    def sample(self, n: int, *, mean: bool = False, condition: Tensor | None = None) -> Tensor:
+        """`(n, *data_shape)`, drawn for each of n conditions, or the means of p(x|z, c) with `mean=True`."""
         c = self._given(condition, n)
         p = self.likelihood(self.decoder(_beside(self.prior_family(self.prior_net(c)).sample(), c)))
         return p.mean if mean else p.sample()

@@ -101,8 +101,8 @@ class HierarchicalVAE(VAE):
         return self.normals[i](self.down[i](z))
 
     @torch.no_grad()
-    def sample(self, n: int, *, mean: bool = True) -> Tensor:
-        """`(n, *data_shape)` from the model: the means of p(x|z1), or draws with `mean=False`."""
+    def sample(self, n: int, *, mean: bool = False) -> Tensor:
+        """`(n, *data_shape)` drawn from the model, or the means of p(x|z1) with `mean=True`."""
         if n < 1:
             raise ValueError(f"sample({n}): expected at least 1")
         z = self.prior().sample((n,))

@@ -143,8 +143,8 @@ class SemiSupervisedVAE(VAE):
         return self.likelihood(self.features(z, one_hot))
 
     @torch.no_grad()
-    def sample(self, n: int, y: Tensor | None = None, *, mean: bool = True) -> Tensor:
-        """`(n, *data_shape)` from the prior, of the classes `y`, `(n,)`, or of classes drawn from p(y)."""
+    def sample(self, n: int, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
+        """`(n, *data_shape)` drawn from the prior, or means, of the classes `y`, `(n,)`, or of classes from p(y)."""
         if n < 1:
             raise ValueError(f"sample({n}): expected at least 1")
         one_hot = self.label_prior().sample((n,)) if y is None else self._one_hot(y).expand(n, -1)

@@ -21,7 +21,7 @@ class TextVAE(VAE):
         q(z \mid x) = \mathrm{posterior}(\mathrm{GRU}(x))
 
     The likelihood is a distribution over whole rows: `pv.log_marginal` gives log p of each sentence, and
-    `pv.sample(mean=False)` writes new ones. A decoder that sees the words before can do without z, and then z says
+    `pv.sample(vae.model, 10)` writes new ones. A decoder that sees the words before can do without z, and then z says
     nothing (posterior collapse): `word_dropout` hides some of these words while training, and free bits
     (`elbo=pv.elbo.FreeBits(bits=...)`) or a warm-up keep the KL from vanishing; `pv.latent_report` shows whether it
     has. With dropout, the training loss is that of a model that sees less; in evaluation mode nothing is dropped.
@@ -75,8 +75,8 @@ class TextVAE(VAE):
         )
 
     @torch.no_grad()
-    def fill(self, x: Tensor, missing: Tensor, *, num_samples: int = 200, num_draws: int = 1) -> Tensor:
-        """Rows with their missing words drawn given all others, those that follow included: `(num_draws, N, length)`.
+    def fill(self, x: Tensor, missing: Tensor, *, num_samples: int = 200, num_imputations: int = 1) -> Tensor:
+        """Rows with their missing words drawn given all others, those that follow included, `(M, N, length)`.
 
         Importance sampling as the words are written: z from the guide, which sees "unknown" where a word is missing;
         missing words from the decoder; weights from what is known; then draws from the weighted rows. Exact as
@@ -87,7 +87,7 @@ class TextVAE(VAE):
             x: Rows `(N, length)`; what stands in the place of a missing word does not matter.
             missing: `(N, length)` of booleans.
             num_samples: Weighted rows for each datum.
-            num_draws: Rows drawn from them.
+            num_imputations: Rows drawn from them, M.
 
         Raises:
             ValueError: If the shapes differ, or something is missing after the end of a row.
@@ -114,7 +114,7 @@ class TextVAE(VAE):
             of_known = logits.gather(-1, rows[..., t : t + 1]).squeeze(-1).masked_fill(rows[..., t] == PAD, 0.0)
             log_w = log_w + torch.where(missing[:, t], some_word, of_known)
             token = rows[..., t].reshape(-1, 1)
-        index = torch.multinomial(log_w.T.softmax(1), num_draws, replacement=True).T  # (num_draws, N)
+        index = torch.multinomial(log_w.T.softmax(1), num_imputations, replacement=True).T  # (M, N)
         return rows[index, torch.arange(len(x), device=x.device)]
 
     @property

@@ -106,8 +106,8 @@ class VAE(Named, nn.Module, Pair):
         return self.likelihood(self.decoder(z))
 
     @torch.no_grad()
-    def sample(self, n: int, *, mean: bool = True) -> Tensor:
-        """`(n, *data_shape)` from the prior: the means of p(x|z), or draws with `mean=False`."""
+    def sample(self, n: int, *, mean: bool = False) -> Tensor:
+        """`(n, *data_shape)` drawn from the prior, or the means of p(x|z) with `mean=True`."""
         if n < 1:
             raise ValueError(f"sample({n}): expected at least 1")
         p = self.decode(self.prior_distribution().sample((n,)))

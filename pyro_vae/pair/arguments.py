@@ -1,13 +1,83 @@
-"""Work over data and particles cut to a memory budget."""
+"""The arguments of a pair: which keywords it knows, which tensors are per-datum, and how these are cut."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
 
-__all__ = ["check_data", "map_rows", "slices", "take"]
+from pyro_vae.pair.protocol import Data, Program
+
+__all__ = ["check_data", "check_keywords", "map_rows", "slices", "take", "unwrapped"]
+
+
+def check_keywords(
+    question: Callable[..., Any],
+    keywords: Mapping[str, Any],
+    *programs: Program | None,
+    hints: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse a keyword that is left over from a call's own options, unless all of the programs take it.
+
+    A program whose signature has `**kwargs`, or cannot be read, takes everything.
+
+    Args:
+        question: The function that was called, whose keywords are suggested.
+        keywords: What is left over, for the pair.
+        programs: The model and the guide, or one of them; None is passed over.
+        hints: What to do instead, by keyword.
+
+    Raises:
+        TypeError: Naming the nearest keyword that is known.
+    """
+    if not keywords:
+        return
+    known = [_keywords_of(program) for program in programs if program is not None]
+    for name in keywords:
+        if all(names is None or name in names for names in known):
+            continue
+        options = [p.name for p in inspect.signature(question).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        if hints is not None and name in hints:
+            advice = hints[name]
+        else:
+            near = difflib.get_close_matches(name, [*options, *(n for names in known for n in names or ())], n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(options)}"
+        raise TypeError(
+            f"{question.__name__}() got the keyword {name!r}, which is none of its options and which "
+            f"{'the pair does' if len(known) > 1 else 'the program does'} not take: {advice}"
+        )
+
+
+def _keywords_of(program: Program) -> set[str] | None:
+    """The keywords that a program takes, None for any."""
+    program = unwrapped(program)
+    if isinstance(program, nn.Module):
+        program = program.forward
+    try:
+        parameters = inspect.signature(program).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+
+def unwrapped(program: Program) -> Program:
+    """The user's own program inside Pyro's handlers."""
+    while True:
+        if isinstance(program, functools.partial) and program.args and isinstance(program.args[0], Messenger):
+            program = program.args[1]
+        elif isinstance(program, functools.partial) and isinstance(program.func, functools.partial):
+            program = program.func
+        elif not isinstance(program, nn.Module) and hasattr(program, "msngr") and hasattr(program, "fn"):
+            program = program.fn  # a trace handler
+        else:
+            return program
 
 
 def check_data(args: tuple[Any, ...]) -> int:
@@ -20,16 +90,12 @@ def check_data(args: tuple[Any, ...]) -> int:
     return len(args[0])
 
 
-def take(
-    args: tuple[Any, ...], kwargs: dict[str, Any], start: int, stop: int
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def take(args: tuple[Any, ...], kwargs: dict[str, Any], start: int, stop: int) -> Data:
     """Rows `start:stop` of every per-datum tensor among a pair's arguments; others pass unchanged."""
     return map_rows(lambda a: a[start:stop], args, kwargs)
 
 
-def map_rows(
-    change: Callable[[Tensor], Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def map_rows(change: Callable[[Tensor], Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Data:
     """A pair's arguments with every per-datum tensor among them changed."""
     n = len(args[0])
 

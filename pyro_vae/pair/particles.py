@@ -3,21 +3,67 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
+from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, log_prob, plate_nesting, sample_sites, trace_pair
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["default_memory", "joint_log_weight", "log_weights", "particles_agree", "row_bytes", "warn_not_vectorized"]
+__all__ = [
+    "Particles",
+    "joint_log_weight",
+    "log_weights",
+    "particles_agree",
+    "particles_of",
+    "warn_not_vectorized",
+]
+
+
+@dataclass(frozen=True)
+class Particles:
+    """How several particles of a pair run.
+
+    Attributes:
+        vectorize: Together, in one more plate to the left of the pair's own; else one at a time.
+        nesting: The number of batch dimensions of the pair.
+    """
+
+    vectorize: bool
+    nesting: int
+
+
+def particles_of(model: Program, guide: Program, data: Data, vectorize: bool | None = None) -> Particles:
+    """How the particles of a pair run; the random generators stay as they were.
+
+    Args:
+        model, guide: The pair.
+        data: What it takes.
+        vectorize: True or False decides it. None tries whether the densities are the same, and warns if not.
+    """
+    args, kwargs = data
+    if vectorize is None:
+        vectorize = particles_agree(model, guide, args, **kwargs)
+        if not vectorize:
+            warn_not_vectorized()
+    with torch.no_grad(), fork_rng():
+        plain = trace_pair(model, guide, args, kwargs)
+    return Particles(vectorize, plate_nesting(plain.model, plain.guide))
+
+
+def warn_not_vectorized() -> None:
+    """Say once that particles run one at a time."""
+    warnings.warn(
+        "the pair does not give the same densities with a leading particle dimension, so particles run one at a time, "
+        "which is slower: let networks map (*, in) to (*, out)",
+        stacklevel=4,
+    )
 
 
 def joint_log_weight(traces: PairTrace, plate: DataPlate) -> Tensor:
@@ -28,7 +74,7 @@ def joint_log_weight(traces: PairTrace, plate: DataPlate) -> Tensor:
     return sum(terms, start=torch.zeros(()))
 
 
-def particles_agree(model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], **kwargs: Any) -> bool:
+def particles_agree(model: Program, guide: Program, args: tuple[Any, ...], **kwargs: Any) -> bool:
     """Whether the pair computes the same densities with a leading particle dimension as without.
 
     Two particles are drawn together, then each is replayed alone. Networks that reject a leading dimension raise
@@ -61,8 +107,8 @@ def particles_agree(model: Callable[..., Any], guide: Callable[..., Any], args: 
 
 
 def log_weights(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
+    model: Program,
+    guide: Program,
     args: tuple[Any, ...],
     kwargs: dict[str, Any] | None = None,
     *,
@@ -80,45 +126,3 @@ def log_weights(
         traces = trace_pair(model, guide, args, kwargs)
         rows.append(joint_log_weight(traces, data_plate(traces, n)))
     return torch.stack(rows)
-
-
-def warn_not_vectorized(reason: str = "") -> None:
-    """Say once that particles run one at a time."""
-    warnings.warn(
-        "the pair does not give the same densities with a leading particle dimension, so particles run one at a time, "
-        "which is slower: let networks map (*, in) to (*, out)" + reason,
-        stacklevel=3,
-    )
-
-
-class _LargestTensor(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        # a view, of a weight matrix say, takes no memory of its own
-        old = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() not in old:
-                self.bytes = max(self.bytes, leaf.untyped_storage().nbytes())
-        return out
-
-
-def row_bytes(run: Callable[[], Any], rows: int) -> int:
-    """Estimated peak bytes for one row (one datum and particle) of `run`, which works on `rows` of them.
-
-    Without autograd few intermediates live at once; eight of the largest size is what dense and convolutional pairs
-    were seen to stay under.
-    """
-    with torch.no_grad(), fork_rng(), _LargestTensor() as largest:
-        run()
-    return max(1, 8 * largest.bytes // rows)
-
-
-def default_memory(device: torch.device) -> int:
-    """Bytes that an evaluation may use when nothing is said: half of a GPU's free memory, 512 MiB on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
-    return 512 * 2**20

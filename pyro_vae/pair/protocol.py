@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["Pair"]
+__all__ = ["Data", "Pair", "Program"]
+
+Program = Callable[..., Any]
+Data = tuple[tuple[Any, ...], dict[str, Any]]  # a pair's positional and keyword arguments; the N data come first
 
 
 @runtime_checkable

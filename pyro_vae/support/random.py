@@ -1,10 +1,16 @@
-"""The states of all random generators that a training may draw from."""
+"""The random generators: their states, and what a `seed` means.
+
+`seed` has one meaning in every public call. None (the default everywhere): the noise comes from torch's global
+generators, which move on, so that two calls differ and `pyro.set_rng_seed` before the first makes both reproducible. A
+number: the call draws all its noise from this seed and leaves the generators as they were, so that the same call gives
+the same result, wherever it stands.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -12,7 +18,7 @@ from torch import Tensor
 
 from pyro_vae.support.snapshots import Snapshot
 
-__all__ = ["fork_rng", "rng_state", "set_rng_state"]
+__all__ = ["fork_rng", "rng_state", "seed_or_draw", "seeded", "set_rng_state"]
 
 
 def rng_state() -> Snapshot:
@@ -47,3 +53,13 @@ def fork_rng(seed: int | None = None) -> Iterator[None]:
         if seed is not None:
             torch.manual_seed(seed)
         yield
+
+
+def seeded(seed: int | None) -> AbstractContextManager[None]:
+    """Run with the noise that `seed` stands for: see this module."""
+    return nullcontext() if seed is None else fork_rng(seed)
+
+
+def seed_or_draw(seed: int | None) -> int:
+    """The seed, for generators of a call's own; for None one that is drawn from torch's generator."""
+    return int(torch.randint(2**31, ())) if seed is None else seed

@@ -14,12 +14,13 @@ from pyro_vae.pair.networks import eval_mode
 from pyro_vae.pair.scale import DataScale
 from pyro_vae.pair.tracing import trace_pair
 from pyro_vae.support.random import fork_rng
-from pyro_vae.training.batches import HEAD, Batches, Head
+from pyro_vae.training.batches import Batches, Head
 
 __all__ = ["SEED", "Monitor"]
 
 Program = Callable[..., Any]
 
+ALL_AT_ONCE = 2**62  # bytes
 SEED = 0  # the same noise at every measurement, so that epochs differ by their weights alone
 
 
@@ -74,8 +75,8 @@ class Monitor:
         return self._ranks.size > 1 and self._scale().per_datum and not self._head.is_whole
 
     def _of_data(self, args: tuple[Any, ...]) -> tuple[float, float]:
-        chunk = len(args[0]) if self._head.is_whole else HEAD
-        result = bound(self.model, self.guide, *args, chunk=chunk, seed=self._seed)
+        memory = ALL_AT_ONCE if self._head.is_whole else None
+        result = bound(self.model, self.guide, *args, memory=memory, seed=self._seed)
         return float(result.elbo.double().sum()), float(result.log_likelihood.double().sum())
 
     def _of_total(self, args: tuple[Any, ...]) -> tuple[float, float]:

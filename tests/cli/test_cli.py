@@ -257,11 +257,14 @@ def test_evaluate_by_other_methods(capsys: pytest.CaptureFixture[str], run: str)
     words = ["evaluate", run, "--num_samples", "30", "--split", "valid", "--num_data", "4"]
     for method, text in (("prior", "30 samples each"), ("ais", "2 chains each"), ("bdmc", "<= log p(x) <=")):
         chains = ["--num_chains", "2", "--num_temperatures", "3", "--leapfrog_steps", "1"]
-        out = _ok(capsys, *words, "--method", method, *chains)
+        out = _ok(capsys, *words, "--method", method, *(chains if method != "prior" else []))
         assert text in out
         assert out.splitlines()[-1] == f"{run}/log-marginal-valid-{method}.json"
         figures = json.loads(Path(run, f"log-marginal-valid-{method}.json").read_text())
         assert (figures["method"], figures["num_data"], len(figures["data"])) == (method, 4, 4)
+    assert main([*words, "--num_chains", "2"]) == 1
+    message = "--num_chains is no option of --method importance, but of ais, bdmc"
+    assert message in capsys.readouterr().err
     out = _ok(capsys, *words, "--target_error", "100", "--defensive", "0.1")
     assert out.splitlines()[-1] == f"{run}/log-marginal-valid-importance.json"
 

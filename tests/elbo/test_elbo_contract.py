@@ -94,7 +94,7 @@ def test_value_gradient_and_bounds(name: str, pair: Oracle) -> None:
 
     An objective with a value of its own has its gradient checked against differences of the value, on Gaussian pairs.
     """
-    check = check_estimator(make(name), pair, repeats=25)
+    check = check_estimator(make(name), pair, repeats=25, seed=0)
     failed = {line.check for line in check.lines if line.passed is False}
     assert failed == ELSEWHERE.get(name, set()), check
     tested = {line.check for line in check.lines if line.passed is not None}
@@ -108,7 +108,7 @@ def test_value_gradient_and_bounds(name: str, pair: Oracle) -> None:
 @pytest.mark.parametrize("name", [n for n in NAMES if "linear" in PAIRS[n]])
 def test_variance_at_the_posterior(name: str) -> None:
     pair = LinearGaussian(seed=3)
-    check = check_estimator(make(name), pair, repeats=10)
+    check = check_estimator(make(name), pair, repeats=10, seed=0)
     spread = check["guide's gradient there, s.d."].found
     assert spread < 1e-12 if name in LANDS else spread > 1e-3
 
@@ -116,13 +116,15 @@ def test_variance_at_the_posterior(name: str) -> None:
 @pytest.mark.parametrize("name", ["rws", "vimco", "reinforce"])
 def test_baselines_leave_a_score_function_without_variance_at_the_posterior(name: str) -> None:
     options = {"baseline": "leave_one_out"} if name == "reinforce" else {}
-    spread = check_estimator(make(name, **options), Discrete(), repeats=10)["guide's gradient there, s.d."].found
-    plain = check_estimator(make("reinforce"), Discrete(), repeats=10)["guide's gradient there, s.d."].found
+    spread = check_estimator(make(name, **options), Discrete(), repeats=10, seed=0)[
+        "guide's gradient there, s.d."
+    ].found
+    plain = check_estimator(make("reinforce"), Discrete(), repeats=10, seed=0)["guide's gradient there, s.d."].found
     assert spread < 0.5 * plain
 
 
 def test_piwae_gives_the_guide_the_gradient_of_its_groups() -> None:
-    check = check_estimator(make("piwae", groups=2), LinearGaussian(seed=3))
+    check = check_estimator(make("piwae", groups=2), LinearGaussian(seed=3), seed=0)
     assert {line.check for line in check.lines if line.passed is False} == {GUIDE}
 
 
@@ -231,8 +233,10 @@ def test_a_class_of_ones_own_under_a_name(monkeypatch: pytest.MonkeyPatch) -> No
     pv.elbo.register("own", Own)
     pair = LinearGaussian(seed=3)
     x = pair.simulate(20)
-    assert check_estimator("own", num_particles=2, repeats=10).estimator == "Own(num_particles=2)"
-    compared = pv.compare_elbos(pair.model, pair.guide, x, ["own", "trace"], num_particles=[2], repeats=3)
+    assert check_estimator("own", num_particles=2, repeats=10, seed=0).estimator == "Own(num_particles=2)"
+    compared = pv.compare_elbos(
+        pair.model, pair.guide, x, estimators=["own", "trace"], num_particles=[2], repeats=3, seed=0
+    )
     assert [row.estimator for row in compared.rows] == ["own", "trace"]
     assert compared.rows[0].value == compared.rows[1].value
     assert fit(pair, x, elbo="own", num_particles=2).elbo == "own"

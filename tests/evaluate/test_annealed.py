@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.evaluate import BidirectionalBounds, log_marginal
+from pyro_vae.evaluate import AIS, BDMC, BidirectionalBounds, log_marginal
 from pyro_vae.evaluate.marginal.annealing import temperatures
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace
 from pyro_vae.evaluate.marginal.result import LogMarginal
@@ -20,7 +20,11 @@ from tests.helpers.counts_pair import counts_guide, counts_log_prob, counts_mode
 
 CALLS = torch.tensor([0.0, 1.0, 3.0, 10.0], dtype=torch.float64)
 EXPOSURE = torch.tensor([1.0, 0.5, 2.0, 1.0], dtype=torch.float64)
-SHORT: dict[str, Any] = {"method": "ais", "num_temperatures": 20, "leapfrog_steps": 3, "seed": 0}
+
+
+def short(kind: type[AIS] = AIS, **options: Any) -> dict[str, Any]:
+    """Options of `log_marginal` for a short run."""
+    return {"method": kind(**{"num_temperatures": 20, "leapfrog_steps": 3, **options}), "seed": 0}
 
 
 def z_scores(result: LogMarginal, exact: Tensor) -> Tensor:
@@ -44,7 +48,7 @@ def test_temperatures_rise_from_zero_to_one(schedule: str) -> None:
 def test_weights_are_unbiased(start: str, num_temperatures: int) -> None:
     pair = LinearGaussian()
     x = pair.simulate(1).repeat(10_000, 1)  # as many repeats
-    options = {**SHORT, "num_chains": 1, "num_temperatures": num_temperatures, "start": start}
+    options = short(num_chains=1, num_temperatures=num_temperatures, start=start)
     ratio = log_marginal(pair.model, pair.wide_guide, x, **options).log_prob - pair.log_prob(x).detach()
     error = float(ratio.exp().std()) / math.sqrt(len(x))
     assert error < 0.02
@@ -54,7 +58,7 @@ def test_weights_are_unbiased(start: str, num_temperatures: int) -> None:
 def test_it_is_right_and_more_temperatures_help() -> None:
     pair = LinearGaussian()
     x = pair.simulate(100)
-    few, more = (log_marginal(pair.model, None, x, **{**SHORT, "num_temperatures": t}) for t in (5, 40))
+    few, more = (log_marginal(pair.model, None, x, **short(num_temperatures=t)) for t in (5, 40))
     exact = pair.log_prob(x)
     assert float(z_scores(more, exact).square().mean()) == pytest.approx(1.0, abs=0.5)
     assert abs(float((more.log_prob - exact).detach().mean())) < 3 * more.mean_error + 0.01
@@ -69,27 +73,27 @@ def test_it_is_right_and_more_temperatures_help() -> None:
 def test_it_does_not_look_at_the_guide_unless_told_to() -> None:
     pair = LinearGaussian()
     x = pair.simulate(3)
-    with_guide, without = (log_marginal(pair.model, g, x, **SHORT) for g in (pair.guide, None))
+    with_guide, without = (log_marginal(pair.model, g, x, **short()) for g in (pair.guide, None))
     assert torch.equal(with_guide.log_prob, without.log_prob)
 
 
 def test_the_exact_guide_is_a_start_without_error() -> None:
     pair = LinearGaussian()
     x = pair.simulate(5)
-    result = log_marginal(pair.model, pair.exact_guide, x, **SHORT, start="guide")
+    result = log_marginal(pair.model, pair.exact_guide, x, **short(start="guide"))
     torch.testing.assert_close(result.log_prob, pair.log_prob(x).detach())
 
 
 def test_a_hierarchy() -> None:
     chain, x = TopDownChain(), torch.randn(30, dtype=torch.float64)
     for start in ("prior", "guide"):
-        result = log_marginal(chain.model, chain.guide, x, **SHORT, start=start)
+        result = log_marginal(chain.model, chain.guide, x, **short(start=start))
         assert float(z_scores(result, chain.log_prob(x)).abs().max()) < 4.5
 
 
 @pytest.mark.parametrize("start", ["prior", "guide"])
 def test_counts_with_a_positive_latent_and_an_argument(start: str) -> None:
-    options = {**SHORT, "num_chains": 200, "start": start}
+    options = short(num_chains=200, start=start)
     result = log_marginal(counts_model, counts_guide, CALLS, EXPOSURE, **options)
     assert float(result.std_error.max()) < 0.12
     assert float(z_scores(result, counts_log_prob(CALLS, EXPOSURE)).abs().max()) < 4
@@ -104,7 +108,7 @@ def test_a_simplex() -> None:
             pyro.sample("x", dist.Multinomial(total_count=4, probs=p), obs=x)
 
     x = torch.tensor([[4.0, 0.0, 0.0], [1.0, 1.0, 2.0]], dtype=torch.float64)
-    result = log_marginal(model, None, x, **{**SHORT, "num_chains": 100})
+    result = log_marginal(model, None, x, **short(num_chains=100))
     exact = dist.DirichletMultinomial(alpha, total_count=4).log_prob(x)
     assert float(z_scores(result, exact).abs().max()) < 4
     assert float(result.std_error.max()) < 0.1
@@ -122,7 +126,7 @@ def test_a_plate_inside_and_the_data_at_another_dimension() -> None:
             pyro.sample("x", dist.Normal(torch.zeros_like(x), 1.0), obs=x)
 
     x = torch.randn(4, dtype=torch.float64)
-    result = log_marginal(model, None, x, **SHORT)  # the latents are irrelevant: every weight is p(x)
+    result = log_marginal(model, None, x, **short())  # the latents are irrelevant: every weight is p(x)
     torch.testing.assert_close(result.log_prob, dist.Normal(0.0, 1.0).log_prob(x))
 
 
@@ -146,8 +150,8 @@ def test_networks_that_take_no_leading_dimension_and_dropout() -> None:
             pyro.sample("x", dist.Normal(z @ pair.weight.T + pair.bias, pair.scale).to_event(1), obs=x)
 
     x = pair.simulate(6)
-    result = log_marginal(model, None, x, **SHORT)
-    assert torch.equal(result.log_prob, log_marginal(pair.model, None, x, **SHORT).log_prob)
+    result = log_marginal(model, None, x, **short())
+    assert torch.equal(result.log_prob, log_marginal(pair.model, None, x, **short()).log_prob)
     assert net.training
     assert all(p.grad is None for p in pair.parameters())
 
@@ -161,7 +165,7 @@ def test_parameters_of_each_datum_run_chain_by_chain() -> None:
             z = pyro.sample("z", dist.Normal(shift, 1.0))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
-    result = log_marginal(model, None, x, **{**SHORT, "num_chains": 8})
+    result = log_marginal(model, None, x, **short(num_chains=8))
     shift = torch.linspace(-1, 1, 9, dtype=torch.float64)
     assert float(z_scores(result, dist.Normal(shift, 2**0.5).log_prob(x)).abs().max()) < 5
 
@@ -170,14 +174,14 @@ def test_parameters_of_each_datum_run_chain_by_chain() -> None:
 def test_chunks_change_nothing_but_the_noise(memory: int | None) -> None:
     pair = LinearGaussian()
     x = pair.simulate(12)
-    result = log_marginal(pair.model, None, x, **{**SHORT, "num_temperatures": 10}, memory=memory)
+    result = log_marginal(pair.model, None, x, **short(num_temperatures=10), memory=memory)
     assert float(z_scores(result, pair.log_prob(x)).square().mean()) == pytest.approx(1.0, abs=0.8)
 
 
 def test_single_precision() -> None:
     pair = LinearGaussian().float()
     x = pair.simulate(20).float()
-    result = log_marginal(pair.model, None, x, **SHORT)
+    result = log_marginal(pair.model, None, x, **short())
     assert result.log_prob.dtype == torch.float32
     assert float(z_scores(result, pair.log_prob(x)).abs().max()) < 4.5
 
@@ -216,7 +220,7 @@ def test_no_recording_of_what_depends_on_values() -> None:
 def test_discrete_latents() -> None:
     pair, x = Discrete(), torch.tensor([[0.0, 1.0, 1.0]], dtype=torch.float64)
     with pytest.raises(ValueError, match=r"site 'c' is drawn from Categorical.*use method='importance'"):
-        log_marginal(pair.model, pair.guide, x, **SHORT)
+        log_marginal(pair.model, pair.guide, x, **short())
 
 
 def test_an_auxiliary_site_of_the_guide() -> None:
@@ -228,7 +232,7 @@ def test_an_auxiliary_site_of_the_guide() -> None:
             pyro.sample("z", pair.q(x))
 
     with pytest.raises(ValueError, match=r"auxiliary site 'u' .* use start='prior'"):
-        log_marginal(pair.model, guide, pair.simulate(3), **SHORT, start="guide")
+        log_marginal(pair.model, guide, pair.simulate(3), **short(start="guide"))
 
 
 # Both sides
@@ -236,7 +240,7 @@ def test_an_auxiliary_site_of_the_guide() -> None:
 
 def test_the_bracket_holds_log_p() -> None:
     pair = LinearGaussian()
-    result = log_marginal(pair.model, None, torch.zeros(300, 4).double(), **{**SHORT, "method": "bdmc"})
+    result = log_marginal(pair.model, None, torch.zeros(300, 4).double(), **short(BDMC))
     assert isinstance(result, BidirectionalBounds)
     exact = pair.log_prob(result.args[0]).detach()
     below, above = exact - result.lower, result.upper - exact
@@ -245,7 +249,7 @@ def test_the_bracket_holds_log_p() -> None:
         assert abs(float(side.mean())) < 0.1
     assert result.gap == pytest.approx(float(below.mean() + above.mean()))
     assert -3 * result.gap_error < result.gap < 0.2
-    tight = log_marginal(pair.model, None, torch.zeros(300, 4).double(), **{**SHORT, "method": "bdmc"}, num_chains=2)
+    tight = log_marginal(pair.model, None, torch.zeros(300, 4).double(), **short(BDMC, num_chains=2))
     assert tight.gap > result.gap  # fewer chains, a wider bracket
     assert "<= log p(x) <=" in repr(result)
     assert result.to_dict()["gap"] == result.gap
@@ -255,7 +259,7 @@ def test_the_bracket_holds_log_p() -> None:
 def test_reversed_weights_are_unbiased_for_one_over_p() -> None:
     chain = TopDownChain()
     x = torch.zeros(10_000, dtype=torch.float64)
-    options = {**SHORT, "method": "bdmc", "num_chains": 1, "num_temperatures": 8}
+    options = short(BDMC, num_chains=1, num_temperatures=8)
     result = log_marginal(chain.model, None, x, **options)
     # E[1/w] = 1/p(x) for each x, so E[p(x)/w] = 1
     ratio = (chain.log_prob(result.args[0]) - result.upper).exp().detach()
@@ -269,7 +273,7 @@ def test_simulated_counts_keep_their_arguments() -> None:
         counts_guide,
         torch.zeros(n).double(),
         exposure=torch.linspace(0.5, 4, n).double(),
-        **{**SHORT, "method": "bdmc"},
+        **short(BDMC),
     )
     assert isinstance(result, BidirectionalBounds)
     assert torch.equal(result.kwargs["exposure"], torch.linspace(0.5, 4, n).double())
@@ -281,7 +285,7 @@ def test_simulated_counts_keep_their_arguments() -> None:
 
 def test_the_simulation_is_that_of_the_model() -> None:
     pair = LinearGaussian()
-    result = log_marginal(pair.model, None, torch.zeros(4000, 4).double(), method="bdmc", num_temperatures=1, seed=0)
+    result = log_marginal(pair.model, None, torch.zeros(4000, 4).double(), method=BDMC(num_temperatures=1), seed=0)
     x = result.args[0]
     noise = pair.scale**2 * torch.eye(4)
     torch.testing.assert_close(x.mean(0), pair.bias.detach(), atol=0.1, rtol=0)
@@ -312,4 +316,4 @@ def test_what_cannot_be_simulated() -> None:
         (autoregressive, "observed site 'x' depends on the observations themselves"),
     ):
         with pytest.raises(ValueError, match=message):
-            log_marginal(model, None, x, **{**SHORT, "method": "bdmc"})
+            log_marginal(model, None, x, **short(BDMC))

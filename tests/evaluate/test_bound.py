@@ -36,7 +36,7 @@ def test_particles_shrink_the_noise() -> None:
     pair = LinearGaussian()
     x = pair.simulate(200)
     exact = pair.elbo(x).detach()
-    few, many = ((bound(pair.model, pair.guide, x, num_particles=k).elbo - exact).std() for k in (1, 25))
+    few, many = ((bound(pair.model, pair.guide, x, num_samples=k).elbo - exact).std() for k in (1, 25))
     assert float(few / many) == pytest.approx(5.0, rel=0.2)
 
 
@@ -56,7 +56,7 @@ def test_a_discrete_latent() -> None:
 
 def test_a_guide_ordered_unlike_the_model() -> None:
     chain, x = TopDownChain(), torch.tensor([1.5], dtype=torch.float64).repeat(5000)
-    result = bound(chain.model, chain.guide, x, chunk=5000)
+    result = bound(chain.model, chain.guide, x, memory=2**30)
     error = result.to_dict()["elbo_sampling_error"]
     assert result.mean == pytest.approx(chain.elbo(x[:1]).item(), abs=4 * error)
     assert list(result.kl_sites) == ["z1", "z2"]
@@ -65,8 +65,15 @@ def test_a_guide_ordered_unlike_the_model() -> None:
 def test_chunks_of_any_size_cover_the_data() -> None:
     pair = LinearGaussian()
     x = pair.simulate(7)
-    for chunk in (1, 3, 7, 100):
-        torch.testing.assert_close(bound(pair.model, pair.guide, x, chunk=chunk).kl, pair.kl(x).detach())
+    runs = []
+
+    def model(x: Tensor) -> None:
+        runs.append(len(x))
+        pair.model(x)
+
+    for memory in (1, 1000, 2000, 10**6):
+        torch.testing.assert_close(bound(model, pair.guide, x, memory=memory).kl, pair.kl(x).detach())
+    assert {1, 7} < set(runs)
 
 
 def test_rows_of_other_arguments_go_with_their_data() -> None:
@@ -80,7 +87,7 @@ def test_rows_of_other_arguments_go_with_their_data() -> None:
             pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
 
     x, loc, scale = torch.zeros(5), torch.arange(5.0), torch.full((5,), 2.0)
-    result = bound(model, guide, x, loc, scale=scale, chunk=2)
+    result = bound(model, guide, x, loc, scale=scale, memory=1)
     torch.testing.assert_close(result.kl, 0.5 * loc.square())
 
 
@@ -111,10 +118,11 @@ def test_global_latents_have_no_bound_per_datum() -> None:
 @pytest.mark.parametrize(
     ("x", "options", "error", "message"),
     [
-        (torch.zeros(3, 4), {"num_particles": 0}, ValueError, "must be at least 1, got 0"),
-        (torch.zeros(3, 4), {"chunk": 0}, ValueError, "must be at least 1"),
+        (torch.zeros(3, 4), {"num_samples": 0}, ValueError, "must be at least 1, got 0"),
+        (torch.zeros(3, 4), {"memory": 0}, ValueError, "memory must be a positive number of bytes, got 0"),
         (torch.zeros(0, 4), {}, ValueError, r"at least one row, got shape \(0, 4\)"),
         (torch.tensor(1.0), {}, ValueError, r"at least one row, got shape \(\)"),
+        (torch.zeros(3, 4), {"num_particles": 2}, TypeError, "keyword 'num_particles'.*did you mean 'num_samples'"),
         ([1.0], {}, TypeError, r"must be the tensor of data, \(N, ...\), got list"),
     ],
 )
@@ -163,7 +171,7 @@ def test_reconstruct_gives_the_mean_at_a_draw() -> None:
 
 def test_sample_has_the_moments_of_the_model() -> None:
     pair = LinearGaussian()
-    x = sample(pair.model, torch.zeros(20_000, 4, dtype=torch.float64), mean=False)
+    x = sample(pair.model, 20_000)
     expected = (pair.weight @ pair.weight.T).detach() + pair.scale**2 * torch.eye(4)
     torch.testing.assert_close(x.T.cov(), expected, rtol=0.1, atol=0.03)
     torch.testing.assert_close(x.mean(0), pair.bias.detach(), rtol=0, atol=0.03)

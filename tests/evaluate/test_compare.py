@@ -47,7 +47,9 @@ def compared() -> tuple[LinearGaussian, Tensor, ElboComparison]:
     pair = Apart(data_dim=3, latent_dim=1)
     x = pair.simulate(20)
     names = ["trace", "mean_field", "stl", "iwae", "dreg", "vimco", "rws"]
-    result = compare_elbos(pair.model, pair.guide, x, names, num_particles=[1, 8], repeats=60, reference_samples=2000)
+    result = compare_elbos(
+        pair.model, pair.guide, x, estimators=names, num_particles=[1, 8], repeats=60, num_samples=2000, seed=0
+    )
     return pair, x, result
 
 
@@ -113,7 +115,7 @@ def test_a_wrong_gradient_is_seen() -> None:
     pair = Apart(data_dim=3, latent_dim=1)
     x = pair.simulate(20)
     result = compare_elbos(
-        pair.model, pair.guide, x, [TwiceTheModel(num_particles=8)], repeats=60, reference_samples=100
+        pair.model, pair.guide, x, estimators=[TwiceTheModel(num_particles=8)], repeats=60, num_samples=100, seed=0
     )
     assert result.rows[0].model_bias == pytest.approx(1, abs=0.3)
     assert result.rows[0].guide_bias < 0.2
@@ -127,7 +129,14 @@ def test_nothing_is_touched() -> None:
     state = torch.get_rng_state()
     only_backward = pyro.infer.RenyiELBO(alpha=0, num_particles=2, vectorize_particles=True, max_plate_nesting=1)
     compare_elbos(
-        pair.model, pair.guide, x, ["trace", only_backward], num_particles=[2], repeats=2, reference_samples=10
+        pair.model,
+        pair.guide,
+        x,
+        estimators=["trace", only_backward],
+        num_particles=[2],
+        repeats=2,
+        num_samples=10,
+        seed=0,
     )
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(pair.bias.grad, torch.ones_like(pair.bias))
@@ -139,7 +148,9 @@ def test_the_same_seed_gives_the_same_rows() -> None:
     pair = LinearGaussian(data_dim=3, latent_dim=1)
     x = pair.simulate(5)
     runs = [
-        compare_elbos(pair.model, pair.guide, x, ["iwae"], num_particles=[2], repeats=3, reference_samples=10, seed=3)
+        compare_elbos(
+            pair.model, pair.guide, x, estimators=["iwae"], num_particles=[2], repeats=3, num_samples=10, seed=3
+        )
         for _ in range(2)
     ]
     a, b = (r.rows[0] for r in runs)
@@ -160,7 +171,15 @@ def test_discrete_latents_and_extra_arguments() -> None:
 
     logits = pair.prior_logits.detach()
     result = compare_elbos(
-        model, guide, x, ["reinforce", "vimco"], args=(logits,), num_particles=[2], repeats=40, reference_samples=500
+        model,
+        guide,
+        x,
+        logits,
+        estimators=["reinforce", "vimco"],
+        num_particles=[2],
+        repeats=40,
+        num_samples=500,
+        seed=0,
     )
     r = row(result, "reinforce", 2)
     assert abs(r.value - float(pair.elbo(x).detach().mean())) < 4.5 * r.value_error
@@ -186,6 +205,13 @@ def test_labels_of_ones_own() -> None:
     pair = LinearGaussian()
     objectives = {"mine": make("stl", num_particles=3), "DReG": "dreg"}
     comparison = compare_elbos(
-        pair.model, pair.guide, pair.simulate(4), objectives, num_particles=[1, 2], repeats=3, reference_samples=10
+        pair.model,
+        pair.guide,
+        pair.simulate(4),
+        estimators=objectives,
+        num_particles=[1, 2],
+        repeats=3,
+        num_samples=10,
+        seed=0,
     )
     assert [(r.estimator, r.num_particles) for r in comparison.rows] == [("mine", 3), ("DReG", 1), ("DReG", 2)]

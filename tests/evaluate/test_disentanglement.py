@@ -42,7 +42,7 @@ def useless(factors: Tensor) -> Tensor:
 
 
 def test_a_perfect_code(factors: Tensor) -> None:
-    found = pv.disentanglement(perfect(factors), factors, names=["a", "b", "c"])
+    found = pv.disentanglement(perfect(factors), factors, names=["a", "b", "c"], seed=0)
     assert found.beta_vae > 0.99
     assert found.factor_vae > 0.99
     assert found.mig > 0.97  # what the fourth dimension seems to tell is the bias of few data
@@ -55,7 +55,7 @@ def test_a_perfect_code(factors: Tensor) -> None:
 
 
 def test_a_useless_code(factors: Tensor) -> None:
-    found = pv.disentanglement(useless(factors), factors)
+    found = pv.disentanglement(useless(factors), factors, seed=0)
     assert found.beta_vae < 0.45  # chance is a third
     assert found.factor_vae < 0.45
     assert found.mig < 0.02
@@ -66,7 +66,7 @@ def test_a_useless_code(factors: Tensor) -> None:
 
 
 def test_a_rotated_code_is_informative_and_not_disentangled(factors: Tensor) -> None:
-    turned, straight = (pv.disentanglement(code(factors), factors) for code in (rotated, perfect))
+    turned, straight = (pv.disentanglement(code(factors), factors, seed=0) for code in (rotated, perfect))
     assert turned.dci_informativeness > 0.6
     assert turned.beta_vae > 0.9  # linear, so that a rotation does not hide the factors
     for name in ("factor_vae", "mig", "sap", "dci_disentanglement", "dci_completeness"):

@@ -117,7 +117,7 @@ def crude(x: Tensor, exposure: Tensor) -> None:
 def test_counts_of_two_latents_with_a_crude_guide() -> None:
     x = torch.tensor([0.0, 2.0, 6.0, 1.0], dtype=torch.float64)
     exposure = torch.tensor([1.0, 2.0, 1.0, 0.5], dtype=torch.float64)
-    found = inference_gaps(two_latents, crude, x, exposure, num_samples=4000, ais=True, seed=0)
+    found = inference_gaps(two_latents, crude, x, exposure, num_samples=4000, method="ais", seed=0)
     level = torch.linspace(-6, 6, 801, dtype=torch.float64)[:, None]
     log_excess = torch.linspace(-12, 4, 801, dtype=torch.float64)
     prior = dist.Normal(0.0, 1.0).log_prob(level) + log_excess - log_excess.exp()
@@ -145,6 +145,22 @@ def test_families_under_names_of_ones_own() -> None:
     assert abs(found.approximation) < 0.02
     with pytest.raises(ValueError, match="no local family"):
         inference_gaps(pair.model, pair.guide, pair.simulate(3), families=())
+
+
+def test_other_methods_and_starts() -> None:
+    pair = correlated()
+    x = pair.simulate(3)
+    mixed = pv.Importance(defensive=0.3)
+    found = inference_gaps(pair.model, pair.guide, x, num_samples=50, method=mixed, start="prior", seed=0)
+    assert set(found.estimates) == {"guide", "diagonal_normal", "importance"}
+    assert found.estimates["importance"].num_samples == 50
+    assert list(found.local) == ["diagonal_normal"]
+    with pytest.raises(ValueError, match=r"for data that it simulates: use method='ais'"):
+        inference_gaps(pair.model, pair.guide, x, method="bdmc")
+    with pytest.raises(ValueError, match="start must be 'guide', 'prior' or a guide, got 'here'"):
+        inference_gaps(pair.model, pair.guide, x, start="here")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"'num_chains'.*method=pv\.AIS\(num_chains"):
+        inference_gaps(pair.model, pair.guide, x, num_chains=3)
 
 
 def test_seeds_repeat_and_leave_the_generators(monkeypatch: pytest.MonkeyPatch) -> None:

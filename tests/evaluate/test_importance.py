@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.compilation import gradients as compiled
-from pyro_vae.evaluate import log_marginal
+from pyro_vae.evaluate import AIS, BDMC, Importance, log_marginal
 from pyro_vae.evaluate.marginal import importance_sampling as importance
 from pyro_vae.evaluate.marginal.likelihood import LogMarginal
 from pyro_vae.evaluate.marginal.weights import Weights
@@ -63,9 +63,9 @@ def test_the_prior_of_several_sites_and_of_discrete_ones() -> None:
     assert float(z_scores(result, pair.log_prob(b)).abs().max()) < 4
 
 
-@pytest.mark.parametrize("options", [{}, {"defensive": 0.3}, {"method": "prior"}])
-def test_counts_of_two_latents_against_quadrature(options: dict[str, Any]) -> None:
-    result = log_marginal(counts_model, counts_guide, CALLS, EXPOSURE, num_samples=20_000, seed=0, **options)
+@pytest.mark.parametrize("method", ["importance", Importance(defensive=0.3), "prior"])
+def test_counts_of_two_latents_against_quadrature(method: str | Importance) -> None:
+    result = log_marginal(counts_model, counts_guide, CALLS, EXPOSURE, method=method, num_samples=20_000, seed=0)
     scores = z_scores(result, counts_log_prob(CALLS, EXPOSURE))
     assert float(scores.abs().max()) < 4
     assert float(result.std_error.max()) < 0.05
@@ -75,7 +75,9 @@ def test_counts_of_two_latents_against_quadrature(options: dict[str, Any]) -> No
 def test_the_mixture_is_unbiased_for_few_samples(num_samples: int) -> None:
     pair = LinearGaussian()
     x = pair.simulate(1).expand(20_000, 4)  # as many repeats
-    ratio = log_marginal(pair.model, narrow_guide(pair), x, num_samples=num_samples, defensive=0.4, seed=0).log_prob
+    ratio = log_marginal(
+        pair.model, narrow_guide(pair), x, method=Importance(defensive=0.4), num_samples=num_samples, seed=0
+    ).log_prob
     ratio = (ratio - pair.log_prob(x).detach()).exp()
     assert float(ratio.mean()) == pytest.approx(1.0, abs=4 * float(ratio.std()) / math.sqrt(len(x)))
 
@@ -85,7 +87,7 @@ def test_the_mixture_cures_a_guide_that_is_too_narrow() -> None:
     x = pair.simulate(40)
     guide = narrow_guide(pair)
     plain = log_marginal(pair.model, guide, x, num_samples=1000, seed=0)
-    mixed = log_marginal(pair.model, guide, x, num_samples=1000, defensive=0.5, seed=0)
+    mixed = log_marginal(pair.model, guide, x, method=Importance(defensive=0.5), num_samples=1000, seed=0)
     assert plain.khat is not None
     assert float(plain.khat.median()) > 0.7
     assert len(plain.unreliable) > 30
@@ -93,7 +95,7 @@ def test_the_mixture_cures_a_guide_that_is_too_narrow() -> None:
     assert float(z_scores(mixed, pair.log_prob(x)).abs().max()) < 4
     # no weight is above p(x|z) / a, so none is above the largest likelihood over a
     most = -4 * math.log(pair.scale * math.sqrt(2 * math.pi)) - math.log(0.5)
-    one = log_marginal(pair.model, guide, x, num_samples=2, defensive=0.5, seed=0)
+    one = log_marginal(pair.model, guide, x, method=Importance(defensive=0.5), num_samples=2, seed=0)
     assert float(one.log_prob.max()) < most
 
 
@@ -108,7 +110,7 @@ def test_a_mixture_runs_where_particles_do_not_vectorise() -> None:
 
     x = pair.simulate(20)
     with pytest.warns(UserWarning, match="one at a time"):
-        result = log_marginal(model, narrow_guide(pair), x, num_samples=300, defensive=0.5, seed=0)
+        result = log_marginal(model, narrow_guide(pair), x, method=Importance(defensive=0.5), num_samples=300, seed=0)
     assert float(z_scores(result, pair.log_prob(x)).abs().max()) < 4
     with pytest.warns(UserWarning, match="one at a time"):
         result = log_marginal(model, None, x, method="prior", num_samples=300, seed=0)
@@ -124,7 +126,7 @@ def test_a_mixture_needs_the_density_of_the_guide() -> None:
             pyro.sample("z", pair.q(x))
 
     with pytest.raises(ValueError, match=r"auxiliary site 'u' .* use defensive=0"):
-        log_marginal(pair.model, guide, pair.simulate(3), num_samples=5, defensive=0.1)
+        log_marginal(pair.model, guide, pair.simulate(3), method=Importance(defensive=0.1), num_samples=5)
 
 
 def test_values_are_checked_in_every_datum() -> None:
@@ -149,7 +151,9 @@ def test_sampling_goes_on_until_the_error_is_reached(memory: int | None) -> None
     options: dict[str, Any] = {"num_samples": 100, "seed": 0, "memory": memory}
     first = log_marginal(pair.model, pair.wide_guide, x, **options)
     target = float(first.std_error.median())
-    result = log_marginal(pair.model, pair.wide_guide, x, target_error=target, max_samples=300, **options)
+    result = log_marginal(
+        pair.model, pair.wide_guide, x, method=Importance(target_error=target, max_samples=300), **options
+    )
     assert isinstance(result.num_samples, Tensor)
     reached = result.std_error <= target
     assert bool((reached | (result.num_samples == 300)).all())
@@ -174,14 +178,16 @@ def test_adaptive_sampling_of_parameters_of_each_datum() -> None:
             pyro.sample("z", dist.Normal(loc, 1.0))
 
     guide(x)
-    result = log_marginal(model, guide, x, num_samples=100, target_error=0.02, seed=0)
+    result = log_marginal(model, guide, x, method=Importance(target_error=0.02), num_samples=100, seed=0)
     assert float(result.std_error.max()) <= 0.02
     assert float(z_scores(result, dist.Normal(torch.zeros(9).double(), 2**0.5).log_prob(x)).abs().max()) < 4
 
 
 def test_an_exact_guide_needs_no_second_look() -> None:
     pair = LinearGaussian()
-    result = log_marginal(pair.model, pair.exact_guide, pair.simulate(5), num_samples=50, target_error=1e-6)
+    result = log_marginal(
+        pair.model, pair.exact_guide, pair.simulate(5), method=Importance(target_error=1e-6), num_samples=50
+    )
     assert result.num_samples == 50
 
 
@@ -253,8 +259,11 @@ class Interrupting(nn.Module):
         return z
 
 
-@pytest.mark.parametrize("method", ["importance", "ais", "bdmc"])
-def test_ctrl_c_leaves_what_is_finished(method: str) -> None:
+CHAINS: dict[str, Any] = {"num_temperatures": 4, "num_chains": 2, "leapfrog_steps": 1}
+
+
+@pytest.mark.parametrize("method", ["importance", AIS(**CHAINS), BDMC(**CHAINS)])
+def test_ctrl_c_leaves_what_is_finished(method: str | AIS) -> None:
     pair = LinearGaussian()
     net = Interrupting(-1)
 
@@ -263,13 +272,9 @@ def test_ctrl_c_leaves_what_is_finished(method: str) -> None:
             z = pyro.sample("z", pair.prior())
             pyro.sample("x", dist.Normal(net(z) @ pair.weight.T + pair.bias, pair.scale).to_event(1), obs=x)
 
-    options: dict[str, Any] = {
-        "num_samples": 64,
-        "memory": 6000,
-        "num_temperatures": 4,
-        "num_chains": 2,
-        "leapfrog_steps": 1,
-    }
+    options: dict[str, Any] = {"memory": 6000}
+    if method == "importance":
+        options["num_samples"] = 64
     x = pair.simulate(12)
     whole = log_marginal(model, pair.guide, x, method=method, seed=0, **options)
     calls = -1 - net.calls
@@ -315,16 +320,9 @@ def test_a_result_prints_saves_and_draws_itself(tmp_path: Path) -> None:
         ({"method": "harmonic"}, "infinite variance"),
         ({"method": "harmonic_mean"}, "infinite variance"),
         ({"method": "magic"}, "method must be one of 'importance', 'prior', 'ais', 'bdmc', got 'magic'"),
-        ({"target_error": 0.0}, "target_error must be a positive number"),
-        ({"target_error": 0.1, "max_samples": 10}, "max_samples must be at least num_samples, 5000, got 10"),
-        ({"target_error": 0.1, "method": "ais"}, "target_error is for 'importance' and 'prior'"),
-        ({"defensive": 1.0}, r"defensive must be in \[0, 1\), got 1.0: .* method='prior'"),
-        ({"defensive": 0.1, "method": "prior"}, "defensive is for 'importance'"),
-        ({"start": "guide"}, "start='guide' is for 'ais' and 'bdmc'"),
-        ({"start": "here", "method": "ais"}, "start must be 'prior' or 'guide', got 'here'"),
-        ({"schedule": "steep", "method": "ais"}, "schedule must be 'sigmoid' or 'linear', got 'steep'"),
-        ({"num_chains": 0, "method": "ais"}, "num_chains must be at least 1, got 0"),
-        ({"num_temperatures": 0, "method": "bdmc"}, "num_temperatures must be at least 1, got 0"),
+        ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
+        ({"memory": 0}, "memory must be a positive number of bytes, got 0"),
+        ({"method": Importance(max_samples=10, target_error=0.1)}, "max_samples must be at least num_samples, 5000"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
@@ -333,11 +331,58 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
         log_marginal(pair.model, pair.guide, pair.simulate(2), **options)
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "ais", "start": "guide"}])
-def test_no_guide_where_one_is_needed(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (Importance, {"target_error": 0.0}, "target_error must be a positive number"),
+        (Importance, {"max_samples": 0}, "max_samples must be at least 1, got 0"),
+        (Importance, {"defensive": 1.0}, r"defensive must be in \[0, 1\), got 1.0: .* proposal='prior'"),
+        (Importance, {"defensive": 0.1, "proposal": "prior"}, "defensive is for proposal='guide'"),
+        (Importance, {"proposal": "posterior"}, "proposal must be 'guide' or 'prior', got 'posterior'"),
+        (AIS, {"start": "here"}, "start must be 'prior' or 'guide', got 'here'"),
+        (AIS, {"schedule": "steep"}, "schedule must be 'sigmoid' or 'linear', got 'steep'"),
+        (AIS, {"num_chains": 0}, "num_chains must be at least 1, got 0"),
+        (BDMC, {"num_temperatures": 0}, "num_temperatures must be at least 1, got 0"),
+    ],
+)
+def test_bad_options_of_a_method(kind: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 7, "method": "ais"}, r"num_samples=7 is for importance .*pv\.AIS\(num_chains=\.\.\.\)"),
+        ({"num_chains": 4}, r"keyword 'num_chains'.*method=pv\.AIS\(num_chains=\.\.\.\)"),
+        ({"num_chains": 4, "method": "bdmc"}, r"keyword 'num_chains'.*method=pv\.BDMC\(num_chains=\.\.\.\)"),
+        ({"target_error": 0.1}, r"keyword 'target_error'.*method=pv\.Importance\(target_error=\.\.\.\)"),
+        ({"num_sample": 5}, "keyword 'num_sample'.*the pair does not take: did you mean 'num_samples'"),
+        ({"method": 3}, "method must be one of 'importance'.*got 3"),
+    ],
+)
+def test_options_that_a_method_has_no_use_for(options: dict[str, Any], message: str) -> None:
+    pair = LinearGaussian()
+    with pytest.raises(TypeError, match=message):
+        log_marginal(pair.model, pair.guide, pair.simulate(2), **options)
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'defensive'"):
+        AIS(defensive=0.1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("method", ["importance", AIS(start="guide"), BDMC(start="guide")])
+def test_no_guide_where_one_is_needed(method: str | AIS) -> None:
     pair = LinearGaussian()
     with pytest.raises(ValueError, match="needs a guide, got None"):
-        log_marginal(pair.model, None, pair.simulate(2), **options)
+        log_marginal(pair.model, None, pair.simulate(2), method=method)
+
+
+@pytest.mark.parametrize(("name", "method"), [("prior", Importance(proposal="prior")), ("importance", Importance())])
+def test_a_name_stands_for_a_method_with_its_defaults(name: str, method: Importance) -> None:
+    pair = LinearGaussian()
+    x = pair.simulate(3)
+    one, two = (log_marginal(pair.model, pair.guide, x, method=m, num_samples=50, seed=0) for m in (name, method))
+    assert torch.equal(one.log_prob, two.log_prob)
+    assert one.method == two.method == name
 
 
 @pytest.mark.parametrize("method", ["importance", "prior"])

@@ -65,7 +65,7 @@ def test_the_likelihood_is_that_of_the_known_values(oracle: LinearGaussian) -> N
 
 def test_imputations_are_those_of_the_exact_conditional(oracle: LinearGaussian) -> None:
     x, holed, mask = incomplete(oracle)
-    found = pv.impute(oracle.model, wide(oracle), holed, num_samples=4000, num_draws=500, seed=0, memory=2**24)
+    found = pv.impute(oracle.model, wide(oracle), holed, num_samples=4000, num_imputations=500, seed=0, memory=2**24)
     assert found.mean is not None
     assert found.scale is not None
     assert torch.equal(found.mask, mask)
@@ -123,7 +123,7 @@ def test_it_trains_through_fit(likelihood: str, elbo: str) -> None:
 def test_pairs_unlike_the_librarys(oracle: LinearGaussian) -> None:
     """Counts with an extra argument, two latents and scalar data: the missing ones follow the prior."""
     x, exposure = torch.tensor([3.0, torch.nan, 0.0]), torch.tensor([1.0, 2.0, 0.5])
-    found = pv.impute(counts_model, counts_guide, x, exposure, num_samples=20_000, num_draws=5, seed=0)
+    found = pv.impute(counts_model, counts_guide, x, exposure, num_samples=20_000, num_imputations=5, seed=0)
     assert found.mean is not None
     # E[rate] exposure = exp(1/8 + 1/2) * 2 where nothing is known
     assert float(found.mean[1]) == pytest.approx(2 * 1.868, rel=0.1)
@@ -156,7 +156,7 @@ def test_a_pair_without_leading_dimensions_and_values_of_positive_support() -> N
     y = torch.rand(4, 3) + 0.5
     y[:, 1] = torch.nan
     with pytest.warns(UserWarning, match="particles run one at a time"):
-        found = pv.impute(pair.model, pair.guide, y, num_samples=20, num_draws=2, seed=0)
+        found = pv.impute(pair.model, pair.guide, y, num_samples=20, num_imputations=2, seed=0)
     assert found.mean is not None
     assert (found.mean > 0).all()
     assert found.draws.shape == (2, 4, 3)
@@ -180,7 +180,7 @@ def test_labels_have_no_mean() -> None:
     x, mask = torch.zeros(2, 3).long(), torch.tensor([[True, False, True], [False, True, True]])
     with pytest.raises(ValueError, match=r"site 'x' has a distribution without a mean, .*: use mean=False"):
         pv.impute(model, guide, x, mask=mask, num_samples=5)
-    found = pv.impute(model, guide, x, mask=mask, num_samples=5, num_draws=4, mean=False, seed=0)
+    found = pv.impute(model, guide, x, mask=mask, num_samples=5, num_imputations=4, mean=False, seed=0)
     assert found.mean is None
     assert found.draws.dtype == torch.int64
 
@@ -212,11 +212,11 @@ def test_the_result_prints_saves_and_plots(tmp_path: Path) -> None:
     vae = pv.VAE((1, 4, 4), latent_dim=2, hidden=(4,))
     x = torch.rand(3, 1, 4, 4).round()
     mask = torch.rand(3, 1, 4, 4) < 0.5
-    found = pv.impute(vae.model, vae.guide, x, mask=mask, num_samples=20, num_draws=2, seed=0)
+    found = pv.impute(vae.model, vae.guide, x, mask=mask, num_samples=20, num_imputations=2, seed=0)
     assert isinstance(found, Imputation)
     assert "effective samples of 20" in repr(found)
     assert found.save(tmp_path / "imputation.json").is_file()
     labels = [text.get_text() for text in found.plot().axes[0].texts]
     assert labels == ["known", "mean", "draw 1", "draw 2"]
-    again = pv.impute(vae.model, vae.guide, x, mask=mask, num_samples=20, num_draws=2, seed=0)
+    again = pv.impute(vae.model, vae.guide, x, mask=mask, num_samples=20, num_imputations=2, seed=0)
     assert torch.equal(found.draws, again.draws)

@@ -80,7 +80,7 @@ def test_kl_of_each_dimension_is_the_closed_form() -> None:
     with torch.no_grad():
         q = pair.q(x)
     each = 0.5 * (q.mean.square() + q.variance - q.variance.log() - 1).detach()
-    report = latent_report(pair.model, pair.guide, x, num_samples=2)
+    report = latent_report(pair.model, pair.guide, x, num_samples=2, seed=0)
     assert [d.name for d in report.dimensions] == ["z[0]", "z[1]", "z[2]"]
     assert [d.kl for d in report.dimensions] == pytest.approx(each.mean(0).tolist())
     assert [d.kl_error for d in report.dimensions] == pytest.approx((each.std(0) / math.sqrt(40)).tolist())
@@ -95,7 +95,7 @@ def test_the_aggregate_posterior_has_the_moments_of_the_mixture() -> None:
     with torch.no_grad():
         q = pair.q(x)
     mean, scale = q.mean.mean(0), (q.variance.mean(0) + q.mean.var(0, correction=0)).sqrt()
-    report = latent_report(pair.model, pair.guide, x, num_samples=2)
+    report = latent_report(pair.model, pair.guide, x, num_samples=2, seed=0)
     assert [d.mean for d in report.dimensions] == pytest.approx(mean.tolist())
     assert [d.scale for d in report.dimensions] == pytest.approx(scale.tolist())
     expected = 0.5 * (mean.square() + scale.square() - 2 * scale.log() - 1)
@@ -116,7 +116,7 @@ def test_activity_without_the_noise_of_the_draws() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", stretched.to_event(1))
 
-    report = latent_report(model, guide, x[:1000], num_samples=2)
+    report = latent_report(model, guide, x[:1000], num_samples=2, seed=0)
     (found,) = report.dimensions
     exact = float(x[:1000].var())
     assert found.activity == pytest.approx(exact, abs=0.5)  # the draws' noise would add 4 / 2
@@ -127,7 +127,7 @@ def test_activity_without_the_noise_of_the_draws() -> None:
 
 def test_activity_of_a_site_that_depends_on_another() -> None:
     chain, x = TopDownChain(), torch.linspace(-3, 3, 300, dtype=torch.float64)
-    report = latent_report(chain.model, chain.guide, x, num_samples=50)
+    report = latent_report(chain.model, chain.guide, x, num_samples=50, seed=0)
     activity = {d.name: d.activity for d in report.dimensions}
     assert activity["z1"] == pytest.approx(float((chain.w * x).detach().var()))
     assert activity["z2"] == pytest.approx(float((chain.u * chain.w * x).detach().var()), rel=0.1)
@@ -142,7 +142,7 @@ def test_surgery_of_one_dimension() -> None:
     q = pair.q(x)
     one = dist.Normal(q.mean[:, 0].detach(), q.variance[:, 0].sqrt().detach())
     expected = surgery_by_quadrature(one, dist.Normal(0.0, 1.0))
-    report = latent_report(pair.model, pair.guide, x.repeat(20, 1), num_samples=10)
+    report = latent_report(pair.model, pair.guide, x.repeat(20, 1), num_samples=10, seed=0)
     assert_surgery(report, *expected)
     assert sum(expected) == pytest.approx(float(pair.kl(x).detach().mean()), abs=1e-6)
 
@@ -158,7 +158,9 @@ def test_surgery_of_two_dimensions() -> None:
         cell = (axis[1] - axis[0]) ** 2
         information = float((log_q.exp() * (log_q - log_mixture.unsqueeze(1))).mean(1).sum() * cell)
         marginal = float((log_mixture.exp() * (log_mixture - pair.prior().log_prob(z))).sum() * cell)
-    assert_surgery(latent_report(pair.model, pair.guide, x.repeat(20, 1), num_samples=20), information, marginal)
+    assert_surgery(
+        latent_report(pair.model, pair.guide, x.repeat(20, 1), num_samples=20, seed=0), information, marginal
+    )
 
 
 def test_surgery_of_sites_that_depend_on_each_other() -> None:
@@ -169,7 +171,7 @@ def test_surgery_of_sites_that_depend_on_each_other() -> None:
     square = (x - 0.5 * x).square() + chain.t1**2
     likelihood = -math.log(chain.r * math.sqrt(2 * math.pi)) - square / (2 * chain.r**2)
     kl = float((likelihood - chain.elbo(x)).detach().mean())
-    report = latent_report(chain.model, chain.guide, x.repeat(50), num_samples=10)
+    report = latent_report(chain.model, chain.guide, x.repeat(50), num_samples=10, seed=0)
     assert report.kl == pytest.approx(kl, abs=0.06)
     assert_surgery(report, information, kl - information)
     assert "can be negative" in {s.name: s.note for s in report.sites}["z1"]
@@ -184,7 +186,7 @@ def test_surgery_of_a_discrete_site_by_enumeration() -> None:
     log_p = pair.prior_logits.log_softmax(-1).detach()
     information = float((log_q.exp() * (log_q - log_mixture)).sum(1).mean())
     marginal = float((log_mixture.exp() * (log_mixture - log_p)).sum())
-    report = latent_report(pair.model, pair.guide, repeated, num_samples=20)
+    report = latent_report(pair.model, pair.guide, repeated, num_samples=20, seed=0)
     assert_surgery(report, information, marginal)
     assert report.kl == pytest.approx(information + marginal)
     (found,) = report.dimensions
@@ -216,9 +218,9 @@ def test_its_error_is_calibrated() -> None:
 def test_a_kl_in_closed_form_takes_noise_away(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = LinearGaussian(latent_dim=1)
     x = pair.simulate(30)
-    with_it = latent_report(pair.model, pair.guide, x, num_samples=50)
+    with_it = latent_report(pair.model, pair.guide, x, num_samples=50, seed=0)
     monkeypatch.setattr("pyro_vae.evaluate.latent.sites.kl_sites", lambda traces: {})
-    without = latent_report(pair.model, pair.guide, x, num_samples=50)
+    without = latent_report(pair.model, pair.guide, x, num_samples=50, seed=0)
     assert with_it.mutual_information_error < without.mutual_information_error
     assert with_it.marginal_kl_error < without.marginal_kl_error
     assert without.kl == pytest.approx(with_it.kl, abs=0.1)
@@ -226,7 +228,7 @@ def test_a_kl_in_closed_form_takes_noise_away(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_guide_that_ignores_x_tells_nothing() -> None:
     model, guide = normal_pair(torch.full((20, 2), 0.7).double(), 0.5)
-    report = latent_report(model, guide, torch.arange(20))
+    report = latent_report(model, guide, torch.arange(20), seed=0)
     assert report.mutual_information == pytest.approx(0.0, abs=1e-9)
     assert report.marginal_kl == pytest.approx(report.kl)
     assert report.mutual_information_error == pytest.approx(0.0, abs=1e-6)
@@ -234,7 +236,7 @@ def test_a_guide_that_ignores_x_tells_nothing() -> None:
 
 def test_posteriors_far_apart_tell_all() -> None:
     model, guide = normal_pair(100 * torch.arange(20).double().unsqueeze(1), 1.0)
-    report = latent_report(model, guide, torch.arange(20))
+    report = latent_report(model, guide, torch.arange(20), seed=0)
     assert report.mutual_information == pytest.approx(math.log(20))
     assert any("give more data" in note for note in report.notes)
 
@@ -245,16 +247,23 @@ def test_posteriors_far_apart_tell_all() -> None:
 @pytest.mark.parametrize("rows", [7, 1000])
 @pytest.mark.parametrize("pairs", [1, 100, 2**15])
 def test_chunks_change_nothing_but_the_noise(monkeypatch: pytest.MonkeyPatch, rows: int, pairs: int) -> None:
-    monkeypatch.setattr(report_module, "ROWS", rows)
+    monkeypatch.setattr(report_module, "DATA_ROWS", rows)
     monkeypatch.setattr(aggregate, "CPU_PAIRS", pairs)
     pair = LinearGaussian(latent_dim=1)
     x = pair.simulate(17)
     q = pair.q(x)
     one = dist.Normal(q.mean[:, 0].detach(), q.variance[:, 0].sqrt().detach())
-    report = latent_report(pair.model, pair.guide, x, num_samples=40)
+    report = latent_report(pair.model, pair.guide, x, num_samples=40, seed=0)
     information, marginal = surgery_by_quadrature(one, dist.Normal(0.0, 1.0))
     assert report.mutual_information == pytest.approx(information, abs=4 * report.mutual_information_error)
     assert report.marginal_kl == pytest.approx(marginal, abs=4 * report.marginal_kl_error)
+
+
+def test_memory_changes_nothing() -> None:
+    pair = LinearGaussian()
+    x = pair.simulate(17)
+    reports = [latent_report(pair.model, pair.guide, x, memory=memory, seed=0) for memory in (None, 1)]
+    assert reports[0].mutual_information == pytest.approx(reports[1].mutual_information)
 
 
 class Flat(nn.Module):
@@ -292,8 +301,8 @@ def layered(net: Program) -> tuple[Program, Program]:
 def test_networks_that_take_no_leading_dimension() -> None:
     flat = Flat()
     counts, exposure = torch.arange(8).double(), torch.linspace(1, 2, 8).double()
-    slow = latent_report(*layered(flat), counts, exposure, num_samples=3)
-    fast = latent_report(*layered(flat.map), counts, exposure, num_samples=3)
+    slow = latent_report(*layered(flat), counts, exposure, num_samples=3, seed=0)
+    fast = latent_report(*layered(flat.map), counts, exposure, num_samples=3, seed=0)
     assert [d.kl for d in slow.dimensions] == pytest.approx([d.kl for d in fast.dimensions])
     assert slow.mutual_information_error == pytest.approx(fast.mutual_information_error)
     assert slow.mutual_information == pytest.approx(fast.mutual_information)
@@ -303,7 +312,7 @@ def test_networks_that_take_no_leading_dimension() -> None:
 def test_they_are_warned_of() -> None:
     counts, exposure = torch.arange(3).double(), torch.ones(3).double()
     with pytest.warns(UserWarning, match="one at a time"):
-        latent_report(*layered(Flat()), counts, exposure, num_samples=2)
+        latent_report(*layered(Flat()), counts, exposure, num_samples=2, seed=0)
 
 
 def test_a_decoder_without_a_leading_dimension_is_no_matter() -> None:
@@ -315,15 +324,15 @@ def test_a_decoder_without_a_leading_dimension_is_no_matter() -> None:
             z = pyro.sample("z", pair.prior())
             pyro.sample("x", dist.Normal(flat(z), 1.0).to_event(1), obs=x)
 
-    report = latent_report(model, pair.guide, torch.randn(9, 2).double())
+    report = latent_report(model, pair.guide, torch.randn(9, 2).double(), seed=0)
     assert report.kl > 0
 
 
 def test_the_sites_kls_are_those_of_the_bound() -> None:
     counts, exposure = torch.arange(200).double() % 7, torch.linspace(1, 2, 200).double()
     model, guide = layered(nn.Linear(2, 2).double())
-    report = latent_report(model, guide, counts, exposure, num_samples=50)
-    expected = bound(model, guide, counts, exposure, num_particles=50, seed=1)
+    report = latent_report(model, guide, counts, exposure, num_samples=50, seed=0)
+    expected = bound(model, guide, counts, exposure, num_samples=50, seed=1)
     for site in report.sites:
         assert site.kl == pytest.approx(float(expected.kl_sites[site.name].mean()), rel=0.03)
     assert sum(site.kl for site in report.sites) == pytest.approx(report.kl)
@@ -346,7 +355,7 @@ def test_data_at_another_dimension_with_a_plate_inside(inner: int) -> None:
             with pyro.plate("answers", inner, dim=-1):
                 pyro.sample("z", dist.Normal(loc[index], 0.5).to_event(1))
 
-    report = latent_report(model, guide, torch.arange(12), num_samples=30)
+    report = latent_report(model, guide, torch.arange(12), num_samples=30, seed=0)
     names = [f"z[{i}, {j}]" for i in range(inner) for j in range(2)] if inner > 1 else ["z[0]", "z[1]"]
     assert [d.name for d in report.dimensions] == ["mood", *names]
     assert [d.activity for d in report.dimensions[1:]] == pytest.approx(loc.var(0).flatten().tolist())
@@ -376,7 +385,7 @@ def test_a_full_covariance_has_a_kl_only_as_a_whole() -> None:
         with pyro.plate("data", len(index)):
             pyro.sample("code", full_covariance(x[index]))
 
-    report = latent_report(model, guide, torch.arange(50))
+    report = latent_report(model, guide, torch.arange(50), seed=0)
     exact = kl_divergence(full_covariance(x), prior)
     assert report.kl == pytest.approx(float(exact.mean()))
     assert all(math.isnan(d.kl) for d in report.dimensions)
@@ -404,7 +413,7 @@ def flow_pair(*flow: Any) -> tuple[Program, Program]:
 def test_a_flow_tells_as_much_as_its_base() -> None:
     x = torch.randn(30, 2)
     flow = transforms.affine_autoregressive(2)
-    base, report = (latent_report(*flow_pair(*f), x, num_samples=30) for f in ((), (flow,)))
+    base, report = (latent_report(*flow_pair(*f), x, num_samples=30, seed=0) for f in ((), (flow,)))
     error = math.hypot(base.mutual_information_error, report.mutual_information_error)
     assert report.mutual_information == pytest.approx(base.mutual_information, abs=4 * error)
     assert report.marginal_kl == pytest.approx(report.kl - report.mutual_information)
@@ -413,7 +422,7 @@ def test_a_flow_tells_as_much_as_its_base() -> None:
 
 def test_a_flow_without_an_inverse_has_no_mutual_information() -> None:
     x = torch.randn(30, 2, dtype=torch.float64)
-    report = latent_report(*flow_pair(transforms.planar(2).double()), x)
+    report = latent_report(*flow_pair(transforms.planar(2).double()), x, seed=0)
     assert math.isnan(report.mutual_information)
     assert math.isfinite(report.kl)
     assert report.count("active") == 2
@@ -433,7 +442,7 @@ def test_posteriors_with_supports_of_their_own() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Uniform(x, x + 1.5))
 
-    report = latent_report(model, guide, low, num_samples=20)
+    report = latent_report(model, guide, low, num_samples=20, seed=0)
     # of each datum's width a third is shared with each neighbour; the first and the last have one neighbour
     shared = (18 * 2 + 2) / (20 * 3)
     information = math.log(20) - shared * math.log(2)
@@ -451,7 +460,7 @@ def test_a_positive_latent_with_its_own_prior() -> None:
             pyro.sample("rate", dist.Gamma(x + 2.0, 1.5))
 
     x = torch.arange(10, dtype=torch.float64)
-    report = latent_report(model, guide, x.repeat(50), num_samples=10)
+    report = latent_report(model, guide, x.repeat(50), num_samples=10, seed=0)
     (rate,) = report.dimensions
     q, p = dist.Gamma(x + 2, 1.5), dist.Gamma(2.0, 0.5)
     assert rate.kl == pytest.approx(float(kl_divergence(q, p).mean()))
@@ -477,7 +486,7 @@ def test_an_autoguide_of_each_datum() -> None:
     guide(x)
     with torch.no_grad():
         guide.locs.rate.copy_((x + 1).log())
-    report = latent_report(model, guide, x, num_samples=10)
+    report = latent_report(model, guide, x, num_samples=10, seed=0)
     q = dist.Normal((x + 1).log(), torch.full_like(x, 0.5))
     exact = kl_divergence(q, dist.Normal(0.0, 1.0))
     assert report.kl == pytest.approx(float(exact.mean()), abs=0.1)
@@ -498,12 +507,12 @@ def test_a_prior_of_each_datum_is_noted() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(shift, 1.0))
 
-    report = latent_report(model, guide, x, shift=shift)
+    report = latent_report(model, guide, x, shift=shift, seed=0)
     assert report.kl == pytest.approx(0.0)
     assert report.mutual_information > 0.1
     assert any("prior differs" in note for note in report.notes)
     assert math.isnan(report.dimensions[0].prior_kl)
-    same = latent_report(model, guide, x, shift=torch.zeros(9).double())
+    same = latent_report(model, guide, x, shift=torch.zeros(9).double(), seed=0)
     assert same.notes == []
 
 
@@ -511,7 +520,7 @@ def test_a_prior_of_each_datum_is_noted() -> None:
 
 
 def health(loc: Tensor, scale: Tensor | float = 1.0) -> LatentReport:
-    return latent_report(*normal_pair(loc.double(), scale), torch.arange(len(loc)))
+    return latent_report(*normal_pair(loc.double(), scale), torch.arange(len(loc)), seed=0)
 
 
 def test_a_healthy_space_has_no_warning() -> None:
@@ -565,7 +574,7 @@ def test_a_discrete_site_can_collapse() -> None:
             if observe:
                 pyro.sample("x", dist.Normal(c.double(), 1.0), obs=x)
 
-    report = latent_report(lambda x: program(x, True), lambda x: program(x, False), torch.randn(9).double())
+    report = latent_report(lambda x: program(x, True), lambda x: program(x, False), torch.randn(9).double(), seed=0)
     assert [d.status for d in report.dimensions] == ["collapsed"]
 
 
@@ -602,13 +611,13 @@ def test_it_prints_saves_and_draws(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pair", [Discrete(), TopDownChain()], ids=["discrete", "chain"])
 def test_pictures_of_few_dimensions(pair: Any, tmp_path: Path) -> None:
     x = torch.ones(5, 3).double() if isinstance(pair, Discrete) else torch.randn(5).double()
-    latent_report(pair.model, pair.guide, x).plot().savefig(tmp_path / "latent.png")
+    latent_report(pair.model, pair.guide, x, seed=0).plot().savefig(tmp_path / "latent.png")
 
 
 def test_a_vae() -> None:
     vae = VAE(6, latent_dim=3, hidden=(8,))
     x = (torch.rand(20, 6) < 0.5).float()
-    report = latent_report(vae.model, vae.guide, x)
+    report = latent_report(vae.model, vae.guide, x, seed=0)
     assert report.kl == pytest.approx(float(bound(vae.model, vae.guide, x).kl.mean()), rel=1e-5)
     assert 0 <= report.mutual_information <= math.log(20)
 
@@ -643,7 +652,7 @@ def test_a_pair_without_latents() -> None:
             pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
 
     with pytest.raises(ValueError, match="no latent site"):
-        latent_report(model, lambda x: None, torch.zeros(3))
+        latent_report(model, lambda x: None, torch.zeros(3), seed=0)
 
 
 def test_a_latent_shared_by_all_data() -> None:
@@ -654,7 +663,7 @@ def test_a_latent_shared_by_all_data() -> None:
                 pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     with pytest.raises(ValueError, match="'z' of the model is not inside a plate"):
-        latent_report(lambda x: program(x, True), lambda x: program(x, False), torch.zeros(3))
+        latent_report(lambda x: program(x, True), lambda x: program(x, False), torch.zeros(3), seed=0)
 
 
 def test_nan_is_located() -> None:

@@ -49,7 +49,7 @@ def diagonal_gap(pair: LinearGaussian) -> float:
 def test_the_best_diagonal_normal(start: str) -> None:
     pair = correlated()
     x = pair.simulate(5)
-    local = fit_local(pair.model, "diagonal_normal", x, start=pair.guide if start == "guide" else "prior", **QUICK)
+    local = fit_local(pair.model, pair.guide if start == "guide" else None, x, family="diagonal_normal", **QUICK)
     gap = pair.log_prob(x).detach() - local.elbo
     assert diagonal_gap(pair) > 0.3
     assert float(((gap - diagonal_gap(pair)) / local.elbo_error).abs().max()) < 4
@@ -72,7 +72,7 @@ def test_a_family_with_correlations_reaches_log_p(family: str) -> None:
             return conditionals.posterior(family, size, num_flows=1, hidden=(8,))
         return conditionals.posterior(family, size)
 
-    local = fit_local(pair.model, small, x, **QUICK)
+    local = fit_local(pair.model, None, x, family=small, **QUICK)
     assert float((pair.log_prob(x).detach() - local.elbo).abs().max()) < 0.03  # 0.4 for the best diagonal normal
     # weights that are p(x) or nearly so
     assert float(pv.log_marginal(pair.model, local.guide, x, num_samples=200, seed=0).ess.min()) > 190
@@ -96,19 +96,28 @@ def test_data_fitted_together_are_fitted_apart(family: str, monkeypatch: pytest.
     torch.manual_seed(1)
     members = {"iaf": lambda d: conditionals.posterior("iaf", d, num_flows=1, hidden=(4,))}
     chosen = members.get(family, lambda d: conditionals.posterior(family, d))(2)
-    settings: dict[str, Any] = {"seed": 0, "max_steps": 50, "start": pair.guide, "num_particles": 3}
-    together = fit_local(pair.model, chosen, x, **settings)
+    settings: dict[str, Any] = {"seed": 0, "max_steps": 50, "num_particles": 3}
+    together = fit_local(pair.model, pair.guide, x, family=chosen, **settings)
     for i in range(3):
-        alone = fit_local(pair.model, chosen, x[i : i + 1], **settings)
+        alone = fit_local(pair.model, pair.guide, x[i : i + 1], family=chosen, **settings)
         for a, b in zip(alone.posterior.parameters(), together.posterior.parameters(), strict=True):
             torch.testing.assert_close(a[0], b[i], rtol=1e-6, atol=1e-8)
 
 
-def test_data_stop_one_by_one_and_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descent, "CPU_ROWS", 4 * 16)
+@pytest.mark.parametrize("memory", [None, 3 * 10**4])
+def test_data_stop_one_by_one_and_in_parts(monkeypatch: pytest.MonkeyPatch, memory: int | None) -> None:
+    if memory is None:
+        monkeypatch.setattr(descent, "CPU_ROWS", 4 * 16)
     pair = correlated()
     x = pair.simulate(10)
-    local = fit_local(pair.model, "full_normal", x, **QUICK)
+    sizes = []
+
+    def model(x: Tensor) -> None:
+        sizes.append(len(x))
+        pair.model(x)
+
+    local = fit_local(model, None, x, family="full_normal", memory=memory, **QUICK)
+    assert sizes.count(10) < 50  # at the start and the end, in no step
     assert len(local.steps.unique()) > 1
     assert int(local.converged.sum()) == 10
     torch.testing.assert_close(local.elbo, pair.log_prob(x).detach(), atol=0.02, rtol=0)
@@ -119,14 +128,14 @@ def test_data_stop_one_by_one_and_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
 def test_no_steps_but_one_leave_the_encoder(capsys: pytest.CaptureFixture[str]) -> None:
     pair = correlated()
     x = pair.simulate(4)
-    local = fit_local(pair.model, "diagonal_normal", x, start=pair.guide, max_steps=1, lr=1e-12, seed=0)
+    local = fit_local(pair.model, pair.guide, x, family="diagonal_normal", max_steps=1, lr=1e-12, seed=0)
     q = local.posterior.sites[0]()
     torch.testing.assert_close(q.mean, pair.q(x).mean.detach(), atol=1e-6, rtol=0)
     torch.testing.assert_close(q.stddev, pair.q(x).stddev.detach(), atol=1e-6, rtol=0)
     assert float(((local.elbo - pair.elbo(x).detach()) / local.elbo_error).abs().max()) < 4
     assert local.steps.tolist() == [1] * 4
     assert not local.converged.any()
-    more = fit_local(pair.model, "diagonal_normal", x, start=pair.guide, max_steps=20, seed=0)
+    more = fit_local(pair.model, pair.guide, x, family="diagonal_normal", max_steps=20, seed=0)
     assert (more.elbo > pair.elbo(x).detach()).all()
 
 
@@ -135,7 +144,7 @@ def test_wide_and_narrow_scales_survive_the_start() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(torch.tensor([3.0, -2.0]), torch.tensor([0.01, 100.0])).to_event(1))
 
-    q = fit_local(model, "full_normal", torch.zeros(2), max_steps=1, lr=1e-12).posterior.sites[0]()
+    q = fit_local(model, None, torch.zeros(2), family="full_normal", max_steps=1, lr=1e-12).posterior.sites[0]()
     torch.testing.assert_close(q.mean, torch.tensor([[3.0, -2.0]] * 2))
     torch.testing.assert_close(q.stddev, torch.tensor([[0.01, 100.0]] * 2))
 
@@ -154,7 +163,7 @@ def test_a_constrained_latent() -> None:
             pyro.sample("counts", dist.Poisson(rate), obs=counts)
 
     counts = torch.tensor([0.0, 3.0, 9.0], dtype=torch.float64)
-    local = fit_local(model, "diagonal_normal", counts, **QUICK)
+    local = fit_local(model, None, counts, family="diagonal_normal", **QUICK)
     exact = torch.tensor(
         [log_quadrature(lambda r, c=c: prior.log_prob(r) + dist.Poisson(r).log_prob(c), 1e-6, 60.0) for c in counts],  # type: ignore[misc]
         dtype=torch.float64,
@@ -178,7 +187,7 @@ def counts_model(x: Tensor, exposure: Tensor, *, spread: float) -> None:
 def test_two_sites_two_plates_and_extra_arguments() -> None:
     x = torch.tensor([[1.0, 4.0], [0.0, 2.0], [7.0, 5.0]], dtype=torch.float64)
     exposure = torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64)
-    local = fit_local(counts_model, "diagonal_normal", x, exposure, spread=0.5, **QUICK)
+    local = fit_local(counts_model, None, x, exposure, family="diagonal_normal", spread=0.5, **QUICK)
 
     size = torch.linspace(1e-3, 30, 1500, dtype=torch.float64)
     tilt = torch.linspace(-4, 4, 801, dtype=torch.float64)
@@ -217,7 +226,7 @@ def test_a_network_without_leading_dimensions() -> None:
 
     x = torch.tensor([[1.0], [-2.0]])
     with pytest.warns(UserWarning, match="one at a time"):
-        local = fit_local(model, "diagonal_normal", x, seed=0, num_particles=4, max_steps=400)
+        local = fit_local(model, None, x, family="diagonal_normal", seed=0, num_particles=4, max_steps=400)
     log_p = dist.Normal(0.0, 5**0.5).log_prob(x[:, 0])
     torch.testing.assert_close(local.elbo, log_p, atol=0.01, rtol=0)
 
@@ -231,7 +240,7 @@ def test_a_model_made_for_just_these_data() -> None:
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     x = torch.zeros(4)
-    local = fit_local(model, "diagonal_normal", x, **QUICK)
+    local = fit_local(model, None, x, family="diagonal_normal", **QUICK)
     assert local.converged.all()
     torch.testing.assert_close(local.elbo, dist.Normal(loc, 2**0.5).log_prob(x), atol=0.01, rtol=0)
 
@@ -241,25 +250,25 @@ def test_the_model_is_left_alone() -> None:
     vae.train()
     before = {name: p.clone() for name, p in vae.state_dict().items()}
     state = torch.get_rng_state()
-    local = fit_local(vae.model, "planar", torch.ones(3, 6), start=vae.guide, max_steps=5, seed=0)
+    local = fit_local(vae.model, vae.guide, torch.ones(3, 6), family="planar", max_steps=5, seed=0)
     assert torch.equal(state, torch.get_rng_state())
     assert vae.training
     assert all(p.grad is None and p.requires_grad for p in vae.parameters())
     assert all(torch.equal(p, before[name]) for name, p in vae.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in local.posterior.parameters())
-    again = fit_local(vae.model, "planar", torch.ones(3, 6), start=vae.guide, max_steps=5, seed=0)
+    again = fit_local(vae.model, vae.guide, torch.ones(3, 6), family="planar", max_steps=5, seed=0)
     assert torch.equal(local.elbo, again.elbo)
 
 
 def test_the_result_is_a_guide_for_every_question() -> None:
     pair = correlated()
     x = pair.simulate(4)
-    local = fit_local(pair.model, "full_normal", x, **QUICK)
+    local = fit_local(pair.model, None, x, family="full_normal", **QUICK)
     exact = pair.log_prob(x).detach()
-    found = pv.bound(pair.model, local, x, num_particles=200, seed=0).elbo
+    found = pv.bound(pair.model, local, x, num_samples=200, seed=0).elbo
     torch.testing.assert_close(found, exact, atol=0.4, rtol=0)  # noisy: with the KL in closed form
     table = pv.compare_elbos(
-        pair.model, local.guide, x, ["trace", "stl"], num_particles=[1], repeats=3, reference_samples=10
+        pair.model, local.guide, x, estimators=["trace", "stl"], num_particles=[1], repeats=3, num_samples=10, seed=0
     )
     rows = {row.estimator: row for row in table.rows}
     # the family holds the posterior: there stl has no variance, trace has
@@ -275,10 +284,10 @@ def test_families_by_site() -> None:
     x = torch.tensor([[1.0, 4.0]])
     families: dict[str, Any] = {"size": "diagonal_normal", "tilt": lambda d: conditionals.FullNormal(d)}
     settings: dict[str, Any] = {"spread": 0.5, "max_steps": 2, "seed": 0}
-    local = fit_local(counts_model, families, x, torch.ones(1), **settings)
+    local = fit_local(counts_model, None, x, torch.ones(1), family=families, **settings)
     assert [type(s.family).__name__ for s in local.posterior] == ["DiagonalNormal", "FullNormal"]
     with pytest.raises(ValueError, match=r"sites \['size'\]; the model's latents are \['size', 'tilt'\]"):
-        fit_local(counts_model, {"size": "diagonal_normal"}, x, torch.ones(1), **settings)
+        fit_local(counts_model, None, x, torch.ones(1), family={"size": "diagonal_normal"}, **settings)
 
 
 def test_an_event_that_is_no_vector_and_a_simplex() -> None:
@@ -290,7 +299,7 @@ def test_an_event_that_is_no_vector_and_a_simplex() -> None:
             pyro.sample("x", dist.Multinomial(int(x[0].sum()), p), obs=x)
 
     x = torch.tensor([[2.0, 5.0, 1.0], [0.0, 4.0, 4.0]], dtype=torch.float64)
-    local = fit_local(model, "full_normal", x, **QUICK)
+    local = fit_local(model, None, x, family="full_normal", **QUICK)
     exact = dist.DirichletMultinomial(weights, 8).log_prob(x)
     assert float((exact - local.elbo).max()) < 0.1
     estimate = pv.log_marginal(model, local.guide, x, num_samples=2000, seed=0)
@@ -311,7 +320,7 @@ def test_ctrl_c_gives_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(descent, "_adam", stop)
     with pytest.warns(UserWarning, match="interrupted: 0 of 3 local posteriors"):
-        local = fit_local(pair.model, "diagonal_normal", x, seed=0)
+        local = fit_local(pair.model, None, x, family="diagonal_normal", seed=0)
     assert local.interrupted
     assert local.steps.tolist() == [100] * 3
     assert float((pair.log_prob(x).detach() - local.elbo).max()) < diagonal_gap(pair) + 0.2
@@ -319,7 +328,7 @@ def test_ctrl_c_gives_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_the_result_shows(tmp_path: Any) -> None:
     pair = correlated()
-    local = fit_local(pair.model, "diagonal_normal", pair.simulate(3), seed=0, max_steps=250)
+    local = fit_local(pair.model, None, pair.simulate(3), family="diagonal_normal", seed=0, max_steps=250)
     assert "DiagonalNormal" in repr(local)
     assert f"{local.mean:.3f}" in repr(local)
     assert (tmp_path / "a.csv").with_suffix(".csv") == local.save(tmp_path / "a.csv")
@@ -356,26 +365,28 @@ def test_mistakes() -> None:
     x = pair.simulate(3)
     discrete = Discrete()
     with pytest.raises(ValueError, match="'c' is discrete"):
-        fit_local(discrete.model, "diagonal_normal", torch.ones(2, 3, dtype=torch.float64))
+        fit_local(discrete.model, None, torch.ones(2, 3, dtype=torch.float64), family="diagonal_normal")
     with pytest.raises(ValueError, match="'z' is masked"):
-        fit_local(masked, "diagonal_normal", torch.ones(2))
+        fit_local(masked, None, torch.ones(2), family="diagonal_normal")
     with pytest.raises(ValueError, match="no latent site"):
-        fit_local(observed, "diagonal_normal", torch.ones(2))
+        fit_local(observed, None, torch.ones(2), family="diagonal_normal")
     with pytest.raises(ValueError, match="Scaled has the parameter 'log_scale'"):
-        fit_local(pair.model, Scaled, x)
+        fit_local(pair.model, None, x, family=Scaled)
     with pytest.raises(ValueError, match=r"family of the site 'z' must give .* \(2,\), got \(3,\)"):
-        fit_local(pair.model, conditionals.DiagonalNormal(3), x)
+        fit_local(pair.model, None, x, family=conditionals.DiagonalNormal(3))
     with pytest.raises(ValueError, match="does not sample the site 'z'"):
-        fit_local(pair.model, "diagonal_normal", x, start=lambda x: None)
-    with pytest.raises(ValueError, match="start must be 'prior' or a guide"):
-        fit_local(pair.model, "diagonal_normal", x, start="posterior")  # type: ignore[arg-type]
+        fit_local(pair.model, lambda x: None, x, family="diagonal_normal")
+    with pytest.raises(TypeError, match="must be a Pyro program, or None for the prior, got 'diagonal_normal'"):
+        fit_local(pair.model, "diagonal_normal", x)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"fit_local\(\) got the keyword 'max_step'.*did you mean 'max_steps'"):
+        fit_local(pair.model, None, x, max_step=3)
     with pytest.raises(ValueError, match="num_particles must be at least 1"):
-        fit_local(pair.model, "diagonal_normal", x, num_particles=0)
+        fit_local(pair.model, None, x, family="diagonal_normal", num_particles=0)
     with pytest.raises(ValueError, match="lr must be positive"):
-        fit_local(pair.model, "diagonal_normal", x, lr=0.0)
+        fit_local(pair.model, None, x, family="diagonal_normal", lr=0.0)
     x[1] = math.inf
     with pytest.raises(ValueError, match=r"first that of datum 1.*x\[1:2\]"), pyro.validation_enabled(False):
-        fit_local(pair.model, "diagonal_normal", x)
+        fit_local(pair.model, None, x, family="diagonal_normal")
 
 
 def test_a_linear_layer_per_datum() -> None:

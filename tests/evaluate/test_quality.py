@@ -182,26 +182,26 @@ def test_noise_is_not_sharp_and_blur_lowers_it() -> None:
 def test_the_feature_net_learns_and_is_stored(tmp_path: Path) -> None:
     x, y = digits()
     before = torch.get_rng_state()
-    net = train_features(x[:1000], y[:1000], steps=150, path=tmp_path / "features.safetensors")
+    net = train_features(x[:1000], y[:1000], steps=150, path=tmp_path / "features.safetensors", seed=0)
     assert torch.equal(before, torch.get_rng_state())
     with torch.no_grad():
         assert float((net(x[1000:]).argmax(1) == y[1000:]).float().mean()) > 0.85
-    again = train_features(x, y, steps=1, path=tmp_path / "features.safetensors")
+    again = train_features(x, y, steps=1, path=tmp_path / "features.safetensors", seed=0)
     torch.testing.assert_close(again.features(x[:5]), net.features(x[:5]))
     with pytest.raises(ValueError, match="is of another net"):
-        train_features(x.repeat(1, 2, 1, 1), y, path=tmp_path / "features.safetensors")
+        train_features(x.repeat(1, 2, 1, 1), y, path=tmp_path / "features.safetensors", seed=0)
     with pytest.raises(ValueError, match="were expected"):
-        train_features(x.flatten(1), y)
+        train_features(x.flatten(1), y, seed=0)
 
 
 def test_quality_tells_good_samples_from_bad_ones(tmp_path: Path) -> None:
     x, y = digits()
-    net = train_features(x[:600], y[:600], steps=60)
+    net = train_features(x[:600], y[:600], steps=60, seed=0)
     data, fresh = x[600:1000], x[1000:1200]
-    good = pv.sample_quality(data, fresh, net)
-    blurred = pv.sample_quality(data, nn.functional.avg_pool2d(fresh, 3, 1, 1), net)
-    one = pv.sample_quality(data, fresh[:1].expand(200, -1, -1, -1), net)
-    noise = pv.sample_quality(data, torch.rand(200, 1, 8, 8), net)
+    good = pv.sample_quality(data, fresh, net, seed=0)
+    blurred = pv.sample_quality(data, nn.functional.avg_pool2d(fresh, 3, 1, 1), net, seed=0)
+    one = pv.sample_quality(data, fresh[:1].expand(200, -1, -1, -1), net, seed=0)
+    noise = pv.sample_quality(data, torch.rand(200, 1, 8, 8), net, seed=0)
     assert good.warning == ""
     assert good.samples.frechet < 3 * good.data.frechet
     for bad in (blurred, one, noise):
@@ -221,11 +221,11 @@ def test_quality_tells_good_samples_from_bad_ones(tmp_path: Path) -> None:
 
 def test_a_network_of_ones_own_and_pixels() -> None:
     x = torch.rand(60, 1, 8, 8)
-    plain = pv.sample_quality(x[:40], x[40:])
+    plain = pv.sample_quality(x[:40], x[40:], seed=0)
     assert plain.num_features == 0
     assert math.isnan(plain.samples.class_score)
     assert "by pixels" in repr(plain)
-    own = pv.sample_quality(x[:40], x[40:], nn.Sequential(nn.Flatten(), nn.Linear(64, 7)))
+    own = pv.sample_quality(x[:40], x[40:], nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), seed=0)
     assert own.num_features == 7
 
 
@@ -240,7 +240,7 @@ def test_a_network_of_ones_own_and_pixels() -> None:
 def test_what_cannot_be_compared(change: Any, message: str) -> None:
     x = torch.rand(60, 1, 8, 8) * 0.9
     with pytest.raises(ValueError, match=message):
-        pv.sample_quality(x[:40], change(x[40:]))
+        pv.sample_quality(x[:40], change(x[40:]), seed=0)
 
 
 def test_features_that_are_not_finite_are_named() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluate import log_marginal, repair
+from pyro_vae.evaluate import AIS, log_marginal, repair
 from pyro_vae.oracles import LinearGaussian
 
 PAIR = LinearGaussian()
@@ -30,13 +30,13 @@ def better(*rows: Tensor) -> Callable[..., Any]:
     return PAIR.wide_guide
 
 
-@pytest.mark.parametrize(("how", "options"), [("ais", {"num_temperatures": 20, "leapfrog_steps": 3}), (better, {})])
-def test_bad_points_move_to_the_truth(how: Any, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("how", [AIS(num_temperatures=20, leapfrog_steps=3), better])
+def test_bad_points_move_to_the_truth(how: Any) -> None:
     x = PAIR.simulate(20)
     bad = (x[:, 0] >= 0).nonzero().squeeze(-1)
     result = log_marginal(PAIR.model, partly_narrow, x, num_samples=1000, seed=0)
     assert result.unreliable.tolist() == bad.tolist()
-    mended = repair(PAIR.model, partly_narrow, result, x, how=how, seed=0, **options)
+    mended = repair(PAIR.model, partly_narrow, x, result=result, how=how, seed=0)
     exact = PAIR.log_prob(x).detach()
     assert mended.index.tolist() == bad.tolist()
     assert mended.after is not None
@@ -54,7 +54,7 @@ def test_bad_points_move_to_the_truth(how: Any, options: dict[str, Any]) -> None
 def test_more_samples() -> None:
     x = PAIR.simulate(10)
     result = log_marginal(PAIR.model, partly_narrow, x, num_samples=100, seed=0)
-    mended = repair(PAIR.model, partly_narrow, result, x, seed=1)
+    mended = repair(PAIR.model, partly_narrow, x, result=result, seed=1)
     assert mended.after is not None
     assert mended.after.num_samples == 1000
     assert set(mended.result.counts.tolist()) == {100, 1000}
@@ -63,7 +63,7 @@ def test_more_samples() -> None:
 def test_nothing_to_repair() -> None:
     x = PAIR.simulate(3)
     result = log_marginal(PAIR.model, PAIR.exact_guide, x, num_samples=100)
-    mended = repair(PAIR.model, PAIR.exact_guide, result, x)
+    mended = repair(PAIR.model, PAIR.exact_guide, x, result=result)
     assert mended.after is None
     assert mended.result is result
     assert "0 of 3 estimates repaired" in repr(mended)
@@ -73,6 +73,10 @@ def test_what_is_refused() -> None:
     x = PAIR.simulate(3)
     result = log_marginal(PAIR.model, PAIR.guide, x, num_samples=10)
     with pytest.raises(ValueError, match="the result is of 3 data, 2 came"):
-        repair(PAIR.model, PAIR.guide, result, x[:2])
+        repair(PAIR.model, PAIR.guide, x[:2], result=result)
     with pytest.raises(ValueError, match="how must be 'samples', 'ais' or a function"):
-        repair(PAIR.model, PAIR.guide, result, x, how="prayer")
+        repair(PAIR.model, PAIR.guide, x, result=result, how="prayer")
+    with pytest.raises(ValueError, match="for the data that came, got 'bdmc'"):
+        repair(PAIR.model, PAIR.guide, x, result=result, how="bdmc")
+    with pytest.raises(TypeError, match=r"repair\(\) got the keyword 'num_sample'.*did you mean 'num_samples'"):
+        repair(PAIR.model, PAIR.guide, x, result=result, num_sample=3)

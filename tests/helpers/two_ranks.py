@@ -293,8 +293,8 @@ def marginal() -> Found:
     found: Found = {"exact": pair.log_prob(x).detach()}
     result = pv.log_marginal(pair.model, pair.wide_guide, x, num_samples=200, seed=0, ranks=ranks)
     found |= {"log_prob": result.log_prob, "error": result.std_error, "khat": result.khat, "bounds": result.bounds}
-    chains = pv.log_marginal(pair.model, None, x, method="ais", num_temperatures=30, num_chains=4, ranks=ranks)
-    summary = pv.summarize(pair.model, pair.wide_guide, x, num_samples=200, ranks=ranks)
+    chains = pv.log_marginal(pair.model, None, x, method=pv.AIS(num_temperatures=30, num_chains=4), ranks=ranks)
+    summary = pv.summarize(pair.model, pair.wide_guide, x, num_samples=200, ranks=ranks, seed=0)
     return found | {"ais": chains.log_prob, "ais_error": chains.std_error, "summary": summary.log_prob}
 
 

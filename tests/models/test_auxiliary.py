@@ -40,7 +40,7 @@ def test_log_prob_is_that_of_the_decoder(digits: Tensor) -> None:
     found = pv.log_marginal(vae.model, vae.guide, x, num_samples=10_000, seed=0)
     assert ((found.log_prob - quadrature(vae, x)).abs() < 5 * found.std_error).all()
     assert float(found.std_error.max()) < 0.05
-    elbo = pv.bound(vae.model, vae.guide, x, num_particles=500, seed=0)
+    elbo = pv.bound(vae.model, vae.guide, x, num_samples=500, seed=0)
     assert (elbo.elbo < quadrature(vae, x)).all()
 
 
@@ -75,7 +75,7 @@ def test_the_auxiliary_latent_makes_the_posterior_richer() -> None:
     precision = torch.eye(2) + weight.T @ weight / 0.25
     best_diagonal = float((precision.diagonal().log().sum() - torch.logdet(precision)) / 2)
     log_prob = dist.MultivariateNormal(torch.zeros(2), weight @ weight.T + torch.eye(2) / 4).log_prob(x[0])
-    elbo = pv.bound(vae.model, vae.guide, x, num_particles=300, seed=0).elbo
+    elbo = pv.bound(vae.model, vae.guide, x, num_samples=300, seed=0).elbo
     gap = float(log_prob - elbo.mean())
     assert best_diagonal > 0.25
     assert -0.01 < gap < best_diagonal - 0.1

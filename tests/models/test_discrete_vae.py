@@ -59,7 +59,7 @@ def test_bound_and_likelihood_by_enumeration(kind: str, x: Tensor) -> None:
         log_q = vae.encode(x).log_prob(z)
     torch.testing.assert_close(log_q.logsumexp(0).exp(), torch.ones_like(x[:, 0]))
     exact = (log_q.exp() * (log_joint - log_q)).sum(0)
-    found = pv.bound(vae.model, vae.guide, x, num_particles=400, seed=0)
+    found = pv.bound(vae.model, vae.guide, x, num_samples=400, seed=0)
     assert float((found.elbo - exact).mean()) == pytest.approx(0.0, abs=0.03)
     marginal = pv.log_marginal(vae.model, vae.guide, x, num_samples=3000, seed=0)
     assert bool(((marginal.log_prob - log_joint.logsumexp(0)).abs() < 5 * marginal.std_error).all())
@@ -82,14 +82,14 @@ def test_enumeration_is_exact_for_one_variable(x: Tensor) -> None:
 def test_every_estimator_raises_the_bound(kind: str, elbo: str) -> None:
     vae = small(kind)
     x = torch.tensor([[1.0, 1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0, 0.0]]).double().repeat(10, 1)
-    before = pv.bound(vae.model, vae.guide, x, num_particles=50, seed=0).mean
+    before = pv.bound(vae.model, vae.guide, x, num_samples=50, seed=0).mean
     objective = (
         pv.elbo.Relaxed(straight_through=True) if elbo == "straight-through" else pv.elbo.make(elbo, num_particles=2)
     )
     svi = pv.SVI(vae.model, vae.guide, lambda p: torch.optim.Adam(p, 0.02), objective)
     for _ in range(80):
         svi.step(x)
-    assert pv.bound(vae.model, vae.guide, x, num_particles=50, seed=0).mean > before + 0.5
+    assert pv.bound(vae.model, vae.guide, x, num_samples=50, seed=0).mean > before + 0.5
 
 
 @pytest.mark.parametrize("kind", SHAPES)

@@ -81,7 +81,7 @@ def test_every_number_is_the_likelihood(covariance: Any) -> None:
 
     marginal = pv.log_marginal(mixture.model, mixture.guide, x, num_samples=3)
     torch.testing.assert_close(marginal.log_prob, log_prob.detach())
-    elbo = pv.bound(mixture.model, mixture.guide, x, num_particles=400, seed=0).elbo
+    elbo = pv.bound(mixture.model, mixture.guide, x, num_samples=400, seed=0).elbo
     assert float((elbo - log_prob.detach()).mean()) == pytest.approx(0.0, abs=0.05)
 
 

@@ -45,7 +45,7 @@ def test_bounds_and_log_marginal_against_quadrature(kind: type[HierarchicalVAE])
     found = pv.log_marginal(vae.model, vae.guide, x, num_samples=5000, seed=0)
     assert float(found.std_error.max()) < 0.1
     assert ((found.log_prob - exact).abs() < 5 * found.std_error).all()
-    elbo = pv.bound(vae.model, vae.guide, x, num_particles=200, seed=0)
+    elbo = pv.bound(vae.model, vae.guide, x, num_samples=200, seed=0)
     assert (elbo.elbo < exact).all()
 
 

@@ -57,7 +57,7 @@ def test_likelihood_with_and_without_labels(system: type[SemiSupervisedVAE]) -> 
     assert bool(((found.log_prob - exact).abs() < 5 * found.std_error).all())
     without = pv.log_marginal(vae.model, vae.guide, X, num_samples=5000, seed=0)
     assert bool(((without.log_prob - joint.logsumexp(1)).abs() < 5 * without.std_error).all())
-    elbo = pv.bound(vae.model, vae.guide, X, Y, num_particles=500, seed=0).elbo
+    elbo = pv.bound(vae.model, vae.guide, X, Y, num_samples=500, seed=0).elbo
     assert bool((elbo < exact).all())
 
 

@@ -71,10 +71,10 @@ def test_it_trains(svi: type, elbo: type) -> None:
     vae = small()
     x = torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]]).repeat(5, 1)
     trainer = svi(vae.model, vae.guide, PYRO_OPTIM.Adam({"lr": 0.05}), elbo())
-    before = bound(vae.model, vae.guide, x, num_particles=20).mean
+    before = bound(vae.model, vae.guide, x, num_samples=20).mean
     for _ in range(60):
         trainer.step(x)
-    assert bound(vae.model, vae.guide, x, num_particles=20).mean > before + 1.0
+    assert bound(vae.model, vae.guide, x, num_samples=20).mean > before + 1.0
 
 
 @pytest.mark.parametrize("clone", [lambda vae: small(), copy.deepcopy])
@@ -121,9 +121,9 @@ def test_shapes(shape: Any) -> None:
 
 def test_draws_are_data_and_means_are_means() -> None:
     vae = small()
-    assert set(vae.sample(50, mean=False).unique().tolist()) == {0.0, 1.0}
+    assert set(vae.sample(50).unique().tolist()) == {0.0, 1.0}
     assert set(vae.reconstruct(data_for(vae), mean=False).unique().tolist()) <= {0.0, 1.0}
-    assert 0.0 < float(vae.sample(50).min()) <= float(vae.sample(50).max()) < 1.0
+    assert 0.0 < float(vae.sample(50, mean=True).min()) <= float(vae.sample(50, mean=True).max()) < 1.0
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (6,), (5, 1, 6), (5, 3, 2), ()])
@@ -150,7 +150,7 @@ def test_start_at_mean(likelihood: str) -> None:
     with torch.no_grad():
         decoder.final.weight.zero_()
     assert vae.start_at_mean(mean) is vae
-    torch.testing.assert_close(vae.sample(1)[0], mean, rtol=0.02, atol=0.01)
+    torch.testing.assert_close(vae.sample(1, mean=True)[0], mean, rtol=0.02, atol=0.01)
 
 
 def test_start_at_mean_needs_a_bias_to_set() -> None:

@@ -186,7 +186,7 @@ def test_vamp_bounds_are_bounds() -> None:
     exact = joint.logsumexp(0) + math.log(20 / 4000)
     found = pv.log_marginal(vae.model, vae.guide, x, num_samples=5000, seed=0)
     assert ((found.log_prob - exact).abs() < 5 * found.std_error).all()
-    assert (pv.bound(vae.model, vae.guide, x, num_particles=500, seed=0).elbo < exact).all()
+    assert (pv.bound(vae.model, vae.guide, x, num_samples=500, seed=0).elbo < exact).all()
 
 
 def test_flow_begins_near_the_standard_normal() -> None:

@@ -41,7 +41,7 @@ def test_a_stored_run_is_loaded(name: str) -> None:
     assert test is not None
     # as the run itself reported, in evaluation-test.json, from noise of the same seed
     reported = json.loads((STORED / name / "vae" / "evaluation-test.json").read_text())
-    elbo = pv.bound(run.model, run.guide, test.x, num_particles=20, seed=0).elbo.mean()
+    elbo = pv.bound(run.model, run.guide, test.x, num_samples=20, seed=0).elbo.mean()
     assert float(elbo) == pytest.approx(reported["elbo"], abs=0.05)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,10 +12,9 @@ from pyro_vae.elbo.adversarial.base import Adversarial, total
 from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer
 from pyro_vae.elbo.adversarial.phases import Phase
 from pyro_vae.elbo.estimators.bounds import observed_log_prob
+from pyro_vae.pair.protocol import Program
 
 __all__ = ["AAE", "WAEGAN"]
-
-Program = Callable[..., Any]
 
 
 class AAE(Adversarial):

@@ -16,7 +16,6 @@ from pyro_vae.nets import lookup
 
 __all__ = ["Adversarial"]
 
-Program = Callable[..., Any]
 
 LOOK_EVERY = 500  # steps between checks of what was noted, which wait for a GPU
 WON = 0.995  # share of pairs that a critic tells apart

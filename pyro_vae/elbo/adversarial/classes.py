@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 from pyro.poutine.messenger import Messenger
@@ -15,11 +14,10 @@ from pyro_vae.elbo.adversarial.draws import Drawn, codes, infer
 from pyro_vae.elbo.adversarial.phases import Phase
 from pyro_vae.elbo.estimators.relaxed import bare
 from pyro_vae.elbo.objectives.labels import guessed_log_prob, hide_labels
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import Site, sample_sites
 
 __all__ = ["CategoricalAAE"]
-
-Program = Callable[..., Any]
 
 
 class CategoricalAAE(AAE):

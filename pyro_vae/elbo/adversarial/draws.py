@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,11 +13,10 @@ from torch import Tensor
 from pyro_vae.elbo.estimators.bounds import sampled_kl
 from pyro_vae.elbo.estimators.terms import kl_sites
 from pyro_vae.pair.plates import DataPlate, data_plate
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PairTrace, Site, log_prob, sample_sites, trace_pair
 
 __all__ = ["Drawn", "as_output", "generate", "infer", "kl", "reinfer"]
-
-Program = Callable[..., Any]
 
 
 class Drawn(NamedTuple):

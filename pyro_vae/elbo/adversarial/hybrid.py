@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,10 +11,9 @@ from pyro_vae.elbo.adversarial.base import Adversarial, total
 from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer, outputs
 from pyro_vae.elbo.adversarial.phases import Phase
 from pyro_vae.elbo.estimators.bounds import observed_log_prob
+from pyro_vae.pair.protocol import Program
 
 __all__ = ["AlphaGAN", "VGH"]
-
-Program = Callable[..., Any]
 
 
 class AlphaGAN(Adversarial):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,10 +11,9 @@ from torch import Tensor
 from pyro_vae.elbo.adversarial.base import Adversarial, total
 from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer, reinfer
 from pyro_vae.elbo.adversarial.phases import Phase
+from pyro_vae.pair.protocol import Program
 
 __all__ = ["ALI", "GAN", "VEEGAN"]
-
-Program = Callable[..., Any]
 
 
 class GAN(Adversarial):

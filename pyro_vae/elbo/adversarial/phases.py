@@ -12,9 +12,9 @@ import pyro.infer
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Phase", "PhasedELBO"]
+from pyro_vae.pair.protocol import Program
 
-Program = Callable[..., Any]
+__all__ = ["Phase", "PhasedELBO"]
 
 
 @dataclass(frozen=True)

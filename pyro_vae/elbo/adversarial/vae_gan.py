@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,10 +10,9 @@ from torch import Tensor
 from pyro_vae.elbo.adversarial.base import Adversarial, total
 from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer, kl, outputs
 from pyro_vae.elbo.adversarial.phases import Phase
+from pyro_vae.pair.protocol import Program
 
 __all__ = ["VAEGAN"]
-
-Program = Callable[..., Any]
 
 
 class VAEGAN(Adversarial):

@@ -16,12 +16,12 @@ from pyro_vae.elbo.estimators.bounds import TensorELBO
 from pyro_vae.elbo.estimators.relaxed import bare
 from pyro_vae.elbo.estimators.surrogate import weights_of
 from pyro_vae.pair.plates import DataPlate, data_plate
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import checked_pair, log_prob, sample_sites
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["DisARM", "check_independent", "per_element"]
 
-Program = Callable[..., Any]
 TWIN = "_pyro_vae_twin"  # where a site keeps its antithetic draw
 
 

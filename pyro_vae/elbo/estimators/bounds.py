@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pyro
@@ -13,13 +13,11 @@ from pyro.infer.util import MultiFrameTensor
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.terms import kl_sites
-from pyro_vae.pair.particles import particles_agree, warn_not_vectorized
-from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, log_prob, plate_nesting, sample_sites, trace_pair
-from pyro_vae.support.random import fork_rng
+from pyro_vae.pair.particles import Particles, particles_of
+from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, log_prob, sample_sites, trace_pair
 
 __all__ = ["MeanField", "TensorELBO", "Trace", "observed_log_prob", "sampled_kl", "scaled_unlike"]
-
-Program = Callable[..., Any]
 
 
 class TensorELBO(pyro.infer.ELBO):
@@ -44,7 +42,7 @@ class TensorELBO(pyro.infer.ELBO):
             raise ValueError(f"num_particles must be at least 1, got {num_particles}")
         super().__init__(num_particles=num_particles, **kwargs)
         self.vectorize_particles = vectorize_particles
-        self._plan: tuple[Program, Program, int | None] | None = None
+        self._plan: tuple[Program, Program, Particles] | None = None
 
     def particle_loss(self, traces: PairTrace) -> Tensor:
         """Negative objective, summed over data and particles, with the sites' scales applied."""
@@ -56,16 +54,10 @@ class TensorELBO(pyro.infer.ELBO):
             return 1, None
         # found once for a pair: the probe costs a few forward passes
         if self._plan is None or self._plan[:2] != (model, guide):
-            vectorize = self.vectorize_particles
-            if vectorize is None:
-                vectorize = particles_agree(model, guide, args, **kwargs)
-                if not vectorize:
-                    warn_not_vectorized()
-            with torch.no_grad(), fork_rng():
-                plain = trace_pair(model, guide, args, kwargs)
-            self._plan = (model, guide, -1 - plate_nesting(plain.model, plain.guide) if vectorize else None)
-        dim = self._plan[2]
-        return (self.num_particles, None) if dim is None else (1, dim)
+            particles = particles_of(model, guide, (args, kwargs), self.vectorize_particles)
+            self._plan = (model, guide, particles)
+        particles = self._plan[2]
+        return (1, -1 - particles.nesting) if particles.vectorize else (self.num_particles, None)
 
     def programs(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pyro
@@ -20,11 +19,11 @@ from pyro_vae.elbo.estimators.relaxed import bare, is_relaxable
 from pyro_vae.elbo.estimators.surrogate import weights_of
 from pyro_vae.pair.names import unique_name
 from pyro_vae.pair.plates import DataPlate, data_plate
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import Site, checked_pair, sample_sites
 
 __all__ = ["REBAR"]
 
-Program = Callable[..., Any]
 NOISY = "_pyro_vae_noisy"  # where a site keeps its noisy logits z, of which its value is the greatest
 
 

@@ -20,11 +20,11 @@ from torch.distributions.utils import clamp_probs
 from pyro_vae.compilation.mode import is_recording
 from pyro_vae.elbo.estimators.bounds import TensorELBO, observed_log_prob, sampled_kl, scaled_unlike
 from pyro_vae.elbo.estimators.terms import kl_sites
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PairTrace, Site, sample_sites
 
 __all__ = ["Cooling", "Relaxed", "bare", "is_relaxable"]
 
-Program = Callable[..., Any]
 DISCRETE = "_pyro_vae_discrete"  # where a relaxed site keeps the distribution that it stands for
 
 

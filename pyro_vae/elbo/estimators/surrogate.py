@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,11 +13,10 @@ from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import TensorELBO
 from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PairTrace, Site, checked_pair, log_prob, sample_sites
 
 __all__ = ["Coefficients", "SurrogateELBO", "Weights", "weights_of"]
-
-Program = Callable[..., Any]
 
 
 class Coefficients(NamedTuple):

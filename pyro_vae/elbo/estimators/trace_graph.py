@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pyro.infer
 import torch
 from torch import Tensor
 
-__all__ = ["TraceGraph"]
+from pyro_vae.pair.protocol import Program
 
-Program = Callable[..., Any]
+__all__ = ["TraceGraph"]
 
 
 class TraceGraph(pyro.infer.TraceGraph_ELBO):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,12 +13,11 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, N
 
 from pyro_vae.elbo.estimators.bounds import MeanField
 from pyro_vae.pair.plates import DataPlate, data_plate
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PairTrace, sample_sites
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["AggregateELBO", "Posterior", "stacked_posterior"]
-
-Program = Callable[..., Any]
 
 
 class Posterior(NamedTuple):

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import MeanField
+from pyro_vae.pair.protocol import Program
 
 __all__ = ["Denoising", "GaussianNoise", "MaskingNoise", "SaltAndPepper"]
-
-Program = Callable[..., Any]
 
 
 @dataclass(frozen=True)

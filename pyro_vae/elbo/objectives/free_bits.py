@@ -14,11 +14,11 @@ from pyro_vae.elbo.estimators.bounds import TensorELBO, observed_log_prob
 from pyro_vae.elbo.estimators.relaxed import bare
 from pyro_vae.elbo.estimators.terms import elements_of, kl_sites, mask_elements
 from pyro_vae.pair.plates import DataPlate, data_plate
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PairTrace, sample_sites
 
 __all__ = ["Capacity", "FreeBits"]
 
-Program = Callable[..., Any]
 Site = dict[str, Any]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pyro.infer
@@ -13,11 +12,10 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import TensorELBO
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import log_prob, sample_sites
 
 __all__ = ["SemiSupervised", "guessed_log_prob", "hide_labels"]
-
-Program = Callable[..., Any]
 
 
 class SemiSupervised(TensorELBO):

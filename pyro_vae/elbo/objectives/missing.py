@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,9 +11,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent as TorchIndependent
 
+from pyro_vae.pair.protocol import Program
+
 __all__ = ["INCOMPLETE", "with_missing"]
 
-Program = Callable[..., Any]
 constraints: Any = pyro_constraints
 INCOMPLETE = "_pyro_vae_incomplete"  # marks the site in a trace
 # where the density of an element is finite at zero, the value that stands in for a missing one

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import MeanField, observed_log_prob
 from pyro_vae.pair.plates import DataPlate, data_plate
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PairTrace, sample_sites
 
 __all__ = ["WAE", "InfoVAE", "Sparse", "mmd"]
 
-Program = Callable[..., Any]
 Kernel = Literal["imq", "rbf"]
 
 

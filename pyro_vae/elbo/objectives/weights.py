@@ -11,9 +11,9 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-__all__ = ["Cyclical", "Schedule", "Warmup", "WeightedKL"]
+from pyro_vae.pair.protocol import Program
 
-Program = Callable[..., Any]
+__all__ = ["Cyclical", "Schedule", "Warmup", "WeightedKL"]
 
 
 class _ScaleLatents(Messenger):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae.evaluate.disentanglement import scores
 from pyro_vae.support.pictures import without_math
+from pyro_vae.support.random import seed_or_draw
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import new_table
 
@@ -39,7 +40,7 @@ class Disentanglement(Result):
     Attributes:
         beta_vae, factor_vae: Accuracies; chance is one over the number of factors.
         mig, sap: Leads of the best dimension over the second best.
-        dci_disentanglement, dci_completeness, dci_informativeness: See `pv.evaluate.disentanglement`.
+        dci_disentanglement, dci_completeness, dci_informativeness: See `pv.disentanglement`.
         information: I(z_j; v_k) / H(v_k), `(D, F)`.
         importance: Of each dimension for each factor by DCI's forests, `(D, F)`.
         names: Of the factors.
@@ -92,7 +93,7 @@ class Disentanglement(Result):
 
 
 def disentanglement(
-    codes: Tensor, factors: Tensor, *, names: Sequence[str] | None = None, seed: int = 0
+    codes: Tensor, factors: Tensor, *, names: Sequence[str] | None = None, seed: int | None = None
 ) -> Disentanglement:
     """How well single dimensions of a code stand for single factors that the data were made from.
 
@@ -106,7 +107,7 @@ def disentanglement(
         codes: `(N, D)`.
         factors: `(N, F)` integers, the index of each factor's value; `data.train.y` of `pv.data.load("sprites")`.
         names: Of the factors.
-        seed: Of the pairs, batches and forests; torch's generators stay as they were.
+        seed: Of the pairs, batches and forests. None takes one from torch's generator.
 
     Raises:
         ValueError: For shapes that do not fit, codes that are not finite or all constant, a factor with one value only,
@@ -142,11 +143,12 @@ def disentanglement(
     codes, factors = codes.detach().cpu().double(), factors.cpu().long()
     if not bool(codes.var(0).max() > 0):
         raise ValueError("all codes are equal: a representation that says nothing has no scores")
-    generator = torch.Generator().manual_seed(seed)
+    first = seed_or_draw(seed)
+    generator = torch.Generator().manual_seed(first)
     shuffled = torch.randperm(len(codes), generator=generator)  # data in the order of a factor would spoil the halves
     codes, factors = codes[shuffled], factors[shuffled]
     information, entropies = scores.mutual_information(codes, factors)
-    found = scores.dci(codes, factors, seed)
+    found = scores.dci(codes, factors, first)
     return Disentanglement(
         beta_vae=scores.beta_vae_score(codes, factors, generator),
         factor_vae=scores.factor_vae_score(codes, factors, generator),

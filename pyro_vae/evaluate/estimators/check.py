@@ -15,7 +15,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from pyro_vae import elbo as elbos
 from pyro_vae.evaluate.estimators.verdict import CheckLine, EstimatorCheck
 from pyro_vae.oracles import LinearGaussian, Oracle
-from pyro_vae.support.random import fork_rng
+from pyro_vae.support.random import fork_rng, seed_or_draw
 
 __all__ = ["check_estimator"]
 
@@ -31,7 +31,7 @@ def check_estimator(
     *,
     num_particles: int = 1,
     repeats: int = 100,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> EstimatorCheck:
     """Check an ELBO estimator on a pair whose answers are known: is its value right, is its gradient.
 
@@ -51,7 +51,7 @@ def check_estimator(
             or `BitsAndClasses()`. It is left as it is.
         num_particles: For a name.
         repeats: Gradients taken, each of a batch of 200 data.
-        seed: Of data and noise; torch's generators are left as they were.
+        seed: Of data and noise. A number makes the call reproducible, None takes one from torch's generator.
 
     Raises:
         ValueError: For fewer than ten repeats, an unknown name or `bound`, or by an estimator that the oracle's latents
@@ -66,15 +66,16 @@ def check_estimator(
         raise ValueError(f"the loss of {type(objective).__name__} is no bound on log p(x), with no gradient to check")
     if bound not in ("elbo", "iwae", "own"):
         raise ValueError(f"{type(objective).__name__}.bound must be 'elbo', 'iwae' or 'own', got {bound!r}")
+    first = seed_or_draw(seed)
     with pyro.get_param_store().scope():
-        run = _Runs(objective, pair, seed)
+        run = _Runs(objective, pair, first)
         value = None
         if bound != "own":
             value = (pair.elbo(run.x) if bound == "elbo" else pair.iwae(run.x, objective.num_particles)).mean()
         lines = _lines(run, value, repeats)
         posterior = pair.at_posterior()
         if posterior is not None:
-            lines += _lines_at_posterior(_Runs(objective, posterior, seed), bound != "own", repeats)
+            lines += _lines_at_posterior(_Runs(objective, posterior, first), bound != "own", repeats)
     name = f"{type(objective).__name__}(num_particles={objective.num_particles})"
     return EstimatorCheck(name, type(pair).__name__, lines)
 

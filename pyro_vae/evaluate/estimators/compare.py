@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyro.infer
@@ -14,64 +14,69 @@ from pyro_vae import elbo as elbos
 from pyro_vae.evaluate.estimators.gradients import Gradients, Moments
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.pair.arguments import check_data
+from pyro_vae.pair.arguments import check_data, check_keywords
 from pyro_vae.pair.networks import beside_networks
+from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import sample_sites, trace_pair
 from pyro_vae.support.memory import kept_memory
 from pyro_vae.support.progress import progress_bar
-from pyro_vae.support.random import fork_rng
+from pyro_vae.support.random import fork_rng, seed_or_draw
 
 __all__ = ["compare_elbos"]
 
-Program = Callable[..., Any]
+ESTIMATORS = ("trace", "mean_field", "stl", "iwae", "dreg")
 
 
 def compare_elbos(
     model: Program,
     guide: Program,
     x: Tensor,
-    estimators: Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO],
-    *,
-    args: tuple[Any, ...] = (),
+    *args: Any,
+    estimators: Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO] = ESTIMATORS,
     num_particles: Sequence[int] = (1, 5, 50),
     repeats: int = 100,
-    reference_samples: int = 5000,
-    seed: int = 0,
+    num_samples: int = 5000,
+    seed: int | None = None,
     progress: bool | None = False,
+    **kwargs: Any,
 ) -> ElboComparison:
     """Compare ELBO estimators on any pair, at its present parameters, which are left as they are.
 
     Args:
         model, guide: The pair.
-        x, args: The data, `(N, ...)`, and whatever else the pair takes.
+        x, *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes.
         estimators: Names (`pv.elbo.names()`) or ELBO objects; an object brings its own number of particles. Or a
             dictionary of them by the labels that the rows shall have.
         num_particles: Particles K for each name; a name that needs more than K is left out at that K.
         repeats: Gradients per row. Repeat r has the same noise seed for every estimator.
-        reference_samples: Importance samples per datum for the reference log p(x).
-        seed: Of the noise; torch's generators are left as they were.
+        num_samples: Importance samples per datum for the reference log p(x).
+        seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
+            stream.
         progress: Show a bar.
 
     Raises:
         ValueError: For unknown names, fewer than two repeats, or an estimator that the pair does not allow.
+        TypeError: For a keyword that neither this call nor the pair knows.
     """
     n = check_data((x, *args))
-    data = beside_networks((x, *args), model, guide)
+    check_keywords(compare_elbos, kwargs, model, guide)
+    data = beside_networks((x, *args), model, guide), kwargs
+    first = seed_or_draw(seed)
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2 to tell a variance, got {repeats}")
     jobs = _jobs(estimators, num_particles)
-    reference = log_marginal(model, guide, *data, num_samples=reference_samples, seed=seed, progress=progress)
+    reference = log_marginal(model, guide, *data[0], num_samples=num_samples, seed=first, progress=progress, **kwargs)
     sides, pathwise = _sides(model, guide, data)
     rows = []
     references: dict[Any, dict[str, Moments]] = {}
     with kept_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
         for name, objective in jobs:
             run = Gradients(model, guide, data, objective, sides, n)
-            moments, values, seconds = run.repeat(range(seed, seed + repeats), advance)
+            moments, values, seconds = run.repeat(range(first, first + repeats), advance)
             target, unbiased, draws = _unbiased(objective, pathwise)
             if target not in references:
                 # seeds that no row uses
-                seeds = range(seed + 10**6, seed + 10**6 + max(2, draws * repeats // 100))
+                seeds = range(first + 10**6, first + 10**6 + max(2, draws * repeats // 100))
                 references[target] = Gradients(model, guide, data, unbiased, sides, n).repeat(seeds)[0]
             value = float(values.mean())
             ours, best = moments, references[target]
@@ -89,7 +94,7 @@ def compare_elbos(
                     model_snr=ours["model"].snr,
                     guide_snr=ours["guide"].snr,
                     seconds=seconds,
-                    memory=run.peak_memory(seed),
+                    memory=run.peak_memory(first),
                 )
             )
     return ElboComparison(rows, reference, repeats)
@@ -121,11 +126,11 @@ def _jobs(
     return jobs
 
 
-def _sides(model: Program, guide: Program, data: tuple[Any, ...]) -> tuple[dict[str, list[Tensor]], bool]:
+def _sides(model: Program, guide: Program, data: Data) -> tuple[dict[str, list[Tensor]], bool]:
     """The parameters of the model and of the guide, and whether every latent can be reparameterised."""
     sides: dict[str, list[Tensor]] = {}
     with torch.no_grad(), fork_rng():
-        traces = trace_pair(model, guide, data)
+        traces = trace_pair(model, guide, *data)
         for side, trace in (("model", traces.model), ("guide", traces.guide)):
             found: list[Any] = [s["value"].unconstrained() for s in trace.nodes.values() if s["type"] == "param"]
             sides[side] = list({id(p): p for p in found if p.requires_grad}.values())

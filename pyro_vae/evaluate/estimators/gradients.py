@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["Gradients", "LiveBytes", "Moments"]
-
-Program = Callable[..., Any]
 
 
 class Moments:
@@ -67,7 +66,7 @@ class Gradients:
         self,
         model: Program,
         guide: Program,
-        data: tuple[Any, ...],
+        data: Data,
         objective: Any,
         sides: dict[str, list[Tensor]],
         n: int,
@@ -77,15 +76,16 @@ class Gradients:
 
     def once(self, seed: int) -> tuple[Tensor, dict[int, Tensor]]:
         """The mean loss and the gradient of each parameter, by its id."""
+        args, kwargs = self.data
         with fork_rng(seed):
             if hasattr(self.objective, "differentiable_loss"):
-                loss = self.objective.differentiable_loss(self.model, self.guide, *self.data) / self.n
+                loss = self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs) / self.n
                 found: list[Tensor | None] = list(torch.autograd.grad(loss, self.params, allow_unused=True))
             else:
                 kept = [p.grad for p in self.params]
                 for p in self.params:
                     p.grad = None
-                loss = torch.as_tensor(self.objective.loss_and_grads(self.model, self.guide, *self.data)) / self.n
+                loss = torch.as_tensor(self.objective.loss_and_grads(self.model, self.guide, *args, **kwargs)) / self.n
                 found = [None if p.grad is None else p.grad / self.n for p in self.params]
                 for p, grad in zip(self.params, kept, strict=True):
                     p.grad = grad

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pyro
 import torch
@@ -14,14 +13,13 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.pair.arguments import slices, take
-from pyro_vae.pair.particles import default_memory, row_bytes
-from pyro_vae.pair.plates import data_plate, sum_to_data
-from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, log_prob, plate_nesting, sample_sites
+from pyro_vae.pair.planning import Plan, rows_that_fit
+from pyro_vae.pair.plates import sum_to_data
+from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, log_prob, sample_sites
 
 __all__ = ["AggregatePosterior"]
 
-Program = Callable[..., Any]
-Data = tuple[tuple[Any, ...], dict[str, Any]]
 CPU_PAIRS = 2**15  # of draws and data at once: many more fall out of the cache
 
 
@@ -33,29 +31,28 @@ class AggregatePosterior:
 
     Args:
         guide: The guide.
-        args, kwargs: What it takes; the N data come first.
-        traces: A run of the pair on `few` data, which shows where its sites stand.
-        few: The number of data in that run.
+        data: What it takes; the N data come first.
+        plan: How the pair runs on them.
         vectorize: Whether the guide takes a leading particle dimension.
         rows: Data per run.
+        memory: Bytes that one run may take, about.
     """
 
     def __init__(
         self,
         guide: Program,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        data: Data,
+        plan: Plan,
         *,
-        traces: PairTrace,
-        few: int,
         vectorize: bool,
         rows: int,
+        memory: int | None,
     ) -> None:
-        self.guide, self.vectorize = guide, vectorize
-        self.size, self.device = len(args[0]), args[0].device
-        self.plate, self.nesting = data_plate(traces, few), plate_nesting(traces.model, traces.guide)
-        self.dims = {name: site["value"].dim() for name, site in sample_sites(traces.guide)}
-        self.data = [take(args, kwargs, *part) for part in slices(self.size, rows)]
+        self.guide, self.vectorize, self.memory = guide, vectorize, memory
+        self.size, self.device = plan.num_data, data[0][0].device
+        self.plate, self.nesting = plan.plate, plan.particles.nesting
+        self.dims = {name: site["value"].dim() for name, site in sample_sites(plan.traces.guide)}
+        self.data = [take(*data, *piece) for piece in plan.pieces(rows)]
         self.chunk: int | None = None  # draws at once
         self.problem = ""  # why the guide has no density at a given draw
 
@@ -83,9 +80,10 @@ class AggregatePosterior:
     def _chunk(self, draws: dict[str, Tensor]) -> int:
         """How many draws fit beside the data of one run."""
         n = len(self.data[0][0][0])
-        pairs = default_memory(self.device) // row_bytes(lambda: self._cross(draws, slice(0, 1), self.data[0]), n)
-        if self.device.type == "cpu":
-            pairs = min(pairs, CPU_PAIRS)
+        one = slice(0, 1)
+        pairs = rows_that_fit(
+            lambda: self._cross(draws, one, self.data[0]), n, self.device, self.memory, cpu_rows=CPU_PAIRS
+        )
         return max(1, pairs // n)
 
     def _cross(self, draws: dict[str, Tensor], part: slice, data: Data) -> Tensor:

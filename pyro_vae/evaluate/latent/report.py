@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,18 +14,17 @@ from pyro_vae.evaluate.latent.dimensions import LatentDimension, LatentSite
 from pyro_vae.evaluate.latent.figures import dimensions_of, over_data, surgery
 from pyro_vae.evaluate.latent.result import LatentReport
 from pyro_vae.evaluate.latent.sites import Figures, elements, figures_of, latent_sites, note_on, rows_of
-from pyro_vae.pair.arguments import check_data, take
+from pyro_vae.pair.arguments import check_data, check_keywords
 from pyro_vae.pair.networks import beside_networks, eval_mode
 from pyro_vae.pair.particles import particles_agree, warn_not_vectorized
+from pyro_vae.pair.planning import DATA_ROWS, plan_for
 from pyro_vae.pair.plates import data_plate
+from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, trace_pair
 from pyro_vae.support.progress import progress_bar
-from pyro_vae.support.random import fork_rng
+from pyro_vae.support.random import fork_rng, seeded
 
 __all__ = ["latent_report"]
-
-Program = Callable[..., Any]
-ROWS = 1000  # data per run
 
 
 def latent_report(
@@ -35,7 +32,8 @@ def latent_report(
     guide: Program,
     *args: Any,
     num_samples: int = 4,
-    seed: int | None = 0,
+    memory: int | None = None,
+    seed: int | None = None,
     progress: bool | None = False,
     **kwargs: Any,
 ) -> LatentReport:
@@ -59,12 +57,15 @@ def latent_report(
         *args: The data `x` of shape `(N, ...)`, N at least 2, then whatever else the pair takes, also by keyword;
             tensors with N rows are per-datum.
         num_samples: Draws per datum, at least 2.
-        seed: Draw the noise from this seed and leave torch's generators as they were. None continues their stream.
-        progress: Show a bar: True, False, or None (only in a terminal).
+        memory: Bytes that the densities of draws under the guide at other data may take, about.
+        seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
+            stream.
+        progress: Show a bar: True, False, or None (in a terminal or a notebook).
 
     Raises:
         ValueError: If a site stands outside the plate over the data, if latent sites differ between model and guide, if
             the pair has no latent site, if a density is NaN, or for fewer than two data or draws.
+        TypeError: For a keyword that neither this call nor the pair knows.
 
     Reference: Hoffman and Johnson 2016, ELBO surgery (NIPS workshop on advances in approximate Bayesian inference), for
     the two parts of the KL; Burda et al. 2016, arXiv 1509.00519, section 5.2, for activity.
@@ -83,13 +84,14 @@ def latent_report(
         ['active', 'collapsed']
     """
     n = check_data(args)
+    check_keywords(latent_report, kwargs, model, guide)
     args = beside_networks(args, model, guide)
     if n < 2:
         raise ValueError("one datum came, but activity and mutual information compare data: give two or more")
     if num_samples < 2:
         raise ValueError(f"num_samples must be at least 2, to tell the noise of the draws, got {num_samples}")
-    with torch.no_grad(), eval_mode(model, guide), fork_rng(seed) if seed is not None else nullcontext():
-        aggregate, notes = _aggregate(model, guide, args, kwargs)
+    with torch.no_grad(), eval_mode(model, guide), seeded(seed):
+        aggregate, notes = _aggregate(model, guide, (args, kwargs), memory)
         if aggregate.problem:
             notes.append(
                 f"no mutual information: the guide has no density at another datum's draw ({aggregate.problem})"
@@ -135,26 +137,15 @@ def latent_report(
     )
 
 
-def _aggregate(
-    model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[AggregatePosterior, list[str]]:
+def _aggregate(model: Program, guide: Program, data: Data, memory: int | None) -> tuple[AggregatePosterior, list[str]]:
     """The aggregate posterior, found on a few data, and what to note about the pair."""
-    n, rows = len(args[0]), ROWS
-    few = take(args, kwargs, 0, min(n, 5))
+    plan = plan_for(model, guide, data, vectorize=False)
+    few, traces = plan.few, plan.traces
+    if not any(True for _ in latent_sites(traces)):
+        raise ValueError("the guide samples no latent site: there is no latent space to report on")
     with fork_rng():
-        try:
-            traces = trace_pair(model, guide, *few)
-            data_plate(traces, len(few[0][0]))
-        except (RuntimeError, ValueError):  # parameters made for each datum only fit the whole data
-            few, rows = (args, kwargs), n
-            traces = trace_pair(model, guide, *few)
-            data_plate(traces, n)
-        if not any(True for _ in latent_sites(traces)):
-            raise ValueError("the guide samples no latent site: there is no latent space to report on")
-        vectorize = particles_agree(guide, guide, few[0], **few[1])
-        aggregate = AggregatePosterior(
-            guide, args, kwargs, traces=traces, few=len(few[0][0]), vectorize=vectorize, rows=rows
-        )
+        vectorize = particles_agree(guide, guide, few[0], **few[1])  # the model is not asked for its density
+        aggregate = AggregatePosterior(guide, data, plan, vectorize=vectorize, rows=DATA_ROWS, memory=memory)
         draws = aggregate.as_draws(traces)
         try:
             aggregate.of_one(guide, draws, 0, few)

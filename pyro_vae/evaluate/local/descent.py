@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -13,16 +12,16 @@ from torch import Tensor
 from torch.func import functional_call
 
 from pyro_vae.evaluate.local.posterior import LocalPosterior
-from pyro_vae.pair.arguments import map_rows, slices
-from pyro_vae.pair.particles import log_weights, particles_agree, warn_not_vectorized
-from pyro_vae.pair.tracing import plate_nesting, trace_pair
+from pyro_vae.pair.arguments import map_rows
+from pyro_vae.pair.particles import log_weights
+from pyro_vae.pair.planning import CPU_ROWS, Plan, plan_for, rows_that_fit
+from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.support.progress import Advance
-from pyro_vae.support.random import fork_rng
 
 __all__ = ["CHECK_EVERY", "Descent"]
 
 CHECK_EVERY = 100  # steps
-CPU_ROWS, GPU_ROWS = 2048, 65536  # data times particles in one pass; on a CPU more falls out of the cache
+GPU_ROWS = 65536  # data times particles in one pass
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 
@@ -42,6 +41,7 @@ class Descent:
         lr: Learning rate, in the units of a standard deviation.
         max_steps: The most steps for one datum.
         patience: Checks without improvement.
+        memory: Bytes that the gradient of one pass may take, about.
 
     Attributes:
         steps: Steps taken, `(N,)`.
@@ -52,7 +52,7 @@ class Descent:
     def __init__(
         self,
         posterior: LocalPosterior,
-        model: Callable[..., Any],
+        model: Program,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         *,
@@ -60,9 +60,11 @@ class Descent:
         lr: float,
         max_steps: int,
         patience: int,
+        memory: int | None = None,
     ) -> None:
         self.posterior, self.model, self.args, self.kwargs = posterior, model, args, kwargs
         self.num_particles, self.max_steps, self.patience = num_particles, max_steps, patience
+        self.memory = memory
         self.params = {name: p.detach() for name, p in posterior.named_parameters()}
         self.moments = [{name: torch.zeros_like(p) for name, p in self.params.items()} for _ in range(2)]
         self.rates = posterior.rates()
@@ -73,18 +75,20 @@ class Descent:
         self.failed = torch.zeros(self.n, dtype=torch.long, device=like.device)
         self.steps, self.converged = self.failed.clone(), self.failed.bool()
         self.course: list[Tensor] = []
-        self.now = self.params  # what the guide reads
+        self.now: dict[str, Tensor] | None = None  # what the guide reads
 
     def guide(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
-        """The guide at the parameters of the data at work."""
-        functional_call(self.posterior, self.now, (x,))
+        """The guide at the parameters of the data at work, or else of the first len(x)."""
+        params = self.now
+        if params is None:
+            params = self._rows(self.params, torch.arange(len(x), device=self.lr.device))
+        functional_call(self.posterior, params, (x,))
 
     def run(self, advance: Advance) -> bool:
         """Fit all data; whether Ctrl-C stopped it, with a warning."""
-        self._plan()
-        per_pass = (CPU_ROWS if self.lr.device.type == "cpu" else GPU_ROWS) // self.num_particles
+        self.plan: Plan = plan_for(self.model, self.guide, (self.args, self.kwargs))
         try:
-            for start, stop in slices(self.n, self.n if self.whole else max(1, per_pass)):
+            for start, stop in self.plan.pieces(self._rows_at_once(), self.num_particles):
                 active, step = torch.arange(start, stop, device=self.lr.device), 0
                 while len(active) and step < self.max_steps:
                     count = min(CHECK_EVERY, self.max_steps - step)
@@ -92,7 +96,7 @@ class Descent:
                     step += count
                     finished = int(self.converged.sum())
                     self._check(active, step, mean)
-                    if not self.whole:
+                    if not self.plan.whole:
                         active = active[~self.converged[active]]
                     elif self.converged.all():
                         break
@@ -106,26 +110,35 @@ class Descent:
             return True
         return False
 
-    def _plan(self) -> None:
-        """Find out how the pair runs: particles together or in a loop, data apart or only all at once."""
-        with torch.no_grad(), fork_rng():
-            plain = trace_pair(self.model, self.guide, self.args, self.kwargs)
-            self.nesting = plate_nesting(plain.model, plain.guide)
-            self.vectorize = particles_agree(self.model, self.guide, self.args, **self.kwargs)
-            first = torch.arange(1, device=self.lr.device)
-            try:
-                self.now = self._rows(self.params, first)
-                trace_pair(self.model, self.guide, *self._data(first))
-                self.whole = False
-            except (RuntimeError, ValueError):  # the model holds something made for just these data
-                self.whole = True
-        if not self.vectorize:
-            warn_not_vectorized()
+    def _rows_at_once(self) -> int:
+        rows = CPU_ROWS if self.lr.device.type == "cpu" else GPU_ROWS
+        if self.memory is None:
+            return rows
+        few, device = self.plan.few, self.lr.device
+        probe = 2 if self.plan.particles.vectorize else 1
+
+        def run() -> Tensor:
+            return self._log_weights(*few, num_particles=probe)
+
+        # the backward pass keeps what the forward pass made
+        return min(rows, rows_that_fit(run, probe * len(few[0][0]), device, self.memory, copies=2))
+
+    def _log_weights(self, args: tuple[Any, ...], kwargs: dict[str, Any], num_particles: int) -> Tensor:
+        how = self.plan.particles
+        return log_weights(
+            self.model,
+            self.guide,
+            args,
+            kwargs,
+            num_particles=num_particles,
+            vectorize=how.vectorize,
+            nesting=how.nesting,
+        )
 
     def _rows(self, tensors: dict[str, Tensor], active: Tensor) -> dict[str, Tensor]:
         return {name: t.index_select(self.axes[name], active) for name, t in tensors.items()}
 
-    def _data(self, active: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _data(self, active: Tensor) -> Data:
         return map_rows(lambda a: a[active.to(a.device)], self.args, self.kwargs)
 
     def _descend(self, active: Tensor, begun: int, count: int) -> Tensor:
@@ -139,19 +152,11 @@ class Descent:
         total = torch.zeros_like(self.lr[active])
         self.now = {name: p.requires_grad_() for name, p in params.items()}
         try:
-            # the checks of Pyro have seen these data in `_plan`
+            # the checks of Pyro have seen some of the data in the plan
             with pyro.validation_enabled(False):
                 for t in range(begun + 1, begun + count + 1):
                     with torch.enable_grad():
-                        log_w = log_weights(
-                            self.model,
-                            self.guide,
-                            args,
-                            kwargs,
-                            num_particles=self.num_particles,
-                            vectorize=self.vectorize,
-                            nesting=self.nesting,
-                        )
+                        log_w = self._log_weights(args, kwargs, self.num_particles)
                         elbo = log_w.mean(0)
                         # only these: the model's own parameters stay without gradients
                         grads = torch.autograd.grad(-elbo.sum(), list(params.values()), allow_unused=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
-from typing import Any, Literal
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -15,16 +15,16 @@ from torch import Tensor
 from pyro_vae.evaluate.local.descent import Descent
 from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.local.posterior import Family, LocalPosterior
-from pyro_vae.pair.arguments import check_data, slices
+from pyro_vae.pair.arguments import check_data, check_keywords, slices
 from pyro_vae.pair.networks import beside_networks, eval_mode
 from pyro_vae.pair.particles import log_weights
+from pyro_vae.pair.planning import CPU_ROWS
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import plate_nesting, sample_sites, trace_pair
 from pyro_vae.support.progress import progress_bar
-from pyro_vae.support.random import fork_rng
+from pyro_vae.support.random import seeded
 
 __all__ = ["fit_local"]
-
-Program = Callable[..., Any]
 
 MOMENT_DRAWS = 32
 ELBO_SAMPLES = 1000
@@ -32,14 +32,15 @@ ELBO_SAMPLES = 1000
 
 def fit_local(
     model: Program,
-    family: Family | Mapping[str, Family],
+    guide: Program | None,
     x: Tensor,
     *args: Any,
-    start: Literal["prior"] | Program = "prior",
+    family: Family | Mapping[str, Family] = "diagonal_normal",
     num_particles: int = 8,
     lr: float = 0.05,
     max_steps: int = 20_000,
     patience: int = 5,
+    memory: int | None = None,
     seed: int | None = None,
     progress: bool | None = False,
     **kwargs: Any,
@@ -54,25 +55,28 @@ def fit_local(
     `patience` such checks in a row it is done. The features of the family become free parameters, and so does every
     weight inside it (of a flow). Several latent sites are independent of each other under q.
 
-    With `start=guide, max_steps=k` the answer is semi-amortised: the encoder's, refined by k steps. An encoder's
+    With a guide and `max_steps=k` the answer is semi-amortised: the encoder's, refined by k steps. An encoder's
     locations and scales are taken over; they are matched exactly by a diagonal family over real values, else in mean
     and scale of the unconstrained values.
 
     Args:
         model: The model. Its parameters stay as they are and get no gradients.
+        guide: Where to start: a guide, with the mean and the scale of its distributions; or None, with those of the
+            model's prior.
+        x, *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes; tensors with N rows are per-datum.
         family: A name in `pv.conditionals.POSTERIORS`; a function from the size D of a latent to a `Conditional`; a
             `Conditional`; or a dictionary from latent sites to any of these. A site is flattened, and mapped to
             unconstrained values if it needs to be. Where a family has 2 D features or more, they should begin with D
             locations and D log-scales.
-        x, *args: The data, `(N, ...)`, then whatever else the pair takes, also by keyword; tensors with N rows are
-            per-datum.
-        start: "prior", with the mean and the scale of the model's prior; or a guide, with those of its distributions.
         num_particles: Draws per datum and step.
         lr: Learning rate of Adam at the beginning, in units of a latent's standard deviation.
         max_steps: The most steps for one datum.
         patience: Checks without improvement after which a datum is done.
-        seed: Draw all noise from this seed and leave torch's generators as they were. None continues their stream.
-        progress: Show a bar: True, False, or None (only in a terminal).
+        memory: Bytes that the gradients of one pass may take, about, which sets how many data are fitted at once.
+            Default: 2048 data times particles on a CPU, 65536 on a GPU.
+        seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
+            stream.
+        progress: Show a bar: True, False, or None (in a terminal or a notebook).
 
     Returns:
         A `LocalGuide`; after Ctrl-C, with a warning, as far as it came.
@@ -80,6 +84,7 @@ def fit_local(
     Raises:
         ValueError: For a discrete or masked latent, a family that does not fit, a guide that lacks a site, a site
             outside the plate over the data, or an ELBO that is no number.
+        TypeError: For a family in the place of the guide, or a keyword that neither this call nor the pair knows.
 
     Reference: Cremer, Li and Duvenaud 2018, arXiv 1801.03558 (the rule that ends it is theirs but for the learning
     rate, and by datum); Kim et al. 2018, arXiv 1802.02550 (semi-amortised).
@@ -91,30 +96,33 @@ def fit_local(
         ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
         ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
         >>> x = torch.tensor([0.0, 1.0])
-        >>> local = fit_local(model, "diagonal_normal", x, seed=0)
+        >>> local = fit_local(model, None, x, family="diagonal_normal", seed=0)
         >>> log_p = dist.Normal(0.0, 2**0.5).log_prob(x)  # the family holds the posterior, so the bound is tight
         >>> torch.allclose(local.elbo, log_p, atol=1e-3)
         True
     """
+    if guide is not None and not callable(guide):
+        raise TypeError(f"the guide to start from must be a Pyro program, or None for the prior, got {guide!r}")
     n = check_data((x, *args))
+    check_keywords(fit_local, kwargs, model, guide)
     for name, value in {"num_particles": num_particles, "max_steps": max_steps, "patience": patience}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if memory is not None and memory < 1:
+        raise ValueError(f"memory must be a positive number of bytes, got {memory}")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {lr}")
-    if not callable(start) and start != "prior":
-        raise ValueError(f"start must be 'prior' or a guide, got {start!r}")
-    programs = (model, start) if callable(start) else (model,)
+    programs = (model,) if guide is None else (model, guide)
     args = beside_networks((x, *args), *programs)
-    with torch.no_grad(), eval_mode(*programs), fork_rng(seed) if seed is not None else nullcontext():
+    with torch.no_grad(), eval_mode(*programs), seeded(seed):
         trace = poutine.trace(model).get_trace(*args, **kwargs)
         posterior = LocalPosterior(trace, n, family)
-        _start(posterior, start if callable(start) else model, args, kwargs)
+        _start(posterior, model if guide is None else guide, args, kwargs)
         options = {"num_particles": num_particles, "max_steps": max_steps, "patience": patience}
-        descent = Descent(posterior, model, args, kwargs, lr=lr, **options)
+        descent = Descent(posterior, model, args, kwargs, lr=lr, memory=memory, **options)
         with progress_bar("local posteriors", n, progress) as advance:
             interrupted = descent.run(advance)
-        log_w = _draws(model, posterior, args, kwargs, descent.vectorize)
+        log_w = _draws(model, posterior, args, kwargs, descent.plan.particles.vectorize)
     return LocalGuide(
         posterior,
         args[0],
@@ -136,7 +144,7 @@ def _start(posterior: LocalPosterior, program: Program, args: tuple[Any, ...], k
             if site.name not in drawn:
                 raise ValueError(
                     f"the guide to start from does not sample the site {site.name!r} (it has {list(drawn)}): start "
-                    "from 'prior', or from a guide of this model"
+                    "from None, the prior, or from a guide of this model"
                 )
             value = site.transform.inv(drawn[site.name]["value"])
             mean, variance = value, torch.zeros_like(value)
@@ -160,10 +168,17 @@ def _draws(
         posterior(x)
 
     traces = trace_pair(model, guide, args, kwargs)
-    options: dict[str, Any] = {"vectorize": vectorize, "nesting": plate_nesting(traces.model, traces.guide)}
-    per_pass = max(1, 2048 // len(args[0]))
+    nesting = plate_nesting(traces.model, traces.guide)
     parts = [
-        log_weights(model, guide, args, kwargs, num_particles=stop - start, **options)
-        for start, stop in slices(ELBO_SAMPLES, per_pass)
+        log_weights(
+            model,
+            guide,
+            args,
+            kwargs,
+            num_particles=stop - start,
+            vectorize=vectorize,
+            nesting=nesting,
+        )
+        for start, stop in slices(ELBO_SAMPLES, max(1, CPU_ROWS // len(args[0])))
     ]
     return torch.cat(parts)

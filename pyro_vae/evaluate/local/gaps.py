@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
@@ -11,10 +11,11 @@ from pyro_vae.evaluate.local.fitting import fit_local
 from pyro_vae.evaluate.local.posterior import Family
 from pyro_vae.evaluate.local.result import InferenceGaps
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
+from pyro_vae.evaluate.marginal.methods import AIS, BDMC, Importance, Method, method_of, option_hints
+from pyro_vae.pair.arguments import check_keywords
+from pyro_vae.pair.protocol import Program
 
 __all__ = ["inference_gaps"]
-
-Program = Callable[..., Any]
 
 
 def inference_gaps(
@@ -24,8 +25,9 @@ def inference_gaps(
     *args: Any,
     families: Sequence[str] | Mapping[str, Family] = ("diagonal_normal",),
     num_samples: int = 5000,
-    ais: bool = False,
-    start: Literal["prior"] | Program | None = None,
+    method: str | Method | None = None,
+    start: Literal["guide", "prior"] | Program = "guide",
+    memory: int | None = None,
     seed: int | None = None,
     progress: bool | None = False,
     **kwargs: Any,
@@ -47,13 +49,17 @@ def inference_gaps(
         families: Local families: names in `pv.conditionals.POSTERIORS`, or a dictionary from names of your own to what
             `fit_local` takes.
         num_samples: Draws per datum, for the ELBOs and for log p(x).
-        ais: Try annealed importance sampling from the prior for log p(x), too (see `log_marginal`).
-        start: Where local fits start: "prior" or a guide. Default: the guide of the pair.
-        seed: Draw all noise from this seed and leave torch's generators as they were. None continues their stream.
-        progress: Show bars: True, False, or None (only in a terminal).
+        method: One more estimate of log p(x) to choose from, "ais" or `pv.AIS(num_chains=32)` for instance: a method
+            of `log_marginal` for the data given, so not "bdmc". None does without.
+        start: Where local fits start: at the pair's "guide", at the "prior", or at another guide.
+        memory: Bytes that intermediate tensors may take, about.
+        seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
+            stream.
+        progress: Show bars: True, False, or None (in a terminal or a notebook).
 
     Raises:
-        ValueError: Where `fit_local` or `log_marginal` do, or without a family.
+        ValueError: Where `fit_local` or `log_marginal` do, without a family, or for "bdmc".
+        TypeError: For a keyword that neither this call nor the pair knows.
         KeyboardInterrupt: After Ctrl-C: the gaps need all their parts.
 
     Reference: Cremer, Li and Duvenaud 2018, arXiv 1801.03558, table 1.
@@ -69,20 +75,28 @@ def inference_gaps(
     chosen: dict[str, Family] = dict(families) if isinstance(families, Mapping) else {name: name for name in families}
     if not chosen:
         raise ValueError("no local family came: give families, ('diagonal_normal',) say")
-    options: dict[str, Any] = {"seed": seed, "progress": progress, **kwargs}
+    if not callable(start) and start not in ("guide", "prior"):
+        raise ValueError(f"start must be 'guide', 'prior' or a guide, got {start!r}")
+    further = None if method is None else method_of(method)
+    if isinstance(further, BDMC):
+        raise ValueError("bidirectional Monte Carlo is for data that it simulates: use method='ais' for those given")
+    check_keywords(inference_gaps, kwargs, model, guide, hints=option_hints(further or AIS()))
+    origin = {"guide": guide, "prior": None}[start] if isinstance(start, str) else start
+    options: dict[str, Any] = {"memory": memory, "seed": seed, "progress": progress, **kwargs}
     estimates = {"guide": log_marginal(model, guide, x, *args, num_samples=num_samples, **options)}
     fits = {}
     for name, family in chosen.items():
-        fits[name] = fit_local(model, family, x, *args, start=guide if start is None else start, **options)
+        fits[name] = fit_local(model, origin, x, *args, family=family, **options)
         if fits[name].interrupted:
             raise KeyboardInterrupt
         estimates[name] = log_marginal(model, fits[name].guide, x, *args, num_samples=num_samples, **options)
-    if ais:
-        estimates["ais"] = log_marginal(model, guide, x, *args, method="ais", **options)
+    if further is not None:
+        count = {"num_samples": num_samples} if isinstance(further, Importance) else {}
+        estimates[further.name] = log_marginal(model, guide, x, *args, method=further, **count, **options)
     if any(estimate.interrupted for estimate in estimates.values()):
         raise KeyboardInterrupt
     # L_1 of the same draws is the ELBO
-    elbos = {name: e.bounds[0].double() for name, e in estimates.items() if name != "ais" and e.bounds is not None}
+    elbos = {name: b[0].double() for name in ("guide", *chosen) if (b := estimates[name].bounds) is not None}
     # of a poor proposal the mean may by chance be the greatest, so noise counts against it
     best = max(estimates, key=lambda name: estimates[name].mean - 2 * estimates[name].mean_error)
     return InferenceGaps(elbos.pop("guide"), elbos, estimates, best, fits)

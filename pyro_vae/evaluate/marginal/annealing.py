@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pyro
 import torch
@@ -14,15 +13,16 @@ from torch.nn.functional import interpolate
 
 from pyro_vae.evaluate.marginal.importance_sampling import check_finite
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace, Point
-from pyro_vae.evaluate.marginal.proposals import Data, Program
+from pyro_vae.evaluate.marginal.methods import AIS
 from pyro_vae.evaluate.marginal.result import LogMarginal, join, marginal_of
 from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.pair.arguments import slices, take
-from pyro_vae.pair.particles import default_memory, row_bytes
+from pyro_vae.pair.planning import few_or_all, rows_that_fit
+from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.support.progress import Advance, progress_bar, until_interrupted
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["Annealing", "Plan", "annealed", "prepared", "temperatures"]
+__all__ = ["Annealing", "annealed", "prepared", "temperatures"]
 
 TARGET_ACCEPTANCE = 0.65
 PILOT_MOVES = 100  # at least, for the step sizes to settle
@@ -123,87 +123,67 @@ def pilot(space: LatentSpace, betas: list[float], leapfrog_steps: int, advance: 
     return torch.stack(found).unflatten(0, (-1, each)).mean(1).exp()
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What annealing needs to know beside the pair and its data: see `log_marginal`."""
-
-    num_chains: int
-    num_temperatures: int
-    leapfrog_steps: int
-    schedule: str
-    memory: int | None
-    progress: bool | None
-
-    def __post_init__(self) -> None:
-        for name in ("num_chains", "num_temperatures", "leapfrog_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        temperatures(1, self.schedule)
-
-    @property
-    def pilot_temperatures(self) -> int:
-        """Steps of the pilot run's temperature."""
-        return min(self.num_temperatures, PILOT_TEMPERATURES)
+def pilot_temperatures(method: AIS) -> int:
+    """Steps of the pilot run's temperature."""
+    return min(method.num_temperatures, PILOT_TEMPERATURES)
 
 
 def prepared(
-    model: Program, guide: Program | None, data: Data, plan: Plan, advance: Advance
+    model: Program, guide: Program | None, data: Data, method: AIS, memory: int | None, advance: Advance
 ) -> Iterator[tuple[int, int, Annealing]]:
     """The data cut to fit, each piece as (start, stop, chains with their step sizes found)."""
     n = len(data[0][0])
-    rows = rows_at_once(model, guide, data, plan.memory)
-    betas = temperatures(plan.num_temperatures, plan.schedule)
-    coarse = temperatures(plan.pilot_temperatures, plan.schedule)
-    per_data = max(1, rows // plan.num_chains) if rows else n
-    long = plan.num_temperatures * plan.leapfrog_steps > 200  # recording costs about as much as 100 evaluations
+    rows = rows_at_once(model, guide, data, memory)
+    betas = temperatures(method.num_temperatures, method.schedule)
+    coarse = temperatures(pilot_temperatures(method), method.schedule)
+    per_data = max(1, rows // method.num_chains) if rows else n
+    long = method.num_temperatures * method.leapfrog_steps > 200  # recording costs about as much as 100 evaluations
     for first, last in slices(n, max(per_data, rows // 2) if rows else n):
         # far out in the latent space parameters may overflow, which is a rejected move and no mistake of the pair
         with pyro.validation_enabled(False):
-            trial = LatentSpace(model, guide, take(*data, first, last), min(2, plan.num_chains))
+            trial = LatentSpace(model, guide, take(*data, first, last), min(2, method.num_chains))
             if long:
                 trial.record()
-            steps = pilot(trial, coarse, plan.leapfrog_steps, advance)
+            steps = pilot(trial, coarse, method.leapfrog_steps, advance)
             if len(steps):
                 steps = interpolate(steps.T[None], len(betas) - 2, mode="linear", align_corners=True)[0].T
         for start, stop in slices(last - first, per_data):
-            space = LatentSpace(model, guide, take(*data, first + start, first + stop), plan.num_chains)
+            space = LatentSpace(model, guide, take(*data, first + start, first + stop), method.num_chains)
             if long:
                 space.record()
-            yield first + start, first + stop, Annealing(space, betas, plan.leapfrog_steps, steps[:, start:stop])
+            yield first + start, first + stop, Annealing(space, betas, method.leapfrog_steps, steps[:, start:stop])
 
 
-def annealed(model: Program, guide: Program | None, data: Data, plan: Plan) -> LogMarginal:
-    """`log_marginal` by annealed importance sampling from the prior, or from the guide if one is given.
+def annealed(
+    model: Program, guide: Program | None, data: Data, method: AIS, *, memory: int | None, progress: bool | None
+) -> LogMarginal:
+    """`log_marginal` by annealed importance sampling.
 
     Runs without gradients, the networks in evaluation mode already.
     """
+    guide = guide if method.start == "guide" else None
     x, n = data[0][0], len(data[0][0])
 
     def parts(advance: Advance) -> Iterator[LogMarginal]:
-        for start, stop, chains in prepared(model, guide, data, plan, advance):
+        for start, stop, chains in prepared(model, guide, data, method, memory, advance):
             log_w, accepted = chains.run(chains.space.draw(), advance)
-            weights = Weights(stop - start, plan.num_chains, x.device)
+            weights = Weights(stop - start, method.num_chains, x.device)
             weights.add(log_w)
             check_finite(weights, start)
-            yield marginal_of(weights, x.dtype, method="ais", acceptance=accepted.mean(0))
+            yield marginal_of(weights, x.dtype, method=method.name, acceptance=accepted.mean(0))
 
-    with progress_bar("AIS", n * (plan.num_temperatures + plan.pilot_temperatures - 1), plan.progress) as advance:
+    with progress_bar("AIS", n * (method.num_temperatures + pilot_temperatures(method) - 1), progress) as advance:
         found, interrupted = until_interrupted(parts(advance))
     return dataclasses.replace(join(found), interrupted=interrupted)
 
 
 def rows_at_once(model: Program, guide: Program | None, data: Data, memory: int | None) -> int:
     """How many rows, each a datum and a chain, to run at once; 0 if the data cannot be cut."""
-    x = data[0][0]
     with fork_rng():
-        try:
-            few = LatentSpace(model, guide, take(*data, 0, min(len(x), 5)), 1)
-        except (RuntimeError, ValueError):  # parameters made for each datum only fit the whole data
-            LatentSpace(model, guide, data, 1)
+        space, _, whole = few_or_all(lambda some: LatentSpace(model, guide, some, 1), data)
+        if whole:
             return 0
-        u = few.draw()
-        bytes_each = 2 * row_bytes(lambda: few.point(u), len(u))  # the backward pass keeps what the forward pass made
-    budget = memory or default_memory(x.device)
-    if x.device.type == "cpu":
-        budget = min(budget, CPU_MEMORY)
-    return max(1, budget // bytes_each)
+        u = space.draw()
+    # the backward pass keeps what the forward pass made
+    device = data[0][0].device
+    return rows_that_fit(lambda: space.point(u), len(u), device, memory, cpu_memory=CPU_MEMORY, copies=2)

@@ -14,13 +14,14 @@ from pyro.poutine.util import prune_subsample_sites
 from rich.table import Table
 from torch import Tensor
 
-from pyro_vae.evaluate.marginal.annealing import Plan, prepared
+from pyro_vae.evaluate.marginal.annealing import pilot_temperatures, prepared
 from pyro_vae.evaluate.marginal.importance_sampling import check_finite
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace
-from pyro_vae.evaluate.marginal.proposals import Data, Program
+from pyro_vae.evaluate.marginal.methods import BDMC
 from pyro_vae.evaluate.marginal.result import LogMarginal, join, marginal_of
 from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.pair.arguments import take
+from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import log_prob, sample_sites
 from pyro_vae.support.pictures import histogram
 from pyro_vae.support.progress import Advance, progress_bar, until_interrupted
@@ -143,25 +144,28 @@ def _same(a: Tensor, value: Tensor) -> bool:
     return a.shape == value.shape and torch.equal(a.to(value), value)
 
 
-def bidirectional(model: Program, guide: Program | None, data: Data, plan: Plan) -> BidirectionalBounds:
+def bidirectional(
+    model: Program, guide: Program | None, data: Data, method: BDMC, *, memory: int | None, progress: bool | None
+) -> BidirectionalBounds:
     """`log_marginal` from both sides; runs without gradients, the networks in evaluation mode already."""
+    guide = guide if method.start == "guide" else None
     data, run = simulate(model, data)
     x, n = data[0][0], len(data[0][0])
     posterior = LatentSpace(model, guide, data, 1).row_of(run)  # one exact draw from p(z|x) for each datum
 
     def parts(advance: Advance) -> Iterator[BidirectionalBounds]:
-        for start, stop, chains in prepared(model, guide, data, plan, advance):
+        for start, stop, chains in prepared(model, guide, data, method, memory, advance):
             forward, accepted = chains.run(chains.space.draw(), advance)
-            backward, _ = chains.run(posterior[start:stop].repeat(plan.num_chains, 1), advance, backward=True)
-            weights, inverse = (Weights(stop - start, plan.num_chains, x.device) for _ in range(2))
+            backward, _ = chains.run(posterior[start:stop].repeat(method.num_chains, 1), advance, backward=True)
+            weights, inverse = (Weights(stop - start, method.num_chains, x.device) for _ in range(2))
             weights.add(forward)
             inverse.add(backward)
             check_finite(weights, start)
-            lower = marginal_of(weights, x.dtype, method="bdmc", acceptance=accepted.mean(0))
+            lower = marginal_of(weights, x.dtype, method=method.name, acceptance=accepted.mean(0))
             upper, error = -inverse.log_mean.to(lower.log_prob), inverse.std_error.to(lower.log_prob)
             yield BidirectionalBounds(**vars(lower), upper=upper, upper_error=error)
 
-    with progress_bar("BDMC", n * (2 * plan.num_temperatures + plan.pilot_temperatures - 1), plan.progress) as advance:
+    with progress_bar("BDMC", n * (2 * method.num_temperatures + pilot_temperatures(method) - 1), progress) as advance:
         found, interrupted = until_interrupted(parts(advance))
     result = join(found)
     args, kwargs = take(*data, 0, len(result))

@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_vae.compilation.gradients import compiled_function, layout_of
-from pyro_vae.evaluate.marginal.proposals import Data, Proposal
+from pyro_vae.evaluate.marginal.proposals import Proposal
+from pyro_vae.pair.protocol import Data
 
 __all__ = ["FastWeights"]
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.evaluate.marginal.proposals import Data, Program, as_guide
+from pyro_vae.evaluate.marginal.proposals import as_guide
 from pyro_vae.pair.arguments import map_rows
 from pyro_vae.pair.plates import data_plate, sum_to_data
+from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import log_prob, sample_sites, trace_pair
 
 __all__ = ["LatentSpace", "Point"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,12 +11,13 @@ from torch import Tensor
 
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace
 from pyro_vae.evaluate.marginal.proposals import prior_traces
-from pyro_vae.pair.arguments import check_data, take
+from pyro_vae.pair.arguments import check_data, check_keywords, take
 from pyro_vae.pair.networks import beside_networks, eval_mode
 from pyro_vae.pair.plates import data_plate
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import sample_sites
 from pyro_vae.support.progress import progress_bar
-from pyro_vae.support.random import fork_rng
+from pyro_vae.support.random import fork_rng, seeded
 
 __all__ = ["posterior_samples"]
 
@@ -31,7 +30,7 @@ class _Unscaled(Messenger):
 
 
 def posterior_samples(
-    model: Callable[..., Any],
+    model: Program,
     *args: Any,
     num_samples: int = 1000,
     warmup_steps: int | None = None,
@@ -52,7 +51,8 @@ def posterior_samples(
         num_samples: Samples of each datum, S. They are correlated: see `pyro.ops.stats.effective_sample_size`.
         warmup_steps: Moves that adapt the step size and the mass matrix; as many as `num_samples` by default.
         kernel: "nuts", or "hmc" with trajectories of length 1.
-        seed: Draw the noise from this seed and leave torch's generators as they were.
+        seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
+            stream.
         progress: Show a bar.
 
     Returns:
@@ -74,6 +74,7 @@ def posterior_samples(
         torch.Size([20, 2])
     """
     n = check_data(args)
+    check_keywords(posterior_samples, kwargs, model)
     if kernel not in ("nuts", "hmc"):
         raise ValueError(f"kernel must be 'nuts' or 'hmc', got {kernel!r}")
     if num_samples < 1:
@@ -81,7 +82,7 @@ def posterior_samples(
     args = beside_networks(args, model)
     found: dict[str, list[Tensor]] = {}
     axes: dict[str, int] = {}
-    with eval_mode(model), fork_rng(seed) if seed is not None else nullcontext():
+    with eval_mode(model), seeded(seed):
         with torch.no_grad(), fork_rng():
             first = take(args, kwargs, 0, 1)
             LatentSpace(model, None, first, 1)  # refuses what has no continuous posterior per datum

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pyro
 import torch
@@ -15,12 +13,10 @@ from torch import Tensor
 from pyro_vae.elbo.estimators.terms import is_point_mass
 from pyro_vae.pair.particles import joint_log_weight
 from pyro_vae.pair.plates import data_plate, sum_to_data
+from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, checked_pair, log_prob, sample_sites, trace_pair
 
 __all__ = ["NoDensity", "Proposal", "as_guide", "prior_traces"]
-
-Program = Callable[..., Any]
-Data = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def as_guide(model: Program) -> Program:

@@ -11,8 +11,10 @@ from rich.table import Table
 from torch import Tensor
 
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
+from pyro_vae.evaluate.marginal.methods import BDMC, METHODS, Method, method_of, option_hints
 from pyro_vae.evaluate.marginal.result import LogMarginal
-from pyro_vae.pair.arguments import check_data, map_rows
+from pyro_vae.pair.arguments import check_data, check_keywords, map_rows
+from pyro_vae.pair.protocol import Program
 from pyro_vae.support.pictures import drawable
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import new_table
@@ -99,42 +101,63 @@ class LogMarginalRepair(Result):
 
 
 def repair(
-    model: Callable[..., Any],
-    guide: Callable[..., Any] | None,
-    result: LogMarginal,
+    model: Program,
+    guide: Program | None,
     *args: Any,
-    how: str | Callable[..., Callable[..., Any]] = "samples",
-    **options: Any,
+    result: LogMarginal,
+    how: str | Method | Callable[..., Program] = "samples",
+    num_samples: int | None = None,
+    memory: int | None = None,
+    seed: int | None = None,
+    progress: bool | None = False,
+    **kwargs: Any,
 ) -> LogMarginalRepair:
     """Estimate log p(x) anew where an estimate is unreliable, and say how it moved.
 
     Args:
         model, guide: The pair.
+        *args, **kwargs: The data and the pair's other arguments, as they were given to `log_marginal`.
         result: What `log_marginal` found for the same arguments: its `unreliable` data are repaired.
-        *args: The data and the pair's other arguments, as they were given to `log_marginal`; by position only.
-        how: "samples", ten times as many samples from the guide; "ais", annealed importance sampling, which does not
-            need the guide; or a function that takes the unreliable rows of `args` and returns a better guide for them,
-            `lambda x: pv.fit_local(model, "full_normal", x).guide` for one.
-        **options: For `log_marginal`: `num_samples`, `num_chains`, `seed` and so on.
+        how: "samples", ten times as many samples from the guide; a method of `log_marginal`, by name or as an object,
+            "ais" for one, which does not need the guide; or a function that takes the pair's arguments for the
+            unreliable data and returns a better guide for them,
+            `lambda x: pv.fit_local(model, guide, x, family="full_normal").guide` for one.
+        num_samples, memory, seed, progress: For `log_marginal`.
 
     Raises:
         ValueError: If `result` is of another number of data, or `how` is unknown.
+        TypeError: For a keyword that neither this call nor the pair knows.
     """
     n = check_data(args)
     if len(result) != n:
         raise ValueError(f"the result is of {len(result)} data, {n} came: pass the data that it was found for")
-    if not callable(how) and how not in ("samples", "ais"):
-        raise ValueError(f"how must be 'samples', 'ais' or a function that returns a guide, got {how!r}")
+    method: str | Method = "importance"
+    if not callable(how) and how != "samples":
+        if (isinstance(how, str) and how not in METHODS) or how == "bdmc" or isinstance(how, BDMC):
+            raise ValueError(
+                f"how must be 'samples', 'ais' or a function that returns a guide, or another method of log_marginal "
+                f"for the data that came, got {how!r}"
+            )
+        method = how
+    check_keywords(repair, kwargs, model, guide, hints=option_hints(method_of(method)))
     index = result.unreliable
     before = _at(result, index)
     if not len(index):
         return LogMarginalRepair(index, before, None, result)
-    rows, _ = map_rows(lambda a: a[index.to(a.device)], args, {})
-    if how == "ais":
-        options = {"method": "ais", **options}
-    elif how == "samples":
-        options = {"num_samples": 10 * int(before.counts.max()), **options}
-    after = log_marginal(model, how(*rows) if callable(how) else guide, *rows, **options)
+    rows, named = map_rows(lambda a: a[index.to(a.device)], args, kwargs)
+    if how == "samples" and num_samples is None:
+        num_samples = 10 * int(before.counts.max())
+    after = log_marginal(
+        model,
+        how(*rows, **named) if callable(how) else guide,
+        *rows,
+        method=method,
+        num_samples=num_samples,
+        memory=memory,
+        seed=seed,
+        progress=progress,
+        **named,
+    )
     new = {name: getattr(result, name).clone() for name in ("log_prob", "std_error", "ess", "khat")}
     for name, value in new.items():
         value[index] = getattr(after, name).to(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ from torch.nn.parameter import is_lazy
 
 from pyro_vae.evaluate.preflight.result import PreflightIssue
 from pyro_vae.pair.networks import modules_of
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import sample_sites
 
 __all__ = [
@@ -48,7 +49,6 @@ __all__ = [
     "unchanged",
 ]
 
-Program = Callable[..., Any]
 Site = dict[str, Any]
 
 

@@ -26,6 +26,7 @@ from pyro_vae.evaluate.preflight.probe import (
 )
 from pyro_vae.evaluate.preflight.result import PreflightReport
 from pyro_vae.evaluate.preflight.training_checks import check_finite, check_networks, check_vectorized, parameter_names
+from pyro_vae.pair.arguments import check_keywords
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.tracing import log_prob
 from pyro_vae.support.random import fork_rng
@@ -67,6 +68,7 @@ def preflight(
     Raises:
         ValueError: With `strict`, if the report has errors. Always, if the model or the guide itself raises: chained to
             its error.
+        TypeError: For a keyword that neither this call nor the pair knows.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -90,6 +92,7 @@ def preflight(
         raise TypeError(
             f"preflight needs a batch of data with a length after the pair, {came} came: preflight(model, guide, x[:8])"
         )
+    check_keywords(preflight, kwargs, model, guide)
     ready = isinstance(elbo, pyro.infer.ELBO)
     outer: Any = elbo if ready else elbos.make(elbo, num_particles=num_particles)
     estimator = outer

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from pyro_vae.nets import ConvEncoder
 from pyro_vae.pair.networks import eval_mode
 from pyro_vae.support.progress import progress_bar
-from pyro_vae.support.random import fork_rng
+from pyro_vae.support.random import seeded
 
 __all__ = ["FeatureNet", "inception_features", "train_features"]
 
@@ -49,7 +49,7 @@ def train_features(
     steps: int = 1000,
     batch_size: int = 100,
     lr: float = 1e-3,
-    seed: int = 0,
+    seed: int | None = None,
     path: str | Path | None = None,
     progress: bool | None = False,
 ) -> FeatureNet:
@@ -61,7 +61,8 @@ def train_features(
     Args:
         x, y: Training data, not those that samples are compared with.
         steps, batch_size, lr: Of Adam.
-        seed: Of weights and batches; torch's generators are left as they were.
+        seed: Of weights and batches. A number makes the call reproducible and leaves torch's generators as they were.
+            None continues their stream.
         path: A `.safetensors` file: read if it exists, else written.
         progress: Show a bar.
 
@@ -70,7 +71,7 @@ def train_features(
     """
     if x.dim() != 4 or y.shape != (len(x),):
         raise ValueError(f"images (N, C, H, W) and labels (N,) were expected, got {tuple(x.shape)}, {tuple(y.shape)}")
-    with fork_rng(seed):
+    with seeded(seed):
         net = FeatureNet(tuple(x.shape[1:]), int(y.max()) + 1)
         if path is not None and Path(path).exists():
             try:

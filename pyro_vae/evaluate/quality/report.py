@@ -12,12 +12,13 @@ from pyro_vae.evaluate.quality.distances import class_score, frechet_distance, k
 from pyro_vae.evaluate.quality.features import in_batches
 from pyro_vae.evaluate.quality.images import pairwise_ms_ssim, sharpness
 from pyro_vae.evaluate.quality.result import SampleQuality, SampleQualityMetrics
+from pyro_vae.support.random import seed_or_draw
 
 __all__ = ["sample_quality"]
 
 
 def sample_quality(
-    data: Tensor, samples: Tensor, features: Any = None, *, neighbours: int = 5, seed: int = 0
+    data: Tensor, samples: Tensor, features: Any = None, *, neighbours: int = 5, seed: int | None = None
 ) -> SampleQuality:
     """Compare samples with data that the model has not seen, whatever made them.
 
@@ -30,7 +31,7 @@ def sample_quality(
         features: A network whose method `features`, or else itself, maps images to `(N, F)`: `train_features(...)`, or
             one of your own. If it has the method, its output counts as the logits of a classifier. Default: the pixels.
         neighbours: k of precision, recall, density and coverage.
-        seed: Of the pairs and blocks that are compared.
+        seed: Of the pairs and blocks that are compared. None takes one from torch's generator.
 
     Raises:
         ValueError: For images of different shapes, too few of them, or values outside [0, 1].
@@ -46,7 +47,8 @@ def sample_quality(
             f"{len(data)} data and {len(samples)} samples are too few: 2 * {neighbours + 1} and more needed"
         )
     reference, unseen, made = data[:size], data[size : 2 * size], samples[:size].to(data)
-    found = [_figures(reference, x, features, neighbours, seed) for x in (made, unseen)]
+    first = seed_or_draw(seed)
+    found = [_figures(reference, x, features, neighbours, first) for x in (made, unseen)]
     width = _features(features, reference[:2]).shape[1] if features is not None else 0
     return SampleQuality(found[0], found[1], size, size, width, made[:64].clone())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,22 +14,24 @@ from torch import Tensor
 
 from pyro_vae.evaluate.generate import choose_observed, mean_of
 from pyro_vae.evaluate.latent.sites import rows_of
-from pyro_vae.pair.arguments import check_data, slices, take
+from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
 from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.planning import data_that_fit
 from pyro_vae.pair.plates import DataPlate, data_plate
+from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, Site, sample_sites
-from pyro_vae.support.random import fork_rng
+from pyro_vae.support.random import seeded
 
 __all__ = ["decode", "encode"]
 
 
 def encode(
-    guide: Callable[..., Any],
+    guide: Program,
     *args: Any,
     latents: str | Sequence[str] | None = None,
     mean: bool = True,
-    chunk: int = 1000,
-    seed: int | None = 0,
+    memory: int | None = None,
+    seed: int | None = None,
     **kwargs: Any,
 ) -> Tensor:
     """The latents of each datum as one row of numbers, `(N, E)`: the means of the guide's distributions, or draws.
@@ -41,11 +43,14 @@ def encode(
         latents: The site, or the sites in this order. Default: all, in the guide's order.
         mean: The mean of q of each site, given the draws of the sites before it; False: a draw. A site that has no
             mean (a categorical one) gives its draw.
-        chunk: Data per run.
-        seed: Of the draws; torch's generators stay as they were.
+        memory: Bytes that the intermediate tensors of a run may take, about, which sets how many data run at once.
+            Default: a thousand data.
+        seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
+            stream.
 
     Raises:
         ValueError: If there is no such site, or a site stands outside the plate over the data.
+        TypeError: For a keyword that neither this call nor the guide knows.
 
     Example:
         >>> import pyro_vae as pv
@@ -54,13 +59,17 @@ def encode(
         torch.Size([5, 3])
     """
     n = check_data(args)
-    args = beside_networks(args, guide)
+    check_keywords(encode, kwargs, guide)
+    data = beside_networks(args, guide), kwargs
+
+    def run(some: Data) -> tuple[Any, DataPlate]:
+        trace = prune_subsample_sites(poutine.trace(guide).get_trace(*some[0], **some[1]))
+        return trace, data_plate(PairTrace(Trace(), trace), len(some[0][0]))
+
     parts: list[Tensor] = []
-    with torch.no_grad(), eval_mode(guide), fork_rng(seed):
-        for start, stop in slices(n, chunk):
-            rows, named = take(args, kwargs, start, stop)
-            trace = prune_subsample_sites(poutine.trace(guide).get_trace(*rows, **named))
-            plate = data_plate(PairTrace(Trace(), trace), stop - start)
+    with torch.no_grad(), eval_mode(guide), seeded(seed):
+        for start, stop in slices(n, data_that_fit(run, data, memory)):
+            trace, plate = run(take(*data, start, stop))
             chosen = _latents(trace, latents)
             values = [rows_of(_value(site, mean), site, plate) for site in chosen.values()]
             parts.append(torch.cat([value.to(torch.get_default_dtype()) for value in values], 1))
@@ -68,12 +77,13 @@ def encode(
 
 
 def decode(
-    model: Callable[..., Any],
+    model: Program,
     codes: Tensor,
     *args: Any,
     latents: str | Sequence[str] | None = None,
     site: str | None = None,
     mean: bool = True,
+    seed: int | None = None,
     **kwargs: Any,
 ) -> Tensor:
     """What a model makes of given latents: the mean of its observed site, or a draw.
@@ -87,10 +97,13 @@ def decode(
         latents: The sites that the codes are for, as in `encode`; other latents are drawn from the model.
         site: Which observed site. Default: the first of the shape of x, else the first.
         mean: False for draws.
+        seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
+            stream.
 
     Raises:
         ValueError: If there is no such site, if the codes have another size than the sites, or if the observed site
             has no mean.
+        TypeError: For a keyword that neither this call nor the model knows.
 
     Example:
         >>> import pyro_vae as pv
@@ -99,6 +112,7 @@ def decode(
         torch.Size([7, 64])
     """
     n, total = check_data(args), len(codes)
+    check_keywords(decode, kwargs, model)
     if codes.dim() != 2 or not total:
         raise ValueError(f"codes must be (M, E), M at least 1, got {tuple(codes.shape)}")
 
@@ -108,7 +122,7 @@ def decode(
 
     args = beside_networks(tuple(map(repeated, args)), model)
     kwargs = {name: repeated(a) for name, a in kwargs.items()}
-    with torch.no_grad(), eval_mode(model):
+    with torch.no_grad(), eval_mode(model), seeded(seed):
         trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
         plate = data_plate(PairTrace(trace, Trace()), total)
         chosen = _latents(trace, latents)

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pyro_vae.support.random import seed_or_draw
+
 __all__ = ["attribute_vector", "embed", "interpolate", "manifold", "traverse"]
 
 
@@ -112,7 +114,7 @@ def manifold(side: int = 20) -> Tensor:
 
 
 def embed(
-    codes: Tensor, *, method: Literal["tsne", "umap"] = "tsne", perplexity: float = 30.0, seed: int = 0
+    codes: Tensor, *, method: Literal["tsne", "umap"] = "tsne", perplexity: float = 30.0, seed: int | None = None
 ) -> Tensor:
     """Codes `(N, E)` as points in a plane, `(N, 2)`, by t-SNE or by UMAP; seconds for a few thousand.
 
@@ -123,7 +125,7 @@ def embed(
         codes: `(N, E)`.
         method: "tsne" or "umap".
         perplexity: How many neighbours of a datum count, effectively; rounded, the `n_neighbors` of UMAP.
-        seed: Of the layout.
+        seed: Of the layout. None takes one from torch's generator.
 
     Raises:
         ValueError: For codes of another shape, too few of them, or an unknown method.
@@ -136,12 +138,13 @@ def embed(
         raise ValueError(f"method must be 'tsne' or 'umap', got {method!r}")
     if codes.dim() != 2 or not perplexity < len(codes):
         raise ValueError(f"codes (N, E), N above perplexity={perplexity:g}, expected, got {tuple(codes.shape)}")
+    state = seed_or_draw(seed)
     flat = codes.detach().double().cpu().numpy()
     if method == "umap":
-        return torch.from_numpy(_umap(flat, max(2, round(perplexity)), seed))
+        return torch.from_numpy(_umap(flat, max(2, round(perplexity)), state))
     from sklearn.manifold import TSNE
 
-    return torch.from_numpy(TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(flat))
+    return torch.from_numpy(TSNE(perplexity=perplexity, init="pca", random_state=state).fit_transform(flat))
 
 
 def _umap(flat: Any, neighbors: int, seed: int) -> Any:

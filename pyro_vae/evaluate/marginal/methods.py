@@ -1,0 +1,171 @@
+"""The ways to estimate log p(x), with their options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+__all__ = ["AIS", "BDMC", "METHODS", "Importance", "Method", "method_of", "option_hints"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance:
+    r"""Importance sampling, the weights being :math:`w = p(x, z) / q(z|x)` for z from the guide.
+
+    Args:
+        proposal: "guide", or "prior": then `w = p(x|z)`, which is right in expectation, and of use in one or two
+            dimensions.
+        defensive: Share a in [0, 1) of the samples that are drawn from the prior, all being weighted with the density
+            of the mixture `(1 - a) q(z|x) + a p(z)`. Then no weight exceeds `p(x|z) / a`, even where the guide is too
+            narrow.
+        target_error: Per-datum standard error in nats: the samples of those data that have not reached it are doubled
+            until they have, or have `max_samples`. Begin with a few hundred samples at least: an error told from few
+            weights may look small by chance, and the data that stop at it are too low on average.
+        max_samples: The most samples per datum with `target_error`.
+
+    Raises:
+        ValueError: If an option is out of its range.
+
+    Reference: Rezende et al. 2014, arXiv 1401.4082, appendix E; Burda et al. 2016, arXiv 1509.00519.
+    """
+
+    proposal: Literal["guide", "prior"] = "guide"
+    defensive: float = 0.0
+    target_error: float | None = None
+    max_samples: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        if self.proposal not in ("guide", "prior"):
+            raise ValueError(f"proposal must be 'guide' or 'prior', got {self.proposal!r}")
+        if not 0 <= self.defensive < 1:
+            raise ValueError(
+                f"defensive must be in [0, 1), got {self.defensive}: for the prior alone use proposal='prior'"
+            )
+        if self.defensive and self.proposal == "prior":
+            raise ValueError("defensive is for proposal='guide': with proposal='prior' the prior draws all samples")
+        if self.target_error is not None and not self.target_error > 0:
+            raise ValueError(f"target_error must be a positive number of nats, got {self.target_error}")
+        if self.max_samples < 1:
+            raise ValueError(f"max_samples must be at least 1, got {self.max_samples}")
+
+    @property
+    def name(self) -> str:
+        """What a result calls it."""
+        return "importance" if self.proposal == "guide" else "prior"
+
+    @property
+    def needs_guide(self) -> bool:
+        """Whether there must be a guide."""
+        return self.proposal == "guide"
+
+    @property
+    def prior_share(self) -> float:
+        """The share of the samples that the prior draws."""
+        return 1.0 if self.proposal == "prior" else self.defensive
+
+
+@dataclass(frozen=True, kw_only=True)
+class AIS:
+    """Annealed importance sampling: chains of Hamiltonian moves from the prior (or the guide) to the posterior.
+
+    Owes nothing to the guide, unless it starts there; continuous latents only; costs `num_chains * num_temperatures *
+    leapfrog_steps` gradients per datum. Step sizes are found in a pilot run first, per datum and temperature, for an
+    acceptance of 0.65.
+
+    Args:
+        num_chains: Independent chains per datum.
+        num_temperatures: Steps of the inverse temperature from 0 to 1.
+        leapfrog_steps: Leapfrog steps in each move.
+        start: Where chains begin, "prior" or "guide".
+        schedule: Of the inverse temperatures, "sigmoid" (finer at both ends) or "linear".
+
+    Raises:
+        ValueError: If an option is out of its range.
+
+    Reference: Neal 2001, arXiv physics/9803008; Wu et al. 2017, arXiv 1611.04273.
+    """
+
+    num_chains: int = 16
+    num_temperatures: int = 500
+    leapfrog_steps: int = 10
+    start: Literal["prior", "guide"] = "prior"
+    schedule: Literal["sigmoid", "linear"] = "sigmoid"
+
+    def __post_init__(self) -> None:
+        for name in ("num_chains", "num_temperatures", "leapfrog_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.start not in ("prior", "guide"):
+            raise ValueError(f"start must be 'prior' or 'guide', got {self.start!r}")
+        if self.schedule not in ("sigmoid", "linear"):
+            raise ValueError(f"schedule must be 'sigmoid' or 'linear', got {self.schedule!r}")
+
+    @property
+    def name(self) -> str:
+        """What a result calls it."""
+        return "ais"
+
+    @property
+    def needs_guide(self) -> bool:
+        """Whether there must be a guide."""
+        return self.start == "guide"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BDMC(AIS):
+    """Bidirectional Monte Carlo: bounds on log p(x) from both sides, by annealing on simulated data.
+
+    Data are simulated from the model in place of those given, so that one exact draw from each posterior is known;
+    chains from the prior bound log p(x) from below, chains back from the posterior draw from above. The gap says how
+    exact `AIS` with the same options is for data like the model's own.
+
+    Args: those of `AIS`.
+
+    Reference: Grosse, Ghahramani and Adams 2015, arXiv 1511.02543.
+    """
+
+    @property
+    def name(self) -> str:
+        """What a result calls it."""
+        return "bdmc"
+
+
+Method = Importance | AIS
+METHODS: dict[str, Method] = {
+    "importance": Importance(),
+    "prior": Importance(proposal="prior"),
+    "ais": AIS(),
+    "bdmc": BDMC(),
+}
+
+
+def method_of(method: str | Method) -> Method:
+    """A method by its name, with its defaults, or the one given.
+
+    Raises:
+        ValueError: For an unknown name. There is no "harmonic" method.
+        TypeError: For anything else.
+    """
+    if isinstance(method, Method):
+        return method
+    names = ", ".join(map(repr, METHODS))
+    if not isinstance(method, str):
+        raise TypeError(f"method must be one of {names}, or pv.Importance, pv.AIS or pv.BDMC, got {method!r}")
+    if "harmonic" in method.lower():
+        raise ValueError(
+            f"method={method!r}: the harmonic mean of likelihoods under the posterior has infinite variance for almost "
+            "every model (Neal's comment on Newton and Raftery 1994), so that its estimates are far too high however "
+            "many samples there are: use 'ais', or 'bdmc' for a bound from above"
+        )
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {names}, got {method!r}")
+    return METHODS[method]
+
+
+def option_hints(method: Method) -> dict[str, str]:
+    """What to write where an option of a method is given to the call itself."""
+    hints: dict[str, str] = {}
+    for kind in (AIS, Importance, type(method)):  # the method that was chosen comes first
+        for field in fields(kind):
+            hints[field.name] = f"it is an option of a method, method=pv.{kind.__name__}({field.name}=...)"
+    return hints
