@@ -28,7 +28,7 @@ __all__ = [
     "add_split_options",
     "draw",
     "head",
-    "only_leader_prints",
+    "only_main_prints",
     "open_run",
     "publish",
     "report",
@@ -45,13 +45,13 @@ def say(what: Any) -> None:
 
 
 @contextmanager
-def only_leader_prints(ranks: Ranks) -> Iterator[None]:
+def only_main_prints(ranks: Ranks) -> Iterator[None]:
     """Within it, all processes but the first of several print nothing, and end quietly after Ctrl-C."""
-    with ranks.speaking(), nullcontext() if ranks.leads else redirect_stdout(StringIO()):
+    with ranks.only_main_warns(), nullcontext() if ranks.is_main else redirect_stdout(StringIO()):
         try:
             yield
         except KeyboardInterrupt:
-            if ranks.leads:
+            if ranks.is_main:
                 raise
             raise SystemExit(130) from None
 
@@ -158,7 +158,7 @@ def report(
     except NoDensity as error:  # a deterministic autoencoder has a loss to report all the same
         summary = bound(run.model, run.guide, *args, seed=seed)
         say(f"no log p(x): {error}")
-    if ranks is not None and not ranks.leads:
+    if ranks is not None and not ranks.is_main:
         return
     try:
         say(repr(summary) if isinstance(summary, Bound) else summary.table())

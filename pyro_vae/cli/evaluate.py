@@ -9,7 +9,7 @@ from typing import Literal
 from jsonargparse import Namespace
 from torch import Tensor
 
-from pyro_vae.cli.console import add_data_options, add_run_options, only_leader_prints, open_run, report, say
+from pyro_vae.cli.console import add_data_options, add_run_options, only_main_prints, open_run, report, say
 from pyro_vae.cli.parser import Parser
 from pyro_vae.distributed.ranks import Devices, Ranks, launch
 from pyro_vae.evaluate import Importance, log_marginal
@@ -73,7 +73,7 @@ def run(name: str, words: Sequence[str], command: str) -> None:
     ranks = launch(options.devices, options.num_nodes, device=options.device)
     if ranks.device is not None:
         options.device = str(ranks.device)
-    with only_leader_prints(ranks):
+    with only_main_prints(ranks):
         _evaluate(*open_run(options), method, options, ranks)
 
 
@@ -114,7 +114,7 @@ def _evaluate(loaded: LoadedRun, args: tuple[Tensor, ...], method: Method, optio
         progress=options.progress,
         ranks=ranks,
     )
-    if not ranks.leads:
+    if not ranks.is_main:
         return
     say(f"\n{result.method}: {result!r}")
     path = loaded.path / f"log-marginal-{options.split}-{result.method}.json"

@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import data, elbo, plots
-from pyro_vae.cli.console import add_progress_option, draw, only_leader_prints, report, say
+from pyro_vae.cli.console import add_progress_option, draw, only_main_prints, report, say
 from pyro_vae.cli.parser import Parser
 from pyro_vae.cli.signatures import add_options, argument_help
 from pyro_vae.distributed.ranks import Ranks, launch
@@ -152,7 +152,7 @@ def run(name: str, words: Sequence[str], command: str) -> None:
     if before:
         _check_unchanged(_kept(*_read(before)), config)
     ranks = launch(options.devices, options.num_nodes, options.strategy, options.device)
-    with only_leader_prints(ranks):
+    with only_main_prints(ranks):
         trained = _train(parser.make(options), config, command)
         _conclude(trained)
         try:
@@ -258,7 +258,7 @@ def _show(run: LoadedRun, options: Namespace, ranks: Ranks) -> None:
         report(
             run, args, split, num_samples=options.num_samples, seed=options.seed, progress=options.progress, ranks=ranks
         )
-        if not ranks.leads:
+        if not ranks.is_main:
             return
         shown = tuple(each[:20] for each in args)
         try:

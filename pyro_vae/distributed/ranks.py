@@ -1,7 +1,7 @@
-"""Several processes that do one piece of work: how they start, who takes which data, what they tell each other.
+"""Several processes that share a piece of work: how they start, which data each takes, how they communicate.
 
-lightning-fabric starts them, or recognises who did (torchrun, SLURM and others); then they talk through
-`torch.distributed`. A rank is one of the processes; rank 0 leads: it alone writes files and speaks.
+lightning-fabric starts them, or recognizes the launcher that did (torchrun, SLURM and others). They communicate through
+`torch.distributed`. Rank 0 is the main process: only it writes files and prints.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ Devices = int | Literal["auto"]
 class Ranks:
     """The processes that share a piece of work, as one of them sees them.
 
-    All methods but `rows` are collective: each process calls them, in the same order.
+    All methods except `rows` and `only_main_warns` are collective: every process must call them, in the same order.
 
     Attributes:
-        rank, size: The number of this process, from 0, and how many there are.
-        device: Where this process computes, None for the only one, which may choose.
+        rank: The number of this process, from 0.
+        size: The number of processes.
+        device: Where this process computes; None for a single process, which is free to choose.
     """
 
     rank: int = 0
@@ -42,14 +43,18 @@ class Ranks:
     device: torch.device | None = None
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+    def is_main(self) -> bool:
+        """Whether this is the main process, which writes files and prints."""
         return self.rank == 0
 
     def rows(self, n: int) -> tuple[int, int, float]:
-        """This rank's (start, stop) among `n` rows, and what the mean over these counts in the mean over all.
+        """The rows `start:stop` of `n` that this rank takes, and the weight of their mean in the mean over all rows.
 
-        Shares differ by at most one row. Of fewer rows than ranks, several ranks take the same one.
+        The numbers of rows differ by at most one between ranks. If there are fewer rows than ranks, several ranks take
+        the same row.
+
+        Returns:
+            tuple: `(start, stop, weight)`; the weights of all ranks sum to 1.
         """
         if n >= self.size:
             start, stop = self.rank * n // self.size, (self.rank + 1) * n // self.size
@@ -58,26 +63,27 @@ class Ranks:
         return row, row + 1, 1 / n / len(range(row, self.size, n))
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors on this rank's device by their sums over all ranks, in one message a dtype."""
+        """Replace tensors on this rank's device by their sums over all ranks, with one message per dtype."""
         if self.size == 1:
             return
         for group in _by_dtype(tensors):
-            flat = _flat(group)
+            flat = _flatten(group)
             dist.all_reduce(flat)
             _unflatten(flat, group)
 
-    def copy_from_leader_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors on this rank's device by those of rank 0, in one message a dtype."""
+    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors on this rank's device by those of rank 0, with one message per dtype."""
         if self.size > 1:
             for group in _by_dtype(tensors):
-                flat = _flat(group)
+                flat = _flatten(group)
                 dist.broadcast(flat, src=0)
                 _unflatten(flat, group)
 
     def sum_gradients(self, params: Iterable[Tensor], loss: Tensor) -> Tensor:
-        """Sum the gradients of parameters over all ranks, in place, and a loss; returns the latter.
+        """Sum the gradients of parameters in place over all ranks; returns the sum of the losses.
 
-        A parameter to which this rank's share of the data gave no gradient gets one of zero: all ranks send the same.
+        A parameter that got no gradient from this rank's data gets a gradient of zero, since all ranks must send
+        tensors of the same shapes.
         """
         if self.size == 1:
             return loss
@@ -89,32 +95,32 @@ class Ranks:
         self.sum_([total, *(p.grad for p in trained if p.grad is not None)])
         return total
 
-    def from_leader(self, value: T) -> T:
-        """What rank 0 passes; what others pass counts for nothing."""
-        box = [value if self.leads else None]
+    def broadcast(self, value: T) -> T:
+        """The value that rank 0 passes; the values of other ranks are ignored."""
+        values = [value if self.is_main else None]
         if self.size > 1:
-            dist.broadcast_object_list(box, src=0, device=self.device)
-        return box[0]  # type: ignore[return-value]
+            dist.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T]:
-        """What each rank passes, in their order, on every rank."""
-        box: list[Any] = [value] * self.size
+        """The values that all ranks pass, in the order of the ranks."""
+        values: list[Any] = [value] * self.size
         if self.size > 1:
-            dist.all_gather_object(box, value)
-        return box
+            dist.all_gather_object(values, value)
+        return values
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag, whether any rank has raised it."""
+        """For each flag, whether it is true on any rank."""
         if self.size == 1:
             return list(flags)
-        raised = torch.tensor(flags, dtype=torch.float32, device=self.device)
-        dist.all_reduce(raised)
-        return [bool(count) for count in raised.tolist()]
+        counts = torch.tensor(flags, dtype=torch.float32, device=self.device)
+        dist.all_reduce(counts)
+        return [bool(count) for count in counts.tolist()]
 
     @contextmanager
-    def speaking(self) -> Iterator[None]:
-        """Within it, all ranks but the leader keep their warnings to themselves."""
-        if self.leads:
+    def only_main_warns(self) -> Iterator[None]:
+        """A context in which only rank 0 shows warnings."""
+        if self.is_main:
             yield
             return
         with warnings.catch_warnings():
@@ -125,20 +131,20 @@ class Ranks:
 def launch(devices: Devices = "auto", num_nodes: int = 1, strategy: str = "auto", device: str = "auto") -> Ranks:
     """Start the processes of a run, or join those that have been started already.
 
-    With `devices=4` the running script is started three times more, with the same arguments; each process comes to this
-    call, and then they go on together. Under `torchrun` nothing is started. May be called again and again.
+    `devices=4` starts the running script three more times with the same arguments. Each process reaches this call, and
+    they continue together. Under `torchrun` nothing is started. Repeated calls return the same processes.
 
     Args:
-        devices: Processes on each machine, one for each device; "auto" takes those that `torchrun` has started, and
-            without it there is one.
-        num_nodes: Machines. Each needs MASTER_ADDR, MASTER_PORT and NODE_RANK in its environment, unless `torchrun` or
-            a scheduler sets them.
-        strategy: "auto" or "ddp": every process has the whole pair and a share of each batch.
+        devices: Number of processes on each machine, one per device. "auto": those that `torchrun` has started, or a
+            single one.
+        num_nodes: Number of machines. Each needs MASTER_ADDR, MASTER_PORT and NODE_RANK in its environment, unless
+            `torchrun` or a scheduler sets them.
+        strategy: "auto" or "ddp": every process holds the whole pair and takes a shard of each batch.
         device: "auto", "cuda" or "cpu".
 
     Raises:
-        ValueError: If an argument is out of its range, if there are fewer GPUs, or if what runs is no script that
-            could be started again.
+        ValueError: If an argument is out of its range, if there are too few GPUs, or if no script is running that could
+            be started again.
     """
     if devices != "auto" and (not isinstance(devices, int) or isinstance(devices, bool) or devices < 1):
         raise ValueError(f"devices must be 'auto' or a whole number from 1, got {devices!r}")
@@ -146,13 +152,13 @@ def launch(devices: Devices = "auto", num_nodes: int = 1, strategy: str = "auto"
         raise ValueError(f"num_nodes must be a whole number from 1, got {num_nodes!r}")
     if strategy not in ("auto", "ddp"):
         raise ValueError(
-            f"strategy must be 'auto' or 'ddp', got {strategy!r}: Pyro registers whole parameters, which strategies "
-            "that cut them in pieces do not have"
+            f"strategy must be 'auto' or 'ddp', got {strategy!r}: Pyro registers whole parameters, so strategies "
+            "that shard parameters cannot be used"
         )
     if devices == 1 and num_nodes == 1:
         return Ranks()
     if dist.is_available() and dist.is_initialized():
-        return _present(devices, num_nodes)
+        return _existing_group(devices, num_nodes)
     if devices == "auto":
         if not dist.is_torchelastic_launched():
             return Ranks() if num_nodes == 1 else _start(1, num_nodes, device)
@@ -160,28 +166,28 @@ def launch(devices: Devices = "auto", num_nodes: int = 1, strategy: str = "auto"
     return _start(devices, num_nodes, device)
 
 
-_here: dict[str, torch.device] = {}  # the device of this process, which torch.distributed does not keep
+_process: dict[str, torch.device] = {}  # the device of this process, which torch.distributed does not store
 
 
-def _present(devices: Devices, num_nodes: int) -> Ranks:
-    """The processes of the group that there is."""
+def _existing_group(devices: Devices, num_nodes: int) -> Ranks:
+    """The processes of the group that torch.distributed has joined."""
     size = dist.get_world_size()
     if devices != "auto" and devices * num_nodes != size:
         raise ValueError(
-            f"devices={devices} on {num_nodes} node{'s' * (num_nodes > 1)} are asked for, but this process is one of "
+            f"devices={devices} on {num_nodes} node{'s' * (num_nodes > 1)} were requested, but this process is one of "
             f"{size} that run together: use devices='auto'"
         )
-    device = _here.get("device")
+    device = _process.get("device")
     if device is None:
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        device = torch.device("cuda", local) if dist.get_backend() == "nccl" else torch.device("cpu")
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        device = torch.device("cuda", local_rank) if dist.get_backend() == "nccl" else torch.device("cpu")
     return Ranks(dist.get_rank(), size, device)
 
 
 def _start(devices: int, num_nodes: int, device: str) -> Ranks:
     main = sys.modules["__main__"]
-    started = "LOCAL_RANK" in os.environ  # by somebody else, or by the first process
-    if not started and getattr(main, "__spec__", None) is None and not os.path.exists(sys.argv[0]):
+    is_started = "LOCAL_RANK" in os.environ  # by a launcher, or by the main process
+    if not is_started and getattr(main, "__spec__", None) is None and not os.path.exists(sys.argv[0]):
         raise ValueError(
             f"devices={devices} starts the running script again for each device, but no script is running here: put "
             "the training into a file, or start it with torchrun"
@@ -189,9 +195,9 @@ def _start(devices: int, num_nodes: int, device: str) -> Ranks:
     from lightning_fabric import Fabric  # takes seconds to import, and few runs need it
 
     accelerator = {"auto": "auto", "cpu": "cpu"}.get(device, "cuda")
-    if accelerator == "auto":  # of all kinds that fabric knows
+    if accelerator == "auto":  # fabric's own "auto" could choose an MPS or a TPU device
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    for logger in ("lightning_fabric", "lightning.fabric"):  # the address of each rank is no news
+    for logger in ("lightning_fabric", "lightning.fabric"):  # they print the address of each rank
         logging.getLogger(logger).setLevel(logging.WARNING)
     try:
         fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy="ddp")
@@ -200,16 +206,16 @@ def _start(devices: int, num_nodes: int, device: str) -> Ranks:
         raise ValueError(f"{devices} processes on {accelerator} cannot be started: {error}") from error
     if fabric.world_size != devices * num_nodes:
         raise ValueError(
-            f"devices={devices} on {num_nodes} node{'s' * (num_nodes > 1)} are asked for, but {fabric.world_size} "
+            f"devices={devices} on {num_nodes} node{'s' * (num_nodes > 1)} were requested, but {fabric.world_size} "
             "processes were started: use devices='auto'"
         )
-    _here["device"] = fabric.device
-    atexit.register(_leave)
+    _process["device"] = fabric.device
+    atexit.register(_destroy_group)
     return Ranks(fabric.global_rank, fabric.world_size, fabric.device)
 
 
-def _leave() -> None:
-    """Take leave of the other processes: gloo's threads must not live on while this one ends."""
+def _destroy_group() -> None:
+    """End the communication at exit: gloo's threads must not outlive the interpreter."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -221,7 +227,7 @@ def _by_dtype(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
     return list(groups.values())
 
 
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
+def _flatten(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.detach().reshape(-1) for t in tensors])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.protocol import Program
 from pyro_vae.runs.directory import WEIGHTS, replacing
 from pyro_vae.runs.machine import environment
 from pyro_vae.runs.reading import LIMITS, checksum, damaged, entries, parse_json, parse_weights, read_plain
@@ -25,8 +25,6 @@ __all__ = ["load_pair", "save_pair", "used_params"]
 
 FORMAT = 1
 _HEADER = "pyro_vae"
-
-Program = Callable[..., Any]
 
 
 def save_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> Path:

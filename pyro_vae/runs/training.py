@@ -110,7 +110,7 @@ def train(
         with fork_rng(seed):
             args = dataset.train.args(min(4, len(dataset.train)))
         writer = RunWriter(
-            path, made, kept, dataset.describe(), args, command=command, resumed=resumed, enabled=ranks.leads
+            path, made, kept, dataset.describe(), args, command=command, resumed=resumed, enabled=ranks.is_main
         )
         run = LoadedRun(path, made, kept, {"data": writer.data}, writer.history, trust=True, source=dataset)
         if on_start is not None:
@@ -172,12 +172,12 @@ def _directory(
 def _agreed(choose: Callable[[], tuple[Path, bool]], ranks: Ranks) -> tuple[Path, bool]:
     """What the first rank chooses; if it cannot, it alone says why."""
     chosen, problem = None, None
-    if ranks.leads:
+    if ranks.is_main:
         try:
             chosen = choose()
         except Exception as error:
             problem = error
-    chosen, failed = ranks.from_leader((chosen, problem is not None))
+    chosen, failed = ranks.broadcast((chosen, problem is not None))
     if problem is not None:
         raise problem
     if failed or chosen is None:
@@ -229,4 +229,4 @@ def _plain(value: Any) -> Any:
 
 
 def _record(path: Path, record: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
-    return parse_record((path / RECORD).read_bytes()) if ranks.leads else record
+    return parse_record((path / RECORD).read_bytes()) if ranks.is_main else record

@@ -17,6 +17,7 @@ from pyro_vae.data import Data
 from pyro_vae.distributed.ranks import Devices, Ranks, launch
 from pyro_vae.evaluate.preflight.report import preflight as check_pair
 from pyro_vae.pair.device import choose_device
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.scale import DataScale, data_scale
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng
@@ -42,7 +43,6 @@ from pyro_vae.training.weights import WeightCopies
 
 __all__ = ["State", "fit"]
 
-Program = Callable[..., Any]
 STEPS_TO_COMPILE = 10_000
 
 
@@ -178,7 +178,7 @@ def fit(
     _check_same_data(train)
     settings.check_objective(objective)
     with ExitStack() as stack:
-        stack.enter_context(ranks.speaking())
+        stack.enter_context(ranks.only_main_warns())
         saved = stack.enter_context(checkpointer.opened())
         generator = stack.enter_context(_seeded(seed, ranks))
         head = train.measured(accumulate * ranks.size)
@@ -195,7 +195,7 @@ def fit(
         scale = cache(partial(_scale, model, guide, head, accumulate * ranks.size))
         checkpointer.start(state, resumed=saved is not None)
         signals = stack.enter_context(stop_between_steps()) if checkpointer.is_active or ranks.size > 1 else Stop()
-        bar = progress_bar("training", schedules.length.steps, progress if ranks.leads else False)
+        bar = progress_bar("training", schedules.length.steps, progress if ranks.is_main else False)
         advance = stack.enter_context(bar)
         advance(state.step)
         run_to_end(
@@ -267,8 +267,8 @@ def _seeded(seed: int | None, ranks: Ranks) -> Iterator[torch.Generator]:
     with ExitStack() as stack:
         if seed is not None:
             stack.enter_context(fork_rng(seed + ranks.rank))
-        order = ranks.from_leader(int(torch.randint(2**62, ())) if seed is None else seed)
-        if seed is None and not ranks.leads:
+        order = ranks.broadcast(int(torch.randint(2**62, ())) if seed is None else seed)
+        if seed is None and not ranks.is_main:
             torch.manual_seed(order + ranks.rank)
         yield torch.Generator().manual_seed(order)
 

@@ -100,8 +100,8 @@ class Run:
         if self.schedules.is_settled(state.epoch, state.step):
             self.best.compare()
         seen = State(state.history, state.svi)
-        answers = [callback(seen) for callback in self.callbacks if state.ranks.leads]  # all of them are called
-        stops = state.ranks.from_leader(any(answers))
+        answers = [callback(seen) for callback in self.callbacks if state.ranks.is_main]  # all of them are called
+        stops = state.ranks.broadcast(any(answers))
         state.next_epoch()
         self.rollbacks.keep()
         return "callback" if stops else None

@@ -11,6 +11,7 @@ from pyro_vae.elbo.estimators.bounds import Trace, observed_log_prob
 from pyro_vae.evaluate.bounds import bound
 from pyro_vae.pair.arguments import take
 from pyro_vae.pair.networks import eval_mode
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.scale import DataScale
 from pyro_vae.pair.tracing import trace_pair
 from pyro_vae.support.random import fork_rng
@@ -18,7 +19,6 @@ from pyro_vae.training.batches import Batches, Head
 
 __all__ = ["SEED", "Monitor"]
 
-Program = Callable[..., Any]
 
 ALL_AT_ONCE = 2**62  # bytes
 SEED = 0  # the same noise at every measurement, so that epochs differ by their weights alone

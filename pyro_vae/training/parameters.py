@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-__all__ = ["ParameterRegistry"]
+from pyro_vae.pair.protocol import Program
 
-Program = Callable[..., Any]
+__all__ = ["ParameterRegistry"]
 
 
 class ParameterRegistry(Messenger):

@@ -10,11 +10,11 @@ import pyro.infer
 from torch import Tensor, nn
 
 from pyro_vae.elbo.adversarial.phases import Phase, PhasedELBO
+from pyro_vae.pair.protocol import Program
 from pyro_vae.training.parameters import ParameterRegistry
 
 __all__ = ["Phases", "loss_phases"]
 
-Program = Callable[..., Any]
 
 _NO_PARAMETERS = (
     "the loss depends on no parameter that the optimizer holds: register networks with pyro.module(name, net) and "

@@ -25,7 +25,7 @@ class Replicas:
     ) -> None:
         self.ranks, self._buffers = ranks or Ranks(), list(buffers)
         params = list(params)
-        self.ranks.copy_from_leader_([*params, *self._buffers])
+        self.ranks.broadcast_([*params, *self._buffers])
         self._equal = len(params)
 
     def reduce(self, params: Iterable[Tensor], loss: Tensor) -> Tensor:
@@ -38,6 +38,6 @@ class Replicas:
             return
         params = list(params)
         if len(params) > self._equal:  # a branch that ran for the first time
-            self.ranks.copy_from_leader_(params[self._equal :])
+            self.ranks.broadcast_(params[self._equal :])
             self._equal = len(params)
-        self.ranks.copy_from_leader_(self._buffers)
+        self.ranks.broadcast_(self._buffers)

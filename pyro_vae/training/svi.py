@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_vae.compilation.precision import Precision, networks_in, precision_dtype
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.elbo import MeanField, PhasedELBO
+from pyro_vae.pair.protocol import Program
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam, updater_for
 from pyro_vae.training.parameters import ParameterRegistry
 from pyro_vae.training.phase_stepper import OwnGradients, PhaseStepper
@@ -25,8 +26,6 @@ from pyro_vae.training.scaling import LossScaler
 from pyro_vae.training.stepper import Stepper
 
 __all__ = ["SVI", "Compilation", "fused_adam"]
-
-Program = Callable[..., Any]
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def test_nan_on_one_rank_is_nan_on_all(found: Any) -> None:
         ("data", "ValueError: the processes have been given different data"),
         ("shared", "ValueError: a batch is taken in 2 parts"),
         ("per_datum", "ValueError: preflight"),
-        ("devices", "ValueError: devices=3 on 1 node are asked for, but this process is one of 2"),
+        ("devices", "ValueError: devices=3 on 1 node were requested, but this process is one of 2"),
         ("strategy", "ValueError: strategy must be 'auto' or 'ddp', got 'fsdp'"),
         ("few", "ValueError: 1 data cannot be shared by 2 processes"),
     ],

@@ -117,8 +117,8 @@ def log_marginal(
             raise ValueError(f"{n} data cannot be shared by {ranks.size} processes: give more data, or no ranks")
         first, last, _ = ranks.rows(n)
         args, kwargs = take(args, kwargs, first, last)
-        seed = ranks.from_leader(int(torch.randint(2**62, ())) if seed is None else seed) + ranks.rank
-        progress = progress if ranks.leads else False
+        seed = ranks.broadcast(int(torch.randint(2**62, ())) if seed is None else seed) + ranks.rank
+        progress = progress if ranks.is_main else False
     programs = [model] if guide is None else [model, guide]
     data = beside_networks(args, *programs), kwargs
     result: LogMarginal

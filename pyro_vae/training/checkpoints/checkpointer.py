@@ -33,7 +33,7 @@ def checkpoints_of(
     if resume is True and checkpoints is None:
         raise ValueError("resume=True needs checkpoints=, the folder to go on from")
     found = Checkpoints(checkpoints) if isinstance(checkpoints, str | Path) else checkpoints
-    return found if found is None or ranks.leads else FollowedCheckpoints(found)
+    return found if found is None or ranks.is_main else FollowedCheckpoints(found)
 
 
 class Checkpointer:
@@ -65,7 +65,7 @@ class Checkpointer:
             yield None
             return
         with self._checkpoints.locked():
-            saved = self._ranks.from_leader(self._checkpoints.load()) if self._resume is not False else None
+            saved = self._ranks.broadcast(self._checkpoints.load()) if self._resume is not False else None
             if saved is None and not isinstance(self._resume, bool):
                 raise FileNotFoundError(
                     f"there is no checkpoint in {self._checkpoints.path}: start the run without resume"

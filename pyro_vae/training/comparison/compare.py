@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pyro_vae.data import Data, Split
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.networks import modules_of
+from pyro_vae.pair.protocol import Program
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.comparison.result import TrainingComparison, TrainingRun
@@ -25,7 +26,6 @@ from pyro_vae.training.history import History
 
 __all__ = ["compare_training"]
 
-Program = Callable[..., Any]
 Estimators = Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO | Mapping[str, Any]]
 TRAIN_HEAD = 1000  # training data that stand in where there are no validation data
 
