@@ -26,38 +26,41 @@ Loss = Callable[..., Tensor]
 
 PATIENCE = 50  # steps with another shape of batch before that shape gets a graph of its own
 MAX_GRAPHS = 4
-MAX_NODES = 20_000  # a loop over particles, unrolled, would take the compiler minutes
+MAX_NODES = 20_000  # the compiler would take minutes for an unrolled loop over particles
 CHECK_EVERY = 500  # steps between comparisons with the eager loss
 
 
 class _Graph(NamedTuple):
     run: Callable[..., Any]
-    state: list[Tensor]  # parameters, buffers and constants: read, and perhaps written, at each call
-    params: list[Tensor]  # those with a gradient, in the order of the outputs
+    state: list[Tensor]  # parameters, buffers and constants, which each call reads and may write
+    params: list[Tensor]  # parameters with a gradient, in the order of the outputs
 
 
 class CompiledGradients:
     """Gradients of `loss(*args, **kwargs)`, recorded once per shape of the arguments and compiled.
 
     Pyro's handlers, the pair's Python and autograd run once, while the tensor operations below them are recorded at
-    the dispatcher; the recorded graph of loss and gradients goes to Inductor. Parameters, buffers, weights and
-    temperatures enter it as inputs, so their present values count. Noise is drawn from torch's generators in the eager
-    order: the same seed gives the same run, compiled or not (but for dropout and Bernoulli draws, which are compiled as
-    comparisons with uniform noise).
+    the dispatcher. Inductor compiles the recorded graph of loss and gradients. Parameters, buffers, weights and
+    temperatures are inputs of the graph, so each call uses their current values. Random numbers are drawn from torch's
+    generators in the eager order: the same seed gives the same run, compiled or not. The exceptions are dropout and
+    Bernoulli draws, which are compiled as comparisons with uniform noise.
 
-    What is no tensor is fixed at the recording: a Python number that the pair reads anew at each step, say. The loss is
-    therefore compared with the eager one every so often; where they differ, this object warns and gives up.
+    Values that are not tensors are constants of the graph, for example a Python number that the pair reads at each
+    step. The loss is therefore compared with the eager one every 500 steps. If they differ, a warning is issued and all
+    further steps run eagerly.
 
-    `call` returns None when the step is to run eagerly: for a shape not seen often enough, or for good, with `reason`.
+    `call` returns None when the step must run eagerly: because the shape was not seen often enough, or permanently,
+    with the reason in `reason`.
 
     Args:
-        loss: A differentiable function of the arguments, which has run eagerly before (so that parameters exist), or
-            None if there is none.
-        objective: Where the loss comes from. Its method `advance`, if there is one, is called before each compiled
-            step, for what it changes in Python from step to step; tensors that it holds are changed in place.
-        modules: The modules that the loss calls, whose train or eval mode counts.
-        state: What `state()` of another such object said: steps then run compiled or eagerly as they would have there.
-        what: What a warning calls the steps.
+        loss: A differentiable function of the arguments that has already run eagerly, so that parameters exist; None if
+            the objective has no such function.
+        objective: The objective that the loss belongs to. Its method `advance`, if it has one, is called before each
+            compiled step, to update what the objective changes in Python from step to step. It changes its tensors in
+            place.
+        modules: The modules that the loss calls. A change of their train or eval mode needs a new graph.
+        state: A result of `state()`: steps then run compiled or eagerly as they would have in that object.
+        label: What warnings call the steps.
     """
 
     def __init__(
@@ -66,9 +69,9 @@ class CompiledGradients:
         objective: Any,
         modules: list[nn.Module],
         state: dict[str, Any] | None = None,
-        what: str = "steps",
+        label: str = "steps",
     ) -> None:
-        self.objective, self.modules, self.what = objective, modules, what
+        self.objective, self.modules, self.label = objective, modules, label
         self.loss: Any = loss
         self.advance: Callable[[], None] | None = getattr(objective, "advance", None)
         self.reason: str | None = None
@@ -76,22 +79,22 @@ class CompiledGradients:
         self._seen: dict[Any, int] = {}
         self._scale = torch.ones(())
         self._calls = 0
-        # by the text of their signature
+        # of the loaded state, by the repr of the signature
         self._seen_before: dict[str, int] = {}
         self._compiled_before: set[str] = set()
         if state is not None:
             self._calls, self.reason, self._seen_before = state["calls"], state["reason"], dict(state["seen"])
             self._compiled_before = set(state["graphs"])
         elif loss is None:
-            self._give_up("the objective has no differentiable_loss, only gradients of its own making")
+            self._give_up("the objective has no differentiable_loss, it computes its gradients itself")
 
     @property
     def num_graphs(self) -> int:
-        """How many graphs there are, one for each shape of batch that is frequent enough."""
+        """The number of compiled graphs: one per shape of batch that was seen often enough."""
         return len(self._graphs)
 
     def state(self) -> dict[str, Any]:
-        """What decides whether a step runs compiled, for JSON."""
+        """What decides whether a step runs compiled, ready for JSON."""
         seen = {**self._seen_before, **{repr(key): n for key, n in self._seen.items()}}
         graphs = sorted(self._compiled_before | {repr(key) for key in self._graphs})
         return {"calls": self._calls, "reason": self.reason, "seen": seen, "graphs": graphs}
@@ -104,7 +107,7 @@ class CompiledGradients:
             return None
         leaves = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
         key = self._signature(params, args, kwargs)
-        graph = self._graphs.get(key) or self._new(key, params, args, kwargs, leaves)
+        graph = self._graphs.get(key) or self._new_graph(key, params, args, kwargs, leaves)
         if graph is None:
             return None
         self._calls += 1
@@ -122,18 +125,18 @@ class CompiledGradients:
             return graph.run(self._scale.fill_(scale), *leaves, *graph.state)
 
     def _signature(self, params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        def of(a: Any) -> Any:
-            return layout_of(a) if isinstance(a, Tensor) else _hashable(a)
+        def key(value: Any) -> Any:
+            return layout_of(value) if isinstance(value, Tensor) else _hashable(value)
 
         return (
-            *map(of, args),
-            *((name, of(a)) for name, a in kwargs.items()),
+            *map(key, args),
+            *((name, key(value)) for name, value in kwargs.items()),
             tuple(p.requires_grad for p in params),
             tuple(module.training for module in self.modules),
             (params[0].dtype, params[0].device) if params else None,
         )
 
-    def _new(
+    def _new_graph(
         self, key: Any, params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Tensor]
     ) -> _Graph | None:
         name = repr(key)
@@ -141,15 +144,15 @@ class CompiledGradients:
         if len(self._seen) + len(self._seen_before) > 1000:
             self._seen.clear()
             self._seen_before.clear()
-        number = len(self._compiled_before) + len(self._graphs)
-        waits = self._seen[key] < PATIENCE or number >= MAX_GRAPHS
-        if number and waits and name not in self._compiled_before:
+        num_graphs = len(self._compiled_before) + len(self._graphs)
+        waits = self._seen[key] < PATIENCE or num_graphs >= MAX_GRAPHS
+        if num_graphs and waits and name not in self._compiled_before:
             return None
         self._compiled_before.discard(name)
         try:
             graph = self._record(params, args, kwargs, leaves)
-        except Exception as error:  # whatever the pair, the recorder or the compiler raise
-            self._give_up(_why(error))
+        except Exception as error:  # the pair, the recorder and the compiler can raise anything
+            self._give_up(_explain(error))
             return None
         if not self._agrees(graph, leaves, args, kwargs):
             return None
@@ -160,21 +163,21 @@ class CompiledGradients:
         self, params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Tensor]
     ) -> _Graph:
         trained = [p for p in params if p.requires_grad]
-        if params:  # on another device each step would wait for it
+        if params:  # a scale on another device would make each step wait for a transfer
             self._scale = self._scale.to(params[0].device)
         used: list[Tensor] = []
 
         def loss_and_gradients(scale: Tensor, *tensors: Tensor) -> list[Tensor]:
-            given = iter(tensors)
-            mine = [next(given) if isinstance(a, Tensor) else a for a in args]
-            named = {name: next(given) if isinstance(a, Tensor) else a for name, a in kwargs.items()}
-            loss = self.loss(*mine, **named)
+            inputs = iter(tensors)
+            positional = [next(inputs) if isinstance(a, Tensor) else a for a in args]
+            keywords = {name: next(inputs) if isinstance(a, Tensor) else a for name, a in kwargs.items()}
+            loss = self.loss(*positional, **keywords)
             grads = torch.autograd.grad(loss * scale, trained, allow_unused=True)
             used.extend(p for p, grad in zip(trained, grads, strict=True) if grad is not None)
             return [loss.detach(), *(grad for grad in grads if grad is not None)]
 
-        # running averages shall not see this batch twice
-        with pyro.validation_enabled(False), fork_rng(), recording(), _kept(self._averages()), Recordable():
+        # otherwise running averages would include this batch twice
+        with pyro.validation_enabled(False), fork_rng(), recording(), _restored(self._side_effects()), Recordable():
             module = make_fx(loss_and_gradients)(self._scale, *leaves)
         state = _lift(module)
         if len(module.graph.nodes) > MAX_NODES:
@@ -183,40 +186,40 @@ class CompiledGradients:
             run = compile_graph(module, [self._scale, *leaves, *state])
         return _Graph(run, state, used)
 
-    def _averages(self) -> list[Tensor]:
-        """What a run of the loss may change besides gradients."""
+    def _side_effects(self) -> list[Tensor]:
+        """Tensors that an evaluation of the loss may change, besides gradients."""
         buffers = [b for module in self.modules for b in module.buffers(recurse=False)]
         return [*buffers, *_tensors_of(self.objective)]
 
     def _agrees(self, graph: _Graph, leaves: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether compiled and eager loss are the same on the same noise; gives up if not."""
-        averages = [held for held in graph.state if not held.requires_grad]
+        """Whether the compiled and the eager loss agree on the same random numbers; gives up if not."""
+        buffers = [tensor for tensor in graph.state if not tensor.requires_grad]
         with pyro.validation_enabled(False), recording():
-            with fork_rng(), _kept(averages):  # the same noise for both, on every device
-                ours = self._run(graph, leaves, 1.0)[0]
-            with fork_rng(), torch.no_grad(), _kept(averages), Recordable():
+            with fork_rng(), _restored(buffers):
+                compiled = self._run(graph, leaves, 1.0)[0]
+            with fork_rng(), torch.no_grad(), _restored(buffers), Recordable():
                 eager = self.loss(*args, **kwargs)
-        # a pair that is not finite any more is for the caller to find
-        if torch.allclose(ours, eager.detach(), rtol=1e-2, atol=1e-2, equal_nan=True):
+        # the caller reports a loss that is not finite
+        if torch.allclose(compiled, eager.detach(), rtol=1e-2, atol=1e-2, equal_nan=True):
             return True
         self._give_up(
-            f"the compiled loss is {float(ours):.6g} where the eager one is {float(eager):.6g}: the pair reads "
-            "something that changes from step to step and is no tensor, or draws noise from elsewhere than torch"
+            f"the compiled loss is {float(compiled):.6g}, the eager one is {float(eager):.6g}: the pair reads a value "
+            "that changes from step to step and is not a tensor, or draws random numbers outside torch"
         )
         return False
 
     def _give_up(self, reason: str) -> None:
         self.reason = reason
         self._graphs.clear()
-        warnings.warn(f"{self.what} run eagerly, not compiled: {reason}", stacklevel=4)
+        warnings.warn(f"{self.label} run eagerly, not compiled: {reason}", stacklevel=4)
 
 
 def compiled_function(f: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[..., Tensor]:
-    """`f` as one compiled graph, for inputs of these shapes; noise is drawn anew at each call, without gradients.
+    """`f` as one compiled graph without gradients, for inputs of these shapes; each call draws new random numbers.
 
     Raises:
-        ValueError: If the graph gives something else than `f` on the same noise.
-        Exception: Whatever the recorder or the compiler raise.
+        ValueError: If the graph and `f` disagree on the same random numbers.
+        Exception: Any exception of the recorder or the compiler.
     """
     with torch.no_grad(), pyro.validation_enabled(False):
         with fork_rng(), Recordable():
@@ -225,23 +228,23 @@ def compiled_function(f: Callable[..., Tensor], inputs: list[Tensor]) -> Callabl
         rewrite(module)
         run = compile_graph(module, [*inputs, *state])
         with fork_rng():
-            ours = run(*inputs, *state)
+            compiled = run(*inputs, *state)
         with fork_rng(), Recordable():
             eager = f(*inputs)
-        if not torch.allclose(ours, eager, rtol=1e-3, atol=1e-3, equal_nan=True):
+        if not torch.allclose(compiled, eager, rtol=1e-3, atol=1e-3, equal_nan=True):
             raise ValueError("the compiled function does not agree with the eager one")
     return lambda *tensors: run(*tensors, *state)
 
 
 @contextmanager
 def modules_called() -> Iterator[list[nn.Module]]:
-    """The modules that are called within it."""
+    """A context that yields a list, filled at its end with the modules that were called inside it."""
     found: dict[int, nn.Module] = {}
 
-    def see(module: nn.Module, args: Any) -> None:
+    def note(module: nn.Module, args: Any) -> None:
         found[id(module)] = module
 
-    handle = register_module_forward_pre_hook(see)
+    handle = register_module_forward_pre_hook(note)
     modules: list[nn.Module] = []
     try:
         yield modules
@@ -251,7 +254,7 @@ def modules_called() -> Iterator[list[nn.Module]]:
 
 
 class Recordable(TorchFunctionMode):
-    """Replaces what PyTorch does by looking at values, and noise that the compiler would draw in a way of its own."""
+    """Replaces functions whose control flow depends on values, and random draws that the compiler would do differently."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _REPLACED.get(func, func)(*args, **(kwargs or {}))
@@ -273,8 +276,8 @@ _REPLACED = {F.one_hot: _one_hot, torch.bernoulli: _bernoulli, F.dropout: _dropo
 
 
 @contextmanager
-def _kept(tensors: list[Tensor]) -> Iterator[None]:
-    """Give tensors the values back that they had before."""
+def _restored(tensors: list[Tensor]) -> Iterator[None]:
+    """A context at whose end tensors get back the values that they had at its start."""
     before = [t.detach().clone() for t in tensors]
     yield
     with torch.no_grad():
@@ -283,35 +286,35 @@ def _kept(tensors: list[Tensor]) -> Iterator[None]:
 
 
 def _tensors_of(objective: Any) -> list[Tensor]:
-    """Tensors that an objective, or one that it wraps, holds as attributes or in dictionaries."""
-    held = list(getattr(objective, "__dict__", {}).values())
-    values = [v for h in held for v in (h.values() if isinstance(h, dict) else (h,))]
+    """Tensors that an objective, or one that it wraps, has as attributes or in dictionaries."""
+    attributes = list(getattr(objective, "__dict__", {}).values())
+    values = [v for a in attributes for v in (a.values() if isinstance(a, dict) else (a,))]
     inner = [t for v in values if isinstance(v, pyro.infer.ELBO) for t in _tensors_of(v)]
     return [v for v in values if isinstance(v, Tensor)] + inner
 
 
 def compile_graph(module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-    """Hand a graph to Inductor, with the noise that it would draw eagerly."""
+    """Compile a graph with Inductor, so that it draws the random numbers of eager execution."""
     return torch._inductor.compile(module, inputs, options={"fallback_random": True})
 
 
 def _lift(module: fx.GraphModule) -> list[Tensor]:
-    """Turn the tensors that a graph holds into inputs, in place; returns them in the order of these inputs."""
+    """Turn the constant tensors of a graph into inputs, in place; returns them in the order of these inputs."""
     graph = module.graph
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     inputs: dict[int, fx.Node] = {}
     state: list[Tensor] = []
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
-        held = module
+        value = module
         for part in node.target.split("."):
-            held = getattr(held, part)
-        if not isinstance(held, Tensor):
+            value = getattr(value, part)
+        if not isinstance(value, Tensor):
             continue
-        if id(held) not in inputs:
+        if id(value) not in inputs:
             with graph.inserting_after(last):
-                last = inputs[id(held)] = graph.placeholder(f"state_{len(state)}")
-            state.append(held)
-        node.replace_all_uses_with(inputs[id(held)])
+                last = inputs[id(value)] = graph.placeholder(f"state_{len(state)}")
+            state.append(value)
+        node.replace_all_uses_with(inputs[id(value)])
         graph.erase_node(node)
     graph.eliminate_dead_code()
     module.recompile()
@@ -319,7 +322,7 @@ def _lift(module: fx.GraphModule) -> list[Tensor]:
 
 
 def layout_of(tensor: Tensor) -> tuple[Any, ...]:
-    """What compiled code relies on in an input."""
+    """The properties of an input that compiled code depends on."""
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
@@ -331,8 +334,8 @@ def _hashable(value: Any) -> Any:
     return value
 
 
-def _why(error: Exception) -> str:
-    """One line for what could not be recorded or compiled."""
+def _explain(error: Exception) -> str:
+    """One line that says why a loss could not be recorded or compiled."""
     first = next(iter(str(error).strip().splitlines()), "")
     name = type(error).__name__
     if "value out of a tracing tensor" in str(error) or "data-dependent" in str(error).lower():

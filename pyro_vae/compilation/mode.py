@@ -13,7 +13,7 @@ _recording = False
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """Within it, objectives compute their loss without moving on in their schedules."""
+    """A context in which objectives compute their loss without advancing their schedules."""
     global _recording
     before, _recording = _recording, True
     try:

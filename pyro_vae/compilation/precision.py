@@ -18,10 +18,10 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def precision_dtype(precision: str) -> torch.dtype | None:
-    """The dtype that networks run in, or None for their own.
+    """The dtype that networks run in; None for "float32", which leaves their dtype unchanged.
 
     Raises:
-        ValueError: For another name.
+        ValueError: If `precision` is not one of "float32", "bfloat16" and "float16".
     """
     dtypes = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if precision not in dtypes:
@@ -31,16 +31,16 @@ def precision_dtype(precision: str) -> torch.dtype | None:
 
 @contextmanager
 def networks_in(dtype: torch.dtype | None, *programs: Callable[..., Any]) -> Iterator[None]:
-    """Within it, matrix products and convolutions inside any called `nn.Module` run in `dtype`.
+    """A context in which matrix products and convolutions inside any called `nn.Module` run in `dtype`.
 
-    What the outermost module returns is float32 again, so distributions, densities and sums never see half precision.
-    The programs themselves, where they are modules, and Pyro's own modules are no networks: they stay as they are, and
-    the networks in them count by themselves. Weights stay in float32; None changes nothing.
+    The outermost module returns float32 again, so distributions, densities and sums are never in half precision. Weights
+    stay in float32. The programs themselves (where they are modules) and Pyro's own modules do not count as networks:
+    only the networks inside them run in `dtype`. If `dtype` is None, nothing changes.
     """
     if dtype is None:
         yield
         return
-    open_: list[Any] = []  # modules entered and not yet left; the first one's autocast
+    open_: list[Any] = []  # one entry per module entered and not yet left: autocast for the outermost, None for others
 
     def is_network(module: nn.Module) -> bool:
         return not isinstance(module, PyroModule) and not any(module is program for program in programs)
@@ -49,7 +49,7 @@ def networks_in(dtype: torch.dtype | None, *programs: Callable[..., Any]) -> Ite
         if is_network(module):
             context = None
             if not open_:
-                context = torch.autocast(_device(module, args), dtype)
+                context = torch.autocast(_device_type(module, args), dtype)
                 context.__enter__()
             open_.append(context)
 
@@ -68,10 +68,10 @@ def networks_in(dtype: torch.dtype | None, *programs: Callable[..., Any]) -> Ite
     finally:
         for hook in hooks:
             hook.remove()
-        if open_ and open_[0] is not None:  # an error left it open
+        if open_ and open_[0] is not None:  # after an error inside a module
             open_[0].__exit__(None, None, None)
 
 
-def _device(module: nn.Module, args: Any) -> str:
+def _device_type(module: nn.Module, args: Any) -> str:
     tensors = (t for t in (*args, *module.parameters()) if isinstance(t, Tensor))
     return next((t.device.type for t in tensors), "cpu")

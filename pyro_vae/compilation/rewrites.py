@@ -1,4 +1,4 @@
-"""Recorded graphs rewritten into the same mathematics for less arithmetic, before they are compiled."""
+"""Rewrites of recorded graphs into equivalent ones that take less arithmetic, before they are compiled."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ GROUP = 16  # factors of a product in (1, 2], far from overflow
 
 
 def rewrite(module: fx.GraphModule) -> None:
-    """Rewrite a graph of ATen operations in place, where it runs on a CPU; for values alone, not for gradients.
+    """Rewrite the CPU operations of a graph of ATen operations in place. The graph must not be differentiated.
 
-    - A Bernoulli log-density summed over its pixels takes one logarithm for 16 pixels: in
+    - A Bernoulli log-density summed over its pixels takes one logarithm per 16 pixels: in
       `log p = x l - max(l, 0) - log(1 + exp(-|l|))` the sum of the last terms is the log of a product.
-    - ELU takes `exp(x) - 1`, which is off by at most the rounding of a number near 1, and faster than `expm1`.
-    - The bias of a linear layer is added together with what follows; a matrix product with a bias would first copy it
-      to every row.
+    - ELU uses `exp(x) - 1`, which is faster than `expm1`; its error is at most the rounding error of a number near 1.
+    - The bias of a linear layer is added in one operation with those that follow. A matrix product with a bias would
+      first copy the bias to every row.
     """
     graph = module.graph
     for node in _nodes(graph, aten.binary_cross_entropy_with_logits.default):
@@ -35,7 +35,7 @@ def rewrite(module: fx.GraphModule) -> None:
     for node in _nodes(graph, aten.addmm.default):
         with graph.inserting_before(node):
             bias, *factors = node.args
-            # as a difference, since the compiler would make one operation of product and sum again
+            # a difference, since the compiler would fuse the product and a sum into addmm again
             minus = _call(graph, aten.neg.default, bias)
             node.replace_all_uses_with(_call(graph, aten.sub.Tensor, _call(graph, aten.mm.default, *factors), minus))
     graph.eliminate_dead_code()
@@ -43,7 +43,7 @@ def rewrite(module: fx.GraphModule) -> None:
 
 
 def _group_logarithms(graph: fx.Graph, cross_entropy: fx.Node) -> None:
-    """Replace the sum of a negative cross entropy over its last dimension, if that is all that is asked of it."""
+    """Replace the sum of a negative cross entropy over its last dimension, if the graph has no other use for it."""
     chain: list[Any] = [cross_entropy]
     for target in (aten.neg.default, aten.view.default, aten.sum.dim_IntList):
         users = list(chain[-1].users)
@@ -73,6 +73,6 @@ def _call(graph: fx.Graph, op: Any, *args: Any) -> fx.Node:
 
 
 def _nodes(graph: fx.Graph, op: Any) -> list[fx.Node]:
-    """The calls of an operation that give a tensor on a CPU, without keyword arguments."""
+    """The calls of an operation that return a CPU tensor and have no keyword arguments."""
     found = graph.find_nodes(op="call_function", target=op)
     return [n for n in found if not n.kwargs and n.meta["val"].device.type == "cpu"]

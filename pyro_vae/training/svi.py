@@ -149,7 +149,7 @@ class SVI:
         if not compiled:
             return Compilation(0, "no step was made yet" if self.compile else "compile=False")
         graphs = sum(c.num_graphs for c in compiled.values())
-        reasons = [f"{c.what} run eagerly: {c.reason}" for c in compiled.values() if c.reason is not None]
+        reasons = [f"{c.label} run eagerly: {c.reason}" for c in compiled.values() if c.reason is not None]
         waiting = "" if graphs else "nothing was recorded yet: the first step runs eagerly"
         return Compilation(graphs, "; ".join(reasons) or waiting)
 

@@ -291,7 +291,7 @@ def test_a_python_number_that_changes_is_found_out(monkeypatch: pytest.MonkeyPat
     svi = pv.SVI(model, pair.guide, lambda p: torch.optim.SGD(p, lr=0.0), compile=True)
     x = pair.simulate(5)
     svi.step(x)
-    with pytest.warns(UserWarning, match="changes from step to step and is no tensor"):
+    with pytest.warns(UserWarning, match="changes from step to step and is not a tensor"):
         svi.step(x)
     assert not svi.compilation
     assert "changes from step to step" in svi.compilation.reason
@@ -311,7 +311,7 @@ def test_a_late_change_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(5):  # one eager step, four of the graph
         svi.step(x)
     scale[0] = 2.0
-    with pytest.warns(UserWarning, match="changes from step to step and is no tensor"):
+    with pytest.warns(UserWarning, match="changes from step to step and is not a tensor"):
         svi.step(x)
 
 
