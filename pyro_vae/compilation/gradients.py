@@ -254,7 +254,7 @@ def modules_called() -> Iterator[list[nn.Module]]:
 
 
 class Recordable(TorchFunctionMode):
-    """Replaces functions whose control flow depends on values, and random draws that the compiler would do differently."""
+    """Replaces functions that branch on values, and random draws that the compiler would do in another way."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _REPLACED.get(func, func)(*args, **(kwargs or {}))

@@ -33,9 +33,9 @@ def precision_dtype(precision: str) -> torch.dtype | None:
 def networks_in(dtype: torch.dtype | None, *programs: Callable[..., Any]) -> Iterator[None]:
     """A context in which matrix products and convolutions inside any called `nn.Module` run in `dtype`.
 
-    The outermost module returns float32 again, so distributions, densities and sums are never in half precision. Weights
-    stay in float32. The programs themselves (where they are modules) and Pyro's own modules do not count as networks:
-    only the networks inside them run in `dtype`. If `dtype` is None, nothing changes.
+    The outermost module returns float32 again, so distributions, densities and sums are never in half precision.
+    Weights stay in float32. The programs themselves (where they are modules) and Pyro's own modules do not count as
+    networks: only the networks inside them run in `dtype`. If `dtype` is None, nothing changes.
     """
     if dtype is None:
         yield

@@ -28,7 +28,7 @@ from pyro_vae.support.import_paths import stable_path
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.fitting import State, fit
 from pyro_vae.training.nonfinite import NonFiniteLoss
-from pyro_vae.training.settings import described
+from pyro_vae.training.settings import describe
 
 __all__ = ["train"]
 
@@ -225,7 +225,7 @@ def _plain(value: Any) -> Any:
     kind = stable_path(f"{type(value).__module__}.{type(value).__qualname__}")
     if is_dataclass(value) and not isinstance(value, type):
         return {"class_path": kind, "init_args": asdict(value)}
-    return kind if isinstance(value, pyro.infer.ELBO) else described(value)
+    return kind if isinstance(value, pyro.infer.ELBO) else describe(value)
 
 
 def _record(path: Path, record: dict[str, Any], ranks: Ranks) -> dict[str, Any]:

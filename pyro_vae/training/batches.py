@@ -1,4 +1,4 @@
-"""Whatever holds data, as one stream of argument tuples for a pair."""
+"""Batches of any data source, as tuples of arguments for a pair."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from pyro_vae.pair.arguments import take
 
 __all__ = ["HEAD", "Batches", "Head", "batches_for"]
 
-HEAD = 1000  # training data on which a run is measured
+HEAD = 1000  # number of training data on which a run is monitored
 
 
 class Batches:
     """The batches of a run, each a tuple of arguments for the pair.
 
-    Of several processes each has all data that are in memory, and takes its share of each batch (`shard`); from a
-    loader it takes its own data, a batch of the loader's size.
+    With several processes, each process stores all data that are in memory and takes its shard of each batch (`shard`).
+    From a loader, each process loads batches of the loader's size from its own shard of the data set.
 
-    Attributes: `batch_size` (None for a loader), `num_data` and `steps_per_epoch` (None where the source does not
-    know), `in_memory`.
+    Attributes: `batch_size` (None for a loader), `num_data` and `steps_per_epoch` (None if the source has no length),
+    `in_memory`.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Batches:
         if isinstance(source, Split):
             if source.given is not None and max_args < 2:
                 raise ValueError(
-                    "the data come with labels for the pair, which takes the data alone: load them without"
+                    "the data come with labels for the pair, but the pair takes only the data: load them without labels"
                 )
             self.split = source.to(device)
             self.num_data: int | None = len(source)
@@ -79,12 +79,12 @@ class Batches:
 
     @property
     def in_memory(self) -> bool:
-        """Whether all data lie on the device."""
+        """Whether all data are on the device."""
         return self.loader is None
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Batches in one pass, if that can be known."""
+        """The number of batches in one pass; None if the source has no length."""
         if self.loader is None:
             assert self.num_data is not None
             assert self.batch_size is not None
@@ -92,7 +92,7 @@ class Batches:
         return len(self.loader) if hasattr(self.loader, "__len__") else None
 
     def describe(self) -> dict[str, Any]:
-        """What tells these data from others, ready for JSON; `fingerprint` hashes the first 1000 of data in memory."""
+        """Size, shapes and fingerprint (of the first 1000 data, if they are in memory), ready for JSON."""
         tensors = self.tensors or () if self.split is None else (self.split.intensity,)
         head = hashlib.sha256()
         for t in tensors:
@@ -104,9 +104,9 @@ class Batches:
         }
 
     def batches(self, generator: torch.Generator | None = None) -> Iterator[tuple[Any, ...]]:
-        """One pass over the data; shuffled if a generator is given (a loader shuffles by itself).
+        """One pass over the data, shuffled if a generator is given (a loader shuffles by itself).
 
-        All data in one batch keep their order, so that a pair may have parameters of its own for each of them.
+        If one batch holds all data, it is not shuffled, so that a pair may have parameters for each datum.
         """
         shuffle = generator is not None and self.batch_size != self.num_data
         if self.split is not None:
@@ -115,11 +115,11 @@ class Batches:
             return batches_of(self.tensors, self.batch_size or 1, shuffle=shuffle, generator=generator)
         sampler = getattr(self.loader, "sampler", None)
         if self.ranks.size > 1 and isinstance(sampler, DistributedSampler) and generator is not None:
-            sampler.set_epoch(int(torch.randint(2**31, (), generator=generator)))  # the same order for all ranks
+            sampler.set_epoch(int(torch.randint(2**31, (), generator=generator)))  # the same order on all ranks
         return self._loaded()
 
     def shard(self, batch: tuple[Any, ...]) -> tuple[tuple[Any, ...], float]:
-        """This rank's share of a batch, and what its mean counts in the mean over all ranks."""
+        """This rank's shard of a batch, and the weight of its mean in the mean over all ranks."""
         if self.ranks.size == 1:
             return batch, 1.0
         if not self.in_memory:
@@ -128,7 +128,7 @@ class Batches:
         return take(batch, {}, start, stop)[0], weight
 
     def head(self, n: int) -> tuple[Any, ...]:
-        """The first `n` data, or all there are, as arguments for the pair; of a loader, the first batch."""
+        """The first `n` data (or all, if there are fewer) as arguments for the pair; the first batch of a loader."""
         if self.split is not None:
             return self.split.args(min(n, len(self.split)))
         if self.tensors is not None:
@@ -137,17 +137,17 @@ class Batches:
             return batch
         raise ValueError("the loader is empty: expected at least one batch")
 
-    def measured(self, parts: int) -> Head:
-        """The first data, on which a run is measured, if each batch is taken in so many parts."""
-        # parameters made for each datum only fit the whole data, if that is not cut in parts
-        whole = self.batch_size is not None and self.batch_size == self.num_data and parts == 1
-        return Head(self, self.head(self.batch_size if whole and self.batch_size else HEAD), whole)
+    def monitored_head(self, parts: int) -> Head:
+        """The first data, on which a run is monitored; each batch is split into `parts` parts."""
+        # a pair with parameters per datum can only run on all data at once
+        is_whole = self.batch_size is not None and self.batch_size == self.num_data and parts == 1
+        return Head(self, self.head(self.batch_size if is_whole and self.batch_size else HEAD), is_whole)
 
     def _loaded(self) -> Iterator[tuple[Any, ...]]:
         assert self.loader is not None
         for batch in self.loader:
             members = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-            # data sets yield labels whether or not the pair has a use for them
+            # data sets yield labels whether or not the pair takes them
             members = members[: self.max_args]
             if not isinstance(members[0], Tensor):
                 raise TypeError(f"the loader must yield tensors or tuples that begin with one, got {type(members[0])}")
@@ -159,9 +159,9 @@ class Head:
     """The first training data.
 
     Attributes:
-        source: Where they are from.
-        args: At most 1000 of them, or all of a batch that holds all data, as arguments for the pair.
-        is_whole: Whether they are all data.
+        source: The batches that they come from.
+        args: The first 1000 data at most, or all data if one batch holds them, as arguments for the pair.
+        is_whole: Whether one batch holds all data.
     """
 
     source: Batches
@@ -170,7 +170,7 @@ class Head:
 
     @property
     def example_args(self) -> tuple[Any, ...]:
-        """As many data as it takes to try the pair: few, if that tells enough."""
+        """The arguments to try the pair on: eight data, or all if one batch holds them."""
         return self.args if self.is_whole else tuple(a[:8] if isinstance(a, Tensor) else a for a in self.args)
 
 
@@ -190,15 +190,15 @@ def batches_for(
 
 
 def _sharded(loader: Any, ranks: Ranks, trains: bool) -> DataLoader[Any]:
-    """A loader like this one that goes through a rank's share of its data set.
+    """A copy of a loader that loads a rank's shard of the data set.
 
-    Training needs shares of equal size, for which some data are taken twice.
+    Training needs shards of equal size, so some data are loaded twice.
     """
-    known = isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler | SequentialSampler)
-    if not known or loader.batch_size is None:
+    is_supported = isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler | SequentialSampler)
+    if not is_supported or loader.batch_size is None:
         raise ValueError(
-            f"several processes cannot share the data of {type(loader).__name__}: pass a torch DataLoader over a data "
-            "set with a length, with a batch_size and no sampler of its own, or data in memory"
+            f"several processes cannot share the data of {type(loader).__name__}: pass data in memory, or a torch "
+            "DataLoader with a batch_size and torch's sequential or random sampler"
         )
     dataset: Any = loader.dataset
     sampler: Any = range(ranks.rank, len(dataset), ranks.size)

@@ -1,4 +1,4 @@
-"""What a callback of `fit` sees after each epoch."""
+"""Callbacks of `fit`, and the state of the run that they get."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Callback", "State"]
 
 @dataclass(frozen=True)
 class State:
-    """What a callback sees after each epoch.
+    """The state of a run after an epoch, as passed to callbacks.
 
     Attributes:
         history: The epochs so far.
-        svi: What takes the steps, with the parameters and optimizers.
+        svi: The `SVI` that takes the steps, with the parameters and optimizers.
     """
 
     history: History
@@ -25,7 +25,7 @@ class State:
 
     @property
     def epoch(self) -> Epoch:
-        """The epoch that just ended."""
+        """The latest epoch."""
         return self.history[-1]
 
 

@@ -1,4 +1,4 @@
-"""`fit`: from arguments to a run."""
+"""`fit`: checks its arguments, sets up a run and trains."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pyro_vae.training.batches import Batches, Head, batches_for
 from pyro_vae.training.callbacks import Callback, State
 from pyro_vae.training.checkpoints.checkpointer import Checkpointer, checkpoints_of
 from pyro_vae.training.checkpoints.directory import Checkpoints
-from pyro_vae.training.checkpoints.signals import Stop, stop_between_steps
+from pyro_vae.training.checkpoints.signals import StopRequest, stop_between_steps
 from pyro_vae.training.checkpoints.svi import objective_values
 from pyro_vae.training.history import History
 from pyro_vae.training.loop import Run, run_to_end
@@ -81,68 +81,72 @@ def fit(
 ) -> History:
     """Train any model/guide pair by stochastic variational inference.
 
-    What is minimised is the mean over the batch of the negative objective. The true ELBO is measured after each epoch
-    beside it, on training and validation data, whatever the objective.
+    The loss is the negative objective, averaged over the data of the batch. After each epoch the true ELBO is measured
+    on training and validation data, whatever the objective.
 
     Args:
         model, guide: The pair.
-        data: What `pv.data.load` returns; a tensor; a tuple of tensors, whose further members are passed on as `*args`;
-            or a loader, whose batches are passed on as far as the model takes arguments.
+        data: What `pv.data.load` returns; a tensor `(N, ...)`; a tuple of tensors with N rows, whose further members
+            are passed on as `*args`; or a loader, of whose batches the pair gets as many members as the model takes
+            arguments.
         valid: Validation data, in any of these forms. Default: the validation split of `data`, if it has one.
         elbo: An estimator's name (`pv.elbo.names()`) or a `pyro.infer.ELBO` object.
         epochs: Length of the run in passes over the data. Default: 50, unless `steps` is given.
         steps: Length of the run in gradient steps, in place of `epochs`.
-        batch_size: Data per step; the last batch of an epoch may be smaller. A loader brings its own.
-        accumulate: Take the gradient of each batch in so many parts, one after the other, which takes less memory. The
-            step is that of the whole batch, with other noise.
+        batch_size: Data per step; the last batch of an epoch may be smaller. A loader has its own batch size.
+        accumulate: Number of parts in which the gradient of each batch is computed, one after the other, which takes
+            less memory. The step is that of the whole batch, with other noise.
         lr: Learning rate.
-        lr_schedule: Of the learning rate over the run: "constant", "linear" or "cosine" (both to zero), or a function
-            of the share of the run done, in [0, 1], that gives a factor.
+        lr_schedule: Schedule of the learning rate over the run: "constant", "linear" or "cosine" (both to zero), or a
+            function that maps the completed fraction of the run, in [0, 1], to a factor.
         optim: A function `params -> torch.optim.Optimizer`. Default: fused Adam at rate `lr`.
         clip_norm: Rescale the gradient (of the mean loss) to at most this norm.
-        num_particles: Draws from the guide per datum and step.
+        num_particles: Samples from the guide per datum and step.
         kl_weight: Weight of the KL in the objective: a number (beta), a `pv.elbo.Warmup` or `pv.elbo.Cyclical`, or a
             function of the epoch (fractional, from 0).
-        early_stopping: Stop after so many epochs without a better validation ELBO, counted once the KL weight has
-            settled.
-        keep_best: End with the weights of the epoch with the best validation ELBO (again, once the KL weight has
-            settled). The last weights stay without validation data, and where the objective is no bound on log p(x).
-        seed: Covers the shuffling and all noise, and leaves torch's generators as they were. Weights are initialised
+        early_stopping: Stop after this number of epochs without a better validation ELBO, counted once the KL weight no
+            longer changes.
+        keep_best: Restore the weights of the epoch with the best validation ELBO at the end, counted once the KL weight
+            no longer changes. Without validation data, or if the objective is not a bound on log p(x), the last weights
+            stay.
+        seed: Seed of the shuffling and of all noise; torch's generators are left as they were. Weights are initialized
             before this function is called: seed them there.
         device: "auto": a GPU if there is one and the pair's networks can be found and moved, else where they are.
-        devices: Processes that train together on each machine, one for each device. "auto": as many as `torchrun` has
-            started, else one. Each takes an equal share of every batch (of a loader, batches of the loader's size from
-            a share of the data) with noise of its own, and all gradients are summed, so that the weights stay equal on
-            all. Rank 0 alone calls the callbacks, writes checkpoints and shows progress. See `pv.launch`.
-        num_nodes: Machines that train together.
+        devices: Number of processes that train together on each machine, one per device. "auto": those that `torchrun`
+            has started, or a single one. Each process takes an equal shard of every batch (from a loader, batches of
+            the loader's size from a shard of the data set) and draws noise of its own. Gradients are summed over the
+            processes, so that all have equal weights. Only rank 0 calls the callbacks, writes checkpoints and shows
+            progress. See `pv.launch`.
+        num_nodes: Number of machines that train together.
         strategy: How the processes work together: "auto" or "ddp".
-        compile: Compile the gradient step (see `pv.SVI`). The first epoch runs eagerly if the data are in memory, so
-            that Pyro has checked every datum. "auto": where at least 10,000 steps are to follow, which pays for the 10
+        compile: Compile the gradient step (see `pv.SVI`). If the data are in memory, the first epoch runs eagerly, so
+            that Pyro validates every datum. "auto": compile if at least 10,000 steps follow, which makes up for the 10
             to 30 seconds of compiling.
         precision: What the networks compute in: "float32", "bfloat16" or "float16" (see `pv.SVI`).
         preflight: Check the pair on the first few data before training.
         progress: Show a progress bar: True, False, or None (in a terminal).
         callbacks: Called with a `State` after each epoch; returning True ends the run.
-        checkpoints: A folder, or a `pv.Checkpoints` that also says how often: there everything that the run needs to go
-            on is written every ten minutes, at its end, and when Ctrl-C or SIGTERM stop it (between two steps).
-        resume: Go on from the latest checkpoint. True: in `checkpoints`, and from the start if there is none yet, so
-            that the same script can be started again and again. A folder: from there, and write there. The run ends
-            with the same weights and figures, to the bit, as if it had not stopped; see "Reproducibility" in the
-            documentation for what that takes. `epochs`, `steps`, `early_stopping` and `device` may differ from
-            before, other settings may not. A finished run goes on if `epochs` is larger now.
-        rollbacks: How often a NaN or infinite loss, in place of ending the run, takes it back to the end of the epoch
-            before with half the learning rate.
+        checkpoints: A folder, or a `pv.Checkpoints` that also says how often to write. All that is needed to resume the
+            run is written there every ten minutes, at its end, and when Ctrl-C or SIGTERM stops it (between two steps).
+        resume: Resume from the latest checkpoint. True: the one in `checkpoints`; if there is none, training begins at
+            the start, so the same script can be run repeatedly. A folder: the one in that folder, where checkpoints are
+            written, too. The run ends with the same weights and metrics, to the bit, as if it had not stopped; see
+            "Reproducibility" in the documentation for the conditions. `epochs`, `steps`, `early_stopping` and `device`
+            may change, other settings may not. A finished run continues if `epochs` is larger than before.
+        rollbacks: How often a NaN or infinite loss takes the run back to the end of the previous epoch, with half the
+            learning rate, before such a loss ends the run.
 
     Returns:
-        History: The figures of each epoch. After Ctrl-C, too: the pair then has its best weights so far.
+        History: The metrics of each epoch, in nats per datum. Ctrl-C ends training, too: the pair then has its best
+        weights so far.
 
     Raises:
         ValueError, TypeError: For bad arguments, an unsound pair (see `preflight`) or unusable data, before any step.
-        NonFiniteLoss: When the loss becomes NaN or infinite: it says at which site, step and batch. The weights are the
-            last good ones.
+        NonFiniteLoss: If the loss becomes NaN or infinite. The message names the site, the step and the batch. The pair
+            has its last good weights.
         FileNotFoundError: If there is no checkpoint in the folder that `resume` names.
         RuntimeError: If another process is training in the same folder of checkpoints.
-        OSError: If a checkpoint cannot be written; those before it stay.
+        OSError: If a checkpoint cannot be written; earlier ones stay.
     """
     settings = Settings(
         epochs=epochs,
@@ -163,38 +167,40 @@ def fit(
         rollbacks=rollbacks,
     )
     ranks = launch(devices, num_nodes, strategy, device)
-    place = choose_device(device if ranks.device is None else str(ranks.device), model, guide)
-    train = batches_for(data, batch_size, place, model, ranks)
-    held_out = _held_out(data, valid, place, model, ranks, early_stopping)
-    schedules = Schedules(RunLength.of(epochs, steps, train.steps_per_epoch), lr_schedule, kl_weight)
+    target = choose_device(device if ranks.device is None else str(ranks.device), model, guide)
+    train = batches_for(data, batch_size, target, model, ranks)
+    validation = _validation(data, valid, target, model, ranks, early_stopping)
+    schedules = Schedules(RunLength.from_arguments(epochs, steps, train.steps_per_epoch), lr_schedule, kl_weight)
     objective = elbos.make(elbo, num_particles=num_particles)
-    optimizer, weighted = optim or fused_adam(lr), schedules.weigh(objective)
+    optimizer, weighted = optim or fused_adam(lr), schedules.with_weight(objective)
     svi = SVI(model, guide, optimizer, weighted, clip_norm=clip_norm, precision=precision)
     history = _history(seed, elbo, data)
     checkpointer = Checkpointer(checkpoints_of(checkpoints, resume, ranks), resume, ranks)
-    described = {}
-    if checkpointer.is_active:  # looking at the data takes time, which a run without checkpoints can spare
-        described = _described(settings, history, objective, train, held_out)
+    fixed = {}
+    if checkpointer.is_active:  # the fingerprint of the data takes time
+        fixed = _fixed_settings(settings, history, objective, train, validation)
     _check_same_data(train)
     settings.check_objective(objective)
     with ExitStack() as stack:
         stack.enter_context(ranks.only_main_warns())
-        saved = stack.enter_context(checkpointer.opened())
+        saved = stack.enter_context(checkpointer.open())
         generator = stack.enter_context(_seeded(seed, ranks))
-        head = train.measured(accumulate * ranks.size)
+        head = train.monitored_head(accumulate * ranks.size)
         if preflight:
             check_pair(model, guide, *head.example_args, elbo=objective, num_particles=num_particles)
         weights = WeightCopies(svi)
         if ranks.size > 1:
             svi.join(ranks, weights.running, head.example_args)
-        state = TrainState(svi, weights, history, generator, described, _compiles(settings, schedules, train), ranks)
+        state = TrainState(svi, weights, history, generator, fixed, _compiles(settings, schedules, train), ranks)
         if saved is not None:
             checkpointer.load(state, saved, compile, head.example_args)
         state.steps_per_epoch = state.steps_per_epoch or train.steps_per_epoch
-        check = LossCheck(weights, place)
+        check = LossCheck(weights, target)
         scale = cache(partial(_scale, model, guide, head, accumulate * ranks.size))
         checkpointer.start(state, resumed=saved is not None)
-        signals = stack.enter_context(stop_between_steps()) if checkpointer.is_active or ranks.size > 1 else Stop()
+        signals = (
+            stack.enter_context(stop_between_steps()) if checkpointer.is_active or ranks.size > 1 else StopRequest()
+        )
         bar = progress_bar("training", schedules.length.steps, progress if ranks.is_main else False)
         advance = stack.enter_context(bar)
         advance(state.step)
@@ -206,8 +212,8 @@ def fit(
                 TrainStep(state, train, schedules, scale, check, accumulate),
                 check,
                 schedules,
-                Monitor(model, guide, head, held_out, scale),
-                BestWeights(state, compares=held_out is not None and is_bound(objective), keeps=keep_best),
+                Monitor(model, guide, head, validation, scale),
+                BestWeights(state, compares=validation is not None and is_bound(objective), keeps=keep_best),
                 EarlyStopping(early_stopping),
                 callbacks,
                 checkpointer,
@@ -221,60 +227,62 @@ def fit(
 
 
 def _history(seed: int | None, elbo: str | pyro.infer.ELBO, data: Any) -> History:
-    """An empty history that says what is trained on what."""
+    """An empty history with the objective, the seed and the description of the data."""
     history = History(seed=seed, elbo=elbo if isinstance(elbo, str) else type(elbo).__name__)
     if isinstance(data, Data):
         history.data = data.describe()
     return history
 
 
-def _held_out(
-    data: Any, valid: Any, place: torch.device, model: Program, ranks: Ranks, early_stopping: int | None
+def _validation(
+    data: Any, valid: Any, device: torch.device, model: Program, ranks: Ranks, early_stopping: int | None
 ) -> Batches | None:
-    """The validation data, given or those of the data set."""
+    """The validation data: those given, or those of the data set."""
     if valid is None and isinstance(data, Data):
         valid = data.valid
     if valid is not None:
-        return batches_for(valid, 1, place, model, ranks, trains=False)
+        return batches_for(valid, 1, device, model, ranks, trains=False)
     if early_stopping is not None:
         raise ValueError("early_stopping needs validation data: load(..., valid=0.1), or fit(..., valid=x_valid)")
     return None
 
 
-def _described(
-    settings: Settings, history: History, objective: Any, train: Batches, held_out: Batches | None
+def _fixed_settings(
+    settings: Settings, history: History, objective: Any, train: Batches, validation: Batches | None
 ) -> dict[str, Any]:
-    """What the run must be resumed with, ready for JSON."""
+    """The settings that must be the same when the run is resumed, ready for JSON."""
     more: dict[str, Any] = {
         "elbo": [history.elbo, objective_values(objective)],
         "data": {**train.describe(), **history.data},
-        "valid": None if held_out is None else held_out.describe(),
+        "valid": None if validation is None else validation.describe(),
     }
     if train.ranks.size > 1:
         more["processes"] = train.ranks.size
-    return settings.described(**more)
+    return settings.describe(**more)
 
 
 def _check_same_data(train: Batches) -> None:
-    seen = train.ranks.gather(train.describe()) if train.ranks.size > 1 else []
-    if any(other != seen[0] for other in seen):
-        raise ValueError(f"the processes have been given different data: {seen}. Seed whatever makes or splits them")
+    described = train.ranks.gather(train.describe()) if train.ranks.size > 1 else []
+    if any(other != described[0] for other in described):
+        raise ValueError(
+            f"the processes have been given different data: {described}. Seed the code that makes or splits them"
+        )
 
 
 @contextmanager
 def _seeded(seed: int | None, ranks: Ranks) -> Iterator[torch.Generator]:
-    """Seed the noise of this process; yields the generator that shuffles the data, the same in all processes."""
+    """Seed this process; yields the generator that shuffles the data, which is the same in all processes."""
     with ExitStack() as stack:
         if seed is not None:
             stack.enter_context(fork_rng(seed + ranks.rank))
-        order = ranks.broadcast(int(torch.randint(2**62, ())) if seed is None else seed)
+        shared = ranks.broadcast(int(torch.randint(2**62, ())) if seed is None else seed)
         if seed is None and not ranks.is_main:
-            torch.manual_seed(order + ranks.rank)
-        yield torch.Generator().manual_seed(order)
+            torch.manual_seed(shared + ranks.rank)
+        yield torch.Generator().manual_seed(shared)
 
 
 def _compiles(settings: Settings, schedules: Schedules, train: Batches) -> bool:
-    """Whether steps are to be compiled: on request, or where enough of them follow the first epoch."""
+    """Whether to compile the steps: on request, or if enough steps follow the first epoch."""
     if settings.compile != "auto":
         return settings.compile
     return (schedules.length.steps or 0) - (train.steps_per_epoch or 0) >= STEPS_TO_COMPILE
@@ -284,7 +292,7 @@ def _scale(model: Program, guide: Program, head: Head, parts: int) -> DataScale:
     scale = data_scale(model, guide, head.example_args, SEED)
     if parts > 1 and not scale.per_datum and scale.full_size is None:
         raise ValueError(
-            f"a batch is taken in {parts} parts, and each would count the latents once that all data share: "
-            "give the plate over the data its full size, pyro.plate(name, N, subsample_size=len(x))"
+            f"a batch is taken in {parts} parts, each of which would count the latents that all data share: give the "
+            "plate over the data its full size, pyro.plate(name, N, subsample_size=len(x))"
         )
     return scale

@@ -1,4 +1,4 @@
-"""What a training run measured, epoch by epoch."""
+"""The metrics of a training run, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["Epoch", "History"]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What was measured of one epoch, nats per datum.
+    """The metrics of one epoch, in nats per datum.
 
-    `loss` is the mean of what was minimised over the epoch's steps, with its KL weight and noise. The ELBOs and their
-    terms are measured afterwards, with the weights at the end of the epoch: `train_elbo` on the first training data
-    (at most 1000), `valid_elbo`, `log_likelihood` and `kl` on the whole validation split, or on the training data if
-    there is none. `seconds` is the time since the start.
+    `loss` is the mean of the minimized loss over the epoch's steps, with its KL weight and noise. The ELBOs and their
+    terms are measured with the weights at the end of the epoch: `train_elbo` on the first training data (at most 1000);
+    `valid_elbo`, `log_likelihood` and `kl` on the whole validation split. Without validation data, `valid_elbo` is None
+    and the terms are those of the training data. `seconds` is the time since the start of the run.
     """
 
     epoch: int
@@ -42,7 +42,7 @@ class Epoch:
 
     @property
     def monitored(self) -> float:
-        """The ELBO by which weights are compared: validation, else training."""
+        """The ELBO by which epochs are compared: that of the validation data, or of the training data without them."""
         return self.train_elbo if self.valid_elbo is None else self.valid_elbo
 
 
@@ -51,10 +51,10 @@ class History(Result):
     """The epochs of a run.
 
     Attributes:
-        epochs: One `Epoch` after the other.
-        best: The epoch whose weights the pair has now; None if they are the last ones.
+        epochs: The epochs, in order.
+        best: The epoch whose weights the pair has after training; None if these are the last ones.
         stopped: Why training ended: "finished", "early stopping", "interrupted" or "callback".
-        data: What it was trained on, as `Data.describe` says; empty for data that came otherwise.
+        data: The training data as `Data.describe` returns it; empty if they were not a `Data`.
         seed: The seed given to `fit`.
         elbo: The name of the objective.
     """
@@ -92,7 +92,7 @@ class History(Result):
 
     @property
     def loss(self) -> list[float]:
-        """Mean minimised objective of each epoch."""
+        """Mean minimized loss of each epoch."""
         return [e.loss for e in self.epochs]
 
     def _values(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class History(Result):
         return History(epochs)
 
     def plot(self, ax: Any = None) -> Figure:
-        """A matplotlib figure, which a notebook shows: the ELBO against the epoch; drawn into `ax`, if one is given."""
+        """A matplotlib figure of the ELBO against the epoch, which a notebook shows; drawn into `ax`, if given."""
         if ax is not None:
             self._lines(ax)
             return ax.figure
@@ -152,7 +152,7 @@ class History(Result):
         if any(v is not None for v in self.valid_elbo):
             ax.plot(steps, self.valid_elbo, label="validation ELBO")
         if self.best:
-            ax.axvline(self.best, color="gray", lw=0.8, ls=":", label="kept weights")
+            ax.axvline(self.best, color="gray", lw=0.8, ls=":", label="best epoch")
         ax.set(xlabel="epoch", ylabel="nats per datum")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.spines[["top", "right"]].set_visible(False)

@@ -14,7 +14,7 @@ from pyro_vae.support.progress import Advance
 from pyro_vae.training.batches import Batches
 from pyro_vae.training.callbacks import Callback, State
 from pyro_vae.training.checkpoints.checkpointer import Checkpointer
-from pyro_vae.training.checkpoints.signals import Stop
+from pyro_vae.training.checkpoints.signals import StopRequest
 from pyro_vae.training.history import Epoch
 from pyro_vae.training.monitor import Monitor
 from pyro_vae.training.nonfinite import LossCheck, NonFiniteLoss
@@ -28,12 +28,12 @@ __all__ = ["Run", "run_to_end", "train"]
 
 
 class StoppedBetweenSteps(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, taken where all state is whole."""
+    """Ctrl-C or SIGTERM, handled between two steps, where the state is consistent."""
 
 
 @dataclass
 class Run:
-    """The parts of a run; `example_args` are a few data, `stack` what is to be undone at its end."""
+    """The parts of a run: `example_args` are a few data, `stack` holds the contexts that end with the run."""
 
     state: TrainState
     example_args: tuple[Any, ...]
@@ -47,43 +47,43 @@ class Run:
     callbacks: Sequence[Callback]
     checkpointer: Checkpointer
     rollbacks: Rollbacks
-    signals: Stop
+    signals: StopRequest
     advance: Advance
     stack: ExitStack
-    validates: bool = True  # whether Pyro checks what it sees
+    validates: bool = True  # whether Pyro validates distributions and traces
 
     @property
-    def agree_every(self) -> int:
-        """Steps after which processes ask each other whether to stop, or to write a checkpoint."""
+    def sync_every(self) -> int:
+        """The number of steps between two exchanges about stopping and writing a checkpoint."""
         return 1 if self.state.ranks.size == 1 else max(self.check.every, 10)
 
     def stop_reason(self) -> str | None:
-        """Why the run is over, None if it is not."""
+        """Why the run is over; None if it is not."""
         if self.schedules.length.is_over(self.state.epoch, self.state.step):
             return "finished"
         return "early stopping" if self.early_stopping.is_over(self.state) else None
 
     def start_epoch(self) -> None:
-        """Switch Pyro's checks off, and compiled steps on, once the former have seen every datum."""
+        """Switch Pyro's validation off and compiled steps on, once every datum was validated."""
         if self.validates and self.state.epoch > 1 and self.batches.in_memory:
             self.validates = False
             self.stack.enter_context(pyro.validation_enabled(False))
-        # a loader may always bring new data, so that its first epoch is like all others
+        # a loader may yield new data in every epoch, so there is no point in waiting for its first
         self.state.svi.compile = self.state.compiles and not (self.validates and self.batches.in_memory)
 
     def after_step(self) -> None:
-        """Stop if a signal came, or write a checkpoint if it is time; processes do so together."""
+        """Stop after a signal, and write a checkpoint if one is due; all processes do so together."""
         step = self.state.step
-        if step % self.agree_every:
+        if step % self.sync_every:
             return
-        stops, due = self.state.ranks.any(self.signals.asked, self.checkpointer.is_due(step))
+        stops, due = self.state.ranks.any(self.signals.requested, self.checkpointer.is_due(step))
         if stops:
             raise StoppedBetweenSteps
         if due and step != self.schedules.length.last_step:
             self.checkpointer.save(self.state, self.check)
 
     def end_epoch(self) -> str | None:
-        """Measure, record, keep the best weights, call back; returns "callback" if one of these ends the run."""
+        """Measure, record, store the best weights, run the callbacks; returns "callback" if one ends the run."""
         state = self.state
         state.steps_per_epoch = state.steps_per_epoch or len(state.losses)
         epoch = Epoch(
@@ -99,38 +99,38 @@ class Run:
         self.advance(0, _status(epoch))
         if self.schedules.is_settled(state.epoch, state.step):
             self.best.compare()
-        seen = State(state.history, state.svi)
-        answers = [callback(seen) for callback in self.callbacks if state.ranks.is_main]  # all of them are called
-        stops = state.ranks.broadcast(any(answers))
+        current = State(state.history, state.svi)
+        results = [callback(current) for callback in self.callbacks if state.ranks.is_main]  # all of them are called
+        stops = state.ranks.broadcast(any(results))
         state.next_epoch()
-        self.rollbacks.keep()
+        self.rollbacks.store()
         return "callback" if stops else None
 
 
 def run_to_end(run: Run) -> None:
-    """Train, write the last checkpoint, and leave the pair with its best weights; Ctrl-C ends a run, too."""
-    state, whole = run.state, True
+    """Train, write the last checkpoint and restore the best weights, also after Ctrl-C."""
+    state, is_consistent = run.state, True
     try:
         state.history.stopped = train(run)
     except KeyboardInterrupt as stop:
         state.svi.zero_grad()
         state.history.stopped = "interrupted"
-        whole = isinstance(stop, StoppedBetweenSteps) and not run.signals.at_once
+        is_consistent = isinstance(stop, StoppedBetweenSteps) and not run.signals.interrupts_step
     try:
-        if whole:  # else the state may be that within a step, and what is on the disk is better
+        if is_consistent:  # otherwise a step may be half done, and the checkpoint on the disk is better
             run.checkpointer.save(state, run.check)
     finally:
         run.best.restore()
 
 
 def train(run: Run) -> str:
-    """Train until there is a reason to stop, which is returned; the weights are the last ones."""
+    """Train until there is a reason to stop; returns the reason. The pair has its last weights then."""
     while (reason := run.stop_reason()) is None:
         run.start_epoch()
         try:
             train_epoch(run)
         except NonFiniteLoss as error:
-            run.rollbacks.go_back(error)  # raises it again when none is left
+            run.rollbacks.go_back(error)  # raises the error again if no rollback is left
             run.checkpointer.forget_after(run.state.step)
             continue
         if (reason := run.end_epoch()) is not None:
@@ -139,7 +139,7 @@ def train(run: Run) -> str:
 
 
 def train_epoch(run: Run) -> None:
-    """Make the steps that are left of the present epoch."""
+    """Take the remaining steps of the current epoch."""
     state = run.state
     batch = run.example_args
     for batch in state.remaining_batches(run.batches):
@@ -149,10 +149,10 @@ def train_epoch(run: Run) -> None:
         if state.step == run.schedules.length.last_step:
             break
     if not state.losses:
-        raise ValueError(f"the data gave no batch in epoch {state.epoch}: a loader must start anew each time")
+        raise ValueError(f"the loader yielded no batch in epoch {state.epoch}: it must start again in each epoch")
     run.check.end_epoch(state.step, batch)
 
 
-def _status(now: Epoch) -> str:
-    valid = "" if now.valid_elbo is None else f" valid {now.valid_elbo:.2f}"
-    return f"ELBO train {now.train_elbo:.2f}{valid}"
+def _status(epoch: Epoch) -> str:
+    valid = "" if epoch.valid_elbo is None else f" valid {epoch.valid_elbo:.2f}"
+    return f"ELBO train {epoch.train_elbo:.2f}{valid}"

@@ -21,14 +21,14 @@ __all__ = ["SEED", "Monitor"]
 
 
 ALL_AT_ONCE = 2**62  # bytes
-SEED = 0  # the same noise at every measurement, so that epochs differ by their weights alone
+SEED = 0  # the same noise at every measurement, so that epochs differ only by their weights
 
 
 class Monitor:
-    """Measures a pair on the first training data and on all validation data.
+    """Measures the ELBO of a pair on the first training data and on all validation data.
 
     A pair with latent variables shared by all data has no ELBO per datum; its total is divided by the number of data.
-    Of several processes each measures its share of the data, and all get the same values.
+    With several processes, each measures its shard of the data, and all get the same values.
     """
 
     def __init__(
@@ -51,39 +51,39 @@ class Monitor:
         }
 
     def _elbo(self, source: Batches, args: tuple[Any, ...] | None) -> tuple[float, float]:
-        """Mean ELBO and log-likelihood term on `args`, or on all that `source` has."""
-        measure = self._of_data if self._scale().per_datum else self._of_total
+        """Mean ELBO and log-likelihood term on `args`, or on all data of `source`."""
+        measure = self._sum_per_datum if self._scale().per_datum else self._total
         if args is None or not self._scale().per_datum:
             parts = [source.head(source.num_data)] if source.in_memory and source.num_data else source.batches()
         else:
             parts = [args]
         sums = torch.zeros(3, dtype=torch.float64)
         for part in parts:
-            if self._shared and source.in_memory:
+            if self._is_sharded and source.in_memory:
                 start, stop, _ = self._ranks.rows(len(part[0]))
                 part = take(part, {}, start, stop)[0]
             sums += torch.tensor([*measure(part), len(part[0])], dtype=torch.float64)
-        if self._shared or not source.in_memory:
+        if self._is_sharded or not source.in_memory:
             sums = sums.to(self._ranks.device)
             self._ranks.sum_([sums])
         elbo, log_likelihood = (sums[:2] / sums[2]).tolist()
         return elbo, log_likelihood
 
     @property
-    def _shared(self) -> bool:
-        """Whether each rank measures its own share of the data, and not all of them the same."""
+    def _is_sharded(self) -> bool:
+        """Whether each rank measures its own shard of data in memory, rather than all of them."""
         return self._ranks.size > 1 and self._scale().per_datum and not self._head.is_whole
 
-    def _of_data(self, args: tuple[Any, ...]) -> tuple[float, float]:
+    def _sum_per_datum(self, args: tuple[Any, ...]) -> tuple[float, float]:
         memory = ALL_AT_ONCE if self._head.is_whole else None
         result = bound(self.model, self.guide, *args, memory=memory, seed=self._seed)
         return float(result.elbo.double().sum()), float(result.log_likelihood.double().sum())
 
-    def _of_total(self, args: tuple[Any, ...]) -> tuple[float, float]:
+    def _total(self, args: tuple[Any, ...]) -> tuple[float, float]:
         with torch.no_grad(), eval_mode(self.model, self.guide), fork_rng(SEED):
             traces = trace_pair(self.model, self.guide, args)
             elbo = -float(Trace().particle_loss(traces))
             likelihood = float(observed_log_prob(traces))
         # a subsampled plate scales any number of data up to the full size
-        share = len(args[0]) / self._scale().num_data(args)
-        return elbo * share, likelihood * share
+        fraction = len(args[0]) / self._scale().num_data(args)
+        return elbo * fraction, likelihood * fraction

@@ -1,4 +1,4 @@
-"""Losses that become NaN or infinite: noticed before they do harm, and traced to a site."""
+"""Losses that become NaN or infinite: detected before they do harm, and traced to a site."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ __all__ = ["LossCheck", "NonFiniteLoss"]
 class NonFiniteLoss(FloatingPointError):
     """The loss became NaN or infinite; the pair has the last good weights.
 
-    Attributes: `step`, `batch` (the arguments of the failed step), `sites` (what was not finite, in order) and
-    `gradients` (the largest gradients of that step, by parameter; empty where its losses were looked at later).
+    Attributes:
+        step: The number of steps before the failed one.
+        batch: The arguments of the failed step.
+        sites: The sites that were not finite, in order.
+        gradients: The largest gradients of that step, by parameter; empty on a GPU, where losses are checked later.
     """
 
     gradients: dict[str, float]
@@ -31,10 +34,10 @@ class NonFiniteLoss(FloatingPointError):
 
 
 class LossCheck:
-    """Watches the losses of a run, and brings its last good weights back when one is not finite.
+    """Checks the losses of a run, and restores its last good weights when one is not finite.
 
-    On a CPU every loss is looked at before its update. On a GPU that would make each step wait, so losses are looked
-    at `every` steps.
+    On a CPU every loss is checked before its update. On a GPU that would make each step wait, so losses are checked
+    every `every` steps.
     """
 
     def __init__(self, weights: WeightCopies, device: torch.device, every: int = 50) -> None:
@@ -44,37 +47,37 @@ class LossCheck:
         self._rng = torch.get_rng_state()
 
     def before_step(self) -> None:
-        """Note the noise that the step will use, so that a failure can be looked at again."""
+        """Store the state of the random generator, so that a failed step can be repeated."""
         if self.every == 1:
             self._rng = torch.get_rng_state()
 
     def check(self, step: int, loss: Tensor, batch: tuple[Any, ...]) -> None:
-        """Take a step's loss, before its update.
+        """Check a step's loss, or queue it, before its update.
 
         Raises:
-            NonFiniteLoss: If it, or one not yet looked at, is NaN or infinite.
+            NonFiniteLoss: If it, or a queued one, is NaN or infinite.
         """
         if not self.weights.has_good:
-            self.weights.keep()
+            self.weights.store()
         self._pending.append((step, loss, batch))
         if len(self._pending) >= self.every:
             self.flush()
 
     def end_epoch(self, step: int, batch: tuple[Any, ...]) -> None:
-        """Remember the weights after `step` steps, the last of them on `batch`, as good.
+        """Store the weights after `step` steps, the last of them on `batch`, as good.
 
         Raises:
-            NonFiniteLoss: If they are not finite, or a loss not yet looked at.
+            NonFiniteLoss: If the weights or a queued loss are not finite.
         """
         self.flush()
         if self.weights.nonfinite():
             self._fail(step, math.nan, batch)
-        self.weights.keep()
+        self.weights.store()
 
-    def look_into(self, step: int, batch: tuple[Any, ...]) -> None:
-        """After an error in a step, such as Pyro's validation raises: raise NonFiniteLoss if NaN was behind it."""
+    def diagnose(self, step: int, batch: tuple[Any, ...]) -> None:
+        """After an error in a step, such as one of Pyro's validation: raise NonFiniteLoss if NaN was its cause."""
         self.svi.zero_grad()
-        self._rewind()
+        self._restore_rng()
         loss = math.nan if self.weights.nonfinite() else 0.0
         with pyro.validation_enabled(False), suppress(Exception):
             loss = float(self.svi.evaluate_loss(*batch).sum())
@@ -82,7 +85,7 @@ class LossCheck:
             self._fail(step, loss, batch)
 
     def flush(self) -> None:
-        """Look at the losses that wait.
+        """Check the queued losses.
 
         Raises:
             NonFiniteLoss: If one of them is NaN or infinite.
@@ -93,13 +96,13 @@ class LossCheck:
         if bool(finite.all()):
             self._pending.clear()
             if self.every > 1:
-                self.weights.keep()
+                self.weights.store()
             return
         step, loss, batch = self._pending[int((~finite).nonzero()[0])]
         self._pending.clear()
         self._fail(step, float(loss), batch)
 
-    def _rewind(self) -> None:
+    def _restore_rng(self) -> None:
         if self.every == 1:
             torch.set_rng_state(self._rng)
 
@@ -110,7 +113,7 @@ class LossCheck:
 
     def _fail(self, step: int, loss: float, batch: tuple[Any, ...]) -> None:
         bad, gradients = self.weights.nonfinite(), self._largest_gradients()
-        self._rewind()
+        self._restore_rng()
         with torch.no_grad():
             sites = find_nonfinite(self.svi.model, self.svi.guide, *batch)
         if bad:
@@ -118,9 +121,9 @@ class LossCheck:
         else:  # running averages may have seen the NaN
             self.weights.restore_buffers()
         self.svi.zero_grad()
-        where = "; ".join(sites[:3]) or "no site by itself (the sum overflowed, or other noise was drawn)"
+        where = "; ".join(sites[:3]) or "every site is finite by itself (the sum overflowed, or other noise was drawn)"
         shapes = [tuple(b.shape) for b in batch if isinstance(b, Tensor)]
-        broken = f" The update before it had made {len(bad)} parameters non-finite, first {bad[0]!r}." if bad else ""
+        broken = f" The previous update had made {len(bad)} parameters non-finite, first {bad[0]!r}." if bad else ""
         sizes = ", ".join(f"{size:.3g} of {name!r}" for name, size in gradients.items())
         largest = f" Largest gradients: {sizes}." if gradients else ""
         error = NonFiniteLoss(

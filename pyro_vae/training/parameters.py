@@ -18,53 +18,53 @@ class ParameterRegistry(Messenger):
 
     Attributes:
         names: The name of each parameter in Pyro's store, in the order in which they were first seen.
-        shadowed: Tensors that a program offered under a name which stands for another one in Pyro's store.
+        shadowed: Tensors that a program passed to `pyro.param` under a name that Pyro's store has for another tensor.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.names: dict[Tensor, str] = {}
         self.shadowed: dict[str, Tensor] = {}
-        self._sides: dict[Tensor, set[str]] = {}
-        self._side: str | None = None
+        self._programs: dict[Tensor, set[str]] = {}
+        self._running: str | None = None
 
-    def watch(self, side: str, program: Program) -> Program:
-        """The program, whose parameters will be noted as those of `side`."""
+    def watch(self, role: str, program: Program) -> Program:
+        """The same program, whose parameters are noted as those of `role`, "model" or "guide"."""
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            outer, self._side = self._side, side
+            outer, self._running = self._running, role
             try:
                 return program(*args, **kwargs)
             finally:
-                self._side = outer
+                self._running = outer
 
         return watched
 
     def add(self, found: Iterable[tuple[str, Tensor]]) -> None:
-        """Note parameters that are registered otherwise."""
+        """Note parameters that no program registers."""
         for name, param in found:
             self.names.setdefault(param, name)
 
     def reorder(self, params: Iterable[tuple[str, Tensor]]) -> None:
-        """Let these parameters come first, in their order."""
+        """Move these parameters to the front, in their order."""
         before, self.names = self.names, {}
         self.add(params)
         self.add((name, param) for param, name in before.items())
 
-    def sides(self, param: Tensor) -> set[str]:
-        """The watched programs that have registered a parameter."""
-        return self._sides.get(param, set())
+    def roles(self, param: Tensor) -> set[str]:
+        """The roles of the watched programs that have registered a parameter."""
+        return self._programs.get(param, set())
 
-    def of_side(self, side: str) -> dict[str, Tensor]:
-        """The parameters that a watched program has registered, by name."""
-        return {name: param for name, param in self.by_name().items() if side in self.sides(param)}
+    def registered_by(self, role: str) -> dict[str, Tensor]:
+        """The parameters that the watched program of this role has registered, by name."""
+        return {name: param for name, param in self.by_name().items() if role in self.roles(param)}
 
     def by_name(self) -> dict[str, Tensor]:
         """All parameters by name."""
         return {name: param for param, name in self.names.items()}
 
-    def hidden_leaves(self) -> Iterator[tuple[str, Tensor]]:
-        """The shadowed tensors that a loss could train, if Pyro's store did not hold others under their names."""
+    def shadowed_leaves(self) -> Iterator[tuple[str, Tensor]]:
+        """The shadowed tensors that a loss could train, if Pyro's store did not have others under their names."""
         for name, tensor in self.shadowed.items():
             if tensor.is_leaf and tensor.requires_grad and tensor not in self.names:
                 yield name, tensor
@@ -72,8 +72,8 @@ class ParameterRegistry(Messenger):
     def _pyro_post_param(self, msg: Any) -> None:
         found = msg["value"].unconstrained()
         self.names.setdefault(found, msg["name"])
-        if self._side is not None:
-            self._sides.setdefault(found, set()).add(self._side)
-        for offered in msg["args"][1:]:  # nothing, a tensor, or a function that makes one
-            if isinstance(offered, Tensor) and offered is not found:
-                self.shadowed[msg["name"]] = offered
+        if self._running is not None:
+            self._programs.setdefault(found, set()).add(self._running)
+        for init in msg["args"][1:]:  # nothing, a tensor, or a function that makes one
+            if isinstance(init, Tensor) and init is not found:
+                self.shadowed[msg["name"]] = init

@@ -19,16 +19,16 @@ __all__ = ["OwnGradients", "PhaseStepper"]
 
 
 class PhaseStepper:
-    """One phase on one pair: takes the gradient of its loss by its own parameters, and moves these.
+    """One phase on one pair: takes the gradient of its loss and updates its own parameters.
 
-    Gradients are taken with respect to the phase's own parameters alone and never added to another's.
+    Gradients are taken with respect to the phase's own parameters only, and never added to those of another phase.
 
     Args:
         bound: The phase.
-        phases: All phases that it is one of.
-        registry: Where the pair's parameters are noted.
-        updater: What moves the phase's parameters.
-        scaler: Scales its loss.
+        phases: All phases of the objective.
+        registry: The registry of the pair's parameters.
+        updater: The updater of the phase's parameters.
+        scaler: The scaler of its loss.
         networks: Makes a context for the precision of the networks.
     """
 
@@ -44,7 +44,7 @@ class PhaseStepper:
         self.name, self.steps = bound.phase.name, bound.phase.steps
         self.updater = updater
         self.compiled: CompiledGradients | None = None
-        self.trains = False  # whether its loss is known to depend on what it owns
+        self.is_verified = False  # whether its loss is known to depend on parameters that it owns
         self._bound, self._phases = bound, phases
         self._registry, self._scaler, self._networks = registry, scaler, networks
         self._modules: list[nn.Module] = []
@@ -53,11 +53,11 @@ class PhaseStepper:
     def gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float, compile: bool) -> Any:
         """Add the gradient of `scale * loss` to the parameters' `.grad`; returns the loss.
 
-        `compile`: take it from a compiled graph, which is made once the loss has run eagerly.
+        `compile`: use a compiled graph, which is made after the loss has run eagerly once.
 
         Raises:
-            ValueError: If the loss depends on no parameter of the phase, or on a network whose name stands for another
-                one in Pyro's store.
+            ValueError: If the loss depends on no parameter of the phase, or on a network whose name Pyro's store has
+                for another one.
         """
         if compile and self.compiled is not None:
             self.own()
@@ -65,13 +65,13 @@ class PhaseStepper:
             loss = self.compiled.call(owned, args, kwargs, self._scaler.factor(scale, owned))
             if loss is not None:
                 return loss
-        with self._registry, self._looking(compile and self.compiled is None):
+        with self._registry, self._noting_modules(compile and self.compiled is None):
             loss = self._forward(args, kwargs)
         self._register_critics()
         self.own()
         loss = self._backward(loss, scale)
         if compile and self.compiled is None:
-            self.compiled = self._compiler()
+            self.compiled = self._compiled_gradients()
         return loss
 
     def loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -80,27 +80,27 @@ class PhaseStepper:
             return self._bound.loss(*args, **kwargs)
 
     def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Run the loss once, to find the parameters and the modules that it uses."""
-        with self._registry, self._looking(True):
-            self._value(args, kwargs)
+        """Evaluate the loss once, to find the parameters and the modules that it uses."""
+        with self._registry, self._noting_modules(True):
+            self._evaluate(args, kwargs)
         self._register_critics()
 
     def own(self) -> None:
-        """Take what the registry has of this phase's parameters that it does not hold yet."""
+        """Add this phase's parameters that the registry has noted since the last call."""
         names = self._registry.names
         if len(self._owned) == len(names):
             return
-        may_touch, sides = self._bound.phase.may_touch, self._registry.sides
-        new = [p for p, name in names.items() if p not in self._owned and may_touch(name, sides(p))]
+        may_touch, roles = self._bound.phase.may_touch, self._registry.roles
+        new = [p for p, name in names.items() if p not in self._owned and may_touch(name, roles(p))]
         if new:
             self._owned.update(new)
             self.updater.own(new)
 
     def load_compiled(self, state: dict[str, Any]) -> None:
-        """Compile what was compiled then, as soon as a step needs it. Call `prepare` first."""
-        self.compiled = self._compiler(state)
+        """Restore a `CompiledGradients.state()`; graphs are compiled when a step needs them. Call `prepare` first."""
+        self.compiled = self._compiled_gradients(state)
 
-    def _value(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _evaluate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.loss(*args, **kwargs)
 
     def _forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -109,61 +109,61 @@ class PhaseStepper:
     def _backward(self, loss: Any, scale: float) -> Any:
         """Add the gradient of `scale * loss` to the parameters' `.grad`; returns the loss without a gradient."""
         if not loss.requires_grad:
-            raise ValueError(self._bound.without_parameters)
+            raise ValueError(self._bound.no_parameters)
         factor = self._scaler.factor(scale, self.updater.owned)
         scaled = loss if isinstance(factor, float) and factor == 1.0 else loss * factor
         inputs = [p for p in self.updater.trained if p.requires_grad]
-        inputs += [] if self.trains else self._hidden().values()
+        inputs += [] if self.is_verified else self._shadowed().values()
         if inputs:
             scaled.backward(inputs=inputs)
         self._check()
         return loss.detach()
 
     def _check(self) -> None:
-        """Refuse a loss that trains nothing, or not the network that it depends on; what has passed once is good."""
-        if self.trains:
+        """Refuse a loss that trains nothing, or not the network that it depends on; checked until it passes once."""
+        if self.is_verified:
             return
-        hidden = {name: tensor for name, tensor in self._hidden().items() if tensor.grad is not None}
-        for tensor in hidden.values():
+        shadowed = {name: tensor for name, tensor in self._shadowed().items() if tensor.grad is not None}
+        for tensor in shadowed.values():
             tensor.grad = None
-        if hidden:
+        if shadowed:
             raise ValueError(
-                f"Pyro's parameter store holds other tensors under the names {', '.join(hidden)}: they would be "
+                f"Pyro's parameter store holds other tensors under the names {', '.join(shadowed)}: they would be "
                 "trained, and the network that the loss depends on would not. Call pyro.clear_param_store() before "
                 "building a pair, or give each network a name of its own in pyro.module"
             )
-        if all(p.grad is None for p in self.updater.held):
-            raise ValueError(self._bound.without_parameters)
-        self.trains = True
+        if all(p.grad is None for p in self.updater.params):
+            raise ValueError(self._bound.no_parameters)
+        self.is_verified = True
 
-    def _hidden(self) -> dict[str, Tensor]:
-        """Leaves that nothing trains, since other tensors have their names in Pyro's store."""
+    def _shadowed(self) -> dict[str, Tensor]:
+        """Leaves that are not trained, because Pyro's store has other tensors under their names."""
         trained = set(self.updater.trained)
-        return {name: tensor for name, tensor in self._registry.hidden_leaves() if tensor not in trained}
+        return {name: tensor for name, tensor in self._registry.shadowed_leaves() if tensor not in trained}
 
     def _register_critics(self) -> None:
         for critic, net in self._phases.critics.items():
             self._registry.add((f"critic/{critic}.{name}", param) for name, param in net.named_parameters())
 
     @contextmanager
-    def _looking(self, wanted: bool) -> Iterator[None]:
-        """Within it, the modules that are called are noted, if `wanted`."""
-        if not wanted:
+    def _noting_modules(self, enabled: bool) -> Iterator[None]:
+        """A context in which the modules that are called are noted, if `enabled`."""
+        if not enabled:
             yield
             return
         with modules_called() as modules:
             yield
         self._modules = modules
 
-    def _compiler(self, state: dict[str, Any] | None = None) -> CompiledGradients:
+    def _compiled_gradients(self, state: dict[str, Any] | None = None) -> CompiledGradients:
         loss = None if self._bound.makes_gradients else self.loss
         return CompiledGradients(loss, self._phases.objective, self._modules, state, self._bound.label)
 
 
 class OwnGradients(PhaseStepper):
-    """A phase whose loss leaves gradients of its own making in the parameters."""
+    """A phase whose loss computes its gradients itself and adds them to the parameters' `.grad`."""
 
-    def _value(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _evaluate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         with torch.no_grad(), self._networks():
             self._bound.value(*args, **kwargs)
 

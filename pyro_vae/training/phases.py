@@ -1,4 +1,4 @@
-"""A loss as phases: an objective made of several has its own, any other loss is one phase that owns every parameter."""
+"""The phases of a loss: a `PhasedELBO` has its own, any other loss is one phase that owns every parameter."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ _NO_PARAMETERS = (
 )
 _NO_OWN_PARAMETERS = (
     "the loss of the phase {!r} depends on no parameter that it owns ({}): register the networks of the model and of "
-    "the guide with pyro.module, and see that draws of the latents and means of the observations can be differentiated"
+    "the guide with pyro.module, and make samples of the latents and means of the observations differentiable"
 )
-EVERYTHING = ("",)  # how the name of any parameter begins
+EVERYTHING = ("",)  # a prefix of every parameter's name
 
 
 @dataclass(frozen=True)
 class BoundPhase:
-    """A phase on one pair.
+    """A phase bound to one pair.
 
     Attributes:
-        phase: Its name, what it owns, how often it is run.
+        phase: Its name, the parameters that it owns, the number of its steps.
         loss: `(*args, **kwargs) -> tensor`, to be differentiated unless it `makes_gradients`.
-        makes_gradients: Whether `loss` leaves gradients of its own making in the parameters' `.grad`, and returns
+        makes_gradients: Whether `loss` computes gradients itself, adds them to the parameters' `.grad`, and returns
             numbers.
         value: `(*args, **kwargs) -> loss`, without a gradient.
-        label: What a warning calls its steps.
-        without_parameters: What to say if its loss depends on no parameter that it owns.
+        label: What warnings call its steps.
+        no_parameters: The error message if its loss depends on no parameter that it owns.
     """
 
     phase: Phase
     loss: Callable[..., Any]
     value: Callable[..., Any]
     label: str
-    without_parameters: str
+    no_parameters: str
     makes_gradients: bool = False
 
 
@@ -54,11 +54,11 @@ class Phases:
     """The phases of one step, in their order.
 
     Attributes:
-        phases: Of these the last one's loss is the loss of the step.
-        objective: What they belong to.
+        phases: The phases in their order; the loss of the last one is the loss of the step.
+        objective: The objective that they belong to.
         critics: Networks of the objective, which no program registers.
         updated: Called with the model's parameters by name after each step.
-        prepared: Likewise, once the parameters are known and nothing was trained.
+        prepared: Called likewise once the parameters are known, before the first step.
     """
 
     phases: list[BoundPhase]
@@ -69,28 +69,28 @@ class Phases:
 
 
 def loss_phases(loss: Any, model: Program, guide: Program, registry: ParameterRegistry) -> Phases:
-    """The phases of a loss on a pair, whose parameters go to `registry`."""
+    """The phases of a loss on a pair, whose parameters are noted in `registry`."""
     if isinstance(loss, PhasedELBO):
-        # watched once, so that what an objective remembers of a pair fits at the next step
+        # watched once, so that an objective finds the same two functions again at the next step
         pair = registry.watch("model", model), registry.watch("guide", guide)
-        phases = [_bound(phase, *pair) for phase in loss.phases]
+        phases = [_bind_phase(phase, *pair) for phase in loss.phases]
         return Phases(phases, loss, loss.critics, loss.updated, loss.prepared)
-    return Phases([_whole(loss, model, guide)], loss, {}, _ignore, _ignore)
+    return Phases([_single_phase(loss, model, guide)], loss, {}, _ignore, _ignore)
 
 
-def _bound(phase: Phase, model: Program, guide: Program) -> BoundPhase:
-    loss = _on_pair(phase.loss, model, guide)
+def _bind_phase(phase: Phase, model: Program, guide: Program) -> BoundPhase:
+    loss = _bind(phase.loss, model, guide)
     missing = _NO_OWN_PARAMETERS.format(phase.name, ", ".join(phase.owns))
     return BoundPhase(phase, loss, loss, f"steps of the phase {phase.name!r}", missing)
 
 
-def _whole(loss: Any, model: Program, guide: Program) -> BoundPhase:
+def _single_phase(loss: Any, model: Program, guide: Program) -> BoundPhase:
     # Pyro's own RenyiELBO and TraceGraph_ELBO have no loss that can be differentiated
     function = getattr(loss, "differentiable_loss", None) if isinstance(loss, pyro.infer.ELBO) else loss
     return BoundPhase(
         Phase("loss", loss, EVERYTHING),
-        _on_pair(loss.loss_and_grads if function is None else function, model, guide),
-        _on_pair(getattr(loss, "loss", loss), model, guide),
+        _bind(loss.loss_and_grads if function is None else function, model, guide),
+        _bind(getattr(loss, "loss", loss), model, guide),
         "steps",
         _NO_PARAMETERS,
         makes_gradients=function is None,
@@ -98,8 +98,8 @@ def _whole(loss: Any, model: Program, guide: Program) -> BoundPhase:
 
 
 def _ignore(params: Mapping[str, Tensor]) -> None:
-    """For a loss that takes no note of parameters."""
+    """The hooks of a loss that is not a `PhasedELBO`."""
 
 
-def _on_pair(function: Callable[..., Any], model: Program, guide: Program) -> Callable[..., Any]:
+def _bind(function: Callable[..., Any], model: Program, guide: Program) -> Callable[..., Any]:
     return lambda *args, **kwargs: function(model, guide, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""The same parameters in several processes: equal at the start, and kept equal."""
+"""Parameters that are equal in several processes, at the start and after every step."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["Replicas"]
 
 
 class Replicas:
-    """Keeps what is trained equal in all processes of a run; a process alone does nothing here.
+    """Keeps parameters and buffers equal in all processes of a run; with a single process, it does nothing.
 
     Args:
         ranks: The processes.
-        params: What is trained, as far as it is known.
-        buffers: What networks change by themselves, such as running means: those of rank 0 count.
+        params: The parameters found so far.
+        buffers: Tensors that networks change by themselves, such as running means; all processes get those of rank 0.
     """
 
     def __init__(
@@ -26,18 +26,18 @@ class Replicas:
         self.ranks, self._buffers = ranks or Ranks(), list(buffers)
         params = list(params)
         self.ranks.broadcast_([*params, *self._buffers])
-        self._equal = len(params)
+        self._num_equal = len(params)
 
     def reduce(self, params: Iterable[Tensor], loss: Tensor) -> Tensor:
-        """Sum the gradients of parameters, in place, and a loss over the processes; returns the latter."""
+        """Sum the gradients of parameters over the processes, in place; returns the sum of the losses."""
         return self.ranks.sum_gradients(params, loss)
 
     def synchronize(self, params: Iterable[Tensor]) -> None:
-        """Make buffers equal again, and parameters that have appeared since."""
+        """Make the buffers equal again, and parameters that have been found since."""
         if self.ranks.size == 1:
             return
         params = list(params)
-        if len(params) > self._equal:  # a branch that ran for the first time
-            self.ranks.broadcast_(params[self._equal :])
-            self._equal = len(params)
+        if len(params) > self._num_equal:  # a branch that ran for the first time
+            self.ranks.broadcast_(params[self._num_equal :])
+            self._num_equal = len(params)
         self.ranks.broadcast_(self._buffers)

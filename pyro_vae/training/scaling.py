@@ -14,7 +14,7 @@ class LossScaler:
     """Scales losses for "float16", as `torch.amp.GradScaler` does; for other precisions it changes nothing.
 
     Args:
-        dtype: What the networks run in, None for their own.
+        dtype: The dtype that the networks run in; None leaves it unchanged.
     """
 
     def __init__(self, dtype: torch.dtype | None) -> None:
@@ -22,7 +22,7 @@ class LossScaler:
         self._scaler: torch.amp.GradScaler | None = None
 
     def factor(self, scale: float, params: list[Tensor]) -> float | Tensor:
-        """What to multiply a loss with in place of `scale`; `params` tell the device."""
+        """The factor for a loss that replaces `scale`, on the device of `params`."""
         if not self.enabled:
             return scale
         device = params[0].device if params else torch.device("cpu")
@@ -36,7 +36,7 @@ class LossScaler:
             self._scaler.unscale_(optimizer)
 
     def step(self, optimizer: torch.optim.Optimizer | None) -> None:
-        """Let an optimizer make its step, or not, if a scaled gradient overflowed."""
+        """Step an optimizer, unless a scaled gradient overflowed."""
         if optimizer is None:
             return
         if self._scaler is None:
@@ -46,11 +46,11 @@ class LossScaler:
             self._scaler.update()
 
     def state_dict(self) -> dict[str, Any] | None:
-        """The present scale; None if nothing was scaled."""
+        """The current scale; None if nothing was scaled."""
         return None if self._scaler is None else self._scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any] | None, params: list[Tensor]) -> None:
-        """Set the scale to what `state_dict` gave."""
+        """Restore the scale of a `state_dict`."""
         if state is not None and self.enabled:
             self.factor(1.0, params)
             assert self._scaler is not None

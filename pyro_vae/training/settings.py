@@ -1,4 +1,4 @@
-"""The settings of a run: valid from the start, and the same when the run is resumed."""
+"""The settings of a run: they are validated at its start, and must be the same when it is resumed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pyro_vae.elbo import PhasedELBO
 from pyro_vae.support.import_paths import stable_path, stable_paths
 from pyro_vae.training.schedules import LRSchedule
 
-__all__ = ["Settings", "check_unchanged", "described", "is_bound"]
+__all__ = ["Settings", "check_unchanged", "describe", "describe_change", "is_bound"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The arguments of `fit` that say how to train, as given; see there.
+    """The arguments of `fit` that say how to train; see there for their meaning.
 
     Raises:
-        TypeError, ValueError: For an argument that is no number, or out of its range.
+        TypeError, ValueError: For an argument that is not a number, or is out of its range.
     """
 
     epochs: int | None
@@ -45,38 +45,40 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check_above_zero("a number", Real, lr=self.lr)
-        whole = ("num_particles", "early_stopping", "epochs", "steps", "batch_size", "accumulate")
-        _check_above_zero("a whole number", Integral, **{name: getattr(self, name) for name in whole})
+        integers = ("num_particles", "early_stopping", "epochs", "steps", "batch_size", "accumulate")
+        _check_above_zero("a whole number", Integral, **{name: getattr(self, name) for name in integers})
         if not isinstance(self.rollbacks, int) or self.rollbacks < 0:
             raise ValueError(f"rollbacks must be a whole number from 0, got {self.rollbacks!r}")
         if self.compile not in (True, False, "auto"):
             raise ValueError(f"compile must be True, False or 'auto', got {self.compile!r}")
 
     def check_objective(self, objective: Any) -> None:
-        """Refuse settings that an objective has no use for.
+        """Refuse settings that do not fit an objective.
 
         Raises:
-            ValueError: For `accumulate` with an objective made of phases, and for `early_stopping` with one that is no
-                bound on log p(x).
+            ValueError: For `accumulate` with an objective made of phases, and for `early_stopping` with one that is not
+                a bound on log p(x).
         """
         if self.accumulate > 1 and isinstance(objective, PhasedELBO):
             raise ValueError(
-                f"{type(objective).__name__} steps its phases in turn: it takes no accumulate={self.accumulate}"
+                f"{type(objective).__name__} steps its phases in turn, so accumulate must be 1, got {self.accumulate}"
             )
         if self.early_stopping is not None and not is_bound(objective):
-            raise ValueError(f"early stopping goes by the ELBO, which {type(objective).__name__} does not maximize")
+            raise ValueError(
+                f"early_stopping compares ELBOs, which {type(objective).__name__} does not maximize: leave it out"
+            )
 
-    def described(self, **more: Any) -> dict[str, Any]:
-        """What must not change between a run and its resumption, ready for JSON; with `more` of that."""
+    def describe(self, **more: Any) -> dict[str, Any]:
+        """The settings that must be the same when the run is resumed, together with `more`, ready for JSON."""
         fixed = {
             "batch_size": self.batch_size,
             "accumulate": self.accumulate,
             "lr": self.lr,
-            "lr_schedule": described(self.lr_schedule),
-            "optim": described(self.optim),
+            "lr_schedule": describe(self.lr_schedule),
+            "optim": describe(self.optim),
             "clip_norm": self.clip_norm,
             "num_particles": self.num_particles,
-            "kl_weight": described(self.kl_weight),
+            "kl_weight": describe(self.kl_weight),
             "keep_best": self.keep_best,
             "seed": self.seed,
             "precision": self.precision,
@@ -86,19 +88,21 @@ class Settings:
 
 
 def is_bound(objective: Any) -> bool:
-    """Whether an objective bounds log p(x), so that the ELBO says which weights are good."""
+    """Whether an objective is a bound on log p(x), so that epochs can be compared by the ELBO."""
     return getattr(objective, "bound", "elbo") != "none"
 
 
 def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compare the settings of a checkpoint with those of a run that is to go on from it.
+    """Compare the settings of a checkpoint with those of the run that resumes from it.
 
     Raises:
-        ValueError: If they differ: it says where.
+        ValueError: If they differ; the message lists the differences.
     """
     before = stable_paths(dict(before))  # an earlier version may have named a function by another path
     names = [*before, *(name for name in now if name not in before)]
-    changed = [difference(name, before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)]
+    changed = [
+        describe_change(name, before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)
+    ]
     if changed:
         raise ValueError(
             f"the run cannot be resumed with other settings: {'; '.join(changed)}. Only epochs, steps, early_stopping "
@@ -106,18 +110,18 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         )
 
 
-def difference(name: str, before: Any, now: Any) -> str:
-    """In words, how a setting has changed."""
+def describe_change(name: str, before: Any, now: Any) -> str:
+    """How a setting has changed, for a message."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        return "; ".join(difference(f"{name}.{key}", before.get(key), now.get(key)) for key in keys)
+        return "; ".join(describe_change(f"{name}.{key}", before.get(key), now.get(key)) for key in keys)
     return f"{name} was {before!r}, is now {now!r}"
 
 
-def described(setting: Any) -> Any:
-    """A setting as something that can be compared in another process: a function by its name."""
+def describe(setting: Any) -> Any:
+    """A setting in a form that another process can compare: a function becomes its import path."""
     if isinstance(setting, functools.partial):
-        return [described(setting.func), list(map(described, setting.args)), str(setting.keywords)]
+        return [describe(setting.func), list(map(describe, setting.args)), str(setting.keywords)]
     if callable(setting) and hasattr(setting, "__qualname__"):
         return stable_path(f"{setting.__module__}.{setting.__qualname__}")
     return setting if setting is None or isinstance(setting, bool | int | float | str) else repr(setting)

@@ -1,4 +1,4 @@
-"""What must be known of a run to go on with it."""
+"""The state of a training run: all that is needed to resume it."""
 
 from __future__ import annotations
 
@@ -22,28 +22,30 @@ from pyro_vae.training.weights import WeightCopies
 __all__ = ["TrainState"]
 
 _COUNTERS = ("epoch", "step", "steps_per_epoch", "best", "seconds", "lr_factor", "rollbacks")
-_STORED = {"steps_per_epoch": "per_epoch"}  # under the names of the first checkpoints
+_STORED_NAMES = {"steps_per_epoch": "per_epoch"}  # names in checkpoints that differ from those of the attributes
 
 
 class TrainState:
-    """All that changes while a run goes on; `state_dict` is what a checkpoint holds.
+    """All that changes during a run; a checkpoint holds its `state_dict`.
 
     Args:
-        svi: What takes the steps.
+        svi: The `SVI` that takes the steps.
         weights: The best weights so far, and the last good ones.
         history: The epochs so far.
-        generator: What shuffles the data.
-        settings: What must not change between a run and its resumption, ready for JSON.
+        generator: The generator that shuffles the data.
+        settings: The settings that must be the same when the run is resumed, ready for JSON.
         compiles: Whether steps are compiled.
         ranks: The processes that train together.
 
     Attributes:
-        epoch, step: The present epoch, from 1; the steps made.
-        losses: Of the steps of this epoch, in nats per datum.
-        steps_per_epoch: None until that is known.
-        best: The best ELBO so far.
-        seconds: Time used before this process.
-        lr_factor, rollbacks: What NaNs have made of the learning rate, and how many there were.
+        epoch: The current epoch, from 1.
+        step: The number of steps so far.
+        losses: The losses of this epoch's steps, in nats per datum.
+        steps_per_epoch: None until it is known.
+        best: The best ELBO so far, in nats per datum.
+        seconds: The duration of the run before this process.
+        lr_factor: The factor on the learning rate after the rollbacks.
+        rollbacks: The number of rollbacks so far.
     """
 
     def __init__(
@@ -62,11 +64,11 @@ class TrainState:
         self.losses: list[Tensor] = []
         self.steps_per_epoch: int | None = None
         self.best, self.seconds, self.lr_factor = -math.inf, 0.0, 1.0
-        self._rng_at_start: Snapshot | None = None  # of the present epoch
+        self._rng_at_start: Snapshot | None = None  # of the current epoch
 
     @property
     def epochs(self) -> float:
-        """How many epochs are done, with the fraction of the present one if that can be known."""
+        """The number of completed epochs, with the fraction of the current one if its length is known."""
         per_epoch = self.steps_per_epoch
         return self.epoch - 1 + (min(1.0, len(self.losses) / per_epoch) if per_epoch else 0.0)
 
@@ -81,11 +83,11 @@ class TrainState:
         self.losses = []
 
     def remaining_batches(self, batches: Batches) -> Iterator[tuple[Any, ...]]:
-        """What is left of the present epoch's batches."""
+        """The batches of the current epoch that are left."""
         if not self.losses:
             self._rng_at_start = self._rng()
             return batches.batches(self.generator)
-        # the same batches in the same order pass by once more, then noise goes on where it was
+        # the epoch's batches are drawn again from its start, then the generators continue where they were
         now = self._rng()
         if self._rng_at_start is not None:
             self._set_rng(self._rng_at_start)
@@ -96,7 +98,7 @@ class TrainState:
         return stream
 
     def state_dict(self) -> Snapshot:
-        """All of it, between two steps; the tensors are those of the run, not copies. All ranks come here together."""
+        """The state between two steps. The tensors are those of the run, not copies. All ranks must call this."""
         result = Snapshot()
         result.add("svi", svi_state(self.svi))
         self._add_rng(result, "noise", self._rng())
@@ -104,7 +106,7 @@ class TrainState:
             self._add_rng(result, "epoch_noise", self._rng_at_start)
             result.tensors["losses"] = torch.stack(self.losses)
         result.tensors |= {f"best/{i:04d}": weight for i, weight in enumerate(self.weights.best)}
-        counters = {_STORED.get(name, name): getattr(self, name) for name in _COUNTERS}
+        counters = {_STORED_NAMES.get(name, name): getattr(self, name) for name in _COUNTERS}
         result.values |= {
             "at": {**counters, "best": None if self.best == -math.inf else self.best},
             "history": [asdict(epoch) for epoch in self.history],
@@ -115,41 +117,41 @@ class TrainState:
         return result
 
     def load_state_dict(self, saved: Snapshot, example_args: tuple[Any, ...]) -> None:
-        """Go on with the run that `saved` is of; the pair is run on `example_args` to find its parameters.
+        """Restore a `state_dict`; the pair is run on `example_args` to find its parameters.
 
         Raises:
-            ValueError: If the pair is not that of the run.
+            ValueError: If the state is that of another pair.
         """
         self.compiles = saved.values["compiles"]
         load_svi_state(self.svi, saved.part("svi"), example_args)
-        self.load_place(saved)
-        set_rng_state(saved.part(self._of_rank("noise")))
+        self.load_progress(saved)
+        set_rng_state(saved.part(self._rank_name("noise")))
         best = sorted(name for name in saved.tensors if name.startswith("best/"))
         self.weights.load_best([saved.tensors[name] for name in best])
 
-    def load_place(self, saved: Snapshot) -> None:
-        """Go to the place of `saved` in the run, with its history and data order, but not to its weights and noise."""
+    def load_progress(self, saved: Snapshot) -> None:
+        """Restore counters, losses, history and data order of `saved`, but not weights and random generators."""
         counters = saved.values["at"]
         for name in _COUNTERS:
-            setattr(self, name, counters[_STORED.get(name, name)])
+            setattr(self, name, counters[_STORED_NAMES.get(name, name)])
         if self.best is None:
             self.best = -math.inf
         self.losses = []
         if "losses" in saved.tensors:
             device = next((p.device for p in self.svi.params.values()), None)
             self.losses = list(saved.tensors["losses"].to(device).unbind())
-            self._rng_at_start = saved.part(self._of_rank("epoch_noise"))
+            self._rng_at_start = saved.part(self._rank_name("epoch_noise"))
         self.history.epochs[:] = [Epoch(**values) for values in saved.values["history"]]
         self.history.best = saved.values["best_epoch"]
-        self.generator.set_state(saved.part(self._of_rank("noise")).tensors["data"])
+        self.generator.set_state(saved.part(self._rank_name("noise")).tensors["data"])
 
-    def _of_rank(self, name: str, rank: int | None = None) -> str:
+    def _rank_name(self, name: str, rank: int | None = None) -> str:
         rank = self.ranks.rank if rank is None else rank
         return f"{name}{rank}" if rank else name
 
     def _add_rng(self, result: Snapshot, name: str, state: Snapshot) -> None:
-        for rank, of_rank in enumerate(self.ranks.gather(state)):
-            result.add(self._of_rank(name, rank), of_rank)
+        for rank, rank_state in enumerate(self.ranks.gather(state)):
+            result.add(self._rank_name(name, rank), rank_state)
 
     def _rng(self) -> Snapshot:
         state = rng_state()

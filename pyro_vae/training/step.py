@@ -20,15 +20,15 @@ __all__ = ["TrainStep"]
 
 
 class TrainStep:
-    """Moves the parameters along the gradient of the mean loss of a batch.
+    """Updates the parameters along the gradient of the mean loss of a batch.
 
     Args:
-        state: Of the run.
-        batches: Where batches come from, which tells the share of each process.
-        schedules: Learning rate and weight of the KL.
-        scale: What turns a summed loss into nats per datum, found at the first step.
-        check: What looks at the losses.
-        parts: Take the gradient of each batch in so many parts.
+        state: The state of the run.
+        batches: The source of the batches, which takes the shard of each process.
+        schedules: The schedules of the learning rate and the KL weight.
+        scale: Returns the scale that turns a summed loss into nats per datum.
+        check: Checks that the losses are finite.
+        parts: The number of parts in which the gradient of each batch is computed.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class TrainStep:
         self._check, self._parts = check, parts
 
     def __call__(self, batch: tuple[Any, ...]) -> Tensor:
-        """Make one step; returns the loss before it, in nats per datum.
+        """Take one step; returns the loss before it, in nats per datum.
 
         Raises:
-            NonFiniteLoss: If the loss, or one not looked at before, is NaN or infinite.
+            NonFiniteLoss: If the loss, or an earlier one that was not checked yet, is NaN or infinite.
         """
         epochs, step = self._state.epochs, self._state.step
         self._schedules.set_kl_weight(epochs)
@@ -60,26 +60,26 @@ class TrainStep:
         return loss
 
     def _gradient(self, batch: tuple[Any, ...]) -> Tensor:
-        """Leave this process's part of the gradient in the parameters; returns its part of the loss."""
-        rows, share = self._batches.shard(batch)
+        """Add this process's part of the gradient to the parameters' `.grad`; returns its part of the loss."""
+        rows, weight = self._batches.shard(batch)
         try:
-            return self._gradient_of(rows, share)
+            return self._weighted_gradient(rows, weight)
         except (ValueError, RuntimeError):
             try:
-                self._check.look_into(self._state.step, rows)
+                self._check.diagnose(self._state.step, rows)
             except NonFiniteLoss:
                 if self._batches.ranks.size == 1:
                     raise
-                return torch.tensor(math.nan, device=self._batches.device)  # which all processes will see at once
+                return torch.tensor(math.nan, device=self._batches.device)  # the sum is NaN in all processes
             raise
 
-    def _gradient_of(self, rows: tuple[Any, ...], share: float) -> Tensor:
-        """Leave the gradient of `share` times the mean loss of some data in the parameters; returns that loss."""
+    def _weighted_gradient(self, rows: tuple[Any, ...], weight: float) -> Tensor:
+        """Add the gradient of `weight` times the mean loss of `rows` to the `.grad`s; returns the weighted loss."""
         n = len(rows[0])
         loss: Any = 0.0
         for start, stop in slices(n, -(-n // self._parts)):
             part = rows if self._parts == 1 else take(rows, {}, start, stop)[0]
-            scale = share * (stop - start) / n / self._scale().num_data(part)
+            scale = weight * (stop - start) / n / self._scale().num_data(part)
             total = self._svi.gradients(part, scale=scale)
             loss = loss + scale * torch.stack(total if isinstance(total, tuple) else (total,)).sum()
         return loss

@@ -22,13 +22,14 @@ __all__ = ["Stepper"]
 class Stepper:
     """The steps of an objective on one pair.
 
-    All phases but the last are finished within `gradients`; what the last one found waits in `.grad` for `update`.
+    `gradients` completes the steps of all phases except the last one. The gradients of the last phase stay in `.grad`
+    until `update`.
 
     Args:
-        phases: The phases, with what to call after a step.
-        steppers: One for each of them.
-        registry: The pair's parameters, and those of the objective's critics.
-        scaler: What scales the losses.
+        phases: The phases, with the hooks that are called after a step.
+        steppers: One stepper per phase.
+        registry: The parameters of the pair and of the objective's critics.
+        scaler: The scaler of the losses.
         clip_norm: Rescale the gradient of each phase to at most this norm, if given.
     """
 
@@ -51,32 +52,33 @@ class Stepper:
         return [s.updater.optimizer for s in self.steppers if s.updater.optimizer is not None]
 
     def gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float, compile: bool) -> Any:
-        """Run the phases; the last one's gradients stay in `.grad`. Returns its loss, NaN if any of them is not finite.
+        """Run the phases; the gradients of the last one stay in `.grad`.
 
-        `compile`: compile each phase by itself after it has run once.
+        Returns the loss of the last phase, or NaN if that of an earlier one is not finite. `compile`: compile each
+        phase after it has run once.
 
         Raises:
-            ValueError: If a phase finds none of its parameters, or its loss depends on none.
+            ValueError: If the loss of a phase depends on none of its parameters.
         """
         finite = None
         for stepper in self.steppers[:-1]:
             for _ in range(stepper.steps):
-                finite = self._whole_step(stepper, args, kwargs, scale, compile, finite)
+                finite = self._full_step(stepper, args, kwargs, scale, compile, finite)
         for _ in range(self.last.steps - 1):
-            finite = self._whole_step(self.last, args, kwargs, scale, compile, finite)
+            finite = self._full_step(self.last, args, kwargs, scale, compile, finite)
         loss = self.last.gradients(args, kwargs, scale, compile)
         return loss if finite is None else torch.where(finite, loss, torch.full_like(loss, torch.nan))
 
     def reduce(self, loss: Tensor) -> Tensor:
         """Sum the loss and the gradients of the last phase over the processes of the run."""
-        loss = self._replicas.reduce(self.last.updater.held, loss)
+        loss = self._replicas.reduce(self.last.updater.params, loss)
         self._replicas.synchronize(self.registry.names)
         return loss
 
     def update(self) -> None:
-        """Move the last phase's parameters along its gradients, and clear these."""
+        """Update the last phase's parameters, and clear their gradients."""
         self.last.updater.update(self.scaler, self._clip_norm)
-        self._phases.updated(self.registry.of_side("model"))
+        self._phases.updated(self.registry.registered_by("model"))
 
     def zero_grad(self) -> None:
         """Clear all gradients."""
@@ -86,36 +88,36 @@ class Stepper:
             param.grad = None
 
     def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Find parameters and make critics as the first step would, and train nothing."""
+        """Find the parameters and make the critics as the first step would, without training."""
         with fork_rng(), recording():
             for stepper in self.steppers:
                 stepper.prepare(args, kwargs)
                 stepper.own()
-        self._phases.prepared(self.registry.of_side("model"))
+        self._phases.prepared(self.registry.registered_by("model"))
 
     def adopt(self, params: Mapping[str, Tensor]) -> None:
-        """Let the optimizers hold these parameters, in their order if there is no optimizer yet."""
+        """Pass these parameters to the optimizers, in this order if no optimizer was made yet."""
         self.registry.reorder(params.items())
         for stepper in self.steppers:
             stepper.own()
             stepper.updater.reorder(params.values())
-            stepper.trains = True
+            stepper.is_verified = True
 
     def join(self, replicas: Replicas) -> None:
         """Take each step together with other processes from now on."""
         self._replicas = replicas
 
     def compiled_state(self) -> dict[str, Any] | None:
-        """What has been compiled of each phase, for JSON; None if nothing."""
+        """The `CompiledGradients.state()` of each phase, ready for JSON; None if nothing was compiled."""
         return {s.name: s.compiled.state() for s in self.steppers if s.compiled is not None} or None
 
     def load_compiled(self, state: Mapping[str, Any]) -> None:
-        """Compile what was compiled then, as soon as a step needs it. Call `prepare` first."""
+        """Restore a `compiled_state`; graphs are compiled when a step needs them. Call `prepare` first."""
         for stepper in self.steppers:
             if stepper.name in state:
                 stepper.load_compiled(state[stepper.name])
 
-    def _whole_step(
+    def _full_step(
         self,
         stepper: PhaseStepper,
         args: tuple[Any, ...],
@@ -125,6 +127,6 @@ class Stepper:
         finite: Tensor | None,
     ) -> Tensor:
         loss = stepper.gradients(args, kwargs, scale, compile)
-        loss = self._replicas.reduce(stepper.updater.held, loss)
+        loss = self._replicas.reduce(stepper.updater.params, loss)
         stepper.updater.update(self.scaler, self._clip_norm)
         return loss.isfinite() if finite is None else finite & loss.isfinite()

@@ -1,4 +1,4 @@
-"""Which epoch was the best, and when there is no use in going on."""
+"""The best epoch, and early stopping."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["BestWeights", "EarlyStopping"]
 
 
 class BestWeights:
-    """Keeps the weights of the epoch with the best validation ELBO.
+    """Stores the weights of the epoch with the best validation ELBO.
 
     Args:
-        state: Of the run.
-        compares: Whether the ELBO says which weights are good: there are validation data, and the objective is a bound.
+        state: The state of the run.
+        compares: Whether epochs can be compared: there are validation data, and the objective is a bound on log p(x).
         keeps: Whether the run ends with the best weights.
     """
 
@@ -20,15 +20,15 @@ class BestWeights:
         self._state, self._compares, self._keeps = state, compares, keeps
 
     def compare(self) -> None:
-        """Keep the weights of the epoch that just ended if they are better than all before."""
+        """Store the weights of the latest epoch if they are better than all before."""
         state = self._state
         elbo = state.history[-1].monitored
         if self._compares and elbo > state.best:
             state.best, state.history.best = elbo, state.epoch
-            state.weights.keep_best()
+            state.weights.store_best()
 
     def restore(self) -> None:
-        """Bring the best weights back, if the run is to end with them."""
+        """Restore the best weights, if the run ends with them."""
         if self._keeps and self._state.history.best is not None:
             self._state.weights.restore_best()
         else:
@@ -36,10 +36,10 @@ class BestWeights:
 
 
 class EarlyStopping:
-    """Says when a run has gone too long without a better ELBO.
+    """Ends a run after too many epochs without a better ELBO.
 
     Args:
-        patience: Epochs without a better one; None to go on in any case.
+        patience: The number of epochs without a better one after which the run ends; None: never.
     """
 
     def __init__(self, patience: int | None) -> None:
@@ -49,5 +49,5 @@ class EarlyStopping:
         """Whether to stop before the next epoch."""
         if self._patience is None or state.losses:
             return False
-        waited = state.epoch - 1 - (state.history.best or state.epoch - 1)
-        return waited >= self._patience
+        epochs_since_best = state.epoch - 1 - (state.history.best or state.epoch - 1)
+        return epochs_since_best >= self._patience

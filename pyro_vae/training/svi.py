@@ -1,4 +1,4 @@
-"""Stochastic variational inference: the interface of `pyro.infer.SVI` with fused optimizers and no waiting per step."""
+"""Stochastic variational inference with the interface of `pyro.infer.SVI`, fused optimizers and asynchronous steps."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Compilation:
     """Whether the steps of an `SVI` run compiled.
 
     Attributes:
-        graphs: How many graphs there are, one for each shape of batch that is frequent enough.
-        reason: Why there are none, or "" if there are some. Of an objective made of phases, it names those that run
-            eagerly, whether or not others are compiled.
+        graphs: The number of compiled graphs: one per shape of batch that was seen often enough.
+        reason: Why there are none; "" if there are some. For an objective made of phases, it names the phases that run
+            eagerly, even if others are compiled.
 
     >>> Compilation(0, "no step was made yet")
     not compiled: no step was made yet
@@ -55,23 +55,26 @@ class Compilation:
 class SVI:
     """Gradient steps on the parameters of any model/guide pair; a drop-in for `pyro.infer.SVI`.
 
-    Differences: `step` returns the loss as a 0-d tensor on the device (`float(loss)` waits for it), and one optimizer
-    holds all parameters. An objective made of phases (`pv.elbo.PhasedELBO`) has one optimizer for each phase, all made
-    by `optim`, and compiles each phase by itself.
+    Two things differ: `step` returns the loss as a 0-d tensor on the device (`float(loss)` waits for it), and one
+    optimizer updates all parameters. An objective made of phases (`pv.elbo.PhasedELBO`) has one optimizer per phase,
+    all made by `optim`, and each phase is compiled separately.
 
     Args:
         model, guide: The pair: two callables with the same latent sites.
         optim: A `torch.optim.Optimizer`, a function `params -> Optimizer`, or a `pyro.optim.PyroOptim`. Default: fused
             Adam at rate 1e-3.
         loss: A `pyro.infer.ELBO` (of this library, of Pyro or your own), or a function `(model, guide, *args, **kwargs)
-            -> tensor`. Summed over the data, as in Pyro.
+            -> tensor`. It is a sum over the data, as in Pyro.
         clip_norm: Rescale the gradient to at most this norm, if given.
         compile: Record loss and gradients of the pair after the first step and compile the graph, which takes 10 to
-            30 seconds; what cannot be compiled runs eagerly, after a warning with the reason. `.compile` may be set
-            between steps, and `.compilation` says how it went. See `pyro_vae.compilation` for what is recorded and how
-            it is checked.
-        precision: "float32"; "bfloat16" or "float16" run the networks (whatever is an `nn.Module`) so, and everything
-            outside them, log-probabilities and their sums above all, as before. "float16" scales the loss.
+            30 seconds. A loss that cannot be compiled runs eagerly, after a warning with the reason. `.compile` may be
+            set between steps, and `.compilation` says whether steps run compiled. See `pyro_vae.compilation` for what
+            is recorded and how it is checked.
+        precision: "float32", "bfloat16" or "float16": what the networks (every `nn.Module`) compute in. Everything
+            outside them, such as log-probabilities and their sums, stays in float32. "float16" scales the loss.
+
+    Raises:
+        TypeError, ValueError: For an argument of another type or out of its range, or combinations that do not work.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -113,7 +116,7 @@ class SVI:
         steppers = []
         for bound in phases.phases:
             if bound.makes_gradients and self._dtype is not None:
-                raise ValueError(f"{type(self.loss).__name__} has no differentiable_loss, so no precision but float32")
+                raise ValueError(f"{type(self.loss).__name__} has no differentiable_loss: use precision='float32'")
             kind = OwnGradients if bound.makes_gradients else PhaseStepper
             updater = updater_for(optim, bound.phase.lr)
             steppers.append(kind(bound, phases, registry, updater, scaler, self._networks))
@@ -124,27 +127,27 @@ class SVI:
 
     @property
     def params(self) -> dict[str, Tensor]:
-        """The unconstrained parameters seen so far, by their name in Pyro's parameter store."""
+        """The unconstrained parameters found so far, by their names in Pyro's parameter store."""
         return self._stepper.registry.by_name()
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
-        """The optimizer of the last phase, which of most objectives is the only one; None before it is made."""
+        """The optimizer of the last phase (most objectives have only one phase); None before it is made."""
         return self._stepper.last.updater.optimizer
 
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """The optimizers made so far: one, or one for each phase of the objective, in their order."""
+        """The optimizers made so far, one per phase of the objective, in the order of the phases."""
         return self._stepper.optimizers
 
     @property
     def lr(self) -> float:
-        """The present learning rate, NaN before there is an optimizer of torch."""
+        """The current learning rate; NaN without an optimizer of torch, and before it is made."""
         return float(self.optimizer.param_groups[0]["lr"]) if self.optimizer else math.nan
 
     @property
     def compilation(self) -> Compilation:
-        """Whether steps run compiled, and if not, why."""
+        """Whether steps run compiled, and if not, why not."""
         compiled = {s.name: s.compiled for s in self._stepper.steppers if s.compiled is not None}
         if not compiled:
             return Compilation(0, "no step was made yet" if self.compile else "compile=False")
@@ -160,18 +163,19 @@ class SVI:
         return loss
 
     def gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, *, scale: float = 1.0) -> Any:
-        """Leave the gradient of `scale * loss` of `(*args, **kwargs)` in the parameters' `.grad`; return the loss.
+        """Add the gradient of `scale * loss(*args, **kwargs)` to the parameters' `.grad`; return the loss.
 
-        Of an objective made of phases, all but the last take their steps here; that one's loss and gradient are left.
+        For an objective made of phases, all phases except the last take their steps here. The loss and the gradient are
+        those of the last phase.
 
         Raises:
-            ValueError: If the loss depends on no parameter, on none that the optimizer holds, or on a network whose
-                name stands for another one in Pyro's parameter store.
+            ValueError: If the loss depends on no parameter, on none that the optimizer updates, or on a network whose
+                name Pyro's parameter store has for another one.
         """
         return self._stepper.gradients(args, kwargs or {}, scale, self.compile)
 
     def update(self) -> None:
-        """Move the parameters along the gradients left by `gradients`, then clear these."""
+        """Update the parameters with the gradients of `gradients`, then clear the gradients."""
         self._stepper.update()
 
     def zero_grad(self) -> None:
@@ -185,23 +189,23 @@ class SVI:
             return torch.as_tensor(loss(self.model, self.guide, *args, **kwargs))
 
     def prepare(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Run the loss without a step, so that a state can be loaded; returns the parameters by name.
+        """Evaluate the loss without a step, so that a state can be loaded; returns the parameters by name.
 
-        Critics of an objective made of phases are made; optimizers are at the first step or by `adopt`.
+        This makes the critics of an objective made of phases. Optimizers are made at the first step or by `adopt`.
         """
         self._stepper.prepare(args, kwargs)
         return self.params
 
     def adopt(self, params: dict[str, Tensor]) -> None:
-        """Let the optimizer hold these parameters, in their order if it holds none yet."""
+        """Pass these parameters to the optimizer, in this order if it was not made yet."""
         self._stepper.adopt(params)
 
     def join(self, ranks: Ranks, buffers: list[Tensor], args: tuple[Any, ...]) -> None:
-        """Train with the SVIs of other processes: all begin with the weights of rank 0.
+        """Train together with the SVIs of other processes; all begin with the weights of rank 0.
 
-        Each process then takes the gradients of its own share of a batch, scaled so that their sum is that of the whole
-        batch, and calls `reduce` before it updates. The pair is run on `args` to find its parameters; `buffers` are
-        what its networks change by themselves, such as running means.
+        Each process then takes the gradients of its shard of a batch, scaled so that their sum is the gradient of the
+        whole batch, and calls `reduce` before `update`. The pair is run on `args` to find its parameters. `buffers` are
+        the tensors that its networks change by themselves, such as running means.
         """
         params = self.prepare(*args)
         critics = self.loss.critics.values() if isinstance(self.loss, PhasedELBO) else ()
@@ -209,20 +213,20 @@ class SVI:
         self._stepper.join(Replicas(ranks, params.values(), buffers))
 
     def reduce(self, loss: Tensor) -> Tensor:
-        """Sum loss and gradients over the processes that have joined; buffers of networks become those of rank 0."""
+        """Sum loss and gradients over the joined processes, and copy the buffers of rank 0; returns the summed loss."""
         return self._stepper.reduce(loss)
 
     @property
     def scaler(self) -> LossScaler:
-        """What scales the loss for "float16"."""
+        """The scaler of the loss for "float16"."""
         return self._stepper.scaler
 
     def compiled_state(self) -> dict[str, Any] | None:
-        """What has been compiled of each phase, so that `load_compiled` can bring it about again; None if nothing."""
+        """What was compiled of each phase, for `load_compiled`; None if nothing was compiled."""
         return self._stepper.compiled_state()
 
     def load_compiled(self, state: dict[str, Any] | None) -> None:
-        """Compile what was compiled then, as soon as a step needs it. Call `prepare` first."""
+        """Restore a `compiled_state`; graphs are compiled when a step needs them. Call `prepare` first."""
         if state is not None:
             self._stepper.load_compiled(state)
 
@@ -241,8 +245,8 @@ def _check_arguments(optim: Any, loss: Any, clip_norm: float | None, dtype: torc
     wrapped = getattr(loss, "elbo", None)
     if isinstance(wrapped, PhasedELBO):
         raise ValueError(
-            f"{type(wrapped).__name__} consists of phases with weights of their own: it takes no kl_weight and no "
-            f"{type(loss).__name__} around it"
+            f"{type(wrapped).__name__} consists of phases with weights of their own: leave out kl_weight, and pass it "
+            f"without {type(loss).__name__} around it"
         )
     if isinstance(loss, PhasedELBO):
         if isinstance(optim, torch.optim.Optimizer | PyroOptim):
@@ -251,4 +255,6 @@ def _check_arguments(optim: Any, loss: Any, clip_norm: float | None, dtype: torc
                 "that makes them"
             )
         if dtype == torch.float16:
-            raise ValueError(f"{type(loss).__name__} does not scale its losses, as precision='float16' must")
+            raise ValueError(
+                f"precision='float16' scales the loss, which {type(loss).__name__} does not support: use 'bfloat16'"
+            )

@@ -1,4 +1,4 @@
-"""Callbacks for `pv.fit` that pass on the figures of each epoch: to JSON lines, TensorBoard, W&B or MLflow."""
+"""Callbacks for `pv.fit` that log the metrics of each epoch: to JSON lines, TensorBoard, W&B or MLflow."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["JSONLines", "MLflow", "TensorBoard", "Tracker", "WandB"]
 
 
 class Tracker(ABC):
-    """A callback of `pv.fit` that passes on figures; for another service, write a subclass with the method `log`.
+    """A callback of `pv.fit` that logs metrics; for another service, write a subclass with the method `log`.
 
-    It can be used in a `with` block, at whose end it is closed.
+    It can be used in a `with` block, which closes it at its end.
 
     Example:
         >>> class Printer(Tracker):
-        ...     def log(self, figures, step):
-        ...         print(step, sorted(figures)[:3])
+        ...     def log(self, metrics, step):
+        ...         print(step, sorted(metrics)[:3])
         >>> import torch, pyro_vae as pv
         >>> vae = pv.VAE(4, latent_dim=1, hidden=(2,))
         >>> history = pv.fit(vae.model, vae.guide, torch.ones(20, 4), batch_size=5, epochs=1, callbacks=[Printer()])
@@ -33,19 +33,19 @@ class Tracker(ABC):
     """
 
     def __call__(self, state: State) -> None:
-        """Pass on the epoch that just ended."""
-        figures = {name: value for name, value in asdict(state.epoch).items() if name != "step" and _is_number(value)}
-        self.log(figures, state.epoch.step)
+        """Log the latest epoch."""
+        metrics = {name: value for name, value in asdict(state.epoch).items() if name != "step" and _is_number(value)}
+        self.log(metrics, state.epoch.step)
 
     @abstractmethod
-    def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Take the figures of an epoch, nats per datum, and the gradient steps done so far.
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log the metrics of an epoch, in nats per datum, after `step` gradient steps.
 
-        Names are those of `pyro_vae.training.history.Epoch`; figures that do not exist or are not finite are left out.
+        The names are those of `pyro_vae.Epoch`. Values that are missing or not finite are left out.
         """
 
-    def close(self) -> None:  # noqa: B027 - not everything needs to be closed
-        """Say that nothing more will come."""
+    def close(self) -> None:  # noqa: B027 - not every service needs to be closed
+        """End the logging."""
 
     def __enter__(self) -> Tracker:
         return self
@@ -55,37 +55,37 @@ class Tracker(ABC):
 
 
 class JSONLines(Tracker):
-    """One JSON object an epoch, in a file that other programs can follow while training goes on.
+    """One JSON object per epoch, in a file that other programs can read during training.
 
-    The first call writes all epochs so far: a resumed training leaves no line out and none twice.
+    The first call writes all epochs so far, so that after a resumed training every epoch is there exactly once.
 
     Args:
-        path: The file; it is replaced.
+        path: The file; an existing one is replaced.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._begun = False
+        self._is_started = False
 
     def __call__(self, state: State) -> None:
-        """Write the epoch that just ended."""
-        epochs = [state.epoch] if self._begun else list(state.history)
+        """Write the latest epoch."""
+        epochs = [state.epoch] if self._is_started else list(state.history)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a" if self._begun else "w") as file:
+        with open(self.path, "a" if self._is_started else "w") as file:
             for epoch in epochs:
                 file.write(json.dumps(finite(asdict(epoch))) + "\n")
-        self._begun = True
+        self._is_started = True
 
-    def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Nothing: the whole epoch is written, with what does not exist as null."""
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Do nothing: `__call__` writes the whole epoch, with null for missing values."""
 
 
 class TensorBoard(Tracker):
     """Scalars for TensorBoard. Needs the package tensorboard.
 
     Args:
-        folder: Where its event files go, the run directory for one. After a resumed training it shows the figures
-            from the checkpoint on as they came the second time.
+        folder: The folder of its event files, for example the run directory. After a resumed training, it shows the
+            metrics of the resumed run from the checkpoint on.
 
     Raises:
         ImportError: If tensorboard is not installed.
@@ -96,11 +96,11 @@ class TensorBoard(Tracker):
         self.folder = Path(folder)
         self._writer: Any = None
 
-    def log(self, figures: Mapping[str, float], step: int) -> None:
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Add the scalars."""
         if self._writer is None:
             self._writer = self._module.SummaryWriter(str(self.folder), purge_step=step)
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
@@ -125,9 +125,9 @@ class WandB(Tracker):
     def __init__(self, project: str, *, config: Mapping[str, Any] | None = None, **settings: Any) -> None:
         self.run = _optional("wandb", "wandb").init(project=project, config=dict(config or {}), **settings)
 
-    def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Log the figures."""
-        self.run.log(dict(figures), step=step)
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log the metrics."""
+        self.run.log(dict(metrics), step=step)
 
     def close(self) -> None:
         """Finish the run."""
@@ -139,7 +139,7 @@ class MLflow(Tracker):
 
     Args:
         experiment: Name of the experiment.
-        config: Settings to keep as the run's parameters; nested ones get names with dots.
+        config: Settings to log as the run's parameters; nested ones get names with dots.
         **settings: More arguments of `mlflow.start_run`: `run_name`, `tags` and so on.
 
     Raises:
@@ -153,9 +153,9 @@ class MLflow(Tracker):
         if config:
             self._mlflow.log_params(_flat(config))
 
-    def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Log the figures."""
-        self._mlflow.log_metrics(dict(figures), step=step)
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log the metrics."""
+        self._mlflow.log_metrics(dict(metrics), step=step)
 
     def close(self) -> None:
         """End the run."""

@@ -1,4 +1,4 @@
-"""Copies of a pair's weights: the last good ones, and the best ones."""
+"""Copies of a pair's weights: the last good ones and the best ones."""
 
 from __future__ import annotations
 
@@ -30,51 +30,51 @@ class WeightCopies:
 
     @property
     def running(self) -> list[Tensor]:
-        """What the networks change by themselves, such as running means: the buffers that they would save."""
+        """Buffers that the networks change by themselves, such as running means: those in their `state_dict`."""
         return [b for b in self._buffers if id(b) not in self._constants]
 
     @property
     def has_good(self) -> bool:
-        """Whether `keep` was called."""
+        """Whether `store` was called."""
         return bool(self._good)
 
-    def keep(self) -> None:
-        """Remember the present weights as good."""
+    def store(self) -> None:
+        """Store the current weights as good."""
         self._good = [w.detach().clone() for w in self._weights()]
 
-    def keep_best(self) -> None:
-        """Remember the last good weights as the best."""
+    def store_best(self) -> None:
+        """Store the last good weights as the best ones."""
         self.best = self._good
 
     def load_best(self, best: list[Tensor]) -> None:
-        """Remember the present weights as good, and these as the best."""
-        self.keep()
+        """Store the current weights as good, and `best` as the best ones."""
+        self.store()
         self.best = [b.to(w) for b, w in zip(best, self._weights(), strict=False)]
 
     def restore(self) -> None:
-        """Bring the last good weights back."""
+        """Restore the last good weights."""
         _copy(self._weights(), self._good)
 
     def restore_best(self) -> None:
-        """Bring the best weights back."""
+        """Restore the best weights."""
         _copy(self._weights(), self.best)
 
     def restore_buffers(self) -> None:
-        """Bring the last good buffers back, if the present ones are not finite."""
+        """Restore the last good buffers, if the current ones are not finite."""
         if not all(bool(b.isfinite().all()) for b in self._buffers):
             _copy(self._buffers, self._good)
 
     def nonfinite(self) -> list[str]:
-        """The names of the parameters that are NaN or infinite somewhere."""
+        """The names of the parameters with NaN or infinite elements."""
         return [name for name, p in self.svi.params.items() if not bool(p.detach().isfinite().all())]
 
     def _weights(self) -> list[Tensor]:
-        # parameters last: a branch of the pair that runs late adds to them
+        # parameters last: a branch of the pair that runs later adds to them
         return [*self._buffers, *self.svi.params.values()]
 
 
-def _copy(weights: list[Tensor], kept: list[Tensor]) -> None:
+def _copy(weights: list[Tensor], stored: list[Tensor]) -> None:
     with torch.no_grad():
-        # parameters first seen after the copy was taken stay as they are
-        for weight, value in zip(weights, kept, strict=False):
+        # parameters that were first seen after the copy was made stay as they are
+        for weight, value in zip(weights, stored, strict=False):
             weight.copy_(value)

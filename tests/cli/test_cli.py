@@ -747,7 +747,7 @@ def test_ctrl_c_while_training() -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     waits, err = err.split("\n", 1)
-    assert waits == "stopping after this step; once more to stop at once"
+    assert waits == "stopping after this step; press Ctrl-C again to stop immediately"
     assert err.startswith("pyro-vae train: interrupted: trained for ")
     assert err.endswith("`pyro-vae train --resume new` goes on; `pyro-vae evaluate new` reports its figures\n")
     assert err.count("\n") == 1

@@ -17,7 +17,7 @@ from pyro_vae.runs import build, check_names, load_run, read_run
 from pyro_vae.runs.config import as_yaml, read_config
 from pyro_vae.support.import_paths import MOVED, stable_path, stable_paths
 from pyro_vae.training.history import History
-from pyro_vae.training.settings import described
+from pyro_vae.training.settings import describe
 from tests.helpers.paths import STORED
 
 # Public classes of modules that have moved since, by their paths of then: a configuration can name any of them.
@@ -96,7 +96,7 @@ def test_a_stable_path_is_that_of_the_outermost_package() -> None:
 
 
 def test_settings_of_a_checkpoint_name_functions_by_stable_paths() -> None:
-    assert described(pv.fit) == "pyro_vae.fit"
+    assert describe(pv.fit) == "pyro_vae.fit"
     assert stable_path("pyro_vae.fit.fit") == "pyro_vae.fit"
     assert stable_path("pyro_vae.svi.fused_adam.<locals>.make") == "pyro_vae.training.svi.fused_adam.<locals>.make"
 

@@ -78,10 +78,10 @@ def test_what_a_run_holds(compared: TrainingComparison) -> None:
     assert compared.estimators == ["mean field", "again", "beta 10", "wrong guide"]
     for run in compared.runs:
         assert run.epochs == len(run.history) == 40
-        assert run.valid_elbo == max(e.monitored for e in run.history)  # the kept weights'
+        assert run.valid_elbo == max(e.monitored for e in run.history)  # of the restored weights
         assert run.log_prob > run.valid_elbo - 0.1
     with pytest.raises(ValueError, match="no run of 'other'"):
-        compared.of("other")
+        compared.runs_of("other")
 
 
 def test_log_prob_is_that_of_the_trained_pair() -> None:
@@ -95,7 +95,7 @@ def test_log_prob_is_that_of_the_trained_pair() -> None:
     result = compare_training(remembering, x, ["mean_field", "stl"], **{**SHORT, "num_samples": 2000, "epochs": 30})
     # the first pair only warms up
     for pair, (seed, name) in zip(made[1:], [(s, n) for s in (0, 1) for n in ("mean_field", "stl")], strict=True):
-        run = next(r for r in result.of(name) if r.seed == seed)
+        run = next(r for r in result.runs_of(name) if r.seed == seed)
         assert run.log_prob == pytest.approx(float(pair.log_prob(x).detach().mean()), abs=0.03)
         assert run.valid_elbo is None
 

@@ -356,7 +356,7 @@ def test_any_function_of_the_epoch() -> None:
 @pytest.mark.parametrize("length", [{"epochs": 3}, {"steps": 10}])
 def test_a_schedule_longer_than_the_run(length: dict[str, int]) -> None:
     with pytest.raises(
-        ValueError, match=r"settles at epoch 4, after the run's 3.* epochs, at whose end it would be 0\.[78]"
+        ValueError, match=r"settles at epoch 4, but the run ends after 3.* epochs with a weight of 0\.[78]"
     ):
         train(kl_weight=Warmup(4), **length)
 
@@ -495,7 +495,7 @@ def test_an_update_that_makes_weights_nan_is_undone(at: int) -> None:
                 for p in group["params"]:
                     p.data.add_(math.nan if self.count == at else 0.001)
 
-    with pytest.raises(NonFiniteLoss, match=r"The update before it had made 5 parameters non-finite, first '"):
+    with pytest.raises(NonFiniteLoss, match=r"The previous update had made 5 parameters non-finite, first '"):
         train(pair, optim=lambda p: Exploding(p))
     kept = 0 if at < 4 else 3  # steps in the epochs before
     torch.testing.assert_close(weights(pair), [w + 0.001 * kept for w in start])
@@ -669,7 +669,7 @@ def test_a_loader_that_runs_dry() -> None:
             self.passes += 1
             return iter(X.split(10) if self.passes < 3 else [])  # one pass goes into a first look
 
-    with pytest.raises(ValueError, match="the data gave no batch in epoch 2: a loader must start anew"):
+    with pytest.raises(ValueError, match="the loader yielded no batch in epoch 2: it must start again"):
         train(data=Once())
 
 

@@ -208,10 +208,10 @@ def test_another_pair_is_refused_and_left_alone(tmp_path: Path) -> None:
     pv.fit(pair.model, pair.guide, data, epochs=1, seed=0, checkpoints=tmp_path)
     for other, words in [
         (pv.VAE(64, 3, hidden=(9,)), "of shape"),
-        (pv.VAE(64, 3, hidden=(8, 8)), "which the checkpoint has not"),
+        (pv.VAE(64, 3, hidden=(8, 8)), "that the checkpoint does not have"),
         (
             pv.VAE(64, 3, hidden=(8,), likelihood="continuous_bernoulli", prior="mixture"),
-            "which the checkpoint has not",
+            "that the checkpoint does not have",
         ),
     ]:
         before = {k: v.clone() for k, v in other.state_dict().items()}
@@ -331,7 +331,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     newest = sorted(tmp_path.glob("*.safetensors"))[-1]
     newest.write_bytes(newest.read_bytes()[:100])
     again = vae()
-    with pytest.warns(UserWarning, match="going back to the checkpoint before it"):
+    with pytest.warns(UserWarning, match="using the checkpoint before it"):
         history = pv.fit(again.model, again.guide, data, epochs=3, batch_size=30, seed=0, resume=tmp_path)
     assert figures(history) == figures(expected)
     assert same_bits(pair, again)

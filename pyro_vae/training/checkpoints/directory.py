@@ -1,4 +1,4 @@
-"""The folder in which a run keeps its checkpoints."""
+"""The folder of a run's checkpoints."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["Checkpoints", "FollowedCheckpoints"]
 
 
 class Checkpoints:
-    """Where and when `pv.fit` writes checkpoints: every so many steps or minutes, and when the run ends or is stopped.
+    """Where and when `pv.fit` writes checkpoints: every few steps or minutes, and when the run ends or is stopped.
 
-    A checkpoint holds the last and the best weights, the optimizer, the objective, the place in the data and all
-    random generators. It replaces older ones only once it is whole and on the disk.
+    A checkpoint holds the last and the best weights, the state of the optimizer, the objective and all random
+    generators, and the position in the data. It replaces older ones only once it is complete and on the disk.
 
     Args:
-        path: The folder; made when training begins, and removed if nothing was written there.
-        steps: Steps between two checkpoints.
-        minutes: Minutes between two checkpoints. With both, whichever comes first.
-        keep: How many of the latest to keep.
+        path: The folder. It is made when training begins, and removed if nothing was written there.
+        steps: The number of steps between two checkpoints.
+        minutes: The minutes between two checkpoints. With both, whichever comes first.
+        keep: The number of checkpoints to keep; older ones are removed.
 
     Raises:
         ValueError: If a number is not positive.
@@ -48,44 +48,44 @@ class Checkpoints:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within it, no other process can write here; the lock of a process that dies is gone with it.
+        """A context in which no other process can write here; the lock of a process that dies is released.
 
         Raises:
-            RuntimeError: If another process has it.
+            RuntimeError: If another process has locked the folder.
         """
-        made = not self.path.exists()
+        is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         if self._lock is None:
             self._lock = FileLock(self.path / ".lock")
         try:
-            held = self._lock.acquire(timeout=0)
+            lock = self._lock.acquire(timeout=0)
         except Timeout as error:
             raise RuntimeError(
                 f"another process is training in {self.path}: wait until it has ended, or choose another folder"
             ) from error
-        with held:
+        with lock:
             self.clean()
             try:
                 yield
             finally:
-                if made and not self._found():  # a run that never began leaves nothing
+                if is_new and not self._steps_found():  # the run ended before its first checkpoint
                     (self.path / ".lock").unlink(missing_ok=True)
                     with suppress(OSError):
                         self.path.rmdir()
 
     def due(self, step: int) -> bool:
-        """Whether it is time for a checkpoint after `step` steps."""
+        """Whether a checkpoint is due after `step` steps."""
         if self.steps is not None and step - self._saved_step >= self.steps:
             return True
         return self.minutes is not None and time.monotonic() - self._saved_at >= 60 * self.minutes
 
     @property
     def last_step(self) -> int:
-        """The step of the latest checkpoint of the present run."""
+        """The step of the current run's latest checkpoint."""
         return self._saved_step
 
     def started(self, step: int, *, fresh: bool = False) -> None:
-        """Count from here; a fresh run will replace what is here with its first checkpoint."""
+        """Count from this step on; the first checkpoint of a fresh run replaces all that are in the folder."""
         self._saved_at, self._saved_step = time.monotonic(), step
         self._fresh = fresh
 
@@ -93,54 +93,54 @@ class Checkpoints:
         """Write a checkpoint, then remove all but the latest.
 
         Raises:
-            OSError: If it cannot be written; those before it stay.
+            OSError: If it cannot be written; earlier ones stay.
         """
         try:
             write_snapshot(self._name(step), snapshot)
         except OSError as error:
-            kept = self._found()
-            there = f"the checkpoint of step {kept[-1]} there is intact" if kept else "no checkpoint is there"
+            earlier = self._steps_found()
+            found = f"the checkpoint of step {earlier[-1]} there is intact" if earlier else "no checkpoint is there"
             raise OSError(
                 error.errno,
-                f"cannot write the checkpoint of step {step} in {self.path}, {error.strerror or error}: {there}",
+                f"cannot write the checkpoint of step {step} in {self.path}, {error.strerror or error}: {found}",
             ) from error
         if self._fresh:
-            for other in self._found():
+            for other in self._steps_found():
                 if other != step:
                     self._remove(other)
         self.started(step)
-        for old in self._found()[: -self.keep]:
+        for old in self._steps_found()[: -self.keep]:
             self._remove(old)
 
     def load(self) -> Snapshot | None:
-        """The latest checkpoint, None if there is none; a damaged one is passed over with a warning.
+        """The latest checkpoint; None if there is none. Damaged ones are skipped with a warning.
 
         Raises:
             ValueError: If all are damaged.
         """
         problem: Exception | None = None
-        for step in reversed(self._found()):
+        for step in reversed(self._steps_found()):
             try:
                 return read_snapshot(self._name(step))
             except (ValueError, OSError) as error:
                 problem = error
-                warnings.warn(f"{error}; going back to the checkpoint before it", stacklevel=3)
+                warnings.warn(f"{error}; using the checkpoint before it", stacklevel=3)
         if problem is not None:
             raise ValueError(f"no checkpoint in {self.path} can be read: {problem}") from problem
         return None
 
     def clear(self, after: int = -1) -> None:
         """Remove all checkpoints, or those after a step."""
-        for step in self._found():
+        for step in self._steps_found():
             if step > after:
                 self._remove(step)
         self._saved_step = min(self._saved_step, max(after, 0))
 
     def clean(self) -> None:
-        """Remove what a killed process left half-written."""
-        whole = set(self._found())
+        """Remove incomplete files of a killed process."""
+        complete = set(self._steps_found())
         for file in self.path.glob(f"*{TENSORS}"):
-            if _step_of(file) not in whole:
+            if _step_of(file) not in complete:
                 file.unlink(missing_ok=True)
         for file in self.path.glob(".partial-*"):
             file.unlink(missing_ok=True)
@@ -148,13 +148,13 @@ class Checkpoints:
     def _name(self, step: int) -> Path:
         return self.path / f"checkpoint-{step:09d}"
 
-    def _found(self) -> list[int]:
+    def _steps_found(self) -> list[int]:
         """The steps of the checkpoints that are here, ascending."""
         steps = (_step_of(file) for file in self.path.glob(f"checkpoint-*{FIGURES}"))
         return sorted(step for step in steps if step is not None)
 
     def _remove(self, step: int) -> None:
-        # the figures first: without them nobody looks for the tensors
+        # the values first: without them, the tensors do not count as a checkpoint
         for ending in (FIGURES, TENSORS):
             with suppress(FileNotFoundError):
                 name = self._name(step)
@@ -162,26 +162,26 @@ class Checkpoints:
 
 
 class FollowedCheckpoints(Checkpoints):
-    """Checkpoints that another process writes: this one only counts along with it."""
+    """The checkpoints of a process that does not write them, because rank 0 does: it only counts the steps."""
 
     def __init__(self, written: Checkpoints) -> None:
         super().__init__(written.path, steps=written.steps, minutes=written.minutes, keep=written.keep)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Leave the folder to the other process."""
+        """A context that locks nothing: rank 0 locks the folder."""
         yield
 
     def due(self, step: int) -> bool:
-        """Leave it to the other process."""
+        """False: rank 0 decides."""
         return False
 
     def save(self, step: int, snapshot: Snapshot) -> None:
-        """Count."""
+        """Note the step; rank 0 writes the checkpoint."""
         self.started(step)
 
-    def _found(self) -> list[int]:
-        return []  # none that it could read or remove
+    def _steps_found(self) -> list[int]:
+        return []  # so that nothing is read or removed
 
 
 def _step_of(file: Path) -> int | None:

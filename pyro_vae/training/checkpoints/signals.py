@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM taken between two steps, where all state is whole."""
+"""Ctrl-C and SIGTERM, handled between two steps, where the state is consistent."""
 
 from __future__ import annotations
 
@@ -10,45 +10,46 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Stop", "stop_between_steps"]
+__all__ = ["StopRequest", "stop_between_steps"]
 
 
 @dataclass
-class Stop:
-    """Whether to stop, the signal that said so, and whether a second one has interrupted a step."""
+class StopRequest:
+    """Whether a signal asked the run to stop, and whether a second one has interrupted a step."""
 
     signal: int | None = None
-    at_once: bool = False
+    interrupts_step: bool = False
 
     @property
-    def asked(self) -> bool:
-        """Whether a signal came."""
+    def requested(self) -> bool:
+        """Whether a signal has arrived."""
         return self.signal is not None
 
 
 @contextmanager
-def stop_between_steps() -> Iterator[Stop]:
-    """Within it, the first Ctrl-C or SIGTERM only sets `asked`; a second one interrupts at once.
+def stop_between_steps() -> Iterator[StopRequest]:
+    """A context in which the first Ctrl-C or SIGTERM only sets `requested`; a second one interrupts immediately.
 
-    Python allows this in the main thread alone; elsewhere signals stay what they are.
+    Python allows signal handlers in the main thread only; in other threads, nothing changes.
     """
-    stop = Stop()
+    stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before: dict[int, Any] = {}
 
-    def take(number: int, frame: Any) -> None:
-        if stop.asked:
-            stop.at_once = True
+    def handle(number: int, frame: Any) -> None:
+        if stop.requested:
+            stop.interrupts_step = True
             raise KeyboardInterrupt
         stop.signal = number
-        sys.stderr.write("stopping after this step; once more to stop at once\n")  # which may be compiling
+        # the step may take long: it may be compiling
+        sys.stderr.write("stopping after this step; press Ctrl-C again to stop immediately\n")
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, take)
+            before[number] = signal.signal(number, handle)
         yield stop
     finally:
-        for taken, handler in before.items():
-            signal.signal(taken, signal.SIG_DFL if handler is None else handler)
+        for handled, handler in before.items():
+            signal.signal(handled, signal.SIG_DFL if handler is None else handler)

@@ -21,18 +21,17 @@ __all__ = ["load_svi_state", "objective_values", "svi_state"]
 
 
 def svi_state(svi: SVI) -> Snapshot:
-    """Everything that the next step of `svi` depends on, but for its arguments and the noise."""
+    """Everything that the next step of `svi` depends on, except its arguments and the random generators."""
     params = _by_key(svi.params.items())
     tensors = prefixed("param", params) | prefixed("buffer", _buffers(svi))
     keys = {id(p): key for key, p in params.items()}
     optimizers = []
     for i, optimizer in enumerate(svi.optimizers):
-        figures: dict[str, dict[str, Any]] = {}
+        numbers: dict[str, dict[str, Any]] = {}
         for param, state in optimizer.state.items():
             key = keys[id(param)]
-            found = {name: v for name, v in state.items() if isinstance(v, Tensor)}
-            tensors |= prefixed(f"optimizer{i}/{key}", found)
-            figures[key] = {name: v for name, v in state.items() if not isinstance(v, Tensor)}
+            tensors |= prefixed(f"optimizer{i}/{key}", {name: v for name, v in state.items() if isinstance(v, Tensor)})
+            numbers[key] = {name: v for name, v in state.items() if not isinstance(v, Tensor)}
         groups = [
             {
                 "params": [keys[id(p)] for p in group["params"]],
@@ -40,7 +39,7 @@ def svi_state(svi: SVI) -> Snapshot:
             }
             for group in optimizer.param_groups
         ]
-        optimizers.append({"state": figures, "groups": groups})
+        optimizers.append({"state": numbers, "groups": groups})
     tensors |= prefixed("objective", _objective_tensors(svi.loss))
     if isinstance(svi.loss, PhasedELBO):
         tensors |= prefixed("phases", svi.loss.state())
@@ -55,42 +54,45 @@ def svi_state(svi: SVI) -> Snapshot:
 
 
 def load_svi_state(svi: SVI, state: Snapshot, args: tuple[Any, ...], *, compiled: bool = True) -> None:
-    """Bring an `svi` to a state; the pair is run on `args` to find its parameters.
+    """Restore an `svi_state`; the pair is run on `args` to find its parameters.
 
-    `compiled`: compile what was compiled then; otherwise, what is compiled stays.
+    `compiled`: also restore which steps are compiled; otherwise the present graphs stay.
 
     Raises:
         ValueError: If the pair, the optimizer or the objective are not those of the state. The parameters of the pair
-            are as they were then.
+            are unchanged then.
     """
     found = svi.prepare(*args)
-    named = {**found, **_late(svi, found)}
+    named = {**found, **_unused_params(svi, found)}
     known = _by_key(named.items())
     saved = stripped("param", state.tensors)
     for key, value in saved.items():
         if key not in known or known[key].shape != value.shape:
-            there = f"one of shape {tuple(known[key].shape)}" if key in known else "none of that name"
+            present = f"one of shape {tuple(known[key].shape)}" if key in known else "none of that name"
             raise ValueError(
-                f"the checkpoint has a parameter {key!r} of shape {tuple(value.shape)}, the pair has {there}: build "
+                f"the checkpoint has a parameter {key!r} of shape {tuple(value.shape)}, the pair has {present}: build "
                 "the pair as it was when training began"
             )
     new = [key for key in _by_key(found.items()) if key not in saved]
     if new:
         raise ValueError(
-            f"the pair has a parameter {new[0]!r}, which the checkpoint has not: build the pair as it was when "
+            f"the pair has a parameter {new[0]!r} that the checkpoint does not have: build the pair as it was when "
             "training began"
         )
     buffers = _buffers(svi)
-    kept = stripped("buffer", state.tensors)
-    if {k: v.shape for k, v in buffers.items()} != {k: v.shape for k, v in kept.items()}:
-        raise ValueError("the networks have other buffers than in the checkpoint: build the pair as it was")
+    saved_buffers = stripped("buffer", state.tensors)
+    if {k: v.shape for k, v in buffers.items()} != {k: v.shape for k, v in saved_buffers.items()}:
+        raise ValueError(
+            "the buffers of the networks have other names or shapes than those in the checkpoint: build the pair as it "
+            "was when training began"
+        )
     # in the order of the state, since the norm of the gradient is summed in that order
     names = {id(param): name for name, param in named.items()}
     svi.adopt({names[id(known[key])]: known[key] for key in state.values["params"]})
     with torch.no_grad():
         for key, value in saved.items():
             known[key].copy_(value)
-        for key, value in kept.items():
+        for key, value in saved_buffers.items():
             buffers[key].copy_(value)
     _load_optimizers(svi, state, known)
     _load_objective(svi.loss, stripped("objective", state.tensors), state.values["objective"])
@@ -105,7 +107,7 @@ _PHASES = {"regularise": "regularize"}  # names of phases in earlier checkpoints
 
 
 def _by_phase(compiled: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What has been compiled of each phase; earlier checkpoints have the state of an only phase without its name."""
+    """The compiled state of each phase by name; early checkpoints store that of a single phase without its name."""
     if compiled is None:
         return None
     if "calls" in compiled:
@@ -116,25 +118,25 @@ def _by_phase(compiled: dict[str, Any] | None) -> dict[str, Any] | None:
 def _load_optimizers(svi: SVI, state: Snapshot, params: Mapping[str, Tensor]) -> None:
     for i, (optimizer, saved) in enumerate(zip(svi.optimizers, state.values["optimizers"], strict=True)):
         tensors = stripped(f"optimizer{i}", state.tensors)
-        for key, figures in saved["state"].items():
+        for key, numbers in saved["state"].items():
             param = params[key]
-            held = {name: value.to(_place(name, param)) for name, value in stripped(key, tensors).items()}
-            optimizer.state[param] = {**figures, **held}
-        rates = {key: group for group in saved["groups"] for key in group["params"]}
-        of = {id(param): key for key, param in params.items()}
+            moved = {name: value.to(_device_for(name, param)) for name, value in stripped(key, tensors).items()}
+            optimizer.state[param] = {**numbers, **moved}
+        groups = {key: group for group in saved["groups"] for key in group["params"]}
+        keys = {id(param): key for key, param in params.items()}
         for group in optimizer.param_groups:
-            group |= {k: v for k, v in rates[of[id(group["params"][0])]].items() if k != "params"}
+            group |= {k: v for k, v in groups[keys[id(group["params"][0])]].items() if k != "params"}
 
 
-def _place(name: str, param: Tensor) -> Any:
+def _device_for(name: str, param: Tensor) -> Any:
     # a step count may stay on the CPU; a fused optimizer moves it at its first step
     return "cpu" if name == "step" and param.device.type == "cpu" else param.device
 
 
 def objective_values(objective: Any) -> dict[str, Any]:
-    """Numbers and texts that an objective, or one that it wraps, holds as attributes."""
-    held = _attributes(objective)
-    return {name: v for name, v in held.items() if v is None or isinstance(v, bool | int | float | str)}
+    """Numbers and strings that an objective, or one that it wraps, has as attributes."""
+    attributes = _attributes(objective)
+    return {name: v for name, v in attributes.items() if v is None or isinstance(v, bool | int | float | str)}
 
 
 def _objective_tensors(objective: Any) -> dict[str, Tensor]:
@@ -148,32 +150,32 @@ def _objective_tensors(objective: Any) -> dict[str, Tensor]:
 
 
 def _load_objective(objective: Any, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    for name, owner, attribute in _places(objective):
-        held = owner.__dict__[attribute]
-        if isinstance(held, nn.Module):
-            held.load_state_dict(stripped(name, tensors))
-        elif isinstance(held, Tensor) and held.shape == tensors[name].shape:
+    for name, owner, attribute in _owned_attributes(objective):
+        current = owner.__dict__[attribute]
+        if isinstance(current, nn.Module):
+            current.load_state_dict(stripped(name, tensors))
+        elif isinstance(current, Tensor) and current.shape == tensors[name].shape:
             with torch.no_grad():
-                held.copy_(tensors[name])
-        elif isinstance(held, Tensor):
-            owner.__dict__[attribute] = tensors[name].to(held.device)
+                current.copy_(tensors[name])
+        elif isinstance(current, Tensor):
+            owner.__dict__[attribute] = tensors[name].to(current.device)
         elif name in values:
             owner.__dict__[attribute] = values[name]
 
 
-def _places(objective: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
-    """Every attribute of an objective and of those it wraps: its name, its owner, its name there."""
+def _owned_attributes(objective: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
+    """Every attribute of an objective and of those it wraps, as `(dotted name, owner, name in the owner)`."""
     found = []
     for attribute, value in getattr(objective, "__dict__", {}).items():
         if isinstance(value, pyro.infer.ELBO):
-            found += _places(value, f"{prefix}{attribute}.")
+            found += _owned_attributes(value, f"{prefix}{attribute}.")
         else:
             found.append((prefix + attribute, objective, attribute))
     return found
 
 
 def _attributes(objective: Any) -> dict[str, Any]:
-    return {name: owner.__dict__[attribute] for name, owner, attribute in _places(objective)}
+    return {name: owner.__dict__[attribute] for name, owner, attribute in _owned_attributes(objective)}
 
 
 def _buffers(svi: SVI) -> dict[str, Tensor]:
@@ -181,19 +183,19 @@ def _buffers(svi: SVI) -> dict[str, Tensor]:
     return _by_key((f"{name}$$${b}", value) for name, net in nets.items() for b, value in net.named_buffers())
 
 
-def _late(svi: SVI, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters of branches of the pair that did not run, which Pyro may know already."""
+def _unused_params(svi: SVI, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters in Pyro's store of branches of the pair that did not run."""
     own = {id(p) for net in modules_of(svi.model, svi.guide).values() for p in net.parameters()}
     store = pyro.get_param_store().named_parameters()
     return {name: p for name, p in store if name not in found and (id(p) in own or "$$$" not in name)}
 
 
 def _by_key(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors by a name that does not count the instances of a class."""
-    seen: Counter[str] = Counter()
-    keys = {}
+    """Tensors by names that are the same in every process: without the counters of `unique_name`."""
+    counts: Counter[str] = Counter()
+    tensors = {}
     for name, tensor in named:
         key = without_count(name)
-        seen[key] += 1
-        keys[key if seen[key] == 1 else f"{key}#{seen[key]}"] = tensor
-    return keys
+        counts[key] += 1
+        tensors[key if counts[key] == 1 else f"{key}#{counts[key]}"] = tensor
+    return tensors

@@ -1,4 +1,4 @@
-"""The same pair trained from the same seeds under several estimators, and what the paired differences say."""
+"""The same pair trained from the same seeds under several estimators, and the paired differences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pyro_vae.training.history import History
 __all__ = ["compare_training"]
 
 Estimators = Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO | Mapping[str, Any]]
-TRAIN_HEAD = 1000  # training data that stand in where there are no validation data
+TRAIN_HEAD = 1000  # number of training data used instead if there are no validation data
 
 
 def compare_training(
@@ -44,31 +44,35 @@ def compare_training(
     progress: bool | None = False,
     **options: Any,
 ) -> TrainingComparison:
-    """Train the same pair under several estimators, from the same seeds for equally long, and compare the results.
+    """Train the same pair under several estimators, from the same seeds and for the same length, and compare them.
 
-    A seed fixes the weights at the start, the order of the data and the stream of noise, for every estimator alike;
-    what differs between seeds then cancels in the paired differences.
+    For every estimator, a seed fixes the initial weights, the order of the data and the random numbers. Differences
+    between seeds therefore cancel in the paired differences.
 
     Args:
         build: `build(seed)` returns a fresh pair: an object with `model` and `guide`, or a tuple of the two. All
             networks and parameters must be made inside it, with torch's generators or the seed as the only source of
-            chance; torch is seeded with the seed when it is called.
+            randomness; torch is seeded with the seed before each call.
         data, valid: As in `fit`.
         estimators: Names (`pv.elbo.names()`) or ELBO objects; or a dictionary from a label to a name, an object, or
             options of `fit` for this estimator alone, `{"IWAE-5": {"elbo": "iwae", "num_particles": 5}}`. Objects are
             copied for each run. The first one is the baseline of the differences.
-        seeds: One run of every estimator for each. Three give wide intervals: the t-quantile is 4.3, with ten 2.3.
-        epochs, seconds: Length of each run: one of them. A run of so many seconds (validation included) ends with the
-            epoch in which they have passed, so an epoch should be short beside them.
+        seeds: Every estimator is trained once from each seed. Three seeds give wide intervals: the t-quantile is 4.3;
+            with ten it is 2.3.
+        epochs, seconds: Length of each run: one of the two. With `seconds` (which include validation), a run ends with
+            the epoch in which they have passed, so an epoch should be short compared with them.
         x: Data for log p(x), `(N, ...)`, or a tuple of these and the pair's further arguments. Default: all validation
-            data, else the first 1000 training data.
+            data, or the first 1000 training data without them.
         num_samples: Importance samples per datum for log p(x).
         progress: Show a bar over the runs.
-        **options: Of `fit`, for all runs: `batch_size`, `lr`, `num_particles`, ...
+        **options: Options of `fit` for all runs: `batch_size`, `lr`, `num_particles`, ...
+
+    Returns:
+        TrainingComparison: One run per estimator and seed, and the paired differences, in nats per datum.
 
     Raises:
-        ValueError, TypeError: For bad arguments; if `build` returns a network trained before, or other weights at its
-            second call with a seed; and what `fit` raises, with a note of estimator and seed.
+        ValueError, TypeError: For bad arguments; if `build` returns a network that was trained before, or other weights
+            at its second call with a seed; and for errors of `fit`, with a note of estimator and seed.
     """
     jobs = _jobs(estimators, options)
     _check_length(epochs, seconds, [*jobs.values()])
@@ -79,28 +83,28 @@ def compare_training(
         valid = data.valid
     held_out = _held_out(data, valid) if x is None else x if isinstance(x, tuple) else (x,)
     runs: dict[tuple[str, int], TrainingRun] = {}
-    fresh = _Fresh()
+    initial = _InitialWeights()
     with progress_bar("training", len(jobs) * len(seeds), progress) as advance:
-        # the first step in a process takes seconds longer, which would count against the baseline
+        # the first step of a process takes seconds longer, which would put the baseline at a disadvantage
         with pyro.get_param_store().scope():
             label, job = next(iter(jobs.items()))
-            once = {k: v for k, v in job.items() if k not in ("kl_weight", "callbacks", "early_stopping")}
-            _train(_built(build, seeds[0])[0], data, (label, seeds[0]), {**once, "steps": 1})
+            one_step = {k: v for k, v in job.items() if k not in ("kl_weight", "callbacks", "early_stopping")}
+            _train(_build_pair(build, seeds[0])[0], data, (label, seeds[0]), {**one_step, "steps": 1})
         for seed in seeds:
             for label, job in jobs.items():
                 # pairs made of plain functions share the parameter store, and names in it
                 with pyro.get_param_store().scope():
-                    pair, nets = _built(build, seed)
-                    fresh.check(seed, nets)
-                    history = _train(pair, data, (label, seed), {**_timed(job, epochs, seconds), "valid": valid})
+                    pair, nets = _build_pair(build, seed)
+                    initial.check(seed, nets)
+                    history = _train(pair, data, (label, seed), {**_with_length(job, epochs, seconds), "valid": valid})
                     args = [a.to(_device()) if isinstance(a, Tensor) else a for a in held_out]
                     marginal = log_marginal(*pair, *args, num_samples=num_samples, seed=0)
-                kept = history[-1] if history.best is None else history[history.best - 1]
+                best = history[-1] if history.best is None else history[history.best - 1]
                 runs[label, seed] = TrainingRun(
                     estimator=label,
                     seed=seed,
-                    train_elbo=kept.train_elbo,
-                    valid_elbo=kept.valid_elbo,
+                    train_elbo=best.train_elbo,
+                    valid_elbo=best.valid_elbo,
                     log_prob=marginal.mean,
                     log_prob_error=marginal.mean_error,
                     epochs=len(history),
@@ -142,7 +146,7 @@ def _check_length(epochs: int | None, seconds: float | None, jobs: list[dict[str
         if not 0 < seconds < math.inf:
             raise ValueError(f"seconds must be a number above 0, got {seconds}")
         if any(job.get("lr_schedule", "constant") != "constant" for job in jobs):
-            raise ValueError("lr_schedule runs over a known number of epochs: with seconds, leave it at 'constant'")
+            raise ValueError("lr_schedule needs a known number of epochs: with seconds, leave it at 'constant'")
 
 
 def _held_out(data: Any, valid: Any) -> tuple[Any, ...]:
@@ -160,11 +164,11 @@ def _held_out(data: Any, valid: Any) -> tuple[Any, ...]:
 
 
 def _device() -> torch.device | None:
-    """Where the present pair's parameters are."""
+    """The device of the current pair's parameters."""
     return next((p.device for p in pyro.get_param_store().values()), None)
 
 
-def _built(build: Callable[[int], Any], seed: int) -> tuple[tuple[Program, Program], list[nn.Module]]:
+def _build_pair(build: Callable[[int], Any], seed: int) -> tuple[tuple[Program, Program], list[nn.Module]]:
     """The pair and its networks."""
     with fork_rng(seed):
         pair = build(seed)
@@ -180,12 +184,12 @@ def _built(build: Callable[[int], Any], seed: int) -> tuple[tuple[Program, Progr
     return (model, guide), list(modules_of(model, guide).values())
 
 
-class _Fresh:
-    """Sees to it that every run begins at the weights that its seed says."""
+class _InitialWeights:
+    """Checks that all runs with one seed begin with the same, untrained weights."""
 
     def __init__(self) -> None:
         self.used: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-        self.start: dict[int, list[Tensor]] = {}
+        self.by_seed: dict[int, list[Tensor]] = {}
 
     def check(self, seed: int, nets: list[nn.Module]) -> None:
         trained = [net for net in nets if any(p.requires_grad for p in net.parameters())]
@@ -195,17 +199,17 @@ class _Fresh:
             )
         self.used.update(trained)
         now = [p.detach().clone() for net in nets for p in net.parameters()]
-        first = self.start.setdefault(seed, now)
+        first = self.by_seed.setdefault(seed, now)
         if len(first) != len(now) or not all(torch.equal(a, b) for a, b in zip(first, now, strict=True)):
             raise ValueError(
-                f"build({seed}) gave other weights at its second call than at its first: take chance from torch's "
-                "generator alone, which is seeded before each call"
+                f"build({seed}) made different weights at its first and its second call: draw random numbers from "
+                "torch's generator only, which is seeded before each call"
             )
 
 
 def _train(pair: tuple[Program, Program], data: Any, run: tuple[str, int], options: dict[str, Any]) -> History:
     if isinstance(options.get("elbo"), pyro.infer.ELBO):
-        options = {**options, "elbo": copy.deepcopy(options["elbo"])}  # it may learn: a baseline, an average
+        options = {**options, "elbo": copy.deepcopy(options["elbo"])}  # it may have a state, such as a baseline
     label, seed = run
     try:
         history = fit(*pair, data, seed=seed, progress=False, **options)
@@ -217,8 +221,8 @@ def _train(pair: tuple[Program, Program], data: Any, run: tuple[str, int], optio
     return history
 
 
-def _timed(options: dict[str, Any], epochs: int | None, seconds: float | None) -> dict[str, Any]:
-    """Options of `fit` for a run of so many epochs or seconds."""
+def _with_length(options: dict[str, Any], epochs: int | None, seconds: float | None) -> dict[str, Any]:
+    """Options of `fit` for a run of this length."""
     if seconds is None:
         return {**options, "epochs": epochs}
     budget = seconds

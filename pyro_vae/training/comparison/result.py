@@ -1,4 +1,4 @@
-"""Runs paired by their seeds: what each reached, and by how much they differ."""
+"""Runs paired by their seeds: the metrics of each run, and the paired differences."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ MEASURES = ("train_elbo", "valid_elbo", "log_prob")
 class TrainingRun:
     """One training under one estimator from one seed, in nats per datum.
 
-    `train_elbo` and `valid_elbo` are the true ELBO of the weights that were kept, `log_prob` the importance-sampled log
-    p(x) with its Monte Carlo error; `epochs` and `seconds` the length of the run, measuring included.
+    `train_elbo` and `valid_elbo` are the true ELBO of the final weights (those of the best epoch, if `fit` restored
+    them); `log_prob` and `log_prob_error` are the importance-sampled log p(x) and its Monte Carlo error; `epochs` and
+    `seconds` are the length of the run, validation included.
     """
 
     estimator: str
@@ -50,9 +51,9 @@ _FIELDS = [name for name in TrainingRun.__dataclass_fields__ if name != "history
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """By how much an estimator's runs beat the baseline's from the same seeds, in nats per datum.
+    """The mean difference between an estimator's runs and the baseline's from the same seeds, in nats per datum.
 
-    `low` and `high` are the 95 % t-interval of the mean difference over seeds: infinite for one seed.
+    `low` and `high` are the 95 % t-interval of the mean difference over seeds; it is infinite for one seed.
     """
 
     estimator: str
@@ -66,7 +67,7 @@ class PairedDifference:
 
 @dataclass(frozen=True, repr=False)
 class TrainingComparison(Result):
-    """What `compare_training` found: one run per estimator and seed, in this order."""
+    """The result of `compare_training`: one run per estimator and seed, in this order."""
 
     title: ClassVar[str] = "comparison of trainings"
     _columns: ClassVar[list[str]] = _FIELDS
@@ -79,7 +80,7 @@ class TrainingComparison(Result):
         """The estimators' names, the baseline first."""
         return list(dict.fromkeys(run.estimator for run in self.runs))
 
-    def of(self, estimator: str) -> list[TrainingRun]:
+    def runs_of(self, estimator: str) -> list[TrainingRun]:
         """The runs of one estimator, by seed."""
         found = [run for run in self.runs if run.estimator == estimator]
         if not found:
@@ -91,12 +92,13 @@ class TrainingComparison(Result):
         if not self.runs:
             return []
         baseline = self.estimators[0] if baseline is None else baseline
-        base = self.of(baseline)
+        base = self.runs_of(baseline)
         result = []
         for estimator in self.estimators:
             for measure in MEASURES if estimator != baseline else ():
                 pairs = [
-                    (getattr(a, measure), getattr(b, measure)) for a, b in zip(self.of(estimator), base, strict=True)
+                    (getattr(a, measure), getattr(b, measure))
+                    for a, b in zip(self.runs_of(estimator), base, strict=True)
                 ]
                 if pairs[0][0] is not None:
                     mean, half = _interval([a - b for a, b in pairs])
@@ -116,8 +118,8 @@ class TrainingComparison(Result):
         return {"runs": runs, "differences": self.to_dict()["differences"]}
 
     def table(self) -> Table:
-        """One row an estimator: means over seeds, and the difference in log p(x) to the first with its interval."""
-        first, seeds = (self.estimators[0], len(self.of(self.estimators[0]))) if self.runs else ("the first", 0)
+        """One row per estimator: means over seeds, and the differences to the first estimator with their intervals."""
+        first, seeds = (self.estimators[0], len(self.runs_of(self.estimators[0]))) if self.runs else ("the first", 0)
         title = (
             f"nats per datum, means over {seeds} seed(s); differences to {first} are paired by seed, "
             "with 95 % t-intervals"
@@ -128,41 +130,41 @@ class TrainingComparison(Result):
             table.add_column(name, justify="right")
         found = {(d.estimator, d.measure): d for d in self.differences()}
         for estimator in self.estimators:
-            runs = self.of(estimator)
+            runs = self.runs_of(estimator)
             elbo = "train_elbo" if runs[0].valid_elbo is None else "valid_elbo"
             table.add_row(
                 Text(estimator),
                 f"{_mean(runs, 'train_elbo'):.3f}",
                 "" if runs[0].valid_elbo is None else f"{_mean(runs, 'valid_elbo'):.3f}",
-                _shown(found.get((estimator, elbo))),
+                _format(found.get((estimator, elbo))),
                 f"{_mean(runs, 'log_prob'):.3f}",
-                _shown(found.get((estimator, "log_prob"))),
+                _format(found.get((estimator, "log_prob"))),
                 f"{_mean(runs, 'epochs'):.0f}",
                 f"{_mean(runs, 'seconds'):.1f}",
             )
         return table
 
     def _draw(self) -> Figure:
-        """The ELBO (validation, else training) against the epoch and against seconds, a line a run."""
+        """The ELBO (validation, else training) against the epoch and against seconds, one line per run."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 3.8), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
         for i, estimator in enumerate(self.estimators):
-            # later lines are thinner, so that of equal curves all show
+            # later lines are thinner, so that equal curves can all be seen
             style: dict[str, Any] = {"color": f"C{i}", "lw": max(0.8, 2.6 - 0.5 * i), "alpha": 0.8}
-            for j, run in enumerate(self.of(estimator)):
+            for j, run in enumerate(self.runs_of(estimator)):
                 label = without_math(estimator) if j == 0 else None
                 elbo = [epoch.monitored for epoch in run.history]
                 axes[0].plot([epoch.epoch for epoch in run.history], elbo, label=label, **style)
                 axes[1].plot([epoch.seconds for epoch in run.history], elbo, **style)
-        # the first epochs are far below all that is of interest
+        # the axis leaves out the first epochs, which are far below the others
         late = [e.monitored for run in self.runs for e in run.history.epochs[len(run.history) // 10 :]]
         finite = torch.tensor([v for v in late if math.isfinite(v)])
         if len(finite) > 1 and finite.max() > finite.min():
-            quarter, most = finite.double().quantile(torch.tensor([0.25, 0.75], dtype=torch.float64)).tolist()
-            # nor may one diverging run decide the scale
-            low, high = max(float(finite.min()), quarter - 3 * (most - quarter)), float(finite.max())
+            lower, upper = finite.double().quantile(torch.tensor([0.25, 0.75], dtype=torch.float64)).tolist()
+            # and values far below the lower quartile, such as those of a diverging run
+            low, high = max(float(finite.min()), lower - 3 * (upper - lower)), float(finite.max())
             axes[0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         valid = self.runs[0].valid_elbo is not None
         axes[0].set(xlabel="epoch", ylabel=f"{'validation' if valid else 'training'} ELBO (nats per datum)")
@@ -186,7 +188,7 @@ def _mean(runs: list[TrainingRun], name: str) -> float:
     return sum(getattr(run, name) for run in runs) / len(runs)
 
 
-def _shown(difference: PairedDifference | None) -> str:
+def _format(difference: PairedDifference | None) -> str:
     if difference is None:
         return ""
     return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
