@@ -1,4 +1,4 @@
-"""The command line: `pyro-vae COMMAND`, one module here for each command."""
+"""The command line, `pyro-vae COMMAND`."""
 
 from pyro_vae.cli.entry import main
 

@@ -1,4 +1,4 @@
-"""What several commands do: print, load a run, report its figures, draw its pictures."""
+"""Functions that several commands share: print, load a run, report its metrics, write its pictures."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ __all__ = [
     "add_run_options",
     "add_split_options",
     "draw",
-    "head",
+    "first_data",
     "only_main_prints",
     "open_run",
     "publish",
     "report",
-    "say",
+    "echo",
 ]
 
 
-def say(what: Any) -> None:
-    """Print a line, never wrapped, or a table."""
-    if isinstance(what, str):
-        print(what)
+def echo(content: Any) -> None:
+    """Print a line, which is never wrapped, or a table."""
+    if isinstance(content, str):
+        print(content)
     else:
-        Console().print(what)
+        Console().print(content)
 
 
 @contextmanager
 def only_main_prints(ranks: Ranks) -> Iterator[None]:
-    """Within it, all processes but the first of several print nothing, and end quietly after Ctrl-C."""
+    """A context in which only rank 0 prints; the other processes exit without a message after Ctrl-C."""
     with ranks.only_main_warns(), nullcontext() if ranks.is_main else redirect_stdout(StringIO()):
         try:
             yield
@@ -57,7 +57,7 @@ def only_main_prints(ranks: Ranks) -> Iterator[None]:
 
 
 def add_run_options(parser: Parser) -> None:
-    """The options of a command that looks at a run."""
+    """Add the options of a command that loads a run."""
     parser.add_argument("run", type=str, help="The run directory, as `pyro-vae train` printed it.")
     parser.add_argument("--device", type=str, default="auto", help='"auto" (a GPU if there is one), cpu or cuda.')
     parser.add_argument("--seed", type=int, default=0, help="Seed of all noise.")
@@ -65,20 +65,20 @@ def add_run_options(parser: Parser) -> None:
         "--trust",
         type=bool,
         default=False,
-        help="Let the run name classes outside pyro_vae and torch.nn, whose code is then run: say true for a pair of "
-        "your own.",
+        help="Allow the run to name classes outside pyro_vae and torch.nn, whose code is then executed: needed for a "
+        "pair of your own.",
     )
 
 
 def add_data_options(parser: Parser, num_data: int | None) -> None:
-    """The options of a command that puts a question to a run's data."""
+    """Add the options of a command that evaluates a run on some of its data."""
     add_split_options(parser)
-    parser.add_argument("--num_data", type=int | None, default=num_data, help="Only the first so many of them.")
+    parser.add_argument("--num_data", type=int | None, default=num_data, help="Use only this many, the first ones.")
     add_progress_option(parser)
 
 
 def add_split_options(parser: Parser) -> None:
-    """The options of a command that looks at a split of a run's data."""
+    """Add the options of a command that loads a split of a run's data."""
     parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="Which data.")
     parser.add_argument(
         "--root", type=str | None, default=None, metavar="DIR", help="Folder of the data, if they have moved."
@@ -86,7 +86,7 @@ def add_split_options(parser: Parser) -> None:
 
 
 def add_progress_option(parser: Any) -> None:
-    """The option of a command that takes long."""
+    """Add the option of a command that takes long."""
     parser.add_argument(
         "--progress",
         type=bool | None,
@@ -96,16 +96,19 @@ def add_progress_option(parser: Any) -> None:
     )
 
 
-def head(run: LoadedRun, split: str, n: int | None, root: str | None, *, at_most: bool = False) -> tuple[Tensor, ...]:
-    """The first `n` data of a split of the run's data (`at_most`: or fewer), or all of them, on the run's device.
+def first_data(
+    run: LoadedRun, split: str, n: int | None, root: str | None, *, at_most: bool = False
+) -> tuple[Tensor, ...]:
+    """The first `n` data of a split of the run's data, or all if `n` is None, on the run's device.
 
-    With what the pair is told of each beside it, if anything.
+    Returns the arguments of the pair: the data and, if the pair takes them, their labels. `at_most`: fewer than `n`
+    data are no error.
     """
     data = run.data(root)
     chosen: Split | None = getattr(data, split)
     if chosen is None:
-        there = [name for name in ("train", "valid", "test") if getattr(data, name) is not None]
-        raise ValueError(f"the run's data have no {split} split; --split can be {' or '.join(there)}")
+        splits = [name for name in ("train", "valid", "test") if getattr(data, name) is not None]
+        raise ValueError(f"the run's data have no {split} split; --split can be {' or '.join(splits)}")
     n = len(chosen) if n is None or (at_most and n > len(chosen)) else n
     if not 1 <= n <= len(chosen):
         raise ValueError(f"asked for {n} data: the {split} split has {len(chosen)}; give a number from 1 to that")
@@ -113,21 +116,21 @@ def head(run: LoadedRun, split: str, n: int | None, root: str | None, *, at_most
 
 
 def open_run(options: Any, *, at_most: bool = False) -> tuple[LoadedRun, tuple[Tensor, ...]]:
-    """The run that a command looks at, rebuilt, and the data that its options ask for."""
+    """The rebuilt run of a command, and the data that its options select."""
     pyro.clear_param_store()
     run = load_run(options.run, device=options.device, trust=options.trust)
-    with fork_rng(options.seed):  # training data may be binarised anew
-        return run, head(run, options.split, options.num_data, options.root, at_most=at_most)
+    with fork_rng(options.seed):  # training data may be binarized anew
+        return run, first_data(run, options.split, options.num_data, options.root, at_most=at_most)
 
 
 def publish(result: Any, run: LoadedRun, name: str) -> None:
-    """Print a result's table, and write it to the run's directory as CSV, JSON and a picture."""
-    say(result.table())
+    """Print the table of a result, and write it to the run directory as CSV, JSON and a picture."""
+    echo(result.table())
     for ending in ("csv", "json"):
         path = run.path / f"{name}.{ending}"
         with replacing(path) as temporary:
             result.save(temporary)
-        say(str(path))
+        echo(str(path))
     draw(result.plot(), run.path / name)
 
 
@@ -141,7 +144,7 @@ def report(
     progress: bool | None,
     ranks: Ranks | None = None,
 ) -> None:
-    """Print the figures of a run on some data, and write them to its directory; of several ranks, the first does."""
+    """Print the metrics of a run on some data, and write them to its directory; only rank 0 does so."""
     summary: Any
     try:
         summary = summarize(
@@ -155,21 +158,21 @@ def report(
             binarize=run.config["binarize"],
             ranks=ranks,
         )
-    except NoDensity as error:  # a deterministic autoencoder has a loss to report all the same
+    except NoDensity as error:  # a deterministic autoencoder still has a loss to report
         summary = bound(run.model, run.guide, *args, seed=seed)
-        say(f"no log p(x): {error}")
+        echo(f"no log p(x): {error}")
     if ranks is not None and not ranks.is_main:
         return
     try:
-        say(repr(summary) if isinstance(summary, Bound) else summary.table())
-    finally:  # neither a folder that cannot be written to nor a screen that cannot be printed to loses the figures
+        echo(repr(summary) if isinstance(summary, Bound) else summary.table())
+    finally:  # the values are saved even if they cannot be printed
         path = save_json(run.path / f"evaluation-{split}.json", summary.to_dict())
-    say(str(path))
+    echo(str(path))
 
 
 def draw(figure: Any, out: Path) -> None:
-    """Write a figure to `OUT.png` and print the path."""
+    """Write a figure to `OUT.png`, and print the path."""
     path = out.with_name(out.name + ".png")
     with replacing(path) as temporary:
         plots.save(figure, temporary)
-    say(str(path))
+    echo(str(path))

@@ -21,13 +21,13 @@ _COMMANDS = {
     "train": "Train a pair, report its ELBO and log p(x), draw pictures.",
     "evaluate": "Report ELBO and log p(x) of a run.",
     "compare-elbos": "Compare ELBO estimators on a run.",
-    "gaps": "Split what a run's guide loses into approximation and amortisation.",
+    "gaps": "Split the inference gap of a run into approximation and amortization gap.",
     "diagnose": "Report the health of a run's latent space.",
     "sample": "Draw data from the prior of a run.",
     "quality": "Compare samples of a run with unseen data.",
     "reconstruct": "Reconstruct data with a run.",
     "runs": "List runs in a table, or show where two of them differ.",
-    "list": "List what has a name: models, data sets, estimators, parts.",
+    "list": "List models, data sets, estimators and parts by name.",
 }
 _MODULES = {
     "list": "listing",
@@ -40,8 +40,8 @@ _EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, Impo
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point of `pyro-vae`.
 
-    Returns the exit status: 0; 1 after an error, 2 if the command line cannot be read, 130 after Ctrl-C. In each of
-    these cases one line on stderr says why.
+    Returns the exit status: 0; 1 after an error, 2 if the command line cannot be parsed, 130 after Ctrl-C. Unless it is
+    0, one line on stderr gives the reason.
     """
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in ("-h", "--help"):
@@ -57,9 +57,9 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"pyro-vae: unknown command {name}{hint}? Known: {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
     here = str(Path.cwd())  # not "": jsonargparse changes the folder while it reads a --config
-    # a pair of the user's own lies in the folder they work in; but that could be the directory of a stranger's run
-    own = name == "train" and not any(word.startswith("--resume") for word in words)
-    if here not in sys.path and (own or any(word.startswith("--trust") for word in words)):
+    # the user's own pair is usually in the working folder; but that could also be an untrusted run directory
+    may_import = name == "train" and not any(word.startswith("--resume") for word in words)
+    if here not in sys.path and (may_import or any(word.startswith("--trust") for word in words)):
         sys.path.insert(0, here)
     try:
         with warnings.catch_warnings():
@@ -76,7 +76,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         place = "" if _is_non_finite(error) else _place(error)
         if not (place or isinstance(error, _EXPECTED)):
-            raise  # a fault of this library: its traceback is wanted
+            raise  # a bug of this library, which needs a traceback
         print(f"pyro-vae {name}: {_one_line(error)}{place}", file=sys.stderr)
         return 1
     return 0
@@ -86,7 +86,7 @@ def _help() -> str:
     commands = "\n".join(f"  {name:<15}{text}" for name, text in _COMMANDS.items())
     return f"""usage: pyro-vae COMMAND [options]
 
-Train variational autoencoders in Pyro and measure what they are worth.
+Train variational autoencoders in Pyro and evaluate them.
 
 commands:
 {commands}
@@ -95,7 +95,7 @@ commands:
 
 
 def _one_line(error: Exception) -> str:
-    # what steers a terminal could come from the file of a stranger
+    # an untrusted file could contain terminal control characters
     text = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
     plain = text and (isinstance(error, ValueError | TypeError | OSError) or _is_non_finite(error))
     return text if plain else f"{type(error).__name__}: {text}".removesuffix(": ")
@@ -108,7 +108,7 @@ def _is_non_finite(error: Exception) -> bool:
 
 
 def _place(error: BaseException | None) -> str:
-    """Where in the user's own code an error, or what caused it, was raised; empty if in none."""
+    """Where in the user's own code an error or its cause was raised; empty if it was raised elsewhere."""
     libraries = [str(Path(__file__).parents[1]), *sysconfig.get_paths().values()]
     while error is not None:
         for frame in reversed(traceback.extract_tb(error.__traceback__)):

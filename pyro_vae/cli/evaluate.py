@@ -9,7 +9,7 @@ from typing import Literal
 from jsonargparse import Namespace
 from torch import Tensor
 
-from pyro_vae.cli.console import add_data_options, add_run_options, only_main_prints, open_run, report, say
+from pyro_vae.cli.console import add_data_options, add_run_options, echo, only_main_prints, open_run, report
 from pyro_vae.cli.parser import Parser
 from pyro_vae.distributed.ranks import Devices, Ranks, launch
 from pyro_vae.evaluate import Importance, log_marginal
@@ -18,7 +18,7 @@ from pyro_vae.runs import LoadedRun, replacing
 
 __all__ = ["run"]
 
-_OPTIONS = ("target_error", "defensive", "num_chains", "num_temperatures", "leapfrog_steps", "start")  # of methods
+_METHOD_OPTIONS = ("target_error", "defensive", "num_chains", "num_temperatures", "leapfrog_steps", "start")
 
 
 def _parser() -> Parser:
@@ -26,8 +26,8 @@ def _parser() -> Parser:
         prog="pyro-vae evaluate",
         usage="pyro-vae evaluate RUN [options]",
         description="Report ELBO and log p(x) of a trained run. The table is also written to evaluation-SPLIT.json in "
-        "the run directory. With one of the options below --num_samples, log p(x) is estimated that way as well, and "
-        "written per datum to log-marginal-SPLIT-METHOD.json.",
+        "the run directory. With one of the options below --num_samples, log p(x) is also estimated with that method, "
+        "and written per datum to log-marginal-SPLIT-METHOD.json.",
     )
     add_run_options(parser)
     parser.add_argument("--num_samples", type=int, default=5000, help="Importance samples per datum for log p(x).")
@@ -44,7 +44,7 @@ def _parser() -> Parser:
         default=None,
         help="Sample until each error is this small, nats (importance, prior).",
     )
-    parser.add_argument("--defensive", type=float, default=0.0, help="Share of samples from the prior (importance).")
+    parser.add_argument("--defensive", type=float, default=0.0, help="Fraction of samples from the prior (importance).")
     parser.add_argument("--num_chains", type=int, default=16, help="Chains per datum (ais, bdmc).")
     parser.add_argument("--num_temperatures", type=int, default=500, help="Temperatures of a chain (ais, bdmc).")
     parser.add_argument(
@@ -57,16 +57,16 @@ def _parser() -> Parser:
         "--devices",
         type=Devices,
         default="auto",
-        help="Processes that share the data on each machine, one for each device: they are started. auto: those that "
-        "torchrun has started, else one.",
+        help="Number of processes to start on each machine, one per device, which share the data. auto: those that "
+        "torchrun has started, or a single one.",
     )
-    parser.add_argument("--num_nodes", type=int, default=1, help="Machines that share the data.")
+    parser.add_argument("--num_nodes", type=int, default=1, help="Number of machines that share the data.")
     add_data_options(parser, num_data=None)
     return parser
 
 
 def run(name: str, words: Sequence[str], command: str) -> None:
-    """Rebuild a run and report its figures."""
+    """Rebuild a run and report its metrics."""
     parser = _parser()
     options = parser.read(words)
     method = _method(parser, options)
@@ -78,17 +78,17 @@ def run(name: str, words: Sequence[str], command: str) -> None:
 
 
 def _method(parser: Parser, options: Namespace) -> Method:
-    """The method that the options describe.
+    """The estimation method that the options describe.
 
     Raises:
-        ValueError: If an option is not of this method.
+        ValueError: If an option belongs to another method.
     """
-    given = {name: options[name] for name in _OPTIONS if options[name] != parser.get_default(name)}
+    given = {name: options[name] for name in _METHOD_OPTIONS if options[name] != parser.get_default(name)}
     method = METHODS[options.method]
     for name in given:
         if not hasattr(method, name):
             others = ", ".join(other for other, kind in METHODS.items() if hasattr(kind, name))
-            raise ValueError(f"--{name} is no option of --method {options.method}, but of {others}")
+            raise ValueError(f"--{name} is not an option of --method {options.method}, but of {others}")
     return replace(method, **given)
 
 
@@ -116,8 +116,8 @@ def _evaluate(loaded: LoadedRun, args: tuple[Tensor, ...], method: Method, optio
     )
     if not ranks.is_main:
         return
-    say(f"\n{result.method}: {result!r}")
+    echo(f"\n{result.method}: {result!r}")
     path = loaded.path / f"log-marginal-{options.split}-{result.method}.json"
     with replacing(path) as temporary:
         result.save(temporary)
-    say(str(path))
+    echo(str(path))

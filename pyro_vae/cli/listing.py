@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pyro_vae import conditionals, data, elbo, models, nets, priors
-from pyro_vae.cli.console import say
+from pyro_vae.cli.console import echo
 from pyro_vae.cli.parser import Parser
 
 __all__ = ["run"]
@@ -17,7 +17,7 @@ __all__ = ["run"]
 
 def run(name: str, words: Sequence[str], command: str) -> None:
     """Print the names."""
-    Parser(prog="pyro-vae list", usage="pyro-vae list", description="List what has a name.").read(words)
+    Parser(prog="pyro-vae list", usage="pyro-vae list", description="List names for options.").read(words)
     table = Table("option", "names", show_header=False)
     networks = [name for name in nets.__all__ if isinstance(getattr(nets, name), type)]
     for option, names in {
@@ -32,4 +32,4 @@ def run(name: str, words: Sequence[str], command: str) -> None:
         "--model.encoder, --model.decoder": networks,
     }.items():
         table.add_row(option, escape(", ".join(names)))
-    say(table)
+    echo(table)

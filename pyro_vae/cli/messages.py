@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in one line."""
+"""One-line error messages for a wrong command line."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _CLASS_PATH = re.compile(r"class_path '([^']+)'")
 
 
 def explain(message: str, prog: str, options: Sequence[str]) -> str:
-    """What jsonargparse says on many lines, on one that names the nearest thing known.
+    """A message of jsonargparse, which has many lines, as one line that names the nearest known name.
 
-    `prog` is the command and `options` are its options, `--` included. A message of a form not known here comes out as
-    it is, on one line.
+    `prog` is the command and `options` are its options, with `--`. A message of an unknown form is only joined into one
+    line.
     """
     keys = re.findall(r'Parser key "([^"]+)"', message)
     option = "--" + ".".join(keys)
@@ -43,7 +43,7 @@ def explain(message: str, prog: str, options: Sequence[str]) -> str:
     if found := re.search(r'"(\w+)" is required', message):
         return f"{found[1].upper()} is missing. {see}"
     if found := re.search(r"Import path (\S+) does not implement protocol Pair", message):
-        return f"--model: {found[1]} is no pair: expected a class with the methods model(self, x) and guide(self, x)"
+        return f"--model: {found[1]} is not a pair: expected a class with the methods model(self, x) and guide(self, x)"
     if found := re.search(r"Does not implement protocol Pair. Got value: (.*)", message):
         return f"--model: expected the name of a class, or its class_path and init_args, got {found[1]}"
     if option == "--model" and (found := re.search(r"Expected a dot import path string: (\S+)", message)):
@@ -85,7 +85,7 @@ def _parameters(class_path: str) -> list[str]:
 
 
 def _words(types: str) -> list[str]:
-    """Plain words for types as jsonargparse prints them, literal values by themselves."""
+    """Plain words for types as jsonargparse prints them; literal values stand for themselves."""
     plain = {"Sequence": "a list, as [1,2]", "NoneType": "null", "bool": "true or false"}
     words = []
     for literals, name, function in re.findall(r"Literal\[([^\]]*)\]|<class '([^']+)'>|(Callable)\[", types):

@@ -17,7 +17,7 @@ __all__ = ["Parser"]
 
 
 def _load(text: str) -> Any:
-    """YAML that may name classes by the paths of earlier versions."""
+    """Load YAML, in which classes may have import paths of earlier versions."""
     return stable_paths(get_loader("yaml")(text))
 
 
@@ -27,7 +27,7 @@ _NUMBERS = {"int": "INT", "float": "FLOAT", "int | float": "NUMBER"}
 
 
 class _Formatter(DefaultHelpFormatter):
-    """Defaults in plain words; neither Python's names of types nor lists of subclasses."""
+    """Shows defaults in plain words, without Python type names and lists of subclasses."""
 
     def _get_help_string(self, action: Action) -> str:
         text = action.help or ""
@@ -68,7 +68,7 @@ class Parser(ArgumentParser):
     """A `jsonargparse.ArgumentParser` that raises `argparse.ArgumentError` with one clear line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # a parser without `prog` is one that shows the arguments of a class
+        # jsonargparse makes a parser without `prog` to show the arguments of a class
         settings: dict[str, Any] = {"usage": None if "prog" in kwargs else SUPPRESS, "formatter_class": _Formatter}
         settings |= {"exit_on_error": False, "allow_abbrev": False, "parser_mode": "pyro_vae"}
         super().__init__(*args, **{**settings, **kwargs})
@@ -84,7 +84,7 @@ class Parser(ArgumentParser):
             options = [name for action in self._actions for name in action.option_strings]
             raise ArgumentError(None, explain(str(error.message), self.prog, options)) from error
         except UnicodeDecodeError as error:
-            raise ArgumentError(None, f"--config: the file is no text: {error}") from error
+            raise ArgumentError(None, f"--config: the file is not a text file: {error}") from error
 
     def make(self, options: Namespace) -> Namespace:
         """Instantiate the classes among the options.
@@ -95,7 +95,7 @@ class Parser(ArgumentParser):
         try:
             return self.instantiate(options)
         except (ValueError, TypeError) as error:
-            # jsonargparse tries all members of a union, and lists what each of them said
-            said = re.findall(r"^ *- (.*)$", str(error), re.MULTILINE)
-            meant = [line for line in said if not re.match(r"Expected |Type |.*unexpected keyword argument", line)]
-            raise ValueError(meant[0] if meant else str(error)) from error
+            # jsonargparse tries all members of a union, and lists the error of each
+            lines = re.findall(r"^ *- (.*)$", str(error), re.MULTILINE)
+            own = [line for line in lines if not re.match(r"Expected |Type |.*unexpected keyword argument", line)]
+            raise ValueError(own[0] if own else str(error)) from error

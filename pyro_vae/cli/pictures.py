@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae.cli.console import add_run_options, add_split_options, draw, head, say
+from pyro_vae.cli.console import add_run_options, add_split_options, draw, echo, first_data
 from pyro_vae.cli.parser import Parser
 from pyro_vae.evaluate import reconstruct, sample
 from pyro_vae.runs import LoadedRun, load_run, replacing
@@ -23,7 +23,7 @@ __all__ = ["run"]
 
 
 def run(name: str, words: Sequence[str], command: str) -> None:
-    """Rebuild a run, and draw from its model or reconstruct some of its data."""
+    """Rebuild a run, and sample from its model or reconstruct some of its data."""
     make, figure, files, options = _samples(words) if name == "sample" else _reconstructions(words)
     pyro.clear_param_store()
     loaded = load_run(options.run, device=options.device, trust=options.trust)
@@ -37,8 +37,8 @@ Command = tuple[Callable[[LoadedRun, Namespace], dict[str, Tensor]], Callable[..
 
 
 def _samples(words: Sequence[str]) -> Command:
-    parser = _parser("sample", "Draw data from the prior of a trained run")
-    parser.add_argument("--num", type=int, default=64, help="How many.")
+    parser = _parser("sample", "Sample data from the model of a trained run")
+    parser.add_argument("--num", type=int, default=64, help="Number of data.")
     options = _read(parser, words, "samples")
     if options.num < 1:
         raise ValueError(f"--num must be at least 1, got {options.num}")
@@ -47,36 +47,34 @@ def _samples(words: Sequence[str]) -> Command:
 
 def _sampled(loaded: LoadedRun, options: Namespace) -> dict[str, Tensor]:
     template = torch.zeros(options.num, *loaded.shape, device=loaded.device)
-    # a conditional pair draws data of the classes of the first training data
-    given = head(loaded, "train", options.num, None)[1:] if loaded.config.get("labels") == "all" else ()
-    return {"x": sample(loaded.model, template, *given, mean=options.mean)}
+    # a conditional pair samples data of the classes of the first training data
+    labels = first_data(loaded, "train", options.num, None)[1:] if loaded.config.get("labels") == "all" else ()
+    return {"x": sample(loaded.model, template, *labels, mean=options.mean)}
 
 
 def _reconstructions(words: Sequence[str]) -> Command:
-    parser = _parser(
-        "reconstruct", "Reconstruct data with a trained run: an .npz file and, if they are images, a .png."
-    )
-    parser.add_argument("--num", type=int, default=20, help="How many: the first data of the split.")
+    parser = _parser("reconstruct", "Reconstruct data with a trained run")
+    parser.add_argument("--num", type=int, default=20, help="Number of data: the first ones of the split.")
     add_split_options(parser)
     return _reconstructed, plots.reconstructions, "reconstructions", _read(parser, words, "reconstructions")
 
 
 def _reconstructed(loaded: LoadedRun, options: Namespace) -> dict[str, Tensor]:
-    args = head(loaded, options.split, options.num, options.root)
+    args = first_data(loaded, options.split, options.num, options.root)
     return {"x": args[0], "reconstructed": reconstruct(loaded.model, loaded.guide, *args, mean=options.mean)}
 
 
-def _parser(name: str, what: str) -> Parser:
-    description = f"{what}: an .npz file and, if they are images, a .png."
+def _parser(name: str, summary: str) -> Parser:
+    description = f"{summary}: an .npz file and, if they are images, a .png."
     parser = Parser(prog=f"pyro-vae {name}", usage=f"pyro-vae {name} RUN [options]", description=description)
     add_run_options(parser)
     return parser
 
 
 def _read(parser: Parser, words: Sequence[str], files: str) -> Namespace:
-    parser.add_argument("--mean", type=bool, default=True, help="The means of p(x|z), or else draws from it.")
+    parser.add_argument("--mean", type=bool, default=True, help="The means of p(x|z), or else samples from it.")
     parser.add_argument(
-        "--out", type=str | None, default=None, help=f"Where to write, without an ending. Default: RUN/{files}."
+        "--out", type=str | None, default=None, help=f"Path to write to, without an ending. Default: RUN/{files}."
     )
     return parser.read(words)
 
@@ -87,10 +85,10 @@ def _show(out: Path, figure: Callable[..., Any], **arrays: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         np.savez(temporary, **{name: array.cpu().numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
-    say(str(path))
+    echo(str(path))
     try:
         drawn = figure(*arrays.values())
     except ValueError as error:
-        say(f"no picture: {error}")
+        echo(f"no picture: {error}")
     else:
         draw(drawn, out)

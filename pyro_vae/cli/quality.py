@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from pyro_vae import plots
-from pyro_vae.cli.console import add_data_options, add_run_options, open_run, publish, say
+from pyro_vae.cli.console import add_data_options, add_run_options, echo, open_run, publish
 from pyro_vae.cli.parser import Parser
 from pyro_vae.evaluate import inception_features, sample, sample_quality, train_features
 from pyro_vae.support.random import fork_rng
@@ -19,9 +19,9 @@ def _parser() -> Parser:
     parser = Parser(
         prog="pyro-vae quality",
         usage="pyro-vae quality RUN [options]",
-        description="Compare samples of a trained run with data that it has not seen: Fréchet and kernel distance, "
-        "precision, recall, density, coverage, class score, diversity, sharpness. The features are those of a small "
-        "classifier, trained on the run's training data and stored in the run directory; pixels, where these have no "
+        description="Compare samples of a trained run with unseen data: Fréchet and kernel distance, precision, "
+        "recall, density, coverage, class score, diversity, sharpness. The features are those of a small classifier, "
+        "which is trained on the run's training data and stored in the run directory, or pixels, if the data have no "
         "labels. The table is also written to quality.csv and quality.json there, with a picture.",
     )
     add_run_options(parser)
@@ -36,7 +36,7 @@ def _parser() -> Parser:
 
 
 def run(name: str, words: Sequence[str], command: str) -> None:
-    """Rebuild a run and judge its samples."""
+    """Rebuild a run and measure the quality of its samples."""
     options = _parser().read(words)
     loaded, args = open_run(options, at_most=True)
     images = plots.as_images(args[0]).to(loaded.device)
@@ -46,18 +46,18 @@ def run(name: str, words: Sequence[str], command: str) -> None:
     if options.inception is not None:
         net = inception_features(options.inception).to(loaded.device)
     elif labels is not None and labels.dim() == 1:
-        with fork_rng(options.seed):  # training data may be binarised anew
+        with fork_rng(options.seed):  # training data may be binarized anew
             training = plots.as_images(data_source.train.x).to(loaded.device)
         net = train_features(
             training,
             labels.to(loaded.device),
             steps=options.feature_steps,
-            seed=0,  # the features of a run are the same for all samples
+            seed=0,  # a run has the same features for all samples
             path=loaded.path / "features.safetensors",
             progress=options.progress,
         )
     else:
-        say("the data have no labels to learn features from: pixels are compared")
+        echo("the data have no labels to learn features from: pixels are compared")
     with fork_rng(options.seed):
         half = (len(args[0]) + 1) // 2
         template = (torch.zeros_like(args[0]), *args[1:])

@@ -1,4 +1,4 @@
-"""`pyro-vae compare-elbos`, `gaps` and `diagnose`: one function each, put to the data of a run."""
+"""`pyro-vae compare-elbos`, `gaps` and `diagnose`: each calls one function on the data of a run."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["QUESTIONS", "Question", "run"]
 
 @dataclass(frozen=True)
 class Question:
-    """A command that asks about a run.
+    """A command that evaluates a run with one function.
 
     Attributes:
-        description: What it does, for its help.
-        function: What is called with the pair, its data, and the options, `seed` and `progress` by name.
-        parameters: Those of its parameters that are options as they are.
-        num_data: How many data it looks at by default.
-        files: The name of what it writes, without an ending.
-        options: Further options as `add_argument` takes them: parameters whose values are written in another way here.
-        help: What to say of parameters in place of the function's docstring.
+        description: The description in its help.
+        function: Called with the pair, its data, and the options, `seed` and `progress` by name.
+        parameters: Parameters of the function that become options unchanged.
+        num_data: The default number of data.
+        files: The name of the files that it writes, without an ending.
+        options: Further options as arguments of `add_argument`: parameters with another type or default here.
+        help: Help texts of parameters that replace those of the function's docstring.
     """
 
     description: str
@@ -51,7 +51,7 @@ QUESTIONS = {
                 "default": ["trace", "mean_field", "stl", "iwae", "dreg"],
                 "help": "Names from `pyro-vae list`.",
             },
-            "num_particles": {"type": list[int], "default": [1, 5, 50], "help": "Particles for each of them."},
+            "num_particles": {"type": list[int], "default": [1, 5, 50], "help": "Particles of each estimator."},
             "repeats": {
                 "type": int,
                 "default": 100,
@@ -60,26 +60,26 @@ QUESTIONS = {
         },
     ),
     "gaps": Question(
-        "Fit a posterior to each datum by itself and split what the guide of a trained run loses against log p(x): "
-        "into what its family of distributions costs, and what amortisation costs. The figures are also written to "
-        "gaps.csv and gaps.json in the run directory, with a picture.",
+        "Fit a posterior to each datum separately and split the inference gap of a trained run, log p(x) - ELBO, into "
+        "the approximation gap of the guide's family and the amortization gap. The table is also written to gaps.csv "
+        "and gaps.json in the run directory, with a picture.",
         lambda *pair, ais, **options: inference_gaps(*pair, method="ais" if ais else None, **options),
         [],
         num_data=100,
         files="gaps",
         options={
-            "num_samples": {"type": int, "default": 5000, "help": "Draws per datum for the bounds and log p(x)."},
+            "num_samples": {"type": int, "default": 5000, "help": "Samples per datum for the bounds and log p(x)."},
             "families": {
                 "type": list[str],
                 "default": ["diagonal_normal"],
                 "help": "Posterior families from `pyro-vae list`; the first should be the family of the guide.",
             },
-            "ais": {"type": bool, "default": False, "help": "Try annealed importance sampling for log p(x), too."},
+            "ais": {"type": bool, "default": False, "help": "Also use annealed importance sampling for log p(x)."},
         },
     ),
     "diagnose": Question(
         "Report the health of a trained run's latent space: KL and activity by dimension, mutual information, the "
-        "aggregate posterior against the prior, posterior collapse. The figures are also written to latent.csv and "
+        "aggregate posterior against the prior, posterior collapse. The tables are also written to latent.csv and "
         "latent.json in the run directory, with a picture.",
         latent_report,
         ["num_samples"],
@@ -100,7 +100,7 @@ def _parser(name: str, question: Question) -> Parser:
 
 
 def run(name: str, words: Sequence[str], command: str) -> None:
-    """Rebuild a run, put the question to it and write the answer into its directory."""
+    """Rebuild a run, evaluate it and write the result to its directory."""
     question = QUESTIONS[name]
     options = _parser(name, question).read(words)
     loaded, args = open_run(options, at_most=True)

@@ -1,4 +1,4 @@
-"""Options of the command line from a function: their types from its signature, their help from its docstring."""
+"""Command-line options from a function: types from its signature, help texts from its docstring."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _ENTRY = re.compile(r"    (\*{0,2}\w+(?:, \*{0,2}\w+)*): (.*)")
 def add_options(
     group: Any, function: Callable[..., Any], names: list[str], help: Mapping[str, str] | None = None
 ) -> None:
-    """Give a parser or a group of one an option for each of some parameters of a function.
+    """Add an option for each of some parameters of a function.
 
     Args:
-        group: Where to.
-        function: Whose parameters.
-        names: Which of them.
-        help: What to say of some of them in place of the docstring.
+        group: The parser, or a group of one, that gets the options.
+        function: The function.
+        names: The names of the parameters.
+        help: Help texts of some parameters that replace those of the docstring.
     """
     skip: set[str | int] = {name for name in inspect.signature(function).parameters if name not in names}
     group.add_function_arguments(function, as_group=False, skip=skip)
@@ -32,9 +32,9 @@ def add_options(
 
 
 def argument_help(function: Callable[..., Any]) -> dict[str, str]:
-    """What the docstring of a function says of each argument, in brief: its first sentence, and what the default means.
+    """A help text for each argument of a function: the first sentence of its docstring entry, and its default.
 
-    An argument of the function that the text mentions is spelt as an option.
+    Names of arguments in the text are written as options.
 
     >>> def f(epochs=None, steps=None):
     ...     '''Train.

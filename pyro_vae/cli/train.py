@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import data, elbo, plots
-from pyro_vae.cli.console import add_progress_option, draw, only_main_prints, report, say
+from pyro_vae.cli.console import add_progress_option, draw, echo, only_main_prints, report
 from pyro_vae.cli.parser import Parser
 from pyro_vae.cli.signatures import add_options, argument_help
 from pyro_vae.distributed.ranks import Ranks, launch
@@ -29,16 +29,16 @@ from pyro_vae.training.history import History
 
 __all__ = ["run"]
 
-# parameters of `fit` that are no options, or options of another group
+# parameters of `fit` that are not options, or are options of another group
 _BY_HAND = ("model", "guide", "data", "valid", "optim", "callbacks", "progress", "seed", "checkpoints", "resume")
 _FIT_OPTIONS = [name for name in inspect.signature(fit).parameters if name not in _BY_HAND]
-# options that are not part of the experiment
-_NOT_KEPT = (
+# options that are not stored with the run
+_NOT_STORED = (
     *("config", "out", "overwrite", "progress", "resume", "trust", "checkpoint_steps", "checkpoint_minutes"),
     *("devices", "num_nodes", "strategy"),
 )
 _MAY_CHANGE = ("epochs", "steps", "early_stopping", "device", "num_samples", "root", "rollbacks", "preflight")
-# what the docstring of `fit` cannot say of options
+# help that the docstring of `fit` does not have
 _MORE_HELP = {
     "elbo": f"The names are {', '.join(elbo.names())}.",
     "kl_weight": "For example `--kl_weight Warmup --kl_weight.epochs 10`.",
@@ -53,7 +53,7 @@ def _parser(model: str = _VAE) -> Parser:
     parser = Parser(
         prog="pyro-vae train",
         usage="pyro-vae train [options]",
-        description="Train a model/guide pair, report its ELBO and log p(x) on the test data, and keep all of it in a "
+        description="Train a model/guide pair, report its ELBO and log p(x) on the test data, and save everything in a "
         "run directory.",
     )
     parser.add_argument("--config", action="config", help="Read options from a YAML file, as a run's config.yaml.")
@@ -67,14 +67,14 @@ def _parser(model: str = _VAE) -> Parser:
         default={"class_path": model},
         metavar="CLASS",
         help="The pair: a name from `pyro-vae list`, or module.Class of your own. Its arguments follow as "
-        "--model.NAME VALUE; a data_shape among them is filled in.",
+        "--model.NAME VALUE; an argument data_shape is filled in.",
     )
     group = parser.add_argument_group("data")
     _add_data_options(group)
     group = parser.add_argument_group("training")
     group.add_argument("--seed", type=int, default=0, help="Seed of weights, splits, shuffling and all noise.")
-    said = argument_help(fit)
-    add_options(group, fit, _FIT_OPTIONS, {name: f"{said[name]} {more}" for name, more in _MORE_HELP.items()})
+    texts = argument_help(fit)
+    add_options(group, fit, _FIT_OPTIONS, {name: f"{texts[name]} {more}" for name, more in _MORE_HELP.items()})
     group = parser.add_argument_group("evaluation and output")
     group.add_argument("--num_samples", type=int, default=1000, help="Importance samples per test datum for log p(x).")
     group.add_argument(
@@ -86,8 +86,8 @@ def _parser(model: str = _VAE) -> Parser:
         type=str | None,
         default=None,
         metavar="RUN",
-        help="Go on with a run that was stopped, killed or has ended, from its latest checkpoint and with its own "
-        f"options; of these only {', '.join(_MAY_CHANGE)} may be given anew.",
+        help="Resume a run that was stopped, killed or has ended, from its latest checkpoint and with its own options, "
+        f"of which only {', '.join(_MAY_CHANGE)} may change.",
     )
     group.add_argument("--checkpoint_steps", type=int | None, default=None, help="Steps between two checkpoints.")
     group.add_argument("--checkpoint_minutes", type=float, default=10.0, help="Minutes between two checkpoints.")
@@ -95,7 +95,7 @@ def _parser(model: str = _VAE) -> Parser:
         "--trust",
         type=bool,
         default=False,
-        help="With --resume: let the run name classes outside pyro_vae and torch.nn.",
+        help="With --resume: allow the run to name classes outside pyro_vae and torch.nn.",
     )
     add_progress_option(group)
     return parser
@@ -105,7 +105,7 @@ def _add_data_options(group: Any) -> None:
     names = ", ".join(data.NAMES)
     group.add_argument("--data", type=str, default="digits", help=f"{names}; or an .npz file or a folder of images.")
     group.add_argument(
-        "--binarize", type=data.Binarize, default="dynamic", help="How grey values become binary observations."
+        "--binarize", type=data.Binarize, default="dynamic", help="How gray values become binary observations."
     )
     group.add_argument("--flatten", type=bool, default=True, help="Make each datum one vector.")
     group.add_argument(
@@ -119,42 +119,45 @@ def _add_data_options(group: Any) -> None:
         "--labels",
         type=Literal["all"] | int | None,
         default=None,
-        help="Labels for the pair: all (ConditionalVAE), or those of so many training data (SemiSupervisedVAE).",
+        help="Labels for the pair: all (ConditionalVAE), or a number of training data (SemiSupervisedVAE).",
     )
-    group.add_argument("--valid", type=int | float, default=0.1, help="Share or number of validation data.")
+    group.add_argument("--valid", type=int | float, default=0.1, help="Fraction or number of validation data.")
     group.add_argument(
-        "--test", type=int | float, default=0.2, help="Share or number of test data, if the data bring none."
+        "--test", type=int | float, default=0.2, help="Fraction or number of test data, if the data have no test split."
     )
     group.add_argument(
-        "--data_seed", type=int | None, default=None, help="Seed of splits and fixed draws. Default: that of the run."
+        "--data_seed",
+        type=int | None,
+        default=None,
+        help="Seed of splits and fixed draws. Default: --seed.",
     )
 
 
 def run(name: str, words: Sequence[str], command: str) -> None:
     """Train, save, report and draw."""
     pyro.clear_param_store()
-    torch.manual_seed(0)  # networks made while the module of a pair is imported are the same every time
+    torch.manual_seed(0)  # networks that a pair's module makes when it is imported are the same every time
     run_to_resume = _value(words, "--resume")
     before: list[str] = []
     if run_to_resume is not None:
-        # looked through for names of code before anything is imported
+        # checked for untrusted names before anything is imported
         stored = read_config(Path(run_to_resume), trust=_value(words, "--trust") == "true")
         if "functions" in stored["model"]:
             raise ValueError(
-                f"{run_to_resume} is a run of a pair made in Python, which alone can go on with it: "
+                f"{run_to_resume} is a run of a pair made in Python and can only be resumed there: "
                 "pv.train(pair, data, out=..., resume=True)"
             )
         before = ["--config", str(Path(run_to_resume) / CONFIG)]
     parser, options = _read([*before, *words])
     if options.num_samples < 1:
         raise ValueError(f"--num_samples must be at least 1, got {options.num_samples}")
-    config = _kept(parser, options)
+    config = _stored_config(parser, options)
     if before:
-        _check_unchanged(_kept(*_read(before)), config)
+        _check_unchanged(_stored_config(*_read(before)), config)
     ranks = launch(options.devices, options.num_nodes, options.strategy, options.device)
     with only_main_prints(ranks):
         trained = _train(parser.make(options), config, command)
-        _conclude(trained)
+        _report_end(trained)
         try:
             _show(trained, options, ranks)
         except KeyboardInterrupt:
@@ -172,7 +175,7 @@ def _train(options: Namespace, config: dict[str, Any], command: str) -> LoadedRu
         seed=options.seed,
         checkpoint_steps=options.checkpoint_steps,
         checkpoint_minutes=options.checkpoint_minutes,
-        on_start=lambda run: say(f"{type(run.pair).__name__} on {run.data()!r} -> {run.path}"),
+        on_start=lambda run: echo(f"{type(run.pair).__name__} on {run.data()!r} -> {run.path}"),
         config=config,
         command=command,
         progress=options.progress,
@@ -180,8 +183,8 @@ def _train(options: Namespace, config: dict[str, Any], command: str) -> LoadedRu
     )
 
 
-def _conclude(run: LoadedRun) -> None:
-    """Say how training ended.
+def _report_end(run: LoadedRun) -> None:
+    """Print how training ended.
 
     Raises:
         KeyboardInterrupt: If it was interrupted.
@@ -189,15 +192,15 @@ def _conclude(run: LoadedRun) -> None:
     history, path = run.history, run.path
     best = f"; the weights are those of epoch {history.best}" if history.best else ""
     if history.stopped == "interrupted":
-        metrics = f"; `pyro-vae evaluate {path}` reports its figures" if len(history) else ""
+        metrics = f"; `pyro-vae evaluate {path}` reports its ELBO and log p(x)" if len(history) else ""
         raise KeyboardInterrupt(
-            f"{_summary(history)}{best}. Saved in {path}; `pyro-vae train --resume {path}` goes on{metrics}"
+            f"{_summary(history)}{best}. Saved in {path}; `pyro-vae train --resume {path}` resumes it{metrics}"
         )
-    say(f"{_summary(history)}{f' ({history.stopped})' * (history.stopped != 'finished')}{best}")
+    echo(f"{_summary(history)}{f' ({history.stopped})' * (history.stopped != 'finished')}{best}")
     if elbo.bound_of(history.elbo) == "none":
-        say(
-            f"the loss of {history.elbo} is no bound on log p(x); the figures below are those of the pair's own "
-            "likelihood, which it did not maximise"
+        echo(
+            f"the loss of {history.elbo} is not a bound on log p(x); the values below are those of the pair's own "
+            "likelihood, which it did not maximize"
         )
 
 
@@ -208,7 +211,7 @@ def _summary(history: History) -> str:
 
 
 def _value(words: Sequence[str], option: str) -> str | None:
-    """What an option is given, None if nothing: found before the words are parsed, the last one counts as there."""
+    """The value of an option before the words are parsed; the last one counts, as in the parser. None without one."""
     found = None
     for word, after in zip(words, [*words[1:], None], strict=True):
         if word == option:
@@ -218,12 +221,12 @@ def _value(words: Sequence[str], option: str) -> str | None:
     return found
 
 
-def _kept(parser: Parser, options: Namespace) -> dict[str, Any]:
-    """The options that make the experiment, as its configuration file has them."""
+def _stored_config(parser: Parser, options: Namespace) -> dict[str, Any]:
+    """The options that are stored with the run, as in its configuration file."""
     config = yaml.safe_load(parser.dump(options, skip_unset=False))
     if config["data_seed"] is None:
         del config["data_seed"]
-    return with_stable_paths({key: value for key, value in config.items() if key not in _NOT_KEPT})
+    return with_stable_paths({key: value for key, value in config.items() if key not in _NOT_STORED})
 
 
 def _check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -234,8 +237,8 @@ def _check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise ValueError(
-            f"--resume goes on with the options of the run: {'; '.join(changed)}. Only {', '.join(_MAY_CHANGE)} may be "
-            "given anew; train another run with other options"
+            f"--resume uses the options of the run: {'; '.join(changed)}. Only {', '.join(_MAY_CHANGE)} may change; "
+            "train another run with other options"
         )
 
 
@@ -243,7 +246,7 @@ def _read(words: Sequence[str]) -> tuple[Parser, Namespace]:
     parser = _parser()
     chosen = parser.read([word for word in words if not word.startswith("--print_config")]).model.class_path
     if chosen != _VAE:
-        # jsonargparse lets arguments outlive a change of the class: those of its own name would keep the VAE's defaults
+        # jsonargparse keeps arguments when the class changes: those of the same name would have the VAE's defaults
         parser = _parser(chosen)
     return parser, parser.read(words)
 
@@ -260,16 +263,16 @@ def _show(run: LoadedRun, options: Namespace, ranks: Ranks) -> None:
         )
         if not ranks.is_main:
             return
-        shown = tuple(each[:20] for each in args)
+        first = tuple(each[:20] for each in args)
         try:
             draw(
-                plots.reconstructions(shown[0], _means(reconstruct, run.model, run.guide, *shown)),
+                plots.reconstructions(first[0], _means(reconstruct, run.model, run.guide, *first)),
                 run.path / "reconstructions",
             )
             template = [torch.zeros_like(args[0][:64]), *(each[:64] for each in args[1:])]
             draw(plots.image_grid(_means(sample, run.model, *template)), run.path / "samples")
         except ValueError as error:
-            say(f"no pictures: {error}")
+            echo(f"no pictures: {error}")
     if len(run.history):
         draw(run.history.plot(), run.path / "history")
 

@@ -1,4 +1,4 @@
-"""A run directory: the configuration, the weights and the figures of one training, and the pair built back from it."""
+"""Run directories: the configuration, weights and metrics of a training, and the pair that is rebuilt from them."""
 
 from pyro_vae.runs.building import build
 from pyro_vae.runs.directory import clear_run, create_run, replacing, save_json

@@ -1,4 +1,4 @@
-"""A pair from the name of its class and its arguments."""
+"""Builds a pair from the name of its class and its arguments."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["build"]
 def build(spec: Any, data_shape: tuple[int, ...]) -> Any:
     """The pair that a mapping with `class_path` and `init_args` describes.
 
-    If the class has an argument `data_shape`, it gets the shape of one datum; as an int if it is annotated as one.
+    If the class has an argument `data_shape`, it gets the shape of one datum, or an int if it is annotated as one.
 
     Raises:
-        ValueError: If the class cannot be imported, is no pair, or does not take the arguments.
+        ValueError: If the class cannot be imported, is not a pair, or does not take the arguments.
 
     Example:
         >>> build({"class_path": "pyro_vae.VAE", "init_args": {"latent_dim": 3}}, (64,)).latent_dim
@@ -28,7 +28,7 @@ def build(spec: Any, data_shape: tuple[int, ...]) -> Any:
         path = spec["class_path"]
         module, _, name = path.rpartition(".")
         cls = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever the user's module raises
+    except Exception as error:  # the user's module can raise anything
         raise ValueError(
             f"cannot import the model {spec!r}: {error}. The file of a class of your own must lie in the current "
             "folder or on PYTHONPATH"
@@ -36,18 +36,18 @@ def build(spec: Any, data_shape: tuple[int, ...]) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     try:
         parser.add_class_arguments(cls, "model", skip={"data_shape"}, instantiate=False)
-        given = parser.instantiate(parser.parse_object({"model": spec.get("init_args") or {}}))
-        arguments = {**vars(given.get("model") or given), **spec.get("dict_kwargs", {})}
-        wanted = inspect.signature(cls).parameters.get("data_shape")
-        if wanted is not None:
-            arguments["data_shape"] = _as_annotated(tuple(data_shape), wanted.annotation)
+        parsed = parser.instantiate(parser.parse_object({"model": spec.get("init_args") or {}}))
+        arguments = {**vars(parsed.get("model") or parsed), **spec.get("dict_kwargs", {})}
+        shape_parameter = inspect.signature(cls).parameters.get("data_shape")
+        if shape_parameter is not None:
+            arguments["data_shape"] = _as_annotated(tuple(data_shape), shape_parameter.annotation)
         pair = cls(**arguments)
-    except Exception as error:  # whatever the constructor raises
+    except Exception as error:  # the constructor can raise anything
         kind = "" if isinstance(error, ValueError | TypeError | ArgumentError) else f"{type(error).__name__}: "
         raise ValueError(f"cannot build the model {path}: {kind}{error}") from error
     for method in ("model", "guide"):
         if not callable(getattr(pair, method, None)):
-            raise ValueError(f"{path} is no pair: it has no method {method}(self, x)")
+            raise ValueError(f"{path} is not a pair: it has no method {method}(self, x)")
     return pair
 
 

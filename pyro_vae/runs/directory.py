@@ -1,4 +1,4 @@
-"""The directory of a run, and files in it that neither an interrupt nor a power cut can cut in half."""
+"""The directory of a run, whose files are replaced so that a crash or a power cut leaves none incomplete."""
 
 from __future__ import annotations
 
@@ -46,11 +46,10 @@ _DERIVED = (
 
 
 def create_run(path: str | Path, *, overwrite: bool = False, exist_ok: bool = True) -> Path:
-    """Make the directory of a new run; the files of an older run there stay until `clear_run`.
+    """Make the directory of a new run; the files of an earlier run there stay until `clear_run`.
 
     Raises:
-        FileExistsError: If something is there already, unless it is an empty folder and `exist_ok`, or a run and
-            `overwrite`.
+        FileExistsError: If the directory exists, unless it is empty and `exist_ok`, or holds a run and `overwrite`.
         OSError: If it cannot be made or written to.
     """
     path = Path(path)
@@ -70,22 +69,22 @@ def create_run(path: str | Path, *, overwrite: bool = False, exist_ok: bool = Tr
 
 
 def clear_run(path: Path) -> None:
-    """Delete the files of a run and what was derived from them; other files stay."""
+    """Delete the files of a run and those derived from them; other files stay."""
     for pattern in (*FILES, *_DERIVED):
         for file in path.glob(pattern):
             file.unlink()
 
 
 def pending(path: Path) -> Path:
-    """Where the new content of a file waits until the record that describes it is written."""
+    """The file with the new content of `path` until the record that describes it is written."""
     return path.with_name(f".pending-{path.name}")
 
 
 def write_together(contents: Mapping[Path, bytes], record: Path, text: str) -> None:
-    """Write several files and the record of their checksums, so that at any moment a whole set can be read.
+    """Write several files and the record of their checksums, so that a consistent set can be read at any moment.
 
-    The contents are written beside the files first. Replacing the record is what makes them valid; then they are moved
-    to their places. A reader takes the file with the checksum of the record: the one in place, or the one that waits.
+    The contents are written to pending files first. Replacing the record makes them valid; then they are moved to their
+    places. A reader takes the file, final or pending, that has the checksum in the record.
     """
     for path, content in contents.items():
         with replacing(pending(path)) as temporary:
@@ -97,7 +96,7 @@ def write_together(contents: Mapping[Path, bytes], record: Path, text: str) -> N
 
 
 def save_json(path: Path, values: Mapping[str, Any]) -> Path:
-    """Write figures as JSON, which has no NaN and no infinities: these become null."""
+    """Write values as JSON, in which NaN and infinities become null."""
     with replacing(path) as temporary:
         temporary.write_text(as_json(values))
     return path

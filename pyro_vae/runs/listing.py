@@ -1,4 +1,4 @@
-"""The runs below a folder in a table, and two of them side by side; no code of theirs is run."""
+"""The runs in a folder as a table, and the differences between two runs; no code of a run is executed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from pyro_vae.runs.directory import RECORD
 from pyro_vae.runs.programs import name_of_pair
-from pyro_vae.runs.reading import MB, damaged, entries, parse_json, read_plain
+from pyro_vae.runs.reading import MB, check_entries, parse_json, parsing, read_plain
 from pyro_vae.runs.run import RunFiles, read_run
 from pyro_vae.support.pictures import without_math
 from pyro_vae.support.results import Result
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 
 __all__ = ["RunComparison", "RunTable", "compare_runs", "list_runs"]
 
-# Sorted from high to low; everything else from low to high, runs without the value last.
+# Fields that are sorted from high to low; others are sorted from low to high. Runs without the value come last.
 _DESCENDING = ("started", "elbo", "log_prob", "epochs")
-_FIGURES = ("elbo", "log_prob", "loss", "seconds")
+_RESULTS = ("elbo", "log_prob", "loss", "seconds")
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """What a table shows of one run; None where the run has no such value.
+    """One run in a table; None where the run has no such value.
 
     Attributes:
-        name: The directory, as seen from the folder that was listed.
-        started: When training began.
-        model: The class of the pair.
-        data: What it was trained on.
-        objective: What was maximised.
-        epochs: How many were completed.
-        elbo: Validation ELBO of the weights kept (training ELBO without validation data), nats per datum.
-        log_prob: log p(x) of the test data as last reported by `train` or `evaluate`, nats per datum.
-        loss: Mean minimised objective of the last epoch.
+        name: The directory, relative to the folder that was listed.
+        started: When training began, in ISO 8601.
+        model: The name of the pair.
+        data: The name of the training data.
+        objective: The name of the objective.
+        epochs: The number of completed epochs.
+        elbo: Validation ELBO of the saved weights (training ELBO without validation data), in nats per datum.
+        log_prob: log p(x) of the test data as last reported by `train` or `evaluate`, in nats per datum.
+        loss: Mean loss of the last epoch, in nats per datum.
         seconds: Duration of training.
         problem: Why the run cannot be read; empty if it can.
     """
@@ -64,7 +64,7 @@ class RunRow:
 
 @dataclass(frozen=True, repr=False)
 class RunTable(Result):
-    """Runs, one row each."""
+    """Runs, one per row."""
 
     title: ClassVar[str] = "runs"
     _columns: ClassVar[list[str]] = list(RunRow.__dataclass_fields__)
@@ -79,7 +79,7 @@ class RunTable(Result):
         return self.rows
 
     def table(self) -> Group:
-        """A rich table, and what is wrong with the runs that cannot be read."""
+        """A rich table, and the problems of the runs that cannot be read."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("run", overflow="fold")
         for name in ("model", "data"):
@@ -87,11 +87,11 @@ class RunTable(Result):
         for name in ("epochs", "ELBO", "log p(x)", "seconds"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in (row for row in self.rows if not row.problem):
-            figures = (_number(row.elbo, 3), _number(row.log_prob, 3), _number(row.seconds, 1))
-            words = (row.name, row.model, row.data)
-            table.add_row(*(escape(printable(word or "-")) for word in words), str(row.epochs), *figures)
-        broken = [Text(f"cannot be read: {printable(row.problem, 300)}") for row in self.rows if row.problem]
-        return Group(table, *broken)
+            texts = (row.name, row.model, row.data)
+            numbers = (_number(row.elbo, 3), _number(row.log_prob, 3), _number(row.seconds, 1))
+            table.add_row(*(escape(printable(text or "-")) for text in texts), str(row.epochs), *numbers)
+        unreadable = [Text(f"cannot be read: {printable(row.problem, 300)}") for row in self.rows if row.problem]
+        return Group(table, *unreadable)
 
     def _draw(self) -> Figure:
         """ELBO and log p(x) of each run that can be read."""
@@ -100,9 +100,9 @@ class RunTable(Result):
         rows = [row for row in self.rows if not row.problem]
         figure = Figure(figsize=(7, 1.4 + 0.3 * len(rows)), layout="constrained")
         ax = figure.subplots()
-        shown = {"elbo": ("ELBO (validation, else training)", "o"), "log_prob": ("log p(x) (test)", "D")}
-        for name, (label, marker) in shown.items():
-            ax.plot([_drawn(getattr(row, name)) for row in rows], range(len(rows)), marker, label=label)
+        series = {"elbo": ("ELBO (validation, else training)", "o"), "log_prob": ("log p(x) (test)", "D")}
+        for name, (label, marker) in series.items():
+            ax.plot([_finite_or_nan(getattr(row, name)) for row in rows], range(len(rows)), marker, label=label)
         ax.set_yticks(range(len(rows)), [without_math(printable(row.name, 40)) for row in rows])
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.grid(axis="y", lw=0.4)
@@ -113,13 +113,13 @@ class RunTable(Result):
 
 @dataclass(frozen=True, repr=False)
 class RunComparison(Result):
-    """Where two runs differ.
+    """The differences between two runs.
 
     Attributes:
         names: Their directories.
-        config: Settings that differ, by their path in `config.yaml`, as a pair of values; None where a run has none.
-        environment: The same for versions, machine, commit and data, from `run.json`.
-        results: Values of both, whether they differ or not.
+        config: Pairs of settings that differ, by their path in `config.yaml`; None where a run has no such setting.
+        environment: Pairs of differing versions, machine, commit and data, by their path in `run.json`.
+        results: Pairs of results, whether they differ or not.
     """
 
     title: ClassVar[str] = "comparison of two runs"
@@ -143,9 +143,9 @@ class RunComparison(Result):
         ]
 
     def table(self) -> Group:
-        """Rich tables: settings, circumstances and results."""
+        """Rich tables of settings, environment and results."""
         parts: list[Any] = []
-        for title, found in (("settings", self.config), ("circumstances", self.environment)):
+        for title, found in (("settings", self.config), ("environment", self.environment)):
             if not found:
                 parts.append(Text(f"{title}: no difference"))
                 continue
@@ -176,9 +176,9 @@ class RunComparison(Result):
         parts = {nats: [n for n in self.results if n != "seconds"], time: [n for n in self.results if n == "seconds"]}
         for ax, names in parts.items():
             for i, run in enumerate(self.names):
-                at = [j + 0.4 * i - 0.2 for j in range(len(names))]
-                heights = [_drawn(self.results[name][i]) for name in names]
-                ax.bar(at, heights, 0.38, label=without_math(printable(run, 40)))
+                positions = [j + 0.4 * i - 0.2 for j in range(len(names))]
+                heights = [_finite_or_nan(self.results[name][i]) for name in names]
+                ax.bar(positions, heights, 0.38, label=without_math(printable(run, 40)))
             ax.set_xticks(range(len(names)), names)
             ax.axhline(0, color="black", lw=0.8)
         nats.set(ylabel="nats per datum")
@@ -191,9 +191,9 @@ def list_runs(folder: str | Path = "runs", *, sort: str = "started") -> RunTable
     """The runs in a folder and in the folders in it.
 
     Args:
-        folder: Where to look.
-        sort: A field of the rows: "elbo", "log_prob" and "epochs" from high to low, "started" with the latest first,
-            others from low to high.
+        folder: The folder to search.
+        sort: A field of the rows: "elbo", "log_prob" and "epochs" are sorted from high to low, "started" with the
+            latest first, others from low to high.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -207,24 +207,24 @@ def list_runs(folder: str | Path = "runs", *, sort: str = "started") -> RunTable
         raise FileNotFoundError(f"no folder at {folder}")
     found = (file.parent for pattern in ("", "*/", "*/*/") for file in folder.glob(f"{pattern}{RECORD}"))
     rows = sorted((_row(path, folder) for path in found), key=lambda row: row.name)
-    there = [row for row in rows if getattr(row, sort) is not None]
-    there.sort(key=lambda row: getattr(row, sort), reverse=sort in _DESCENDING)
-    return RunTable(there + [row for row in rows if getattr(row, sort) is None])
+    sortable = [row for row in rows if getattr(row, sort) is not None]
+    sortable.sort(key=lambda row: getattr(row, sort), reverse=sort in _DESCENDING)
+    return RunTable(sortable + [row for row in rows if getattr(row, sort) is None])
 
 
 def compare_runs(first: str | Path, second: str | Path) -> RunComparison:
-    """Where the settings, the circumstances and the results of two runs differ.
+    """The differences in settings and environment between two runs, and the results of both.
 
     Raises:
         FileNotFoundError, ValueError: If one of them cannot be read.
     """
     runs = [read_run(path, weights=False) for path in (first, second)]
     config = _differences(*(_flat(run.config) for run in runs))
-    kept = ("data", "versions", "platform", "hardware", "git")
-    circumstances = _differences(*(_flat({key: run.record.get(key) for key in kept}) for run in runs))
-    figures = [_figures(run) for run in runs]
-    results = {name: (figures[0][name], figures[1][name]) for name in _FIGURES}
-    return RunComparison((str(first), str(second)), config, circumstances, results)
+    keys = ("data", "versions", "platform", "hardware", "git")
+    environment = _differences(*(_flat({key: run.record.get(key) for key in keys}) for run in runs))
+    values = [_results(run) for run in runs]
+    results = {name: (values[0][name], values[1][name]) for name in _RESULTS}
+    return RunComparison((str(first), str(second)), config, environment, results)
 
 
 def _row(path: Path, folder: Path) -> RunRow:
@@ -234,23 +234,25 @@ def _row(path: Path, folder: Path) -> RunRow:
         model = _model(run.config["model"])
         data = Path(run.config["data"]).name
         objective = run.record["elbo"]
-        epochs, figures = len(run.history), _figures(run)
-        return replace(RunRow(name, run.record["started"], model, data, objective, epochs), **figures)
+        row = RunRow(name, run.record["started"], model, data, objective, len(run.history))
+        return replace(row, **_results(run))
     except (ValueError, OSError) as error:
         return RunRow(name, problem=str(error))
 
 
 def _model(spec: Any) -> str:
-    """What the pair of a run is called, by its configuration."""
-    entries(spec, **({"functions": list} if isinstance(spec, dict) and "functions" in spec else {"class_path": str}))
+    """The name of a run's pair, from its configuration."""
+    check_entries(
+        spec, **({"functions": list} if isinstance(spec, dict) and "functions" in spec else {"class_path": str})
+    )
     return name_of_pair(spec)
 
 
-def _figures(run: RunFiles) -> dict[str, Any]:
+def _results(run: RunFiles) -> dict[str, Any]:
     epochs = run.history.epochs
-    kept = epochs[(run.history.best or len(epochs)) - 1] if epochs else None
+    best = epochs[(run.history.best or len(epochs)) - 1] if epochs else None
     return {
-        "elbo": kept.monitored if kept else None,
+        "elbo": best.monitored if best else None,
         "log_prob": _log_prob(run.path / "evaluation-test.json"),
         "loss": epochs[-1].loss if epochs else None,
         "seconds": epochs[-1].seconds if epochs else None,
@@ -262,8 +264,8 @@ def _log_prob(file: Path) -> float | None:
         content = read_plain(file, MB)
     except FileNotFoundError:
         return None
-    with damaged(file):
-        found = entries(parse_json(content), log_prob=(int, float, type(None)))["log_prob"]
+    with parsing(file):
+        found = check_entries(parse_json(content), log_prob=(int, float, type(None)))["log_prob"]
         return None if found is None else float(found)
 
 
@@ -282,7 +284,7 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[st
     return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}
 
 
-def _drawn(value: float | None) -> float:
+def _finite_or_nan(value: float | None) -> float:
     return math.nan if value is None or math.isinf(value) else value
 
 
@@ -291,6 +293,6 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def printable(text: str, length: int = 80) -> str:
-    """Text of unknown origin without what would steer a terminal, and no longer than `length`."""
+    """Untrusted text without terminal control characters, shortened to `length`."""
     clean = "".join(c if c.isprintable() else "?" for c in text)
     return clean if len(clean) <= length else f"{clean[: length - 3]}..."

@@ -1,4 +1,4 @@
-"""Where and with what a run was made: versions, hardware, the commit of the working folder, memory."""
+"""The environment of a run: versions, hardware, the commit of the working folder, memory."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["commit", "environment"]
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Facts for the record of a run whose networks are on `device`.
+    """The environment of a run whose networks are on `device`, for its record.
 
     Returns:
         dict: `versions`, `platform`, `hardware` (CPU, cores, threads, memory in bytes, GPU or None), `git` (commit of
-        the working folder and whether it has changes that are not committed; None outside a repository),
-        `peak_memory` (bytes of this process so far) and `peak_gpu_memory` (bytes, or None).
+        the working folder and whether it has uncommitted changes; None outside a repository), `peak_memory` (bytes of
+        this process so far) and `peak_gpu_memory` (bytes, or None).
     """
     on_gpu = device.type == "cuda"
     return {
@@ -53,20 +53,20 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def commit(folder: Path) -> dict[str, Any] | None:
-    """The commit that a folder is at, and whether tracked files differ from it; None if there is no repository.
+    """The commit of a folder, and whether tracked files differ from it; None if there is no repository.
 
-    Asked once a process: a run is saved after many epochs.
+    The result is cached, since a run is saved after many epochs.
     """
     # fsmonitor would run a program that the repository names
     git = ["git", "-C", str(folder), "-c", "core.fsmonitor=false"]
     try:
-        asked = [
+        outputs = [
             subprocess.run([*git, *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
             for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         ]
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
-    return {"commit": asked[0], "dirty": bool(asked[1])}
+    return {"commit": outputs[0], "dirty": bool(outputs[1])}
 
 
 @functools.cache
@@ -75,8 +75,8 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except (OSError, UnicodeDecodeError):
         lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def _peak_memory() -> int | None:

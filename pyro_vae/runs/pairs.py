@@ -1,4 +1,4 @@
-"""A pair of plain functions, saved as one file and loaded into the same functions elsewhere."""
+"""The parameters of a pair of plain functions, saved as one file and loaded into the same functions elsewhere."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pyro_vae.pair.networks import beside_networks, eval_mode
 from pyro_vae.pair.protocol import Program
 from pyro_vae.runs.directory import WEIGHTS, replacing
 from pyro_vae.runs.machine import environment
-from pyro_vae.runs.reading import LIMITS, checksum, damaged, entries, parse_json, parse_weights, read_plain
-from pyro_vae.runs.weights import PARAM, gather, networks, restore
+from pyro_vae.runs.reading import LIMITS, check_entries, checksum, parse_json, parse_weights, parsing, read_plain
+from pyro_vae.runs.weights import PARAM, collect_tensors, networks, restore
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["load_pair", "save_pair", "used_params"]
@@ -28,22 +28,22 @@ _HEADER = "pyro_vae"
 
 
 def save_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> Path:
-    """Save what a pair has learnt: its networks, and its parameters in Pyro's store.
+    """Save the parameters of a pair: its networks, and its parameters in Pyro's store.
 
-    One `.safetensors` file, which holds tensors and a few facts as JSON, and no code: `load_pair` needs the same two
-    functions. Networks are known by the names that the functions use for them.
+    The result is one `.safetensors` file of tensors and JSON metadata, without code: `load_pair` needs the same two
+    functions. Networks are identified by the names of the variables that the functions use for them.
 
     Args:
-        path: Where to, with or without the ending `.safetensors`.
+        path: The file, with or without the ending `.safetensors`.
         model, guide: The pair: functions, or methods of an object.
-        *args: A few data, as the pair is called with. Needed only if Pyro's parameter store holds parameters that are
-            in none of the pair's networks: the pair is run to see which of them are its own.
+        *args: A few data, as the pair is called with. They are needed only if Pyro's parameter store holds parameters
+            that are in none of the pair's networks: the pair is run to find out which of them it uses.
 
     Returns:
         Path: The file.
 
     Raises:
-        ValueError: If these data are needed and missing, or if there is nothing to save.
+        ValueError: If `args` are needed and missing, or if there is nothing to save.
 
     Example:
         >>> import tempfile
@@ -60,47 +60,51 @@ def save_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> P
         >>> load_pair(file, model, guide)
         >>> folder.cleanup()
     """
-    file = _ending(path)
+    file = _with_suffix(path)
     pair = SimpleNamespace(model=model, guide=guide)
-    tensors = gather(pair, _own_params(pair, args))
+    tensors = collect_tensors(pair, _own_params(pair, args))
     if not tensors:
         raise ValueError(
             "nothing to save: the functions use no network that can be found, and Pyro's parameter store is empty"
         )
-    facts = {"format": FORMAT, "versions": environment(torch.device("cpu"))["versions"], "checksum": _digest(tensors)}
+    metadata = {
+        "format": FORMAT,
+        "versions": environment(torch.device("cpu"))["versions"],
+        "checksum": _checksum(tensors),
+    }
     with replacing(file) as temporary:
-        temporary.write_bytes(save(tensors, metadata={_HEADER: json.dumps(facts)}))
+        temporary.write_bytes(save(tensors, metadata={_HEADER: json.dumps(metadata)}))
     return file
 
 
 def load_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> None:
     """Fill the networks of a pair, and its parameters in Pyro's store, with what `save_pair` wrote.
 
-    Everything is compared first: after an error nothing has changed. The networks stay where they are, on any device.
+    Names, shapes and types are compared first, so that an error changes nothing. The networks stay on their devices.
 
     Args:
         path: The file.
         model, guide: The functions that were saved, with networks of the same names and shapes.
-        *args: A few data, as the pair is called with. Needed only if the file holds parameters that the pair takes
-            from `pyro.param`, which it makes when it runs.
+        *args: A few data, as the pair is called with. They are needed only if the file holds parameters that the pair
+            makes by `pyro.param` when it runs.
 
     Raises:
         FileNotFoundError: If there is no file.
-        ValueError: If it is damaged, is no such file, or does not fit the pair.
+        ValueError: If it is damaged, is another kind of file, or does not fit the pair.
     """
-    file = _ending(path)
+    file = _with_suffix(path)
     if not file.exists():
         raise FileNotFoundError(f"no file at {file}")
     content = read_plain(file, LIMITS[WEIGHTS], trust=True)  # the caller names the file itself
-    with damaged(file):
+    with parsing(file):
         tensors = parse_weights(content)
         header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {}).get(_HEADER)
         if header is None:
             raise ValueError("it has no header of pyro_vae: save_pair did not write it")
-        facts = entries(parse_json(header.encode()), format=int, checksum=str)
-        if facts["format"] != FORMAT:
-            raise ValueError(f"it has format {facts['format']}, this version of pyro_vae reads {FORMAT}")
-        if facts["checksum"] != _digest(tensors):
+        metadata = check_entries(parse_json(header.encode()), format=int, checksum=str)
+        if metadata["format"] != FORMAT:
+            raise ValueError(f"it has format {metadata['format']}, this version of pyro_vae reads {FORMAT}")
+        if metadata["checksum"] != _checksum(tensors):
             raise ValueError("its checksum does not fit its tensors: bring the original back")
     pair = SimpleNamespace(model=model, guide=guide)
     params = [name.removeprefix(PARAM) for name in tensors if name.startswith(PARAM)]
@@ -110,10 +114,10 @@ def load_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> N
             "load_pair(path, model, guide, x)"
         )
     known = tuple(networks(pair))
-    strangers = [name for name in tensors if not name.startswith((*known, PARAM))]
+    unknown = [name for name in tensors if not name.startswith((*known, PARAM))]
     try:
-        if strangers:
-            raise ValueError(f"it has a tensor {strangers[0]!r}; the pair's networks are {', '.join(known) or 'none'}")
+        if unknown:
+            raise ValueError(f"it has a tensor {unknown[0]!r}; the pair's networks are {', '.join(known) or 'none'}")
         with eval_mode(model, guide):
             restore(pair, tensors, *beside_networks(args, model, guide))
     except ValueError as error:
@@ -121,15 +125,15 @@ def load_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> N
 
 
 def _own_params(pair: Any, args: tuple[Any, ...]) -> dict[str, Tensor]:
-    """The parameters in Pyro's store that are the pair's and in none of its networks, unconstrained."""
+    """The unconstrained parameters in Pyro's store that the pair uses and that are in none of its networks."""
     store = pyro.get_param_store()
-    held = {id(p) for net in networks(pair).values() for p in net.parameters()}
+    in_networks = {id(p) for net in networks(pair).values() for p in net.parameters()}
     if not args:
-        free = [name for name, value in store.named_parameters() if id(value) not in held]
+        free = [name for name, value in store.named_parameters() if id(value) not in in_networks]
         if free:
             raise ValueError(
                 f"Pyro's parameter store holds {', '.join(free[:5])}, in none of the pair's networks: pass a few data, "
-                "save_pair(path, model, guide, x), so that it can be seen which of them the pair uses"
+                "save_pair(path, model, guide, x), so that the pair can be run to find out which of them it uses"
             )
         return {}
     used = used_params(pair, args)
@@ -145,10 +149,10 @@ def used_params(pair: Any, args: tuple[Any, ...]) -> set[str]:
     return {name for name, site in traced.trace.nodes.items() if site["type"] == "param"}
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
+def _checksum(tensors: dict[str, Tensor]) -> str:
     return checksum(save({name: tensors[name] for name in sorted(tensors)}))
 
 
-def _ending(path: str | Path) -> Path:
+def _with_suffix(path: str | Path) -> Path:
     path = Path(path)
     return path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")

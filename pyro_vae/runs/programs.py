@@ -1,4 +1,4 @@
-"""Which pair a run trains: one to build from a class, or one that is there already."""
+"""The pair that a run trains: it is built from a class, or exists already."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def describe_pair(pair: Any, init_args: Mapping[str, Any] | None = None) -> dict
     """The entry `model` of a configuration: the class of a pair and its arguments, or the names of its functions.
 
     Raises:
-        TypeError: If it is no pair.
-        ValueError: If `init_args` come with anything but a class.
+        TypeError: If it is not a pair.
+        ValueError: If `init_args` come with anything except a class.
     """
     if inspect.isclass(pair):
         return {"class_path": stable_path(f"{pair.__module__}.{pair.__qualname__}"), "init_args": dict(init_args or {})}
@@ -34,7 +34,7 @@ def describe_pair(pair: Any, init_args: Mapping[str, Any] | None = None) -> dict
 
 
 def name_of_pair(spec: Mapping[str, Any]) -> str:
-    """What a pair is called: its class, or whatever its model is called or is in."""
+    """The name of a pair: that of its class, or of its model function (of its class, if it is a method `model`)."""
     if "class_path" in spec:
         return str(spec["class_path"]).rpartition(".")[2]
     *outer, name = (part for part in str(next(iter(spec["functions"]), "")).split(".") if part != "<locals>")
@@ -42,10 +42,10 @@ def name_of_pair(spec: Mapping[str, Any]) -> str:
 
 
 def make_pair(pair: Any, spec: Mapping[str, Any], data: Data, seed: int) -> Any:
-    """The pair itself; one that is built here gets weights by the seed, and begins at the mean of the data if it can.
+    """The pair to train. A pair that is built here gets its weights from `seed`, and the data mean if it takes it.
 
     Raises:
-        ValueError: If it cannot be built.
+        ValueError: If the pair cannot be built.
     """
     if "class_path" not in spec:
         return as_pair(pair)
@@ -60,10 +60,10 @@ def make_pair(pair: Any, spec: Mapping[str, Any], data: Data, seed: int) -> Any:
 
 
 def as_pair(pair: Any) -> Any:
-    """An object with `model` and `guide`, of such an object or of two functions.
+    """An object with `model` and `guide`, from such an object or a tuple of two functions.
 
     Raises:
-        TypeError: If it is neither.
+        TypeError: If `pair` is neither.
     """
     if callable(getattr(pair, "model", None)) and callable(getattr(pair, "guide", None)):
         return pair
@@ -77,6 +77,6 @@ def as_pair(pair: Any) -> Any:
 
 def _name_of(program: Any) -> str:
     owner = getattr(program, "__self__", None)
-    if owner is not None:  # a method of an object: by the object's class, which may have inherited it
+    if owner is not None:  # a method: named by the class of its object, which may have inherited it
         return f"{stable_path(f'{type(owner).__module__}.{type(owner).__qualname__}')}.{program.__name__}"
     return f"{program.__module__}.{getattr(program, '__qualname__', type(program).__qualname__)}"

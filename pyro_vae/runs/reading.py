@@ -1,4 +1,4 @@
-"""Reading files that could have been damaged, or made by anybody: sizes, links, depth and types are checked first."""
+"""Reads files that could be damaged or untrusted: sizes, links, depth and types are checked first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ from pyro_vae.runs.directory import CONFIG, METRICS, RECORD, WEIGHTS, pending
 from pyro_vae.support.files import check_plain
 from pyro_vae.support.memory import physical_memory
 
-__all__ = ["brief", "checksum", "damaged", "entries", "parse_json", "parse_weights", "parse_yaml", "pick", "read_plain"]
+__all__ = [
+    "one_line",
+    "checksum",
+    "parsing",
+    "check_entries",
+    "parse_json",
+    "parse_weights",
+    "parse_yaml",
+    "read_run_file",
+    "read_plain",
+]
 
 MAX_DEPTH = 30
 MAX_NODES = 10_000
@@ -29,53 +39,53 @@ LIMITS = {CONFIG: MB, RECORD: MB, METRICS: 256 * MB, WEIGHTS: physical_memory() 
 
 
 @contextmanager
-def damaged(file: Path) -> Iterator[None]:
-    """Name the file in whatever parsing it raises."""
+def parsing(file: Path) -> Iterator[None]:
+    """A context that adds the name of the file to the errors of parsing it."""
     try:
         yield
     except (ValueError, yaml.YAMLError, csv.Error, SafetensorError) as error:
-        raise ValueError(f"{file} is damaged: {brief(error)}") from error
+        raise ValueError(f"{file} is damaged: {one_line(error)}") from error
     except (RecursionError, MemoryError, OverflowError) as error:
-        raise ValueError(f"{file} is damaged: {type(error).__name__} on reading it") from error
+        raise ValueError(f"{file} is damaged: {type(error).__name__} while reading it") from error
 
 
-def brief(error: BaseException) -> str:
-    """What an error says, on one line; it may quote the whole of a hostile file."""
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line, shortened: it could quote the whole of an untrusted file."""
     text = " ".join(str(error).split())
     return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]} ..."
 
 
 def checksum(content: bytes) -> str:
-    """SHA-256 in hexadecimal digits."""
+    """The SHA-256 digest in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def read_plain(file: Path, limit: int, *, trust: bool = False) -> bytes:
-    """The content of a plain file.
+    """The content of a regular file.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there is no file.
         ValueError: If it is larger than `limit` bytes, a directory, a device, or (unless `trust`) a link.
     """
     check_plain(file, limit, trust=trust)
     return file.read_bytes()
 
 
-def pick(path: Path, name: str, expected: str | None, *, trust: bool = False) -> tuple[Path, bytes]:
-    """A file of a run and its content: the one in place, or the one that was about to replace it.
+def read_run_file(path: Path, name: str, expected: str | None, *, trust: bool = False) -> tuple[Path, bytes]:
+    """A file of a run and its content: the final file, or the pending one that was about to replace it.
 
     Args:
         path: The run directory.
-        name: Of the file.
-        expected: Its checksum by the record; None in runs of a format without checksums.
+        name: The name of the file.
+        expected: Its checksum in the record; None for runs of a format without checksums.
         trust: Follow links.
 
     Raises:
         FileNotFoundError: If it is missing.
-        ValueError: If it is not what the record says, or cannot be read at all.
+        ValueError: If its checksum is not that of the record, or it cannot be read.
     """
     file = path / name
-    missing = f"{path} holds no {name}: it is no run directory, or a damaged one"
+    missing = f"{path} holds no {name}: it is not a run directory, or a damaged one"
     try:
         content: bytes | None = read_plain(file, LIMITS[name], trust=trust)
     except FileNotFoundError as error:
@@ -85,11 +95,11 @@ def pick(path: Path, name: str, expected: str | None, *, trust: bool = False) ->
     if content is not None and expected in (None, checksum(content)):
         return file, content
     try:  # the process was killed between the record and the last of its files
-        waiting = read_plain(pending(file), LIMITS[name], trust=trust)
+        replacement = read_plain(pending(file), LIMITS[name], trust=trust)
     except FileNotFoundError:
-        waiting = b""
-    if waiting and checksum(waiting) == expected:
-        return pending(file), waiting
+        replacement = b""
+    if replacement and checksum(replacement) == expected:
+        return pending(file), replacement
     if content is None:
         raise FileNotFoundError(missing)
     raise ValueError(
@@ -99,22 +109,22 @@ def pick(path: Path, name: str, expected: str | None, *, trust: bool = False) ->
 
 
 def parse_json(content: bytes) -> Any:
-    """JSON without the NaN and infinities that Python adds to it, and without keys given twice."""
+    """Parse JSON; NaN and infinities, which Python would accept, and duplicate keys are errors."""
 
     def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is no JSON")
+        raise ValueError(f"{word} is not valid JSON")
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            raise ValueError("it has a key twice")
+            raise ValueError("it has a duplicate key")
         return found
 
-    return json.loads(content.decode(), parse_constant=refuse, object_pairs_hook=once)
+    return json.loads(content.decode(), parse_constant=refuse, object_pairs_hook=unique)
 
 
 def parse_yaml(content: bytes) -> Any:
-    """YAML that is no deeper and no larger than a configuration, without aliases."""
+    """Parse YAML; aliases, and more levels or values than a configuration has, are errors."""
     text = content.decode()
     depth = 0
     for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
@@ -122,12 +132,12 @@ def parse_yaml(content: bytes) -> Any:
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"it has an alias, *{event.anchor}, which no configuration of this library has")
         if depth > MAX_DEPTH or number > MAX_NODES:
-            raise ValueError(f"it has more than {MAX_DEPTH} levels or {MAX_NODES:,} values: no configuration has")
+            raise ValueError(f"it has more than {MAX_DEPTH} levels or {MAX_NODES:,} values, more than a configuration")
     return yaml.safe_load(text)
 
 
 def parse_weights(content: bytes) -> dict[str, Tensor]:
-    """Tensors by name, all of them numbers."""
+    """Parse tensors by name; NaN is an error."""
     tensors = load(content)
     for name, value in tensors.items():
         if (value.is_floating_point() or value.is_complex()) and bool(value.isnan().any()):
@@ -135,11 +145,11 @@ def parse_weights(content: bytes) -> dict[str, Tensor]:
     return tensors
 
 
-def entries(found: Any, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
-    """A mapping that has these entries, each of one of these types.
+def check_entries(found: Any, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
+    """A mapping as a dictionary, after a check that it has these entries, each of one of these types.
 
     Raises:
-        ValueError: If it is none, or one is missing or of another type.
+        ValueError: If it is not a mapping, or an entry is missing or of another type.
     """
     if not isinstance(found, Mapping):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A run read from its directory, and its pair built back."""
+"""Reads a run from its directory and rebuilds its pair."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pyro_vae.runs.building import build
 from pyro_vae.runs.config import with_stable_paths
 from pyro_vae.runs.directory import CONFIG, METRICS, RECORD, WEIGHTS
 from pyro_vae.runs.programs import as_pair
-from pyro_vae.runs.reading import brief, damaged, entries, parse_weights, parse_yaml, pick
+from pyro_vae.runs.reading import check_entries, one_line, parse_weights, parse_yaml, parsing, read_run_file
 from pyro_vae.runs.record import parse_record
 from pyro_vae.runs.trust import check_names
 from pyro_vae.runs.weights import PARAM, device_of, networks, restore
@@ -28,21 +28,21 @@ from pyro_vae.training.history import History
 __all__ = ["DATA_KEYS", "LoadedRun", "RunFiles", "load_run", "read_run"]
 
 DATA_KEYS = ("binarize", "flatten", "root", "valid", "test", "labels", "seed")
-SLACK = 10**6  # numbers that a model may have beyond those stored before it is taken for a memory bomb
+MAX_EXTRA = 10**6  # numbers that a model may have beyond those stored; more would look like a memory bomb
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained pair and where it comes from.
+    """A trained pair with its configuration, record and history.
 
     Attributes:
         path: The run directory.
         pair: An object with the methods `model` and `guide`.
-        config: `config.yaml`.
-        record: `run.json`.
+        config: The content of `config.yaml`.
+        record: The content of `run.json`.
         history: The metrics of each epoch.
-        trust: Whether `config` may name code and folders of any kind.
-        source: The data it was trained on, if they are in memory.
+        trust: Whether `config` may name any class and any folder.
+        source: The training data, if they are in memory.
     """
 
     path: Path
@@ -70,41 +70,41 @@ class LoadedRun:
 
     @property
     def device(self) -> torch.device:
-        """Where the pair's networks are."""
+        """The device of the pair's networks."""
         return device_of(self.pair)
 
     def data(self, root: str | None = None) -> Data:
-        """The data the run was trained on, loaded again; `root` replaces the folder they were found in.
+        """The data that the run was trained on, loaded again; `root` replaces the folder that they were read from.
 
         Raises:
-            FileNotFoundError: If that folder is not there: one that only the run names is not made.
-            ValueError: If they are not what they were: the test data could be among those trained on.
+            FileNotFoundError: If the folder named by the run does not exist; it is not created.
+            ValueError: If the data have changed, so that test data could be among those trained on.
         """
         if root is None and self.source is not None:
             return self.source
-        # runs from before `labels` have none
+        # runs of earlier versions have no `labels`
         settings: dict[str, Any] = {key: self.config.get(key) for key in DATA_KEYS}
         settings["seed"] = self.config.get("data_seed", settings["seed"])
         if root is not None:
             settings["root"] = root
         elif settings["root"] is not None and not self.trust and not Path(settings["root"]).expanduser().is_dir():
             raise FileNotFoundError(
-                f"the folder of the data, {settings['root']!r} by {self.path / CONFIG}, is not here: say where they "
-                "are with root= (--root on the command line)"
+                f"the folder of the data, {settings['root']!r} in {self.path / CONFIG}, does not exist: pass it as "
+                "root= (--root on the command line)"
             )
         data = load(self.config["data"], **settings)
-        now, then = data.describe()["fingerprint"], self.record["data"]["fingerprint"]
-        if now != then:
+        now, before = data.describe()["fingerprint"], self.record["data"]["fingerprint"]
+        if now != before:
             raise ValueError(
                 f"the data {self.config['data']!r} are not those that {self.path} was trained on (fingerprint {now}, "
-                f"then {then}): bring these back, or train again"
+                f"at training {before}): restore these, or train again"
             )
         return data
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What the files of a run hold, checked against each other; nothing is built of it."""
+    """The contents of a run's files, which were checked against each other; no pair is built."""
 
     path: Path
     config: dict[str, Any]
@@ -114,27 +114,27 @@ class RunFiles:
 
 
 def read_run(path: str | Path, *, trust: bool = False, weights: bool = True) -> RunFiles:
-    """Read the files of a run directory without building its pair: no code of the run is imported or run.
+    """Read the files of a run directory without building its pair: no code of the run is imported or executed.
 
     Args:
         path: The run directory.
         trust: Follow links.
-        weights: Read the weights, too; they may be large.
+        weights: Read the weights, too, which may be large.
 
     Raises:
         FileNotFoundError: If the directory or one of its files is missing.
-        ValueError: If a file is damaged or does not fit the others; a link, unless `trust`.
+        ValueError: If a file is damaged, does not fit the others, or is a link (unless `trust`).
     """
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"no run directory at {path}")
-    _, content = pick(path, RECORD, None, trust=trust)
-    with damaged(path / RECORD):
+    _, content = read_run_file(path, RECORD, None, trust=trust)
+    with parsing(path / RECORD):
         record = parse_record(content)
     sums = record["files"]
-    file, content = pick(path, CONFIG, sums.get(CONFIG), trust=trust)
-    with damaged(file):
-        config = entries(
+    file, content = read_run_file(path, CONFIG, sums.get(CONFIG), trust=trust)
+    with parsing(file):
+        config = check_entries(
             parse_yaml(content),
             model=object,
             data=str,
@@ -146,13 +146,13 @@ def read_run(path: str | Path, *, trust: bool = False, weights: bool = True) -> 
             seed=int,
         )
         config = with_stable_paths(config)
-    file, _ = pick(path, METRICS, sums.get(METRICS), trust=trust)
-    with damaged(file):
+    file, _ = read_run_file(path, METRICS, sums.get(METRICS), trust=trust)
+    with parsing(file):
         epochs = History.load(file).epochs
         # runs of format 1 can have more: the metrics were written before the record
         if len(epochs) < record["epochs"]:
             raise ValueError(f"it has {len(epochs)} of {record['epochs']} epochs")
-    tensors = pick(path, WEIGHTS, sums.get(WEIGHTS), trust=trust)[1] if weights else b""
+    tensors = read_run_file(path, WEIGHTS, sums.get(WEIGHTS), trust=trust)[1] if weights else b""
     history = History(
         epochs,
         best=record["best"],
@@ -165,44 +165,44 @@ def read_run(path: str | Path, *, trust: bool = False, weights: bool = True) -> 
 
 
 def load_run(path: str | Path, *, pair: Any = None, device: str = "cpu", trust: bool = False) -> LoadedRun:
-    """Build the pair of a run directory back, in evaluation mode.
+    """Rebuild the pair of a run directory, in evaluation mode.
 
-    Parameters that a pair takes from `pyro.param` go to Pyro's store; everything else belongs to the pair alone.
+    Parameters that a pair takes from `pyro.param` are put into Pyro's store; all other tensors belong to the pair only.
 
     Args:
         path: The run directory.
-        pair: What to fill with the weights in place of building it: an object with the methods `model` and `guide`, or
-            two functions, `(model, guide)`. Needed where the run was one of such a pair.
-        device: Where the networks go.
-        trust: The configuration of a run names the classes to build, and to build a class is to run its code. By
-            default it may only name those of `pyro_vae` and `torch.nn`, and no file may be a link: a directory from
-            anybody can be loaded. For a run of a class of your own, pass True; the class must be importable.
+        pair: A pair to fill with the weights, instead of building one: an object with the methods `model` and `guide`,
+            or a tuple of two functions, `(model, guide)`. It is required if the run was one of such a pair.
+        device: The device of the networks.
+        trust: The configuration of a run names the classes to build, and building a class runs its code. By default it
+            may only name classes of `pyro_vae` and `torch.nn`, and no file may be a link, so that an untrusted
+            directory can be loaded. For a run of a class of your own, pass True; the class must be importable.
 
     Raises:
         FileNotFoundError: If the directory or one of its files is missing.
         ValueError: If a file is damaged or does not fit the others, if it names a class that is not trusted, if the
-            device is not there, or if the pair is needed and missing.
+            device does not exist, or if `pair` is required and missing.
     """
     files = read_run(path, trust=trust)
-    with damaged(files.path / WEIGHTS):
+    with parsing(files.path / WEIGHTS):
         tensors = parse_weights(files.weights)
     made = _build(files, tensors, trust) if pair is None else as_pair(pair)
     run = LoadedRun(files.path, made, files.config, files.record, files.history, trust)
     for net in networks(made).values():
         net.eval()
     choose_device(device, run.model, run.guide)
-    _announce_shared(tensors)
-    with damaged(files.path / WEIGHTS):
+    _warn_of_shared_params(tensors)
+    with parsing(files.path / WEIGHTS):
         restore(made, tensors, torch.zeros(1, *run.shape, device=run.device))
     return run
 
 
 def _build(files: RunFiles, tensors: Mapping[str, Tensor], trust: bool) -> Any:
-    """The pair of a run by its configuration."""
+    """The pair that a run's configuration describes."""
     model, file, shape = files.config["model"], files.path / CONFIG, files.record["data"]["shape"]
     if isinstance(model, dict) and "class_path" not in model and "functions" in model:
         raise ValueError(
-            f"{files.path} holds what a pair of functions has learnt, and not the functions: pass them, "
+            f"{files.path} holds the weights of a pair of functions, but not the functions: pass them, "
             "load_run(path, pair=(model, guide))"
         )
     if not trust:
@@ -212,10 +212,10 @@ def _build(files: RunFiles, tensors: Mapping[str, Tensor], trust: bool) -> Any:
         try:
             return build(model, tuple(shape))
         except ValueError as error:
-            raise ValueError(f"{file}: {brief(error)}") from error
+            raise ValueError(f"{file}: {one_line(error)}") from error
 
 
-def _announce_shared(tensors: Mapping[str, Tensor]) -> None:
+def _warn_of_shared_params(tensors: Mapping[str, Tensor]) -> None:
     store = pyro.get_param_store()
     params = [name.removeprefix(PARAM) for name in tensors if name.startswith(PARAM)]
     shared = [name for name in params if name in store]
@@ -228,15 +228,15 @@ def _announce_shared(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _check_size(spec: Any, shape: list[int], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse a model that is far larger than its weights before memory is taken for it."""
+    """Refuse a model that is far larger than its weights before memory is allocated for it."""
     try:
         with torch.device("meta"), fork_rng():
-            made = sum(v.numel() for net in networks(build(spec, tuple(shape))).values() for v in net.parameters())
-    except ValueError:  # what is wrong, if anything, is said when it is built for good
+            built = sum(v.numel() for net in networks(build(spec, tuple(shape))).values() for v in net.parameters())
+    except ValueError:  # building it for real will raise a clear error
         return
     stored = sum(value.numel() for value in tensors.values())
-    if made > stored + SLACK:
+    if built > stored + MAX_EXTRA:
         raise ValueError(
-            f"{path / CONFIG} describes a model of {made:,} parameters, {path / WEIGHTS} holds {stored:,} numbers: one "
-            "of them is damaged"
+            f"{path / CONFIG} describes a model of {built:,} parameters, {path / WEIGHTS} holds {stored:,} numbers: "
+            "one of them is damaged"
         )

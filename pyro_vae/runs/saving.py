@@ -1,4 +1,4 @@
-"""Saving a trained pair as a run."""
+"""Saves a trained pair as a run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pyro_vae.runs.config import as_yaml
 from pyro_vae.runs.directory import CONFIG, LINES, METRICS, RECORD, WEIGHTS, write_together
 from pyro_vae.runs.machine import environment
 from pyro_vae.runs.reading import checksum
-from pyro_vae.runs.record import FORMAT, seal
-from pyro_vae.runs.weights import device_of, gather
+from pyro_vae.runs.record import FORMAT, format_record
+from pyro_vae.runs.weights import collect_tensors, device_of
 from pyro_vae.support.serialization import finite
 from pyro_vae.training.history import History
 
@@ -35,24 +35,24 @@ def save_run(
     command: str = "",
     started: str | None = None,
 ) -> None:
-    """Write what `load_run` reads.
+    """Write the files that `load_run` reads.
 
-    At any moment, killed or not, the directory holds a whole run: the old one until the new one is there.
+    At any moment, even if the process is killed, the directory holds a complete run: the old one or the new one.
 
     Args:
         path: The run directory.
         pair: An object with the methods `model` and `guide`.
         config: Class and arguments of the pair as `model`, and the arguments of `pv.data.load`: `data` and `DATA_KEYS`.
-        data: What `Data.describe` returns.
+        data: The data as described by `Data.describe`.
         history: The epochs.
         params: Unconstrained parameters in Pyro's store, by name, if the pair uses `pyro.param`.
-        command: What was called, for the record.
-        started: When training began, in ISO 8601. Default: now, less the duration of the epochs.
+        command: The command line, for the record.
+        started: When training began, in ISO 8601. Default: now, minus the duration of the epochs.
     """
     seconds = history[-1].seconds if len(history) else 0.0
     files = {
         CONFIG: as_yaml(config),
-        WEIGHTS: save(gather(pair, params or {})),
+        WEIGHTS: save(collect_tensors(pair, params or {})),
         METRICS: _table(history),
     }
     record = {
@@ -70,7 +70,7 @@ def save_run(
     }
     lines = "".join(json.dumps(finite(epoch)) + "\n" for epoch in history.to_dicts())
     contents = {path / name: content for name, content in {**files, LINES: lines.encode()}.items()}
-    write_together(contents, path / RECORD, seal(record))
+    write_together(contents, path / RECORD, format_record(record))
 
 
 def _table(history: History) -> bytes:

@@ -1,4 +1,4 @@
-"""Training into a run directory, from Python as from the command line."""
+"""Trains a pair into a run directory, from Python and from the command line."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from pyro_vae.training.settings import describe
 
 __all__ = ["train"]
 
-# arguments of `fit` that this module gives it, or that are no part of the experiment
-_GIVEN = ("model", "guide", "data", "seed", "callbacks", "checkpoints", "resume")
-_NOT_KEPT = (*_GIVEN, "valid", "progress", "devices", "num_nodes", "strategy")
+# arguments of `fit` that `train` passes itself, and those that are not stored with the run
+_PASSED = ("model", "guide", "data", "seed", "callbacks", "checkpoints", "resume")
+_NOT_STORED = (*_PASSED, "valid", "progress", "devices", "num_nodes", "strategy")
 
 
 def train(
@@ -55,38 +55,38 @@ def train(
     command: str = "",
     **options: Any,
 ) -> LoadedRun:
-    """Train a pair as `fit` does, and keep the run in a directory: configuration, weights, metrics and checkpoints.
+    """Train a pair as `fit` does, and save the run in a directory: configuration, weights, metrics and checkpoints.
 
-    `pv.load_run` builds the pair of a class back. Of two functions, or of an object made before, the directory holds
-    what they have learnt, and `pv.load_run(path, pair=...)` fills them with it.
+    `pv.load_run(path)` rebuilds a pair that was built from a class. For two functions, or an object made before, the
+    directory holds the weights only, and `pv.load_run(path, pair=...)` loads them into the pair.
 
     Args:
         pair: A class with the methods `model` and `guide`, shipped or your own, which is built here from `init_args`
-            (a `data_shape` among them is filled in; its weights come from `seed`); a mapping with `class_path` and
-            `init_args`; an object with these methods; or two functions, `(model, guide)`.
-        data: What `pv.data.load` takes (a name, a path, a tensor, ...), or what it returns.
-        init_args: Arguments of the class: numbers, texts, lists, and mappings with a `class_path` for parts.
-        data_args: Arguments of `pv.data.load`, if it is called here; the seed is that of the run unless given.
+            (its argument `data_shape` is filled in; its weights come from `seed`); a mapping with `class_path` and
+            `init_args`; an object with these methods; or a tuple of two functions, `(model, guide)`.
+        data: The argument of `pv.data.load` (a name, a path, a tensor, ...), or its result.
+        init_args: Arguments of the class: numbers, strings, lists, and mappings with a `class_path` for parts.
+        data_args: Further arguments of `pv.data.load`. The default of its seed is the seed of the run.
         out: The run directory. Default: runs/DATE-PAIR-DATA.
-        overwrite: Replace the run that `out` holds. It stays until the new one has something to show.
-        resume: Go on from the latest checkpoint in `out`, and from the start if there is no run yet.
-        seed: Of the weights, the data, the shuffling and all noise. Default: one drawn from torch's generator, and
+        overwrite: Replace the run in `out`. The old run stays until the new one is saved for the first time.
+        resume: Resume from the latest checkpoint in `out`, or start if there is no run yet.
+        seed: Seed of the weights, the data, the shuffling and all noise. Default: drawn from torch's generator, and
             recorded. Torch's generators are left as they were.
-        checkpoint_steps, checkpoint_minutes: Steps and minutes between two checkpoints; whichever come first.
-        callbacks: As for `fit`; the run has been saved when they are called.
+        checkpoint_steps, checkpoint_minutes: Steps and minutes between two checkpoints, whichever come first.
+        callbacks: As for `fit`. The run is saved before they are called.
         on_start: Called with the run before the first step.
-        config: What to write as `config.yaml`. Default: what the arguments say.
-        command: What to record as the command.
-        **options: Any other option of `fit`.
+        config: The content of `config.yaml`. Default: derived from the arguments.
+        command: The command line, for the record.
+        **options: Other options of `fit`.
 
     Returns:
-        LoadedRun: With `path`, `history`, `model` and `guide`. After Ctrl-C, too: `history.stopped` is "interrupted".
+        LoadedRun: With `path`, `history`, `model` and `guide`. Also after Ctrl-C: `history.stopped` is "interrupted".
 
     Raises:
-        TypeError: For an option that `fit` does not have, or what is no pair.
-        FileExistsError: If `out` holds something already (see `overwrite` and `resume`).
-        ValueError: If the pair cannot be built, or is not that of the run to resume; and as `fit` does.
-        NonFiniteLoss: As `fit` does; the run has been saved with the last good weights.
+        TypeError: For an option that `fit` does not have, or if `pair` is not a pair.
+        FileExistsError: If `out` exists and is not empty (see `overwrite` and `resume`).
+        ValueError: If the pair cannot be built, or is not that of the run to resume; and as in `fit`.
+        NonFiniteLoss: As in `fit`; the run was saved with the last good weights.
 
     Example:
         >>> import tempfile
@@ -106,13 +106,13 @@ def train(
             _check_same_pair(path, spec)
         dataset = data if isinstance(data, Data) else datasets.load(data, **{"seed": seed, **(data_args or {})})
         made = make_pair(pair, spec, dataset, seed)
-        kept = dict(config) if config is not None else _config(spec, dataset, seed, options)
+        stored = dict(config) if config is not None else _config(spec, dataset, seed, options)
         with fork_rng(seed):
             args = dataset.train.args(min(4, len(dataset.train)))
         writer = RunWriter(
-            path, made, kept, dataset.describe(), args, command=command, resumed=resumed, enabled=ranks.is_main
+            path, made, stored, dataset.describe(), args, command=command, resumed=resumed, enabled=ranks.is_main
         )
-        run = LoadedRun(path, made, kept, {"data": writer.data}, writer.history, trust=True, source=dataset)
+        run = LoadedRun(path, made, stored, {"data": writer.data}, writer.history, trust=True, source=dataset)
         if on_start is not None:
             on_start(run)
         try:
@@ -128,7 +128,9 @@ def train(
             )
         except NonFiniteLoss as error:
             writer.save(replace(writer.history, best=None, stopped="non-finite loss"))
-            raise NonFiniteLoss(f"{error}. They are in {path}", error.step, error.batch, error.sites) from error
+            raise NonFiniteLoss(
+                f"{error}. The weights are saved in {path}", error.step, error.batch, error.sites
+            ) from error
         writer.save(history)
         return replace(run, history=history, record=_record(path, run.record, ranks))
 
@@ -138,7 +140,7 @@ _LAUNCH = {name: _FIT[name].default for name in ("devices", "num_nodes", "strate
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    known = [name for name in _FIT if name not in _GIVEN]
+    known = [name for name in _FIT if name not in _PASSED]
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -150,17 +152,17 @@ def _check_options(options: Mapping[str, Any]) -> None:
 def _directory(
     out: str | Path | None, overwrite: bool, resume: bool, name: str, data: Any, ranks: Ranks
 ) -> Iterator[tuple[Path, bool]]:
-    """The directory, and whether a run in it is resumed; an empty one is removed if the run cannot begin."""
+    """The run directory, and whether its run is resumed; a new directory is removed if the run cannot start."""
     if resume and out is None:
-        raise ValueError("resume=True needs out=, the directory of the run to go on with")
+        raise ValueError("resume=True needs out=, the directory of the run to resume")
 
     def choose() -> tuple[Path, bool]:
         if out is None:
-            return _dated(name, data), False
+            return _create_dated(name, data), False
         resumed = resume and (Path(out) / CONFIG).exists()
         return (Path(out) if resumed else create_run(out, overwrite=overwrite)), resumed
 
-    path, resumed = _agreed(choose, ranks)
+    path, resumed = _choose_together(choose, ranks)
     try:
         yield path, resumed
     except BaseException:
@@ -169,8 +171,8 @@ def _directory(
         raise
 
 
-def _agreed(choose: Callable[[], tuple[Path, bool]], ranks: Ranks) -> tuple[Path, bool]:
-    """What the first rank chooses; if it cannot, it alone says why."""
+def _choose_together(choose: Callable[[], tuple[Path, bool]], ranks: Ranks) -> tuple[Path, bool]:
+    """The choice of rank 0, on all ranks; if it fails, only rank 0 raises the error."""
     chosen, problem = None, None
     if ranks.is_main:
         try:
@@ -185,19 +187,19 @@ def _agreed(choose: Callable[[], tuple[Path, bool]], ranks: Ranks) -> tuple[Path
     return chosen
 
 
-def _dated(name: str, data: Any) -> Path:
+def _create_dated(name: str, data: Any) -> Path:
     if isinstance(data, str | os.PathLike):
         source = Path(data).stem
     else:
         source = data.name if isinstance(data, Data) else "data"
-    wanted = f"runs/{datetime.now():%Y%m%d-%H%M%S}-{name}-{source}"
-    candidate, n = wanted, 1
+    name_of_run = f"runs/{datetime.now():%Y%m%d-%H%M%S}-{name}-{source}"
+    candidate, n = name_of_run, 1
     while True:
         try:
             return create_run(candidate, exist_ok=False)
-        except FileExistsError:  # another run began in the same second
+        except FileExistsError:  # another run started in the same second
             n += 1
-            candidate = f"{wanted}-{n}"
+            candidate = f"{name_of_run}-{n}"
 
 
 def _check_same_pair(path: Path, spec: Mapping[str, Any]) -> None:
@@ -207,19 +209,19 @@ def _check_same_pair(path: Path, spec: Mapping[str, Any]) -> None:
 
 
 def _config(spec: Mapping[str, Any], data: Data, seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What `pyro-vae train` would write; what it cannot be told comes as a description."""
+    """The configuration that `pyro-vae train` would write; other settings are stored as their descriptions."""
     known = {"data": data.name, "binarize": data.binarize, "flatten": data.flatten, "valid": 0, "test": 0}
     known = {"data": data.name, **dict.fromkeys(DATA_KEYS), **known, **data.origin}
     if known.pop("seed") not in (None, seed):
         known["data_seed"] = data.seed
-    settings = {name: options.get(name, p.default) for name, p in _FIT.items() if name not in _NOT_KEPT}
+    settings = {name: options.get(name, p.default) for name, p in _FIT.items() if name not in _NOT_STORED}
     if settings["optim"] is None:
         del settings["optim"]  # the command line has no such option
     return {"model": dict(spec), **known, "seed": seed, **{name: _plain(value) for name, value in settings.items()}}
 
 
 def _plain(value: Any) -> Any:
-    """A setting as YAML can hold it."""
+    """A setting in a form that YAML can represent."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     kind = stable_path(f"{type(value).__module__}.{type(value).__qualname__}")

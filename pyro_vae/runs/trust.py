@@ -1,4 +1,4 @@
-"""What a configuration from someone else may name: looked at before anything in it is imported."""
+"""The classes that an untrusted configuration may name: they are checked before anything is imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 __all__ = ["check_names"]
 
-# Where the classes must come from. Importing these modules runs no code but this library's and torch's own.
+# The packages that classes may come from. Importing these modules runs only code of this library and of torch.
 PARTS = ("pyro_vae.models", "pyro_vae.nets", "pyro_vae.conditionals", "pyro_vae.priors", "pyro_vae.elbo", "torch.nn")
 MAX_WORD = 100
 # Anything else could be read as an import path, as YAML, or as the path of a file.
@@ -22,15 +22,15 @@ _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 
 
 def check_names(value: Any, file: Path, *keys: str) -> None:
-    """Refuse a part of a configuration that names anything but classes of `pyro_vae` and `torch.nn`, at any depth.
+    """Refuse a part of a configuration that names anything except classes of `pyro_vae` and `torch.nn`, at any depth.
 
-    Every string counts, keys included: wherever an argument is annotated as a callable or a class, a plain string is
-    enough to have it imported. Nothing outside of these packages is imported here.
+    All strings are checked, also keys: if an argument is annotated as a callable or a class, jsonargparse imports it
+    from a plain string. This function imports nothing outside these packages.
 
     Args:
-        value: What was read from YAML or JSON.
-        file: Where it was read, for the message.
-        keys: Where it stands there, for the message.
+        value: The value that was read from YAML or JSON.
+        file: The file that it was read from, for the message.
+        keys: The keys that lead to it in the file, for the message.
 
     Raises:
         ValueError: At the first string that is neither a plain word nor the path of such a class.
@@ -57,18 +57,18 @@ def _check(value: Any, file: Path, foreign: frozenset[str], *keys: str) -> None:
         _refuse(value, file, *keys)
 
 
-def _refuse(what: Any, file: Path, *keys: str) -> None:
-    shown = repr(what)
+def _refuse(value: Any, file: Path, *keys: str) -> None:
+    shown = repr(value)
     shown = shown if len(shown) <= MAX_WORD else shown[:MAX_WORD] + "..."
     raise ValueError(
-        f"{file} names {shown} as {'.'.join(keys)}, which is no class of pyro_vae or torch.nn: to load it could run "
-        "code that whoever made this directory has chosen. If it is your own class, or you trust them, pass trust=True "
-        "(--trust true on the command line)"
+        f"{file} names {shown} as {'.'.join(keys)}, which is not a class of pyro_vae or torch.nn: loading it "
+        "could run code chosen by the author of this directory. If it is your own class, or you trust the author, pass "
+        "trust=True (--trust true on the command line)"
     )
 
 
 def _foreign(cls: type) -> frozenset[str]:
-    """Names of the subclasses that others have defined so far: a name alone is enough to have one built."""
+    """Names of the subclasses defined outside the library so far: jsonargparse builds them from a bare name."""
     names = frozenset[str]()
     subclasses: list[type] = type.__subclasses__(cls)
     for sub in subclasses:
@@ -79,14 +79,14 @@ def _foreign(cls: type) -> frozenset[str]:
 def _is_allowed(path: str) -> bool:
     if len(path) > MAX_WORD or not _PATH.fullmatch(path):
         return False
-    place, _, name = path.rpartition(".")
-    if place != "pyro_vae" and not _inside(place):
+    module, _, name = path.rpartition(".")
+    if module != "pyro_vae" and not _inside(module):
         return False
     try:
-        found = getattr(importlib.import_module(place), name, None)
+        found = getattr(importlib.import_module(module), name, None)
     except ImportError:
         return False
-    # where it was defined: a module holds classes of others, too
+    # by its defining module: these modules also hold imported classes
     if not _inside(getattr(found, "__module__", None) or ""):
         return False
     return inspect.isclass(found) and (not path.startswith("torch.") or issubclass(found, nn.Module))

@@ -1,4 +1,4 @@
-"""A run directory that is written while its training goes on."""
+"""Writes a run directory during training."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ CHECKPOINTS = "checkpoints"  # the folder of checkpoints within a run directory
 
 
 class RunWriter:
-    """Saves a run: as a callback of `fit` after epochs, at most once a second, and when it is told to.
+    """Saves a run: as a callback of `fit` after an epoch, at most once per second, and on a call of `save`.
 
-    An older run in the directory is replaced by the first thing that is saved, not before.
+    An earlier run in the directory is replaced when this run is saved for the first time.
 
     Args:
         path: The run directory.
         pair: An object with the methods `model` and `guide`.
-        config: What `config.yaml` will hold.
-        data: What `Data.describe` returns.
-        args: A few data as the pair is called with. It is run on them if Pyro's store holds parameters already, to see
-            which of these are its own.
-        command: What was called, for the record.
-        resumed: Whether the run in the directory is the one that goes on.
-        enabled: False in all processes but one.
+        config: The content of `config.yaml`.
+        data: The data as described by `Data.describe`.
+        args: A few data, as the pair is called with. If Pyro's store holds parameters already, the pair is run on them
+            to find out which of these it uses.
+        command: The command line, for the record.
+        resumed: Whether the run in the directory is resumed.
+        enabled: False in all processes except the main one.
     """
 
     def __init__(
@@ -59,32 +59,32 @@ class RunWriter:
         self.command, self.enabled = command, enabled
         self.history = History(data=dict(data), seed=config["seed"], elbo=str(config["elbo"]))
         self._foreign = _foreign_params(pair, args) if enabled else set()
-        self._begun = resumed
+        self._is_started = resumed
         self._saved: float | None = None
         started = _started(path) if resumed else None
         self._started = started or datetime.now().astimezone().isoformat(timespec="seconds")
 
     def __call__(self, state: State) -> None:
-        """Save the run after an epoch, unless that was done within the last second."""
+        """Save the run after an epoch, unless it was saved within the last second."""
         self.history = state.history
         if self._saved is not None and time.monotonic() < self._saved + 1:
             return
-        # the pair has the weights of this epoch now, and the best ones only at the end
+        # now the pair has the weights of this epoch; the best ones are restored at the end
         self.save(replace(state.history, best=None, stopped="unfinished"))
 
-    def begin(self) -> None:
-        """Replace an older run by what is needed to resume this one."""
-        if not self._begun:
+    def start(self) -> None:
+        """Replace an earlier run by the configuration, which is needed to resume this one."""
+        if not self._is_started:
             clear_run(self.path)
             Checkpoints(self.path / CHECKPOINTS).clear()
             save_config(self.path, self.config)
-            self._begun = True
+            self._is_started = True
 
     def save(self, history: History) -> None:
         """Write weights, metrics and record."""
         if not self.enabled:
             return
-        self.begin()
+        self.start()
         store = pyro.get_param_store().named_parameters()
         params = {name: value for name, value in store if name not in self._foreign}
         save_run(
@@ -101,35 +101,35 @@ class RunWriter:
 
 
 class RunCheckpoints(Checkpoints):
-    """Checkpoints inside a run directory, whose configuration is there before the first of them."""
+    """Checkpoints inside a run directory; the configuration is written before the first of them."""
 
     def __init__(self, writer: RunWriter, steps: int | None, minutes: float | None) -> None:
         super().__init__(writer.path / CHECKPOINTS, steps=steps, minutes=minutes)
         self._writer = writer
 
     def save(self, step: int, snapshot: Snapshot) -> None:
-        """Write a checkpoint, and before the first one whatever resuming the run needs."""
-        self._writer.begin()
+        """Write a checkpoint, and before the first one the configuration."""
+        self._writer.start()
         super().save(step, snapshot)
 
 
 def _foreign_params(pair: Any, args: tuple[Any, ...]) -> set[str]:
-    """The names in Pyro's store that are there before training and that the pair does not ask for."""
+    """The names in Pyro's store before training that the pair does not use."""
     store = pyro.get_param_store()
     before = set(store.keys())
     if not before:
         return before
     try:
         used = used_params(pair, args)
-    except Exception:  # `fit` says what is wrong with the pair
+    except Exception:  # `fit` will raise a clear error
         used = set()
-    for name in set(store.keys()) - before:  # training makes them, from noise of its own
+    for name in set(store.keys()) - before:  # training makes them with its own random numbers
         del store[name]
     return before - used
 
 
 def _started(path: Path) -> str | None:
-    """When the run began that is gone on with, by its record."""
+    """When the resumed run began, according to its record."""
     try:
         return str(json.loads((path / RECORD).read_text())["started"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not written yet, or of an older format

@@ -706,7 +706,7 @@ def test_nan_keeps_the_last_good_weights(capsys: pytest.CaptureFixture[str]) -> 
         message = _error(capsys, "train", *words, "--out", "new")
         assert "the loss is nan at step" in message
         assert "guide site 'z'" in message
-        assert "They are in new" in message
+        assert "The weights are saved in new" in message
         assert all(bool(t.isfinite().all()) for t in load_file("new/weights.safetensors").values())
         loaded = load_run("new", trust=True)
         assert (len(loaded.history), loaded.history.stopped, loaded.history.best) == (epochs, "non-finite loss", None)

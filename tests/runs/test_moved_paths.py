@@ -71,7 +71,7 @@ def test_a_module_that_moved_is_where_the_table_says(module: str) -> None:
 
 @pytest.mark.parametrize("path", OBJECTIVES)
 def test_a_path_that_moved_passes_through_the_check_of_names(path: str) -> None:
-    with pytest.raises(ValueError, match="which is no class of pyro_vae"):
+    with pytest.raises(ValueError, match="which is not a class of pyro_vae"):
         check_names(path, Path("config.yaml"), "elbo")
     check_names(stable_path(path), Path("config.yaml"), "elbo")
 

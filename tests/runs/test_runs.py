@@ -283,7 +283,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "model a number": (lambda r: rewrite(r / "config.yaml", lambda c: c.update(model=3)), "cannot import the model 3"),
     "model unknown": (
         lambda r: rewrite(r / "config.yaml", lambda c: c.update(model={"class_path": "no_such_file.Pair"})),
-        "config.yaml names 'no_such_file.Pair' as model.class_path, which is no class of pyro_vae",
+        "config.yaml names 'no_such_file.Pair' as model.class_path, which is not a class of pyro_vae",
     ),
     "model gone": (
         lambda r: rewrite(r / "config.yaml", lambda c: c.update(model={"class_path": "pyro_vae.NoPair"})),
@@ -327,7 +327,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a tensor too many": (
         lambda r: change_weights(r, lambda t: t.update(more=torch.zeros(1))),
-        r"does not fit the model: it has a tensor 'more' too many",
+        r"does not fit the model: it has an unexpected tensor 'more'",
     ),
     "a tensor of another shape": (
         lambda r: change_weights(r, lambda t: t.update({"decoder.final.bias": torch.zeros(3)})),
@@ -353,7 +353,7 @@ def test_damage_is_named(run: Path, damage: str) -> None:
 @pytest.mark.parametrize("name", ["config.yaml", "run.json", "weights.safetensors", "metrics.csv"])
 def test_missing_files(run: Path, name: str) -> None:
     (run / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"holds no {name}: it is no run directory, or a damaged one"):
+    with pytest.raises(FileNotFoundError, match=f"holds no {name}: it is not a run directory, or a damaged one"):
         load_run(run)
 
 
@@ -425,7 +425,7 @@ def test_nested_classes() -> None:
 def test_what_cannot_be_built() -> None:
     with pytest.raises(ValueError, match=r"cannot build the model .*Failing: KeyError: 'no such thing'"):
         build({"class_path": f"{HERE}.Failing"}, (64,))
-    with pytest.raises(ValueError, match=r"is no pair: it has no method guide\(self, x\)"):
+    with pytest.raises(ValueError, match=r"is not a pair: it has no method guide\(self, x\)"):
         build({"class_path": f"{HERE}.Half"}, (64,))
 
 

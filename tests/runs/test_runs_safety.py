@@ -175,10 +175,10 @@ BOMBS: dict[str, tuple[str, str, str]] = {
         "model: !!python/object/apply:os.system ['touch sang']\n",
         "could not determine a constructor",
     ),
-    "deep JSON": ("run.json", "[" * 200_000 + "]" * 200_000, "RecursionError on reading it"),
-    "deep JSON objects": ("run.json", '{"a":' * 100_000 + "1" + "}" * 100_000, "RecursionError on reading it"),
-    "NaN in JSON": ("run.json", '{"format": NaN}', "NaN is no JSON"),
-    "a key twice": ("run.json", '{"format": 2, "format": 1}', "it has a key twice"),
+    "deep JSON": ("run.json", "[" * 200_000 + "]" * 200_000, "RecursionError while reading it"),
+    "deep JSON objects": ("run.json", '{"a":' * 100_000 + "1" + "}" * 100_000, "RecursionError while reading it"),
+    "NaN in JSON": ("run.json", '{"format": NaN}', "NaN is not valid JSON"),
+    "a key twice": ("run.json", '{"format": 2, "format": 1}', "it has a duplicate key"),
     "a huge number": ("run.json", '{"format": ' + "9" * 10_000 + "}", "digits"),
 }
 
@@ -241,7 +241,7 @@ def test_a_folder_that_only_the_run_names_is_not_made(run: Path, tmp_path: Path)
     there = tmp_path / "made" / "by" / "a" / "stranger"
     rewrite(run / "config.yaml", lambda c: c.update(data="mnist", root=str(there)))
     reseal(run)
-    with pytest.raises(FileNotFoundError, match=r"the folder of the data, .*stranger.* is not here: say where"):
+    with pytest.raises(FileNotFoundError, match=r"the folder of the data, .*stranger.* does not exist: pass"):
         load_run(run).data()
     assert not there.exists()
 

@@ -266,7 +266,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_weights() -> None:
         guide(x * float("nan") if runs > 30 else x)
 
     pyro.clear_param_store()
-    with pytest.raises(NonFiniteLoss, match="They are in a"):
+    with pytest.raises(NonFiniteLoss, match="The weights are saved in a"):
         train((model, failing), "digits", out="a", **{**QUICK, "epochs": 50, "preflight": False})
     assert read_run("a").history.stopped == "non-finite loss"
 

@@ -200,7 +200,7 @@ def test_a_pair_that_is_not_fresh_is_refused() -> None:
     with pytest.raises(ValueError, match="that an earlier run has trained"):
         compare_training(lambda seed: pair, simulate(), ["trace"], **SHORT)
     seeds = iter(range(100))
-    with pytest.raises(ValueError, match="other weights at its second call"):
+    with pytest.raises(ValueError, match="different weights at its first and its second call"):
         compare_training(lambda seed: build(next(seeds)), simulate(), ["trace", "stl"], **SHORT)
 
 

@@ -29,8 +29,8 @@ def checkpoints_of(
         folder = checkpoints.path if isinstance(checkpoints, Checkpoints) else checkpoints
         if folder is not None and Path(folder) != Path(resume):
             raise ValueError(
-                f"resume={str(resume)!r} and checkpoints={str(folder)!r} are different folders: pass resume=True to "
-                "resume from the folder of checkpoints"
+                f"resume={str(resume)!r} and checkpoints={str(folder)!r} are different folders: to resume from the "
+                "latter, pass resume=True with checkpoints="
             )
         checkpoints = resume if checkpoints is None else checkpoints
     if resume is True and checkpoints is None:

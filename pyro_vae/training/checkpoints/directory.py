@@ -154,7 +154,7 @@ class Checkpoints:
         return sorted(step for step in steps if step is not None)
 
     def _remove(self, step: int) -> None:
-        # the values first: without them, the tensors do not count as a checkpoint
+        # the figures first: without them nobody looks for the tensors
         for ending in (FIGURES, TENSORS):
             with suppress(FileNotFoundError):
                 name = self._name(step)
