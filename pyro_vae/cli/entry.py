@@ -43,14 +43,14 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns the exit status: 0; 1 after an error, 2 if the command line cannot be parsed, 130 after Ctrl-C. Unless it is
     0, one line on stderr gives the reason.
     """
-    words = list(sys.argv[1:] if args is None else args)
-    if not words or words[0] in ("-h", "--help"):
+    argv = list(sys.argv[1:] if args is None else args)
+    if not argv or argv[0] in ("-h", "--help"):
         print(_help())
-        return 0 if words else 2
-    if words[0] == "--version":
+        return 0 if argv else 2
+    if argv[0] == "--version":
         print(f"pyro-vae {version('pyro-vae')}")
         return 0
-    name = words[0]
+    name = argv[0]
     if name not in _COMMANDS:
         near = difflib.get_close_matches(name, _COMMANDS, n=1)
         hint = f", did you mean {near[0]}" if near else ""
@@ -58,14 +58,14 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     here = str(Path.cwd())  # not "": jsonargparse changes the folder while it reads a --config
     # the user's own pair is usually in the working folder; but that could also be an untrusted run directory
-    may_import = name == "train" and not any(word.startswith("--resume") for word in words)
-    if here not in sys.path and (may_import or any(word.startswith("--trust") for word in words)):
+    may_import = name == "train" and not any(argument.startswith("--resume") for argument in argv)
+    if here not in sys.path and (may_import or any(argument.startswith("--trust") for argument in argv)):
         sys.path.insert(0, here)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             importlib.import_module(f"pyro_vae.cli.{_MODULES.get(name, name)}").run(
-                name, words[1:], shlex.join(["pyro-vae", *words])
+                name, argv[1:], shlex.join(["pyro-vae", *argv])
             )
     except ArgumentError as error:
         print(f"pyro-vae {name}: {error}", file=sys.stderr)

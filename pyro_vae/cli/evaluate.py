@@ -65,10 +65,10 @@ def _parser() -> Parser:
     return parser
 
 
-def run(name: str, words: Sequence[str], command: str) -> None:
+def run(name: str, argv: Sequence[str], command: str) -> None:
     """Rebuild a run and report its metrics."""
     parser = _parser()
-    options = parser.read(words)
+    options = parser.read(argv)
     method = _method(parser, options)
     ranks = launch(options.devices, options.num_nodes, device=options.device)
     if ranks.device is not None:

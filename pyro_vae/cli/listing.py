@@ -15,9 +15,9 @@ from pyro_vae.cli.parser import Parser
 __all__ = ["run"]
 
 
-def run(name: str, words: Sequence[str], command: str) -> None:
+def run(name: str, argv: Sequence[str], command: str) -> None:
     """Print the names."""
-    Parser(prog="pyro-vae list", usage="pyro-vae list", description="List names for options.").read(words)
+    Parser(prog="pyro-vae list", usage="pyro-vae list", description="List names for options.").read(argv)
     table = Table("option", "names", show_header=False)
     networks = [name for name in nets.__all__ if isinstance(getattr(nets, name), type)]
     for option, names in {

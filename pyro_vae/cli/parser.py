@@ -73,13 +73,13 @@ class Parser(ArgumentParser):
         settings |= {"exit_on_error": False, "allow_abbrev": False, "parser_mode": "pyro_vae"}
         super().__init__(*args, **{**settings, **kwargs})
 
-    def read(self, words: Sequence[str]) -> Namespace:
-        """Parse the words after the command's name."""
+    def read(self, argv: Sequence[str]) -> Namespace:
+        """Parse the arguments after the name of the command."""
         for action in self._actions:
             if action.dest.endswith(".help"):
                 action.nargs = None  # without a value it would show a protocol, which has no arguments
         try:
-            return self.parse_args(list(words))
+            return self.parse_args(list(argv))
         except ArgumentError as error:
             options = [name for action in self._actions for name in action.option_strings]
             raise ArgumentError(None, explain(str(error.message), self.prog, options)) from error

@@ -22,9 +22,9 @@ from pyro_vae.support.random import fork_rng
 __all__ = ["run"]
 
 
-def run(name: str, words: Sequence[str], command: str) -> None:
+def run(name: str, argv: Sequence[str], command: str) -> None:
     """Rebuild a run, and sample from its model or reconstruct some of its data."""
-    make, figure, files, options = _samples(words) if name == "sample" else _reconstructions(words)
+    make, figure, files, options = _samples(argv) if name == "sample" else _reconstructions(argv)
     pyro.clear_param_store()
     loaded = load_run(options.run, device=options.device, trust=options.trust)
     with fork_rng(options.seed):
@@ -36,10 +36,10 @@ def run(name: str, words: Sequence[str], command: str) -> None:
 Command = tuple[Callable[[LoadedRun, Namespace], dict[str, Tensor]], Callable[..., Any], str, Namespace]
 
 
-def _samples(words: Sequence[str]) -> Command:
+def _samples(argv: Sequence[str]) -> Command:
     parser = _parser("sample", "Sample data from the model of a trained run")
     parser.add_argument("--num", type=int, default=64, help="Number of data.")
-    options = _read(parser, words, "samples")
+    options = _read(parser, argv, "samples")
     if options.num < 1:
         raise ValueError(f"--num must be at least 1, got {options.num}")
     return _sampled, plots.image_grid, "samples", options
@@ -52,11 +52,11 @@ def _sampled(loaded: LoadedRun, options: Namespace) -> dict[str, Tensor]:
     return {"x": sample(loaded.model, template, *labels, mean=options.mean)}
 
 
-def _reconstructions(words: Sequence[str]) -> Command:
+def _reconstructions(argv: Sequence[str]) -> Command:
     parser = _parser("reconstruct", "Reconstruct data with a trained run")
     parser.add_argument("--num", type=int, default=20, help="Number of data: the first ones of the split.")
     add_split_options(parser)
-    return _reconstructed, plots.reconstructions, "reconstructions", _read(parser, words, "reconstructions")
+    return _reconstructed, plots.reconstructions, "reconstructions", _read(parser, argv, "reconstructions")
 
 
 def _reconstructed(loaded: LoadedRun, options: Namespace) -> dict[str, Tensor]:
@@ -71,12 +71,12 @@ def _parser(name: str, summary: str) -> Parser:
     return parser
 
 
-def _read(parser: Parser, words: Sequence[str], files: str) -> Namespace:
+def _read(parser: Parser, argv: Sequence[str], files: str) -> Namespace:
     parser.add_argument("--mean", type=bool, default=True, help="The means of p(x|z), or else samples from it.")
     parser.add_argument(
         "--out", type=str | None, default=None, help=f"Path to write to, without an ending. Default: RUN/{files}."
     )
-    return parser.read(words)
+    return parser.read(argv)
 
 
 def _show(out: Path, figure: Callable[..., Any], **arrays: Tensor) -> None:

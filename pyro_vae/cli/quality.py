@@ -35,9 +35,9 @@ def _parser() -> Parser:
     return parser
 
 
-def run(name: str, words: Sequence[str], command: str) -> None:
+def run(name: str, argv: Sequence[str], command: str) -> None:
     """Rebuild a run and measure the quality of its samples."""
-    options = _parser().read(words)
+    options = _parser().read(argv)
     loaded, args = open_run(options, at_most=True)
     images = plots.as_images(args[0]).to(loaded.device)
     data_source = loaded.data(options.root)

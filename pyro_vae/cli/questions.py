@@ -99,10 +99,10 @@ def _parser(name: str, question: Question) -> Parser:
     return parser
 
 
-def run(name: str, words: Sequence[str], command: str) -> None:
+def run(name: str, argv: Sequence[str], command: str) -> None:
     """Rebuild a run, evaluate it and write the result to its directory."""
     question = QUESTIONS[name]
-    options = _parser(name, question).read(words)
+    options = _parser(name, question).read(argv)
     loaded, args = open_run(options, at_most=True)
     chosen = {key: options[key] for key in (*question.options, *question.parameters, "seed", "progress")}
     publish(question.function(loaded.model, loaded.guide, *args, **chosen), loaded, question.files)

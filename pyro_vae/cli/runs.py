@@ -29,9 +29,9 @@ def _parser() -> Parser:
     return parser
 
 
-def run(name: str, words: Sequence[str], command: str) -> None:
+def run(name: str, argv: Sequence[str], command: str) -> None:
     """List runs, or compare two."""
-    options = _parser().read(words)
+    options = _parser().read(argv)
     if options.compare:
         echo(compare_runs(*options.compare).table())
         return

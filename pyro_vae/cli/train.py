@@ -133,22 +133,22 @@ def _add_data_options(group: Any) -> None:
     )
 
 
-def run(name: str, words: Sequence[str], command: str) -> None:
+def run(name: str, argv: Sequence[str], command: str) -> None:
     """Train, save, report and draw."""
     pyro.clear_param_store()
     torch.manual_seed(0)  # networks that a pair's module makes when it is imported are the same every time
-    run_to_resume = _value(words, "--resume")
+    run_to_resume = _value(argv, "--resume")
     before: list[str] = []
     if run_to_resume is not None:
         # checked for untrusted names before anything is imported
-        stored = read_config(Path(run_to_resume), trust=_value(words, "--trust") == "true")
+        stored = read_config(Path(run_to_resume), trust=_value(argv, "--trust") == "true")
         if "functions" in stored["model"]:
             raise ValueError(
                 f"{run_to_resume} is a run of a pair made in Python and can only be resumed there: "
                 "pv.train(pair, data, out=..., resume=True)"
             )
         before = ["--config", str(Path(run_to_resume) / CONFIG)]
-    parser, options = _read([*before, *words])
+    parser, options = _read([*before, *argv])
     if options.num_samples < 1:
         raise ValueError(f"--num_samples must be at least 1, got {options.num_samples}")
     config = _stored_config(parser, options)
@@ -210,14 +210,14 @@ def _summary(history: History) -> str:
     return f"trained for {len(history)} epoch{'s' * (len(history) > 1)}, {history[-1].seconds:.1f} s"
 
 
-def _value(words: Sequence[str], option: str) -> str | None:
-    """The value of an option before the words are parsed; the last one counts, as in the parser. None without one."""
+def _value(argv: Sequence[str], option: str) -> str | None:
+    """The value of an option in unparsed arguments, where the last one counts; None without the option."""
     found = None
-    for word, after in zip(words, [*words[1:], None], strict=True):
-        if word == option:
-            found = after
-        elif word.startswith(f"{option}="):
-            found = word.removeprefix(f"{option}=")
+    for argument, following in zip(argv, [*argv[1:], None], strict=True):
+        if argument == option:
+            found = following
+        elif argument.startswith(f"{option}="):
+            found = argument.removeprefix(f"{option}=")
     return found
 
 
@@ -242,13 +242,13 @@ def _check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         )
 
 
-def _read(words: Sequence[str]) -> tuple[Parser, Namespace]:
+def _read(argv: Sequence[str]) -> tuple[Parser, Namespace]:
     parser = _parser()
-    chosen = parser.read([word for word in words if not word.startswith("--print_config")]).model.class_path
+    chosen = parser.read([argument for argument in argv if not argument.startswith("--print_config")]).model.class_path
     if chosen != _VAE:
         # jsonargparse keeps arguments when the class changes: those of the same name would have the VAE's defaults
         parser = _parser(chosen)
-    return parser, parser.read(words)
+    return parser, parser.read(argv)
 
 
 def _show(run: LoadedRun, options: Namespace, ranks: Ranks) -> None:

@@ -87,8 +87,8 @@ def fit(
     Args:
         model, guide: The pair.
         data: What `pv.data.load` returns; a tensor `(N, ...)`; a tuple of tensors with N rows, whose further members
-            are passed on as `*args`; or a loader, of whose batches the pair gets as many members as the model takes
-            arguments.
+            are passed on as `*args`; or a loader, whose batches are passed on, cut to the number of arguments that the
+            model takes.
         valid: Validation data, in any of these forms. Default: the validation split of `data`, if it has one.
         elbo: An estimator's name (`pv.elbo.names()`) or a `pyro.infer.ELBO` object.
         epochs: Length of the run in passes over the data. Default: 50, unless `steps` is given.

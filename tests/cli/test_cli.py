@@ -263,7 +263,7 @@ def test_evaluate_by_other_methods(capsys: pytest.CaptureFixture[str], run: str)
         figures = json.loads(Path(run, f"log-marginal-valid-{method}.json").read_text())
         assert (figures["method"], figures["num_data"], len(figures["data"])) == (method, 4, 4)
     assert main([*words, "--num_chains", "2"]) == 1
-    message = "--num_chains is no option of --method importance, but of ais, bdmc"
+    message = "--num_chains is not an option of --method importance, but of ais, bdmc"
     assert message in capsys.readouterr().err
     out = _ok(capsys, *words, "--target_error", "100", "--defensive", "0.1")
     assert out.splitlines()[-1] == f"{run}/log-marginal-valid-importance.json"
@@ -526,7 +526,7 @@ TRAIN_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "unknown module": (["--model", "my_pare.MyVAE"], ["cannot import my_pare.MyVAE: No module named 'my_pare'"]),
     "unknown class": (["--model", "my_pair.Mine"], ["cannot import my_pair.Mine", "has no attribute 'Mine'"]),
     "broken file": (["--model", "broken.Pair"], ["SyntaxError", "broken.py, line 1"]),
-    "no pair": (["--model", "my_pair.Half"], ["my_pair.Half is no pair", "model(self, x) and guide(self, x)"]),
+    "no pair": (["--model", "my_pair.Half"], ["my_pair.Half is not a pair", "model(self, x) and guide(self, x)"]),
     "model a number": (["--config", "model.yaml"], ["--model: expected the name of a class", "got 3"]),
     "argument missing": (["--model", "my_pair.Failing"], ["--model Failing needs --model.after"]),
     "unknown argument": (
@@ -538,7 +538,7 @@ TRAIN_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "negative size": (["--model.latent_dim", "-3"], ["cannot build the model pyro_vae.VAE", "positive", "-3"]),
     "unknown part": (["--model.likelihood", "nomal"], ["unknown likelihood 'nomal', did you mean 'normal'?"]),
     "unknown estimator": (["--elbo", "men_field"], ["unknown ELBO 'men_field', did you mean 'mean_field'?"]),
-    "grey under Bernoulli": (["--binarize", "none"], ["Bernoulli", "outside the support", "binarize='dynamic'"]),
+    "gray under Bernoulli": (["--binarize", "none"], ["Bernoulli", "outside the support", "binarize='dynamic'"]),
     "unknown choice": (
         ["--binarize", "dynamc"],
         ["expected none, dynamic, static or threshold, got dynamc", "dynamic?"],
@@ -577,7 +577,7 @@ TRAIN_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "garbled config": (["--config", "garbled.yaml"], ["--config: the file is not valid YAML: while parsing", "line 2"]),
     "config a list": (["--config", "list.yaml"], ["--config: expected a file with `name: value` on each line"]),
     "config empty": (["--config", "empty.yaml"], ["--config: expected a file with `name: value` on each line"]),
-    "config binary": (["--config", "binary.yaml"], ["--config: the file is no text"]),
+    "config binary": (["--config", "binary.yaml"], ["--config: the file is not a text file"]),
     "config of other things": (["--config", "other.yaml"], ["unknown option --epochz, did you mean --epochs?"]),
     "out a file": (["--out", "my_pair.py"], ["cannot make the run directory my_pair.py: File exists"]),
     "out of someone else": (["--out", ".", "--overwrite", "true"], ["holds files, but no run: choose another --out"]),
@@ -749,7 +749,9 @@ def test_ctrl_c_while_training() -> None:
     waits, err = err.split("\n", 1)
     assert waits == "stopping after this step; press Ctrl-C again to stop immediately"
     assert err.startswith("pyro-vae train: interrupted: trained for ")
-    assert err.endswith("`pyro-vae train --resume new` goes on; `pyro-vae evaluate new` reports its figures\n")
+    assert err.endswith(
+        "`pyro-vae train --resume new` resumes it; `pyro-vae evaluate new` reports its ELBO and log p(x)\n"
+    )
     assert err.count("\n") == 1
     loaded = load_run("new")
     assert loaded.history.stopped == "interrupted"

@@ -60,7 +60,7 @@ def test_a_stopped_run_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         stop_in_step(patch, 20, kind)
         message = error_of(capsys, *QUICK, "--epochs", "3", "--out", "stopped")
     assert "interrupted: trained for 1 epoch" in message
-    assert "`pyro-vae train --resume stopped` goes on" in message
+    assert "`pyro-vae train --resume stopped` resumes it" in message
     assert len(figures("stopped")) == 1
     assert main(["train", "--resume", "stopped"]) == 0
     assert figures("stopped") == figures("whole")

@@ -64,7 +64,7 @@ def test_two_processes_do_what_one_does(found: Any, name: str) -> None:
     "name",
     [*NOISE_FREE, "batch_norm", "loader", "noisy", "phases", "early_end", "resumed", "stopped_by_signal", "exploding"],
 )
-def test_ranks_end_with_equal_weights_and_figures(found: Any, name: str) -> None:
+def test_ranks_end_with_equal_weights_and_metrics(found: Any, name: str) -> None:
     first, second = found[2][name]
     assert torch.equal(first["weights"], second["weights"])
     assert first["history"] == second["history"]
@@ -72,7 +72,7 @@ def test_ranks_end_with_equal_weights_and_figures(found: Any, name: str) -> None
 
 
 @pytest.mark.parametrize(("name", "steps"), [("in_memory", 51), ("loader", 52)])
-def test_an_epoch_is_cut_in_shares(found: Any, name: str, steps: int) -> None:
+def test_an_epoch_is_split_into_shards(found: Any, name: str, steps: int) -> None:
     # before the first step each rank looks at a few data; one datum is taken twice, so that all have 52
     seen = [[round(v * 103) for v in rank["seen"].tolist()] for rank in found[2][name]]
     first, second = seen[0][-steps:], seen[1][-52:]
@@ -174,7 +174,7 @@ def test_the_command_line_trains_and_evaluates_on_two_ranks(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 @pytest.mark.parametrize("n", [1, 2, 5, 8, 64, 103])
-def test_shares_weigh_each_row_alike(n: int, size: int) -> None:
+def test_shards_weigh_each_row_equally(n: int, size: int) -> None:
     weight = [0.0] * n
     for rank in range(size):
         start, stop, share = Ranks(rank, size).rows(n)

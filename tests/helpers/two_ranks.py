@@ -40,7 +40,7 @@ def fit(pair: Any, data: Any, **options: Any) -> pv.History:
     return pv.fit(pair.model, pair.guide, data, **settings)
 
 
-def figures(history: pv.History) -> list[dict[str, Any]]:
+def metrics(history: pv.History) -> list[dict[str, Any]]:
     return [{k: v for k, v in asdict(epoch).items() if k != "seconds"} for epoch in history]
 
 
@@ -54,7 +54,7 @@ def own_start() -> None:
 
 
 class Plain:
-    """A pair without noise, of two plain functions, with a batch normalisation and a label as an extra argument."""
+    """A pair without noise, of two plain functions, with a batch normalization and a label as an extra argument."""
 
     def __init__(self, dims: int = 12, norm: bool = False) -> None:
         pyro.clear_param_store()
@@ -86,17 +86,17 @@ class Shared:
         self.total = total
 
     def model(self, x: Tensor) -> None:
-        centre = pyro.sample("centre", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
+        center = pyro.sample("center", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
         with pyro.plate("data", self.total or len(x), subsample_size=len(x) if self.total else None):
-            pyro.sample("x", dist.Normal(centre, 1.0).to_event(1), obs=x)
+            pyro.sample("x", dist.Normal(center, 1.0).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
         loc = pyro.param("loc", torch.full((x.shape[1],), float(rank())))
-        pyro.sample("centre", dist.Delta(loc, event_dim=1))
+        pyro.sample("center", dist.Delta(loc, event_dim=1))
 
 
 def trained(pair: Plain, history: pv.History) -> Found:
-    return {"weights": weights(pair.there, pair.back), "history": figures(history)}
+    return {"weights": weights(pair.there, pair.back), "history": metrics(history)}
 
 
 def in_memory() -> Found:
@@ -134,7 +134,7 @@ def shared_latent() -> Found:
     pyro.clear_param_store()
     pair = Shared(103)
     history = fit(pair, torch.randn(103, 3, generator=torch.Generator().manual_seed(0)), elbo="trace", lr=0.05)
-    return {"weights": pyro.param("loc").detach(), "history": figures(history)}
+    return {"weights": pyro.param("loc").detach(), "history": metrics(history)}
 
 
 def batch_norm() -> Found:
@@ -157,7 +157,7 @@ def noisy() -> Found:
     history = fit(vae, bits(), seed=None, callbacks=[])
     noise.append(torch.rand(3))
     torch.set_rng_state(before)
-    return {"weights": weights(vae), "history": figures(history), "noise": noise[0]}
+    return {"weights": weights(vae), "history": metrics(history), "noise": noise[0]}
 
 
 def phases() -> Found:
@@ -166,7 +166,7 @@ def phases() -> Found:
     vae = pv.VAE(12, 3, hidden=(8,))
     objective = pv.elbo.AAE()
     history = fit(vae, bits(), elbo=objective)
-    return {"weights": weights(vae, *objective.critics.values()), "history": figures(history)}
+    return {"weights": weights(vae, *objective.critics.values()), "history": metrics(history)}
 
 
 def early_end() -> Found:
@@ -192,8 +192,8 @@ def resumed() -> Found:
     straight = run(5, "straight")
     run(2, "halves")
     again = run(5, "halves", resume=True)
-    found = {"weights": again[0], "straight": straight[0], "history": figures(again[1])}
-    found["straight_history"] = figures(straight[1])
+    found = {"weights": again[0], "straight": straight[0], "history": metrics(again[1])}
+    found["straight_history"] = metrics(straight[1])
     if DEVICES == 2:
         try:
             pyro.clear_param_store()

@@ -142,7 +142,7 @@ def test_the_pair_comes_back(run: Path, data: pv.data.Data) -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
     loaded = load_run(run)
-    assert torch.equal(torch.get_rng_state(), state)  # building it initialises weights, with noise
+    assert torch.equal(torch.get_rng_state(), state)  # building it initializes weights, with noise
     assert not loaded.pair.training
     assert loaded.shape == (64,)
     assert loaded.history == History(HISTORY.epochs, 2, "finished", data.describe(), 3, "trace")

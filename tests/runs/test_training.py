@@ -110,7 +110,7 @@ def test_the_command_line_goes_on_with_a_run(capsys: pytest.CaptureFixture[str])
     train(pv.VAE(64, 2, hidden=(4,)), data, out="b", epochs=1, **options)
     capsys.readouterr()
     assert main(["train", "--resume", "b", "--epochs", "2"]) == 1
-    assert "b is a run of a pair made in Python, which alone can go on with it" in capsys.readouterr().err
+    assert "b is a run of a pair made in Python and can only be resumed there" in capsys.readouterr().err
 
 
 def test_data_from_memory_are_named_and_not_loaded_again() -> None:

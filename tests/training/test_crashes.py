@@ -31,8 +31,8 @@ def train(folder: str, seconds: float = 0.0) -> None:
     torch.manual_seed(0)
     pair = pv.VAE(64, 2, hidden=(8,))
     torch.manual_seed(1)
-    grey = torch.rand(60, 64)
-    data = pv.data.Data("noise", pv.data.Split(grey, dynamic=True), None, None, (64,), "dynamic", 0)
+    gray = torch.rand(60, 64)
+    data = pv.data.Data("noise", pv.data.Split(gray, dynamic=True), None, None, (64,), "dynamic", 0)
     every = pv.Checkpoints(Path(folder) / "checkpoints", steps=2, keep=2)
     history = pv.fit(
         pair.model,

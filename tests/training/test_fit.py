@@ -150,7 +150,7 @@ def test_a_subsampled_plate_is_nats_per_datum_too() -> None:
     torch.testing.assert_close(weights(plain), weights(scaled))
 
 
-def test_latents_shared_by_all_data_are_normalised_by_their_number() -> None:
+def test_latents_shared_by_all_data_are_normalized_by_their_number() -> None:
     class Pair:
         def model(self, x: Tensor) -> None:
             mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
@@ -170,7 +170,7 @@ def test_latents_shared_by_all_data_are_normalised_by_their_number() -> None:
     assert history.valid_elbo[-1] == pytest.approx(history.train_elbo[-1], abs=0.7)  # as if they were 40
 
 
-def test_the_elbo_shown_is_the_true_one_whatever_is_minimised() -> None:
+def test_the_elbo_shown_is_the_true_one_whatever_is_minimized() -> None:
     pair = LinearGaussian(seed=1)
     history = train(pair, valid=VALID, kl_weight=4.0, keep_best=False)
     figure = bound(pair.model, pair.guide, VALID, seed=0)
