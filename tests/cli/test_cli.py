@@ -567,7 +567,7 @@ TRAIN_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "weight's value": (["--kl_weight", "Warmup", "--kl_weight.epochs", "-1"], ["a warm-up needs epochs > 0"]),
     "warm-up too long": (
         ["--kl_weight", "Warmup", "--kl_weight.epochs", "9"],
-        ["after the run's 1 epochs", "train longer"],
+        ["the run ends after 1 epochs", "train longer"],
     ),
     "unknown option": (["--epohcs", "3"], ["unknown option --epohcs, did you mean --epochs? `pyro-vae train --help`"]),
     "abbreviation": (["--epoch", "3"], ["unknown option --epoch, did you mean --epochs?"]),

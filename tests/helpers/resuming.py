@@ -53,7 +53,7 @@ def stop_at(step: int) -> Any:
     return make
 
 
-def figures(history: pv.History) -> list[dict[str, Any]]:
+def metrics(history: pv.History) -> list[dict[str, Any]]:
     return [{k: v for k, v in asdict(epoch).items() if k != "seconds"} for epoch in history]
 
 
@@ -80,7 +80,7 @@ def assert_resumes_exactly(
             pair.model, pair.guide, data, optim=stop_at(stop), checkpoints=tmp_path, resume=True, **settings
         )
         assert history.stopped == ("interrupted" if stop else expected.stopped)
-    assert figures(history) == figures(expected)
+    assert metrics(history) == metrics(expected)
     assert history.best == expected.best
     if isinstance(whole, nn.Module):
         assert same_bits(whole, pair)

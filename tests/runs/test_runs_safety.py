@@ -96,7 +96,7 @@ def test_a_model_that_is_a_string(run: Path, sang: Callable[[], bool]) -> None:
     for model in ("canary.Song", "{class_path: canary.Song}"):
         rewrite(run / "config.yaml", lambda c, model=model: c.update(model=model))  # type: ignore[misc]
         reseal(run)
-        with pytest.raises(ValueError, match=r"config\.yaml names .* as model, which is no class"):
+        with pytest.raises(ValueError, match=r"config\.yaml names .* as model, which is not a class"):
             load_run(run)
     assert not sang()
 

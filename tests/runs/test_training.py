@@ -159,7 +159,7 @@ def test_a_class_of_ones_own() -> None:
     pyro.clear_param_store()
     run = train(StoredPair, "digits", init_args={"width": 2}, out="a", **QUICK)
     assert "param/scale" in load_file("a/weights.safetensors")
-    with pytest.raises(ValueError, match="no class of pyro_vae"):
+    with pytest.raises(ValueError, match="not a class of pyro_vae"):
         load_run("a")
     pyro.clear_param_store()
     assert metrics(load_run("a", trust=True)) == metrics(run)

@@ -40,7 +40,7 @@ def weights(pair: nn.Module) -> list[Tensor]:
     return [p.detach().clone() for p in pair.parameters()]
 
 
-def figures(history: History) -> list[dict[str, Any]]:
+def metrics(history: History) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in history.to_dicts()]
 
 
@@ -202,7 +202,7 @@ def test_the_same_seed_gives_the_same_run(seed: int) -> None:
         pyro.clear_param_store()
         pair = LinearGaussian(seed=1)
         history = train(pair, seed=seed, valid=VALID, num_particles=2)
-        runs.append((figures(history), weights(pair)))
+        runs.append((metrics(history), weights(pair)))
         torch.rand(7)  # the state outside does not matter
     assert runs[0][0] == runs[1][0]
     torch.testing.assert_close(runs[0][1], runs[1][1], rtol=0, atol=0)

@@ -24,7 +24,7 @@ from pyro_vae.training.nonfinite import NonFiniteLoss
 from pyro_vae.training.rollback import Rollbacks
 from pyro_vae.training.state import TrainState
 from pyro_vae.training.weights import WeightCopies
-from tests.helpers.resuming import assert_resumes_exactly, digits, figures, same_bits, stop_at, vae
+from tests.helpers.resuming import assert_resumes_exactly, digits, metrics, same_bits, stop_at, vae
 
 Callback = Callable[[State], bool | None]
 
@@ -103,7 +103,7 @@ def test_an_objective_with_a_state_of_its_own(tmp_path: Path) -> None:
                 resume=True,
                 **settings,
             )
-        assert figures(history) == figures(expected)
+        assert metrics(history) == metrics(expected)
         assert same_bits(whole, pair)
 
 
@@ -158,10 +158,10 @@ def test_a_finished_run_goes_on(tmp_path: Path) -> None:
     expected = pv.fit(whole.model, whole.guide, data, epochs=5, **settings)
     pv.fit(first.model, first.guide, data, epochs=3, checkpoints=tmp_path, **settings)
     history = pv.fit(second.model, second.guide, data, epochs=5, resume=tmp_path, **settings)
-    assert figures(history) == figures(expected)
+    assert metrics(history) == metrics(expected)
     assert same_bits(whole, second)
     again = pv.fit(first.model, first.guide, data, epochs=5, resume=tmp_path, **settings)
-    assert figures(again) == figures(expected)
+    assert metrics(again) == metrics(expected)
     assert again.stopped == "finished"
     assert same_bits(whole, first)
 
@@ -180,7 +180,7 @@ def test_an_early_stop_stays_one(tmp_path: Path) -> None:
     stopped = pv.fit(first.model, first.guide, data, checkpoints=tmp_path, **settings)
     assert stopped.stopped == "early stopping"
     again = pv.fit(second.model, second.guide, data, resume=tmp_path, **settings)
-    assert figures(again) == figures(stopped)
+    assert metrics(again) == metrics(stopped)
     assert again.stopped == "early stopping"
     assert same_bits(first, second)
 
@@ -333,12 +333,12 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     again = vae()
     with pytest.warns(UserWarning, match="using the checkpoint before it"):
         history = pv.fit(again.model, again.guide, data, epochs=3, batch_size=30, seed=0, resume=tmp_path)
-    assert figures(history) == figures(expected)
+    assert metrics(history) == metrics(expected)
     assert same_bits(pair, again)
     for file in tmp_path.glob("*.json"):
         file.write_text("{}")
     with (
-        pytest.warns(UserWarning, match="going back"),
+        pytest.warns(UserWarning, match="using the checkpoint before it"),
         pytest.raises(ValueError, match=r"no checkpoint in .* can be read"),
     ):
         pv.fit(again.model, again.guide, data, epochs=3, batch_size=30, seed=0, resume=tmp_path)

@@ -90,9 +90,9 @@ def test_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
     with WandB("project", config={"lr": 0.1}, mode="offline") as tracker:
         tracker(_state(1))
     assert calls[0] == ("init", (), {"project": "project", "config": {"lr": 0.1}, "mode": "offline"})
-    (figures,) = calls[1][1]
-    assert (calls[1][0], calls[1][2], set(figures)) == ("log", {"step": 10}, NAMES - {"valid_elbo"})
-    assert figures["kl"] == 1.0
+    (metrics,) = calls[1][1]
+    assert (calls[1][0], calls[1][2], set(metrics)) == ("log", {"step": 10}, NAMES - {"valid_elbo"})
+    assert metrics["kl"] == 1.0
     assert calls[2][0] == "finish"
 
 
