@@ -11,6 +11,6 @@ if TYPE_CHECKING:
     from pyro_vae.api import __all__ as __all__
     from pyro_vae.api import __version__ as __version__
 else:
-    from pyro_vae.support.lazy_names import deferred
+    from pyro_vae.support.lazy_names import lazy_attributes
 
-    __getattr__, __dir__ = deferred(__name__, "pyro_vae.api")
+    __getattr__, __dir__ = lazy_attributes(__name__, "pyro_vae.api")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae.elbo.estimators.terms import ElboTerms, elbo_terms
 from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.planning import data_that_fit
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.support.pictures import drawable, histogram, without_math
@@ -120,12 +120,12 @@ def bound(
     """
     n = check_data(args)
     check_keywords(bound, kwargs, model, guide)
-    args = beside_networks(args, model, guide)
+    args = to_networks_device(args, model, guide)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
 
-    def run(some: Data) -> ElboTerms:
-        return elbo_terms(model, guide, *some[0], **some[1])
+    def run(part: Data) -> ElboTerms:
+        return elbo_terms(model, guide, *part[0], **part[1])
 
     data = args, kwargs
     likelihoods: list[Tensor] = []

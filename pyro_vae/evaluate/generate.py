@@ -9,13 +9,13 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.pair.arguments import check_data, check_keywords, unwrapped
-from pyro_vae.pair.networks import beside_networks, eval_mode, modules_of
+from pyro_vae.pair.networks import eval_mode, modules_of, to_networks_device
+from pyro_vae.pair.placeholders import DataPlaceholder, explain_placeholder
 from pyro_vae.pair.protocol import Program
-from pyro_vae.pair.stand_in import OnlyLength, only_length
 from pyro_vae.pair.tracing import Site, sample_sites, trace_pair
 from pyro_vae.support.random import seeded
 
-__all__ = ["choose_observed", "mean_of", "reconstruct", "sample"]
+__all__ = ["choose_observed", "site_mean", "reconstruct", "sample"]
 
 
 def reconstruct(
@@ -45,12 +45,12 @@ def reconstruct(
     """
     check_data(args)
     check_keywords(reconstruct, kwargs, model, guide)
-    args = beside_networks(args, model, guide)
+    args = to_networks_device(args, model, guide)
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
         traces = trace_pair(model, guide, args, kwargs)
         observed = {name: traces.model.nodes[name] for name in traces.observed}
         name, chosen = choose_observed(observed, site, args[0])
-        return mean_of(name, chosen) if mean else chosen["fn"].sample()
+        return site_mean(name, chosen) if mean else chosen["fn"].sample()
 
 
 def sample(
@@ -86,20 +86,20 @@ def sample(
     """
     check_keywords(sample, kwargs, model)
     if isinstance(x, int):
-        data, others = _blank(model, x), beside_networks(args, model)
+        data, others = _placeholder_data(model, x), to_networks_device(args, model)
     else:
         check_data((x,))
-        moved = beside_networks((x, *args), model)
+        moved = to_networks_device((x, *args), model)
         data, others = moved[0], moved[1:]
-    with torch.no_grad(), eval_mode(model), seeded(seed), only_length():
+    with torch.no_grad(), eval_mode(model), seeded(seed), explain_placeholder():
         trace = poutine.trace(poutine.uncondition(model)).get_trace(data, *others, **kwargs)
         # `uncondition` turns observed sites into latent ones, and remembers that it did
         observed = {name: s for name, s in sample_sites(trace) if s["infer"].get("was_observed")}
         name, chosen = choose_observed(observed, site, data)
-        return mean_of(name, chosen) if mean else chosen["value"]
+        return site_mean(name, chosen) if mean else chosen["value"]
 
 
-def _blank(model: Program, num: int) -> Tensor:
+def _placeholder_data(model: Program, num: int) -> Tensor:
     """Data to run a model on that shall make some: of the shape that its system names, or of unknown shape."""
     if num < 1:
         raise ValueError(f"the number of samples must be at least 1, got {num}")
@@ -107,7 +107,7 @@ def _blank(model: Program, num: int) -> Tensor:
     shape = getattr(getattr(program, "__self__", program), "data_shape", None)
     parameter = next((p for net in modules_of(model).values() for p in net.parameters()), None)
     device = None if parameter is None else parameter.device
-    return OnlyLength(num, device) if shape is None else torch.zeros(num, *shape, device=device)
+    return DataPlaceholder(num, device) if shape is None else torch.zeros(num, *shape, device=device)
 
 
 def choose_observed(observed: dict[str, Site], name: str | None, x: Tensor) -> tuple[str, Site]:
@@ -116,7 +116,7 @@ def choose_observed(observed: dict[str, Site], name: str | None, x: Tensor) -> t
         raise ValueError("the model observes no site: there is nothing to generate; observe one with obs=")
     if name is None:
         first = next(iter(observed))
-        if not isinstance(x, OnlyLength):
+        if not isinstance(x, DataPlaceholder):
             first = next((n for n, site in observed.items() if site["value"].shape == x.shape), first)
         name = first
     elif name not in observed:
@@ -124,7 +124,7 @@ def choose_observed(observed: dict[str, Site], name: str | None, x: Tensor) -> t
     return name, observed[name]
 
 
-def mean_of(name: str, site: Site) -> Tensor:
+def site_mean(name: str, site: Site) -> Tensor:
     """The mean of the distribution at a site."""
     try:
         mean = site["fn"].mean

@@ -11,9 +11,9 @@ from rich.table import Table
 from torch import Tensor
 
 from pyro_vae.elbo.objectives.missing import INCOMPLETE, with_missing
-from pyro_vae.evaluate.generate import mean_of
+from pyro_vae.evaluate.generate import site_mean
 from pyro_vae.pair.arguments import check_data, check_keywords, take
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import Particles, joint_log_weight
 from pyro_vae.pair.planning import plan_for, rows_that_fit
 from pyro_vae.pair.plates import data_plate
@@ -163,14 +163,14 @@ def impute(
     if mask.dtype == torch.bool and bool(mask.all()):
         raise ValueError("no value of x is missing: mark them with NaN, or give mask= with False where one is missing")
     incomplete = with_missing(model, guide, site=site)
-    data = beside_networks((x, mask, *args), model, guide), kwargs
+    data = to_networks_device((x, mask, *args), model, guide), kwargs
     means, scales, draws, sizes = [], [], [], []
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
         plan = plan_for(*incomplete, data)
         probe = 2 if plan.particles.vectorize else None
         rows = rows_that_fit(
-            lambda: trace_pair(*incomplete, *plan.few, num_particles=probe, nesting=plan.particles.nesting),
-            (probe or 1) * len(plan.few[0][0]),
+            lambda: trace_pair(*incomplete, *plan.example_data, num_particles=probe, nesting=plan.particles.nesting),
+            (probe or 1) * len(plan.example_data[0][0]),
             data[0][0].device,
             memory,
         )
@@ -195,15 +195,17 @@ def impute(
     )
 
 
-def _draw(pair: tuple[Program, Program], data: Data, num_samples: int, how: Particles, start: int) -> _Weighted:
+def _draw(
+    pair: tuple[Program, Program], data: Data, num_samples: int, particles: Particles, start: int
+) -> _WeightedSamples:
     """The importance samples of some data, the first of which has the number `start`."""
     args, kwargs = data
-    count, runs = (num_samples, 1) if how.vectorize else (None, num_samples)
-    traces = [trace_pair(*pair, args, kwargs, num_particles=count, nesting=how.nesting) for _ in range(runs)]
-    return _Weighted(traces, args[0], args[1], start)
+    count, runs = (num_samples, 1) if particles.vectorize else (None, num_samples)
+    traces = [trace_pair(*pair, args, kwargs, num_particles=count, nesting=particles.nesting) for _ in range(runs)]
+    return _WeightedSamples(traces, args[0], args[1], start)
 
 
-class _Weighted:
+class _WeightedSamples:
     """Importance samples for some data: normalised weights `(K, n)`, and p(x|z) at each sample."""
 
     def __init__(self, runs: list[PairTrace], x: Tensor, mask: Tensor, start: int) -> None:
@@ -219,19 +221,19 @@ class _Weighted:
             )
         self.weight = (log_w - total).exp()
         self.ess = 1 / self.weight.square().sum(0)
-        of = [(name, site) for run in runs for name, site in sample_sites(run.model)]
-        self.sites = [(name, site) for name, site in of if site["infer"].get(INCOMPLETE)]
+        sites = [(name, site) for run in runs for name, site in sample_sites(run.model)]
+        self.sites = [(name, site) for name, site in sites if site["infer"].get(INCOMPLETE)]
 
-    def of_all(self, read: Callable[[str, Any], Tensor]) -> Tensor:
+    def read_all(self, read: Callable[[str, Any], Tensor]) -> Tensor:
         """A tensor of the site in each run, as `(K, n, ...)`."""
         parts = [read(name, site).expand(site["fn"].shape()).reshape(-1, *self.x.shape) for name, site in self.sites]
         return torch.cat(parts).expand(len(self.weight), *self.x.shape)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         weight = self.weight.reshape(*self.weight.shape, *[1] * (self.x.dim() - 1))
-        means = self.of_all(mean_of).double()
+        means = self.read_all(site_mean).double()
         mean = (weight * means).sum(0)
-        variance = self.of_all(lambda name, site: site["fn"].variance).double() + (means - mean).square()
+        variance = self.read_all(lambda name, site: site["fn"].variance).double() + (means - mean).square()
         scale = (weight * variance).sum(0).sqrt()
         return torch.where(self.mask, self.x, mean.to(self.x)), torch.where(self.mask, 0, scale.to(self.x))
 
@@ -241,5 +243,5 @@ class _Weighted:
             rows = torch.arange(len(self.x), device=self.x.device)
             for i, index in enumerate(torch.multinomial(self.weight.T, count, replacement=True).T):
                 # drawn anew each time: a latent that is taken twice gives two values
-                drawn[i] = self.of_all(lambda name, site: site["fn"].sample())[index, rows].to(self.x)
+                drawn[i] = self.read_all(lambda name, site: site["fn"].sample())[index, rows].to(self.x)
         return torch.where(self.mask, self.x, drawn)

@@ -1,4 +1,4 @@
-"""A package whose public names are imported when one of them is first asked for."""
+"""A package whose public names are imported on first access."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["deferred"]
+__all__ = ["lazy_attributes"]
 
 SPECIAL = ("__all__", "__version__")
 
 
-def deferred(package: str, names: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The functions `__getattr__` and `__dir__` of a package whose names are those of the module `names`.
+def lazy_attributes(package: str, names: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Build `__getattr__` and `__dir__` for a package that exports the names of the module `names` lazily.
 
-    A module of the package comes without the others: they may be the ones that are asking for it.
+    A submodule is imported without the other names: the import of one of those may have asked for it.
     """
 
     def __getattr__(name: str) -> Any:
@@ -27,7 +27,7 @@ def deferred(package: str, names: str) -> tuple[Callable[[str], Any], Callable[[
         public = importlib.import_module(names)
         if name not in (*public.__all__, *SPECIAL):
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = vars(sys.modules[package])[name] = getattr(public, name)  # so that it is asked for once
+        value = vars(sys.modules[package])[name] = getattr(public, name)  # the next access is direct
         return value
 
     def __dir__() -> list[str]:

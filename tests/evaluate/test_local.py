@@ -121,7 +121,7 @@ def test_data_stop_one_by_one_and_in_parts(monkeypatch: pytest.MonkeyPatch, memo
     assert len(local.steps.unique()) > 1
     assert int(local.converged.sum()) == 10
     torch.testing.assert_close(local.elbo, pair.log_prob(x).detach(), atol=0.02, rtol=0)
-    ends = 50 * (~local.course.isnan()).sum(0)
+    ends = 50 * (~local.elbo_history.isnan()).sum(0)
     assert ends.tolist() == local.steps.tolist()
 
 

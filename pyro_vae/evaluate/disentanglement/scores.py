@@ -27,10 +27,10 @@ class _Groups:
             starts = sizes.cumsum(0) - sizes
             self.start[:, k], self.size[:, k] = starts[group], sizes[group]
 
-    def mates(self, index: Tensor, factor: Tensor, generator: torch.Generator) -> Tensor:
+    def draw_same_value(self, index: Tensor, factor: Tensor, generator: torch.Generator) -> Tensor:
         """A random datum for each of `index`, with its value of `factor`; both of one shape."""
-        share = torch.rand(index.shape, generator=generator, dtype=torch.float64)
-        offset = (share * self.size[index, factor]).long()
+        uniform = torch.rand(index.shape, generator=generator, dtype=torch.float64)
+        offset = (uniform * self.size[index, factor]).long()
         return self.order[self.start[index, factor] + offset, factor]
 
 
@@ -47,8 +47,8 @@ def factor_vae_score(codes: Tensor, factors: Tensor, generator: torch.Generator,
     codes = codes[:, variance > PRUNED * variance.max()]
     groups, variance = _Groups(factors), codes.var(0)
     factor = torch.randint(groups.count, (2 * votes,), generator=generator)
-    anchor = torch.randint(groups.n, (2 * votes,), generator=generator)
-    same = groups.mates(anchor.repeat(BATCH, 1), factor.repeat(BATCH, 1), generator)  # (BATCH, votes)
+    index = torch.randint(groups.n, (2 * votes,), generator=generator)
+    same = groups.draw_same_value(index.repeat(BATCH, 1), factor.repeat(BATCH, 1), generator)  # (BATCH, votes)
     least = (codes[same].var(0) / variance).argmin(-1)
     table = torch.zeros(codes.shape[1], groups.count)
     table.index_put_((least[:votes], factor[:votes]), torch.ones(votes), accumulate=True)
@@ -66,7 +66,7 @@ def beta_vae_score(codes: Tensor, factors: Tensor, generator: torch.Generator, e
     groups = _Groups(factors)
     factor = torch.randint(groups.count, (2 * examples,), generator=generator)
     one = torch.randint(groups.n, (BATCH, 2 * examples), generator=generator)
-    two = groups.mates(one, factor.expand(BATCH, -1), generator)
+    two = groups.draw_same_value(one, factor.expand(BATCH, -1), generator)
     gap = (codes[one] - codes[two]).abs().mean(0).double()
     gap = (gap - gap[:examples].mean(0)) / gap[:examples].std(0).clamp_min(1e-12)
     inputs = torch.cat([gap, torch.ones_like(gap[:, :1])], 1)
@@ -117,10 +117,10 @@ def mutual_information_gap(information: Tensor, entropies: Tensor) -> float:
 
     Reference: Chen et al. 2018, arXiv 1802.04942, eq. 6.
     """
-    return float((_lead(information) / entropies).mean())
+    return float((_margin(information) / entropies).mean())
 
 
-def _lead(table: Tensor) -> Tensor:
+def _margin(table: Tensor) -> Tensor:
     """The largest entry of each column minus the second largest."""
     if len(table) < 2:
         return table[0]
@@ -138,7 +138,7 @@ def sap(codes: Tensor, factors: Tensor) -> float:
     z, v = (t.double() - t.double().mean(0) for t in (codes, factors))
     scale = z.norm(dim=0).clamp_min(1e-300).unsqueeze(1) * v.norm(dim=0)
     correlation = torch.where(z.norm(dim=0).unsqueeze(1) > 1e-6 * z.norm(dim=0).max(), z.T @ v / scale, 0.0)
-    return float(_lead(correlation.square()).mean())
+    return float(_margin(correlation.square()).mean())
 
 
 class DCI(NamedTuple):
@@ -176,19 +176,19 @@ def dci(codes: Tensor, factors: Tensor, seed: int = 0) -> DCI:
         columns.append(torch.from_numpy(forest.feature_importances_))
         accuracy.append(float(forest.score(x[cut:], y[cut:])))
     importance = torch.stack(columns, 1)
-    return DCI(*dci_of(importance), sum(accuracy) / len(accuracy), importance)
+    return DCI(*dci_scores(importance), sum(accuracy) / len(accuracy), importance)
 
 
-def dci_of(importance: Tensor) -> tuple[float, float]:
+def dci_scores(importance: Tensor) -> tuple[float, float]:
     """Disentanglement and completeness of a table of importances `(D, F)`."""
     dims, factors = importance.shape
     rows = importance / importance.sum(1, keepdim=True).clamp_min(1e-300)
     columns = importance / importance.sum(0).clamp_min(1e-300)
     weight = importance.sum(1) / importance.sum()
-    by_row = 1 - _plain_entropy(rows, 1) / math.log(max(factors, 2))
-    by_column = 1 - _plain_entropy(columns, 0) / math.log(max(dims, 2))
+    by_row = 1 - _entropy_of_probabilities(rows, 1) / math.log(max(factors, 2))
+    by_column = 1 - _entropy_of_probabilities(columns, 0) / math.log(max(dims, 2))
     return float((weight * by_row).sum()), float(by_column.mean())
 
 
-def _plain_entropy(p: Tensor, dim: int) -> Tensor:
+def _entropy_of_probabilities(p: Tensor, dim: int) -> Tensor:
     return -torch.xlogy(p, p).sum(dim)

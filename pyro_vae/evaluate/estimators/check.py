@@ -68,46 +68,47 @@ def check_estimator(
         raise ValueError(f"{type(objective).__name__}.bound must be 'elbo', 'iwae' or 'own', got {bound!r}")
     first = seed_or_draw(seed)
     with pyro.get_param_store().scope():
-        run = _Runs(objective, pair, first)
+        run = _Estimator(objective, pair, first)
         value = None
         if bound != "own":
             value = (pair.elbo(run.x) if bound == "elbo" else pair.iwae(run.x, objective.num_particles)).mean()
-        lines = _lines(run, value, repeats)
+        lines = _check_lines(run, value, repeats)
         posterior = pair.at_posterior()
         if posterior is not None:
-            lines += _lines_at_posterior(_Runs(objective, posterior, first), bound != "own", repeats)
+            lines += _check_lines_at_posterior(_Estimator(objective, posterior, first), bound != "own", repeats)
     name = f"{type(objective).__name__}(num_particles={objective.num_particles})"
     return EstimatorCheck(name, type(pair).__name__, lines)
 
 
-def _lines(run: _Runs, value: Any, repeats: int) -> list[CheckLine]:
+def _check_lines(run: _Estimator, value: Any, repeats: int) -> list[CheckLine]:
     """What is asked at the oracle's own parameters."""
     values, grads = run.gradients(repeats)
     bounded = value is not None
-    lines = [] if value is None else [_line("value", values, value.detach())]
-    lines.append(_line("value <= log p(x)", values, run.mean("log_prob"), side=1, tested=bounded))
-    lines.append(_line("value >= ELBO", values, run.mean("elbo"), side=-1, tested=bounded))
+    lines = [] if value is None else [_compare("value", values, value.detach())]
+    lines.append(_compare("value <= log p(x)", values, run.mean("log_prob"), side=1, tested=bounded))
+    lines.append(_compare("value >= ELBO", values, run.mean("elbo"), side=-1, tested=bounded))
     if bounded or run.pair.reparameterized:
-        target = run.slope(value).expand_as(grads) if bounded else run.differences(grads)
-        for side, mask in (("model", ~run.of_guide), ("guide", run.of_guide)):
-            lines.append(_line(f"gradient of the {side}", grads[:, mask], target[:, mask]))
+        target = run.exact_gradient(value).expand_as(grads) if bounded else run.finite_differences(grads)
+        for program, mask in (("model", ~run.guide_mask), ("guide", run.guide_mask)):
+            lines.append(_compare(f"gradient of the {program}", grads[:, mask], target[:, mask]))
     plain, trained = float(run.value(run.seed)), float(run.gradient(run.seed)[0])
     agree = math.isclose(plain, trained, rel_tol=1e-6, abs_tol=1e-9)
     return [*lines, CheckLine("loss_and_grads = loss", trained, plain, passed=agree)]
 
 
-def _lines_at_posterior(run: _Runs, tested: bool, repeats: int) -> list[CheckLine]:
+def _check_lines_at_posterior(run: _Estimator, tested: bool, repeats: int) -> list[CheckLine]:
     values, grads = run.gradients(repeats)
     return [
-        _line("value at posterior", values, run.mean("log_prob"), tested=tested),
-        CheckLine("guide's gradient there, s.d.", float(grads[:, run.of_guide].var(0).sum().sqrt())),
+        _compare("value at posterior", values, run.mean("log_prob"), tested=tested),
+        CheckLine("guide's gradient there, s.d.", float(grads[:, run.guide_mask].var(0).sum().sqrt())),
     ]
 
 
-def _line(check: str, draws: Tensor, exact: Tensor, *, side: int = 0, tested: bool = True) -> CheckLine:
-    """Compare the mean over the first dimension with what is exact; `side` 1 only minds a mean too great, -1 too small.
+def _compare(check: str, draws: Tensor, exact: Tensor, *, side: int = 0, tested: bool = True) -> CheckLine:
+    """Compare the mean over the first dimension with the exact value.
 
-    An `exact` with a first dimension is paired with the draws.
+    `side` 1 tests only for a mean that is too great, -1 only for one that is too small, 0 for both. An `exact` with the
+    same first dimension is paired with the draws.
     """
     repeats = len(draws)
     draws, exact = draws.reshape(repeats, -1).double(), exact.to(draws).double()
@@ -127,24 +128,24 @@ def _line(check: str, draws: Tensor, exact: Tensor, *, side: int = 0, tested: bo
     return CheckLine(check, size(draws.mean(0)), size(paired.mean(0)), size(error), z, limit, passed)
 
 
-class _Runs:
+class _Estimator:
     """Values and gradients of one estimator on one pair, under seeds; in nats per datum, gradients as one vector."""
 
     def __init__(self, objective: Any, pair: Oracle, seed: int) -> None:
         self.objective, self.pair, self.seed = objective, pair, seed
         with fork_rng(seed):
             self.x = pair.simulate(DATA)
-        self.copies = self.x.repeat(COPIES, *[1] * (self.x.dim() - 1))
+        self.batch = self.x.repeat(COPIES, *[1] * (self.x.dim() - 1))
         named = dict(pair.named_parameters())
         self.params = list(named.values())
-        self.of_guide = torch.cat([torch.full((p.numel(),), n in pair.guide_parameters) for n, p in named.items()])
+        self.guide_mask = torch.cat([torch.full((p.numel(),), n in pair.guide_parameters) for n, p in named.items()])
 
     def mean(self, what: str) -> Tensor:
         """The mean over the data of one of the oracle's exact values."""
         with torch.no_grad():
             return getattr(self.pair, what)(self.x).mean()
 
-    def slope(self, value: Tensor) -> Tensor:
+    def exact_gradient(self, value: Tensor) -> Tensor:
         """The gradient of an exact value."""
         found = torch.autograd.grad(value, self.params, allow_unused=True, materialize_grads=True)
         return torch.cat([g.flatten() for g in found])
@@ -152,16 +153,16 @@ class _Runs:
     def value(self, seed: int) -> Tensor:
         """One draw of the value, as `loss` has it."""
         with fork_rng(seed), torch.no_grad():
-            loss = self.objective.loss(self.pair.model, self.pair.guide, self.copies)
-        return torch.as_tensor(loss, dtype=torch.float64) / -len(self.copies)
+            loss = self.objective.loss(self.pair.model, self.pair.guide, self.batch)
+        return torch.as_tensor(loss, dtype=torch.float64) / -len(self.batch)
 
     def gradient(self, seed: int) -> tuple[Tensor, Tensor]:
         """One draw of the value and its gradient."""
         self.pair.zero_grad()
         with fork_rng(seed):
-            loss = self.objective.loss_and_grads(self.pair.model, self.pair.guide, self.copies)
+            loss = self.objective.loss_and_grads(self.pair.model, self.pair.guide, self.batch)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
-        n = -len(self.copies)
+        n = -len(self.batch)
         return torch.as_tensor(loss, dtype=torch.float64) / n, torch.cat([g.flatten() for g in grads]) / n
 
     def gradients(self, repeats: int) -> tuple[Tensor, Tensor]:
@@ -169,7 +170,7 @@ class _Runs:
         values, grads = zip(*(self.gradient(self.seed + 1 + r) for r in range(repeats)), strict=True)
         return torch.stack(values), torch.stack(grads)
 
-    def differences(self, grads: Tensor) -> Tensor:
+    def finite_differences(self, grads: Tensor) -> Tensor:
         """What the draws of the gradient should have been on average, by differences of the value under their noise.
 
         Each draw is put right along one random direction: over all directions, by the whole difference.
@@ -178,11 +179,11 @@ class _Runs:
         for r, grad in enumerate(grads):
             with fork_rng(self.seed + 1 + r):
                 direction = torch.randint(0, 2, grad.shape).to(grad) * 2 - 1
-            ahead, back = (self._value_beside(sign * STEP * direction, self.seed + 1 + r) for sign in (1, -1))
+            ahead, back = (self._shifted_value(sign * STEP * direction, self.seed + 1 + r) for sign in (1, -1))
             result[r] -= (grad @ direction - (ahead - back) / (2 * STEP)) * direction
         return result
 
-    def _value_beside(self, shift: Tensor, seed: int) -> Tensor:
+    def _shifted_value(self, shift: Tensor, seed: int) -> Tensor:
         start = parameters_to_vector(self.params).detach()
         vector_to_parameters(start + shift, self.params)
         value = self.value(seed)

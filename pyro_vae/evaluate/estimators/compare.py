@@ -15,10 +15,10 @@ from pyro_vae.evaluate.estimators.gradients import Gradients, Moments
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.arguments import check_data, check_keywords
-from pyro_vae.pair.networks import beside_networks
+from pyro_vae.pair.networks import to_networks_device
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import sample_sites, trace_pair
-from pyro_vae.support.memory import kept_memory
+from pyro_vae.support.memory import retain_memory
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seed_or_draw
 
@@ -60,24 +60,24 @@ def compare_elbos(
     """
     n = check_data((x, *args))
     check_keywords(compare_elbos, kwargs, model, guide)
-    data = beside_networks((x, *args), model, guide), kwargs
+    data = to_networks_device((x, *args), model, guide), kwargs
     first = seed_or_draw(seed)
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2 to tell a variance, got {repeats}")
-    jobs = _jobs(estimators, num_particles)
+    jobs = _expand_estimators(estimators, num_particles)
     reference = log_marginal(model, guide, *data[0], num_samples=num_samples, seed=first, progress=progress, **kwargs)
-    sides, pathwise = _sides(model, guide, data)
+    params_by_program, pathwise = _parameters(model, guide, data)
     rows = []
     references: dict[Any, dict[str, Moments]] = {}
-    with kept_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
+    with retain_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
         for name, objective in jobs:
-            run = Gradients(model, guide, data, objective, sides, n)
+            run = Gradients(model, guide, data, objective, params_by_program, n)
             moments, values, seconds = run.repeat(range(first, first + repeats), advance)
             target, unbiased, draws = _unbiased(objective, pathwise)
             if target not in references:
                 # seeds that no row uses
                 seeds = range(first + 10**6, first + 10**6 + max(2, draws * repeats // 100))
-                references[target] = Gradients(model, guide, data, unbiased, sides, n).repeat(seeds)[0]
+                references[target] = Gradients(model, guide, data, unbiased, params_by_program, n).repeat(seeds)[0]
             value = float(values.mean())
             ours, best = moments, references[target]
             rows.append(
@@ -100,7 +100,7 @@ def compare_elbos(
     return ElboComparison(rows, reference, repeats)
 
 
-def _jobs(
+def _expand_estimators(
     estimators: Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO], num_particles: Iterable[int]
 ) -> list[tuple[str, pyro.infer.ELBO]]:
     jobs: list[tuple[str, pyro.infer.ELBO]] = []
@@ -126,15 +126,15 @@ def _jobs(
     return jobs
 
 
-def _sides(model: Program, guide: Program, data: Data) -> tuple[dict[str, list[Tensor]], bool]:
+def _parameters(model: Program, guide: Program, data: Data) -> tuple[dict[str, list[Tensor]], bool]:
     """The parameters of the model and of the guide, and whether every latent can be reparameterised."""
-    sides: dict[str, list[Tensor]] = {}
+    params_by_program: dict[str, list[Tensor]] = {}
     with torch.no_grad(), fork_rng():
         traces = trace_pair(model, guide, *data)
-        for side, trace in (("model", traces.model), ("guide", traces.guide)):
+        for program, trace in (("model", traces.model), ("guide", traces.guide)):
             found: list[Any] = [s["value"].unconstrained() for s in trace.nodes.values() if s["type"] == "param"]
-            sides[side] = list({id(p): p for p in found if p.requires_grad}.values())
-    return sides, all(site["fn"].has_rsample for _, site in sample_sites(traces.guide))
+            params_by_program[program] = list({id(p): p for p in found if p.requires_grad}.values())
+    return params_by_program, all(site["fn"].has_rsample for _, site in sample_sites(traces.guide))
 
 
 def _unbiased(objective: pyro.infer.ELBO, pathwise: bool) -> tuple[Any, pyro.infer.ELBO, int]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["ACTIVE", "NEGLIGIBLE", "STATUSES", "LatentDimension", "LatentSite", "by_falling_kl"]
+__all__ = ["ACTIVE", "NEGLIGIBLE", "STATUSES", "LatentDimension", "LatentSite", "sort_by_kl"]
 
 ACTIVE = 0.01  # Burda et al. 2016, section 5.2
 NEGLIGIBLE = 0.01  # nats
@@ -53,7 +53,7 @@ class LatentSite:
     note: str = ""
 
 
-def by_falling_kl(dimensions: Iterable[LatentDimension]) -> list[LatentDimension]:
+def sort_by_kl(dimensions: Iterable[LatentDimension]) -> list[LatentDimension]:
     """The dimensions by falling KL, those of the same KL by falling activity, those without a KL last."""
 
     def key(d: LatentDimension) -> tuple[float, ...]:

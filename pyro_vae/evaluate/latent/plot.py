@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from pyro_vae.evaluate.latent.dimensions import ACTIVE, LatentDimension, by_falling_kl
+from pyro_vae.evaluate.latent.dimensions import ACTIVE, LatentDimension, sort_by_kl
 from pyro_vae.support.pictures import drawable
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def draw(
     """
     from matplotlib.figure import Figure
 
-    ordered = by_falling_kl(dimensions)
+    ordered = sort_by_kl(dimensions)
     best = sorted(dimensions, key=lambda d: -math.inf if math.isnan(d.activity) else d.activity)[:-5:-1]
     figure = Figure(figsize=(13, 4), layout="constrained")
     parts: Any = figure.subfigures(1, 2, width_ratios=(1.6, 1))

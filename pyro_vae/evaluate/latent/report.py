@@ -11,11 +11,11 @@ from torch import Tensor
 
 from pyro_vae.evaluate.latent.aggregate import AggregatePosterior
 from pyro_vae.evaluate.latent.dimensions import LatentDimension, LatentSite
-from pyro_vae.evaluate.latent.figures import dimensions_of, over_data, surgery
+from pyro_vae.evaluate.latent.metrics import decompose_kl, mean_over_data, measure_dimensions
 from pyro_vae.evaluate.latent.result import LatentReport
-from pyro_vae.evaluate.latent.sites import Figures, elements, figures_of, latent_sites, note_on, rows_of
+from pyro_vae.evaluate.latent.sites import Metrics, as_rows, element_names, latent_sites, measure_sites, site_note
 from pyro_vae.pair.arguments import check_data, check_keywords
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import particles_agree, warn_not_vectorized
 from pyro_vae.pair.planning import DATA_ROWS, plan_for
 from pyro_vae.pair.plates import data_plate
@@ -85,7 +85,7 @@ def latent_report(
     """
     n = check_data(args)
     check_keywords(latent_report, kwargs, model, guide)
-    args = beside_networks(args, model, guide)
+    args = to_networks_device(args, model, guide)
     if n < 2:
         raise ValueError("one datum came, but activity and mutual information compare data: give two or more")
     if num_samples < 2:
@@ -96,25 +96,25 @@ def latent_report(
             notes.append(
                 f"no mutual information: the guide has no density at another datum's draw ({aggregate.problem})"
             )
-        rounds: list[Figures] = []
+        rounds: list[Metrics] = []
         with progress_bar("latent health", n * num_samples, progress) as advance:
             for _ in range(num_samples):
-                figures, draws, traces = _draw(model, guide, aggregate)
-                missing = torch.full_like(figures["", "log_q"], math.nan)
-                figures["", "log_q_of_all"] = missing if aggregate.problem else aggregate.log_prob(draws, advance)
-                rounds.append(figures)
+                metrics, draws, traces = _draw(model, guide, aggregate)
+                missing = torch.full_like(metrics["", "log_q"], math.nan)
+                metrics["", "log_aggregate"] = missing if aggregate.problem else aggregate.log_prob(draws, advance)
+                rounds.append(metrics)
         prior = _prior_draws(model, aggregate, traces)
     found = {key: torch.stack([r[key] for r in rounds]).double().cpu() for key in rounds[0]}  # (S, N) or (S, N, E)
 
     sites: list[LatentSite] = []
     dimensions: list[LatentDimension] = []
     for name, site in latent_sites(traces):
-        kl, kl_error = map(float, over_data(found[name, "kl"]))
-        names = elements(name, site, aggregate.plate)
-        sites.append(LatentSite(name, len(names), kl, kl_error, note_on(name, traces)))
-        dimensions += dimensions_of(names, sites[-1], found, auxiliary=name not in traces.model.nodes)
-    kl, kl_error = map(float, over_data(found["", "kl"]))
-    information, marginal = surgery(found)
+        kl, kl_error = map(float, mean_over_data(found[name, "kl"]))
+        names = element_names(name, site, aggregate.plate)
+        sites.append(LatentSite(name, len(names), kl, kl_error, site_note(name, traces)))
+        dimensions += measure_dimensions(names, sites[-1], found, auxiliary=name not in traces.model.nodes)
+    kl, kl_error = map(float, mean_over_data(found["", "kl"]))
+    information, marginal = decompose_kl(found)
     if information[0] > 0.9 * math.log(n):
         notes.append(
             f"I(n; z) is near its limit, log N = {math.log(n):.2f}: what z tells about x is at least so much, and "
@@ -140,21 +140,23 @@ def latent_report(
 def _aggregate(model: Program, guide: Program, data: Data, memory: int | None) -> tuple[AggregatePosterior, list[str]]:
     """The aggregate posterior, found on a few data, and what to note about the pair."""
     plan = plan_for(model, guide, data, vectorize=False)
-    few, traces = plan.few, plan.traces
+    example_data, traces = plan.example_data, plan.traces
     if not any(True for _ in latent_sites(traces)):
         raise ValueError("the guide samples no latent site: there is no latent space to report on")
     with fork_rng():
-        vectorize = particles_agree(guide, guide, few[0], **few[1])  # the model is not asked for its density
+        vectorize = particles_agree(
+            guide, guide, example_data[0], **example_data[1]
+        )  # the model is not asked for its density
         aggregate = AggregatePosterior(guide, data, plan, vectorize=vectorize, rows=DATA_ROWS, memory=memory)
         draws = aggregate.as_draws(traces)
         try:
-            aggregate.of_one(guide, draws, 0, few)
+            aggregate.log_prob_of_draw(guide, draws, 0, example_data)
         except (KeyError, NotImplementedError, RuntimeError) as error:  # a flow that cannot be inverted
             aggregate.problem = f"{type(error).__name__}: {error}"
         if not (vectorize or aggregate.problem):
             warn_not_vectorized()
         draws = {name: value for name, value in draws.items() if name in traces.model.nodes}
-        prior = aggregate.of_one(model, draws, 0, few) if draws else torch.zeros(1)
+        prior = aggregate.log_prob_of_draw(model, draws, 0, example_data) if draws else torch.zeros(1)
     if torch.allclose(prior, prior[0].expand_as(prior), rtol=1e-4, atol=1e-4):
         return aggregate, []
     return aggregate, [
@@ -165,14 +167,14 @@ def _aggregate(model: Program, guide: Program, data: Data, memory: int | None) -
 
 def _draw(
     model: Program, guide: Program, aggregate: AggregatePosterior
-) -> tuple[Figures, dict[str, Tensor], PairTrace]:
+) -> tuple[Metrics, dict[str, Tensor], PairTrace]:
     """One draw for every datum: its figures, the draws, and the last run."""
-    figures: dict[Any, list[Tensor]] = {}
+    metrics: dict[Any, list[Tensor]] = {}
     draws: dict[str, list[Tensor]] = {}
     start = 0
     for args, kwargs in aggregate.data:
         traces = trace_pair(model, guide, args, kwargs)
-        found = figures_of(traces, data_plate(traces, len(args[0])))
+        found = measure_sites(traces, data_plate(traces, len(args[0])))
         bad = found["", "kl"].isnan() | found["", "log_q"].isnan()
         if bool(bad.any()):
             index = start + int(bad.nonzero()[0])
@@ -181,12 +183,12 @@ def _draw(
                 "names the site"
             )
         for key, value in found.items():
-            figures.setdefault(key, []).append(value)
+            metrics.setdefault(key, []).append(value)
         for name, value in aggregate.as_draws(traces).items():
             draws.setdefault(name, []).append(value)
         start += len(args[0])
     return (
-        {key: torch.cat(parts) for key, parts in figures.items()},
+        {key: torch.cat(parts) for key, parts in metrics.items()},
         {name: torch.cat(parts) for name, parts in draws.items()},
         traces,
     )
@@ -200,5 +202,5 @@ def _prior_draws(model: Program, aggregate: AggregatePosterior, traces: PairTrac
         for name, _ in latent_sites(traces):
             if name in drawn.nodes:
                 site = drawn.nodes[name]
-                parts.setdefault(name, []).append(rows_of(site["value"], site, aggregate.plate))
+                parts.setdefault(name, []).append(as_rows(site["value"], site, aggregate.plate))
     return {name: torch.cat(values).double().cpu() for name, values in parts.items()}

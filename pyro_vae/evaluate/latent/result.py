@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.text import Text
 from torch import Tensor
 
-from pyro_vae.evaluate.latent.dimensions import NEGLIGIBLE, STATUSES, LatentDimension, LatentSite, by_falling_kl
+from pyro_vae.evaluate.latent.dimensions import NEGLIGIBLE, STATUSES, LatentDimension, LatentSite, sort_by_kl
 from pyro_vae.evaluate.latent.plot import draw
 from pyro_vae.support.results import Result
 from pyro_vae.support.serialization import finite
@@ -133,7 +133,7 @@ class LatentReport(Result):
     @property
     def ordered(self) -> list[LatentDimension]:
         """The dimensions by falling KL, those of the same KL by falling activity."""
-        return by_falling_kl(self.dimensions)
+        return sort_by_kl(self.dimensions)
 
     def _draw(self) -> Figure:
         """KL and activity of the dimensions, and q(z) against p(z) in the (up to) four most active ones."""

@@ -16,11 +16,11 @@ from pyro_vae.elbo.estimators.terms import elements_of, kl_sites, mask_elements
 from pyro_vae.pair.plates import DataPlate, sum_to_data
 from pyro_vae.pair.tracing import PairTrace, log_prob, sample_sites
 
-__all__ = ["Figures", "elements", "figures_of", "latent_sites", "note_on", "rows_of"]
+__all__ = ["Metrics", "element_names", "measure_sites", "latent_sites", "site_note", "as_rows"]
 
 Site = dict[str, Any]
 # by site and figure, `(N,)` or, for the E elements of a site, `(N, E)`; the site "" stands for all together
-Figures = dict[tuple[str, str], Tensor]
+Metrics = dict[tuple[str, str], Tensor]
 
 
 def latent_sites(traces: PairTrace) -> Iterator[tuple[str, Site]]:
@@ -28,7 +28,7 @@ def latent_sites(traces: PairTrace) -> Iterator[tuple[str, Site]]:
     return ((name, site) for name, site in sample_sites(traces.guide) if not site["is_observed"])
 
 
-def figures_of(traces: PairTrace, plate: DataPlate) -> Figures:
+def measure_sites(traces: PairTrace, plate: DataPlate) -> Metrics:
     """The figures of one draw for every datum.
 
     For each site "kl", and of its elements "value", "mean" and "variance" of q; "kl_each", unless the elements depend
@@ -36,7 +36,7 @@ def figures_of(traces: PairTrace, plate: DataPlate) -> Figures:
     densities of the draw, "log_q" and "log_p". A KL is in closed form given the other sites' draws where that is right,
     else log q - log p of the draw.
     """
-    result: Figures = {}
+    result: Metrics = {}
     analytic = kl_sites(traces)
     log_q, log_p, kl = torch.zeros(()), torch.zeros(()), torch.zeros(())
     for name, q in sample_sites(traces.guide):
@@ -55,22 +55,22 @@ def figures_of(traces: PairTrace, plate: DataPlate) -> Figures:
         result[name, "kl"] = site_kl
         each = _kl_of_elements(q, p, name in analytic)
         if each is not None:
-            result[name, "kl_each"] = rows_of(each, q, plate)
+            result[name, "kl_each"] = as_rows(each, q, plate)
         mean, variance = _moments(q)
         found = {"value": q["value"], "mean": mean, "variance": variance}
         if p is not None and isinstance(_base(p["fn"]), Normal | MultivariateNormal | LowRankMultivariateNormal):
             found |= {"prior_mean": p["fn"].mean, "prior_variance": p["fn"].variance}
-        result |= {(name, key): rows_of(value, q, plate) for key, value in found.items()}
+        result |= {(name, key): as_rows(value, q, plate) for key, value in found.items()}
     return {**result, ("", "kl"): kl, ("", "log_q"): log_q, ("", "log_p"): log_p.expand_as(kl)}
 
 
-def rows_of(value: Tensor, site: Site, plate: DataPlate) -> Tensor:
+def as_rows(value: Tensor, site: Site, plate: DataPlate) -> Tensor:
     """A tensor that broadcasts to the site's value as `(N, E)`."""
     rows = value.expand(site["value"].shape).movedim(plate.dim - site["fn"].event_dim, 0)
     return rows.reshape(len(rows), math.prod(rows.shape[1:]))
 
 
-def elements(name: str, site: Site, plate: DataPlate) -> list[str]:
+def element_names(name: str, site: Site, plate: DataPlate) -> list[str]:
     """A name for each element of a site, `z[0, 3]`, or the site's own name if it has one element without a shape."""
     shape, batch = list(site["value"].shape), len(site["value"].shape) - site["fn"].event_dim
     shape[plate.dim + batch] = 1
@@ -81,7 +81,7 @@ def elements(name: str, site: Site, plate: DataPlate) -> list[str]:
     return [f"{name}[{', '.join(map(str, index))}]" for index in itertools.product(*map(range, sizes))]
 
 
-def note_on(name: str, traces: PairTrace) -> str:
+def site_note(name: str, traces: PairTrace) -> str:
     """What to know about the figures of a site."""
     q, p = traces.guide.nodes[name], traces.model.nodes.get(name)
     if p is None:

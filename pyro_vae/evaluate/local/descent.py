@@ -72,16 +72,16 @@ class Descent:
         like = next(iter(self.params.values()))
         self.lr = like.new_full((self.n,), lr)
         self.best = like.new_full((self.n,), -math.inf)
-        self.failed = torch.zeros(self.n, dtype=torch.long, device=like.device)
-        self.steps, self.converged = self.failed.clone(), self.failed.bool()
-        self.course: list[Tensor] = []
-        self.now: dict[str, Tensor] | None = None  # what the guide reads
+        self.stalled = torch.zeros(self.n, dtype=torch.long, device=like.device)
+        self.steps, self.converged = self.stalled.clone(), self.stalled.bool()
+        self.elbo_history: list[Tensor] = []
+        self.current: dict[str, Tensor] | None = None  # what the guide reads
 
     def guide(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
         """The guide at the parameters of the data at work, or else of the first len(x)."""
-        params = self.now
+        params = self.current
         if params is None:
-            params = self._rows(self.params, torch.arange(len(x), device=self.lr.device))
+            params = self._select(self.params, torch.arange(len(x), device=self.lr.device))
         functional_call(self.posterior, params, (x,))
 
     def run(self, advance: Advance) -> bool:
@@ -114,14 +114,14 @@ class Descent:
         rows = CPU_ROWS if self.lr.device.type == "cpu" else GPU_ROWS
         if self.memory is None:
             return rows
-        few, device = self.plan.few, self.lr.device
+        example_data, device = self.plan.example_data, self.lr.device
         probe = 2 if self.plan.particles.vectorize else 1
 
         def run() -> Tensor:
-            return self._log_weights(*few, num_particles=probe)
+            return self._log_weights(*example_data, num_particles=probe)
 
         # the backward pass keeps what the forward pass made
-        return min(rows, rows_that_fit(run, probe * len(few[0][0]), device, self.memory, copies=2))
+        return min(rows, rows_that_fit(run, probe * len(example_data[0][0]), device, self.memory, copies=2))
 
     def _log_weights(self, args: tuple[Any, ...], kwargs: dict[str, Any], num_particles: int) -> Tensor:
         how = self.plan.particles
@@ -135,26 +135,26 @@ class Descent:
             nesting=how.nesting,
         )
 
-    def _rows(self, tensors: dict[str, Tensor], active: Tensor) -> dict[str, Tensor]:
+    def _select(self, tensors: dict[str, Tensor], active: Tensor) -> dict[str, Tensor]:
         return {name: t.index_select(self.axes[name], active) for name, t in tensors.items()}
 
-    def _data(self, active: Tensor) -> Data:
+    def _select_data(self, active: Tensor) -> Data:
         return map_rows(lambda a: a[active.to(a.device)], self.args, self.kwargs)
 
-    def _descend(self, active: Tensor, begun: int, count: int) -> Tensor:
+    def _descend(self, active: Tensor, steps_before: int, count: int) -> Tensor:
         """Take `count` steps for some of the data; their mean ELBO on the way."""
-        args, kwargs = self._data(active)
-        params, first, second = (self._rows(t, active) for t in (self.params, *self.moments))
+        args, kwargs = self._select_data(active)
+        params, first, second = (self._select(t, active) for t in (self.params, *self.moments))
         lr = {
             name: self.lr[active].reshape(-1, *[1] * (p.dim() - self.axes[name] - 1)) * self.rates[name]
             for name, p in params.items()
         }
         total = torch.zeros_like(self.lr[active])
-        self.now = {name: p.requires_grad_() for name, p in params.items()}
+        self.current = {name: p.requires_grad_() for name, p in params.items()}
         try:
             # the checks of Pyro have seen some of the data in the plan
             with pyro.validation_enabled(False):
-                for t in range(begun + 1, begun + count + 1):
+                for t in range(steps_before + 1, steps_before + count + 1):
                     with torch.enable_grad():
                         log_w = self._log_weights(args, kwargs, self.num_particles)
                         elbo = log_w.mean(0)
@@ -181,18 +181,18 @@ class Descent:
             )
         better = mean > self.best[active]
         self.best[active] = torch.where(better, mean, self.best[active])
-        self.failed[active] = torch.where(better, 0, self.failed[active] + 1)
+        self.stalled[active] = torch.where(better, 0, self.stalled[active] + 1)
         self.steps[active] = torch.where(self.converged[active], self.steps[active], step)
-        self.converged[active] |= self.failed[active] >= self.patience
+        self.converged[active] |= self.stalled[active] >= self.patience
         self.lr[active] *= torch.where(better, 1.0, 0.5)
         self.lr[self.converged] = 0.0
         row = torch.full_like(self.lr, math.nan)
         row[active] = mean
-        at = math.ceil(step / CHECK_EVERY) - 1
-        if at < len(self.course):  # a later part of the data
-            self.course[at] = torch.where(row.isnan(), self.course[at], row)
+        check = math.ceil(step / CHECK_EVERY) - 1
+        if check < len(self.elbo_history):  # a later part of the data
+            self.elbo_history[check] = torch.where(row.isnan(), self.elbo_history[check], row)
         else:
-            self.course.append(row)
+            self.elbo_history.append(row)
 
 
 def _adam(p: Tensor, grad: Tensor, first: Tensor, second: Tensor, lr: Tensor, t: int) -> None:

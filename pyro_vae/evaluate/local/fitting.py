@@ -16,7 +16,7 @@ from pyro_vae.evaluate.local.descent import Descent
 from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.local.posterior import Family, LocalPosterior
 from pyro_vae.pair.arguments import check_data, check_keywords, slices
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import log_weights
 from pyro_vae.pair.planning import CPU_ROWS
 from pyro_vae.pair.protocol import Program
@@ -113,16 +113,16 @@ def fit_local(
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {lr}")
     programs = (model,) if guide is None else (model, guide)
-    args = beside_networks((x, *args), *programs)
+    args = to_networks_device((x, *args), *programs)
     with torch.no_grad(), eval_mode(*programs), seeded(seed):
         trace = poutine.trace(model).get_trace(*args, **kwargs)
         posterior = LocalPosterior(trace, n, family)
-        _start(posterior, model if guide is None else guide, args, kwargs)
+        _initialize(posterior, model if guide is None else guide, args, kwargs)
         options = {"num_particles": num_particles, "max_steps": max_steps, "patience": patience}
         descent = Descent(posterior, model, args, kwargs, lr=lr, memory=memory, **options)
         with progress_bar("local posteriors", n, progress) as advance:
             interrupted = descent.run(advance)
-        log_w = _draws(model, posterior, args, kwargs, descent.plan.particles.vectorize)
+        log_w = _draw_log_weights(model, posterior, args, kwargs, descent.plan.particles.vectorize)
     return LocalGuide(
         posterior,
         args[0],
@@ -130,12 +130,12 @@ def fit_local(
         log_w.std(0) / math.sqrt(len(log_w)),
         descent.steps,
         descent.converged,
-        torch.stack(descent.course) if descent.course else torch.zeros(0, n),
+        torch.stack(descent.elbo_history) if descent.elbo_history else torch.zeros(0, n),
         interrupted,
     )
 
 
-def _start(posterior: LocalPosterior, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _initialize(posterior: LocalPosterior, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Begin at the mean and the scale that a program's latents have, in unconstrained space."""
     sums = {site.name: [torch.zeros(())] * 3 for site in posterior}
     for _ in range(MOMENT_DRAWS):
@@ -159,7 +159,7 @@ def _start(posterior: LocalPosterior, program: Program, args: tuple[Any, ...], k
         site.start_at(mean, (variance + (square - mean.square()).clamp(min=0)).sqrt())
 
 
-def _draws(
+def _draw_log_weights(
     model: Program, posterior: LocalPosterior, args: tuple[Any, ...], kwargs: dict[str, Any], vectorize: bool
 ) -> Tensor:
     """Log-weights of the posterior, `(ELBO_SAMPLES, N)`."""

@@ -11,7 +11,7 @@ from pyro_vae.evaluate.local.fitting import fit_local
 from pyro_vae.evaluate.local.posterior import Family
 from pyro_vae.evaluate.local.result import InferenceGaps
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.evaluate.marginal.methods import AIS, BDMC, Importance, Method, method_of, option_hints
+from pyro_vae.evaluate.marginal.methods import AIS, BDMC, Importance, Method, option_hints, resolve_method
 from pyro_vae.pair.arguments import check_keywords
 from pyro_vae.pair.protocol import Program
 
@@ -77,7 +77,7 @@ def inference_gaps(
         raise ValueError("no local family came: give families, ('diagonal_normal',) say")
     if not callable(start) and start not in ("guide", "prior"):
         raise ValueError(f"start must be 'guide', 'prior' or a guide, got {start!r}")
-    further = None if method is None else method_of(method)
+    further = None if method is None else resolve_method(method)
     if isinstance(further, BDMC):
         raise ValueError("bidirectional Monte Carlo is for data that it simulates: use method='ais' for those given")
     check_keywords(inference_gaps, kwargs, model, guide, hints=option_hints(further or AIS()))

@@ -49,7 +49,7 @@ class LocalGuide(Result):
     elbo_error: Tensor
     steps: Tensor
     converged: Tensor
-    course: Tensor
+    elbo_history: Tensor
     interrupted: bool = False
 
     def guide(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -121,8 +121,8 @@ class LocalGuide(Result):
 
         figure = Figure(figsize=(6, 4), layout="constrained")
         ax = figure.subplots()
-        steps = [CHECK_EVERY * (i + 1) for i in range(len(self.course))]
-        gap = (self.elbo - self.course).cpu()
+        steps = [CHECK_EVERY * (i + 1) for i in range(len(self.elbo_history))]
+        gap = (self.elbo - self.elbo_history).cpu()
         ax.plot(steps, gap, color="C0", lw=0.5, alpha=0.3)
         # a datum that has stopped is where it was
         ax.plot(steps, gap.nan_to_num(0.0).mean(1), color="black", label="mean")

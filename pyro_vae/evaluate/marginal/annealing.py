@@ -14,10 +14,10 @@ from torch.nn.functional import interpolate
 from pyro_vae.evaluate.marginal.importance_sampling import check_finite
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace, Point
 from pyro_vae.evaluate.marginal.methods import AIS
-from pyro_vae.evaluate.marginal.result import LogMarginal, join, marginal_of
+from pyro_vae.evaluate.marginal.result import LogMarginal, concatenate, estimate_from_weights
 from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.pair.arguments import slices, take
-from pyro_vae.pair.planning import few_or_all, rows_that_fit
+from pyro_vae.pair.planning import rows_that_fit, run_on_examples
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.support.progress import Advance, progress_bar, until_interrupted
 from pyro_vae.support.random import fork_rng
@@ -170,17 +170,17 @@ def annealed(
             weights = Weights(stop - start, method.num_chains, x.device)
             weights.add(log_w)
             check_finite(weights, start)
-            yield marginal_of(weights, x.dtype, method=method.name, acceptance=accepted.mean(0))
+            yield estimate_from_weights(weights, x.dtype, method=method.name, acceptance=accepted.mean(0))
 
     with progress_bar("AIS", n * (method.num_temperatures + pilot_temperatures(method) - 1), progress) as advance:
         found, interrupted = until_interrupted(parts(advance))
-    return dataclasses.replace(join(found), interrupted=interrupted)
+    return dataclasses.replace(concatenate(found), interrupted=interrupted)
 
 
 def rows_at_once(model: Program, guide: Program | None, data: Data, memory: int | None) -> int:
     """How many rows, each a datum and a chain, to run at once; 0 if the data cannot be cut."""
     with fork_rng():
-        space, _, whole = few_or_all(lambda some: LatentSpace(model, guide, some, 1), data)
+        space, _, whole = run_on_examples(lambda some: LatentSpace(model, guide, some, 1), data)
         if whole:
             return 0
         u = space.draw()

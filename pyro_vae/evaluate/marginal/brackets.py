@@ -18,7 +18,7 @@ from pyro_vae.evaluate.marginal.annealing import pilot_temperatures, prepared
 from pyro_vae.evaluate.marginal.importance_sampling import check_finite
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace
 from pyro_vae.evaluate.marginal.methods import BDMC
-from pyro_vae.evaluate.marginal.result import LogMarginal, join, marginal_of
+from pyro_vae.evaluate.marginal.result import LogMarginal, concatenate, estimate_from_weights
 from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.pair.arguments import take
 from pyro_vae.pair.protocol import Data, Program
@@ -161,12 +161,12 @@ def bidirectional(
             weights.add(forward)
             inverse.add(backward)
             check_finite(weights, start)
-            lower = marginal_of(weights, x.dtype, method=method.name, acceptance=accepted.mean(0))
+            lower = estimate_from_weights(weights, x.dtype, method=method.name, acceptance=accepted.mean(0))
             upper, error = -inverse.log_mean.to(lower.log_prob), inverse.std_error.to(lower.log_prob)
             yield BidirectionalBounds(**vars(lower), upper=upper, upper_error=error)
 
     with progress_bar("BDMC", n * (2 * method.num_temperatures + pilot_temperatures(method) - 1), progress) as advance:
         found, interrupted = until_interrupted(parts(advance))
-    result = join(found)
+    result = concatenate(found)
     args, kwargs = take(*data, 0, len(result))
     return dataclasses.replace(result, args=args, kwargs=kwargs, interrupted=interrupted)

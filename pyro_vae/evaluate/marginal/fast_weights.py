@@ -27,8 +27,10 @@ class FastWeights:
         def weights(*tensors: Tensor) -> Tensor:
             given = iter(tensors)
             filled = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            prior = proposal.share == 1
-            return proposal.weigh(tree_unflatten(filled, spec), count, prior, proposal.share).double()
+            prior = proposal.prior_fraction == 1
+            return proposal.draw_log_weights(
+                tree_unflatten(filled, spec), count, prior, proposal.prior_fraction
+            ).double()
 
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         self._layout = [layout_of(t) for t in tensors]

@@ -11,10 +11,10 @@ from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.evaluate.marginal.annealing import annealed
 from pyro_vae.evaluate.marginal.brackets import BidirectionalBounds, bidirectional
 from pyro_vae.evaluate.marginal.importance_sampling import importance
-from pyro_vae.evaluate.marginal.methods import BDMC, Importance, Method, method_of, option_hints
-from pyro_vae.evaluate.marginal.result import LogMarginal, join
+from pyro_vae.evaluate.marginal.methods import BDMC, Importance, Method, option_hints, resolve_method
+from pyro_vae.evaluate.marginal.result import LogMarginal, concatenate
 from pyro_vae.pair.arguments import check_data, check_keywords, take
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.protocol import Program
 from pyro_vae.support.random import seeded
 
@@ -109,9 +109,9 @@ def log_marginal(
         True
     """
     n = check_data(args)
-    chosen = method_of(method)
+    chosen = resolve_method(method)
     check_keywords(log_marginal, kwargs, model, guide, hints=option_hints(chosen))
-    count = _checked(chosen, guide, num_samples, memory)
+    count = _check_options(chosen, guide, num_samples, memory)
     if ranks is not None and ranks.size > 1:
         if n < ranks.size:
             raise ValueError(f"{n} data cannot be shared by {ranks.size} processes: give more data, or no ranks")
@@ -120,7 +120,7 @@ def log_marginal(
         seed = ranks.from_leader(int(torch.randint(2**62, ())) if seed is None else seed) + ranks.rank
         progress = progress if ranks.leads else False
     programs = [model] if guide is None else [model, guide]
-    data = beside_networks(args, *programs), kwargs
+    data = to_networks_device(args, *programs), kwargs
     result: LogMarginal
     with torch.no_grad(), eval_mode(*programs), seeded(seed):
         if isinstance(chosen, Importance):
@@ -131,10 +131,10 @@ def log_marginal(
                 result = bidirectional(model, guide, data, chosen, **options)
             else:
                 result = annealed(model, guide, data, chosen, **options)
-    return result if ranks is None or ranks.size == 1 else _gathered(result, ranks)
+    return result if ranks is None or ranks.size == 1 else _gather(result, ranks)
 
 
-def _checked(method: Method, guide: Program | None, num_samples: int | None, memory: int | None) -> int:
+def _check_options(method: Method, guide: Program | None, num_samples: int | None, memory: int | None) -> int:
     """The number of importance samples, if the options fit the method."""
     if guide is None and method.needs_guide:
         raise ValueError(f"{method!r} needs a guide, got None: give one, or use method='prior' or 'ais'")
@@ -154,9 +154,9 @@ def _checked(method: Method, guide: Program | None, num_samples: int | None, mem
     return count
 
 
-def _gathered(result: LogMarginal, ranks: Ranks) -> LogMarginal:
+def _gather(result: LogMarginal, ranks: Ranks) -> LogMarginal:
     """The results of all ranks as one, in the order of the data, up to the first that was interrupted."""
     device = result.log_prob.device
     parts = [part.to(device) for part in ranks.gather(result.to("cpu"))]
     stopped = next((i for i, part in enumerate(parts) if part.interrupted), len(parts) - 1)
-    return dataclasses.replace(join(parts[: stopped + 1]), interrupted=parts[stopped].interrupted)
+    return dataclasses.replace(concatenate(parts[: stopped + 1]), interrupted=parts[stopped].interrupted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-__all__ = ["AIS", "BDMC", "METHODS", "Importance", "Method", "method_of", "option_hints"]
+__all__ = ["AIS", "BDMC", "METHODS", "Importance", "Method", "resolve_method", "option_hints"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Importance:
         return self.proposal == "guide"
 
     @property
-    def prior_share(self) -> float:
+    def prior_fraction(self) -> float:
         """The share of the samples that the prior draws."""
         return 1.0 if self.proposal == "prior" else self.defensive
 
@@ -139,7 +139,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def method_of(method: str | Method) -> Method:
+def resolve_method(method: str | Method) -> Method:
     """A method by its name, with its defaults, or the one given.
 
     Raises:

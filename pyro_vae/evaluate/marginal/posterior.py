@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace
 from pyro_vae.evaluate.marginal.proposals import prior_traces
 from pyro_vae.pair.arguments import check_data, check_keywords, take
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import sample_sites
@@ -79,7 +79,7 @@ def posterior_samples(
         raise ValueError(f"kernel must be 'nuts' or 'hmc', got {kernel!r}")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    args = beside_networks(args, model)
+    args = to_networks_device(args, model)
     found: dict[str, list[Tensor]] = {}
     axes: dict[str, int] = {}
     with eval_mode(model), seeded(seed):

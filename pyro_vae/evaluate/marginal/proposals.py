@@ -58,33 +58,35 @@ class Proposal:
     Reference: Hesterberg 1995 (defensive mixtures); Veach and Guibas 1995 (the balance heuristic).
     """
 
-    def __init__(self, model: Program, guide: Program, share: float, vectorize: bool, nesting: int) -> None:
-        self.model, self.guide, self.share = model, guide, share
+    def __init__(self, model: Program, guide: Program, prior_fraction: float, vectorize: bool, nesting: int) -> None:
+        self.model, self.guide, self.prior_fraction = model, guide, prior_fraction
         self.vectorize, self.nesting = vectorize, nesting
 
     def plan(self, num_samples: int) -> Tensor:
         """Which of some samples are drawn from the prior, `(K,)`."""
-        count = 0 if self.share == 0 else max(1, round(self.share * num_samples))
+        count = 0 if self.prior_fraction == 0 else max(1, round(self.prior_fraction * num_samples))
         return torch.randperm(num_samples) < count if 0 < count < num_samples else torch.full((num_samples,), count > 0)
 
-    def log_weights(self, data: Data, from_prior: Tensor, share: float) -> Tensor:
+    def log_weights(self, data: Data, from_prior: Tensor, prior_fraction: float) -> Tensor:
         """Log-weights `(K, N)` for the samples of a plan, or of a part of it.
 
-        `share` is that of the whole plan.
+        `prior_fraction` is that of the whole plan.
         """
         parts = []
         for prior in (False, True):
             count = int((from_prior == prior).sum())
             if count and self.vectorize:
-                parts.append(self.weigh(data, count, prior, share))
+                parts.append(self.draw_log_weights(data, count, prior, prior_fraction))
             elif count:
-                parts.append(torch.stack([self.weigh(data, None, prior, share) for _ in range(count)]))
+                parts.append(
+                    torch.stack([self.draw_log_weights(data, None, prior, prior_fraction) for _ in range(count)])
+                )
         if len(parts) == 1:
             return parts[0].double()
         order = from_prior.int().argsort(stable=True).argsort()  # from "guide first" back to the plan's order
         return torch.cat(parts).double()[order.to(parts[0].device)]
 
-    def weigh(self, data: Data, count: int | None, prior: bool, share: float) -> Tensor:
+    def draw_log_weights(self, data: Data, count: int | None, prior: bool, prior_fraction: float) -> Tensor:
         """Log-weights of `count` samples, all from the prior or all from the guide, `(K, N)`; of one for None."""
         args, kwargs = data
         n = len(args[0])
@@ -92,7 +94,7 @@ class Proposal:
             traces = prior_traces(self.model, data, count, self.nesting)
         else:
             traces = trace_pair(self.model, self.guide, args, kwargs, num_particles=count, nesting=self.nesting)
-        if share in (0, 1):
+        if prior_fraction in (0, 1):
             return joint_log_weight(traces, data_plate(traces, n))
         if prior:
             guide = self.guide
@@ -109,7 +111,7 @@ class Proposal:
             else:
                 joint = joint + value
                 p = p if site["is_observed"] else p + value
-        return joint - torch.logaddexp(q + math.log1p(-share), p + math.log(share))
+        return joint - torch.logaddexp(q + math.log1p(-prior_fraction), p + math.log(prior_fraction))
 
     def check(self, data: Data) -> None:
         """Refuse a guide whose density cannot be told.
@@ -118,7 +120,7 @@ class Proposal:
             ValueError: For a point mass at a continuous site; for an auxiliary site, which only the guide has, where
                 draws from the prior are mixed in.
         """
-        if self.share == 1:
+        if self.prior_fraction == 1:
             return
         traces = trace_pair(self.model, self.guide, *data)
         extra = [name for name, site in sample_sites(traces.guide) if site["infer"].get("is_auxiliary")]
@@ -132,7 +134,7 @@ class Proposal:
                     "continuous site: there are no importance weights. Use a guide with a density; or method='prior' "
                     "or 'ais', which need no guide, if the prior is a density"
                 )
-        if self.share > 0 and extra:
+        if self.prior_fraction > 0 and extra:
             raise ValueError(
                 f"the guide's auxiliary site {extra[0]!r} is not in the model, so that the density of a mixture "
                 "with the prior cannot be told: use defensive=0"

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.evaluate.marginal.methods import BDMC, METHODS, Method, method_of, option_hints
+from pyro_vae.evaluate.marginal.methods import BDMC, METHODS, Method, option_hints, resolve_method
 from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.pair.arguments import check_data, check_keywords, map_rows
 from pyro_vae.pair.protocol import Program
@@ -139,9 +139,9 @@ def repair(
                 f"for the data that came, got {how!r}"
             )
         method = how
-    check_keywords(repair, kwargs, model, guide, hints=option_hints(method_of(method)))
+    check_keywords(repair, kwargs, model, guide, hints=option_hints(resolve_method(method)))
     index = result.unreliable
-    before = _at(result, index)
+    before = _select(result, index)
     if not len(index):
         return LogMarginalRepair(index, before, None, result)
     rows, named = map_rows(lambda a: a[index.to(a.device)], args, kwargs)
@@ -167,7 +167,7 @@ def repair(
     return LogMarginalRepair(index, before, after, merged)
 
 
-def _at(result: LogMarginal, index: Tensor) -> LogMarginal:
+def _select(result: LogMarginal, index: Tensor) -> LogMarginal:
     """The estimates of some of the data."""
     fields: dict[str, Any] = {"num_samples": result.counts[index], "bounds": None}
     for name in ("log_prob", "std_error", "ess", "khat"):

@@ -22,7 +22,7 @@ from pyro_vae.support.tables import indexed_rows, new_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["LogMarginal", "join", "marginal_of"]
+__all__ = ["LogMarginal", "concatenate", "estimate_from_weights"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,10 +117,10 @@ class LogMarginal(Result):
     def __repr__(self) -> str:
         if not len(self):
             return "log p(x) of no data"
-        number, what = self._samples
+        count, unit = self._samples
         text = (
             f"log p(x) = {self.mean:.3f} ± {self.mean_error:.3f} nats per datum "
-            f"({len(self)} data, {number} {what} each; "
+            f"({len(self)} data, {count} {unit} each; "
             f"ESS median {float(self.ess.median()):.1f}, min {float(self.ess.min()):.1f})"
         )
         if self.khat is not None and not self.khat.isnan().all():
@@ -132,8 +132,10 @@ class LogMarginal(Result):
 
     @property
     def _samples(self) -> tuple[str, str]:
-        few, most = int(self.counts.min()), int(self.counts.max())
-        return str(few) if few == most else f"{few} to {most}", "chains" if self.acceptance is not None else "samples"
+        least, most = int(self.counts.min()), int(self.counts.max())
+        return str(
+            least
+        ) if least == most else f"{least} to {most}", "chains" if self.acceptance is not None else "samples"
 
     def _values(self) -> dict[str, Any]:
         values = {
@@ -174,8 +176,8 @@ class LogMarginal(Result):
         table.add_row("its error as an estimate for the population", f"{self.sampling_error:.3f}")
         if not len(self):
             return table
-        number, what = self._samples
-        table.add_row(f"{what} each", number)
+        count, unit = self._samples
+        table.add_row(f"{unit} each", count)
         table.add_row("effective sample size, median", f"{float(self.ess.median()):.1f}")
         table.add_row("effective sample size, least", f"{float(self.ess.min()):.1f}")
         if self.khat is not None and not self.khat.isnan().all():
@@ -208,7 +210,7 @@ class LogMarginal(Result):
 Estimate = TypeVar("Estimate", bound=LogMarginal)
 
 
-def marginal_of(weights: Weights, dtype: torch.dtype, **others: Any) -> LogMarginal:
+def estimate_from_weights(weights: Weights, dtype: torch.dtype, **others: Any) -> LogMarginal:
     """The estimates that some weights give, for data of a dtype."""
     dtype = torch.promote_types(dtype, torch.float32)
     # log-densities are rounded about like this, after sums over many elements
@@ -226,7 +228,7 @@ def marginal_of(weights: Weights, dtype: torch.dtype, **others: Any) -> LogMargi
     )
 
 
-def join(parts: Sequence[Estimate]) -> Estimate:
+def concatenate(parts: Sequence[Estimate]) -> Estimate:
     """One result of several data sets' results."""
     levels = max((0 if p.bounds is None else len(p.bounds)) for p in parts)
     fields: dict[str, Any] = {}

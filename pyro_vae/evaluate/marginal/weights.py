@@ -27,12 +27,12 @@ class Weights:
             number of these blocks, `(n,)`.
     """
 
-    def __init__(self, n: int, most: int, device: torch.device | None = None) -> None:
-        self.most = most
+    def __init__(self, n: int, max_samples: int, device: torch.device | None = None) -> None:
+        self.max_samples = max_samples
         self.count = torch.zeros(n, dtype=torch.long, device=device)
         self.log_sum = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
         self.log_sum_sq = self.log_sum.clone()
-        self.largest = self.log_sum.expand(tail_size(most) + 1, n).clone()
+        self.largest = self.log_sum.expand(tail_size(max_samples) + 1, n).clone()
         self.blocks: list[tuple[Tensor, Tensor]] = []
         self._unpaired: list[Tensor] = []  # at each level the block that waits for a second, (1, n), or none, (0, n)
 
@@ -70,10 +70,10 @@ class Weights:
             self.blocks[level][1][rows] += number
 
     def _keep_largest(self, log_w: Tensor) -> None:
-        kept = len(self.largest)
-        if len(log_w) > kept:  # of few candidates the second search is fast
-            log_w = log_w.topk(kept, dim=0).values
-        self.largest = torch.cat([self.largest, log_w]).topk(kept, dim=0).values
+        size = len(self.largest)
+        if len(log_w) > size:  # of few candidates the second search is fast
+            log_w = log_w.topk(size, dim=0).values
+        self.largest = torch.cat([self.largest, log_w]).topk(size, dim=0).values
 
     @property
     def log_mean(self) -> Tensor:

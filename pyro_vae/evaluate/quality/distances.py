@@ -107,8 +107,8 @@ def _check(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _covariance(rows: Tensor) -> Tensor:
-    centred = rows - rows.mean(0)
-    return centred.T @ centred / (len(rows) - 1)
+    centered = rows - rows.mean(0)
+    return centered.T @ centered / (len(rows) - 1)
 
 
 def _root(matrix: Tensor) -> Tensor:

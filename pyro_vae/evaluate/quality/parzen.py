@@ -32,17 +32,17 @@ def parzen_log_likelihood(
     -2.9189
     """
     scales = torch.logspace(math.log10(0.05), 0, 20).tolist() if scales is None else list(scales)
-    centres, held, x = (v.flatten(1).double() for v in (samples, valid, test))
-    best = max(scales, key=lambda scale: float(_log_density(centres, held, scale).mean()))
-    found = _log_density(centres, x, best)
+    centers, held, x = (v.flatten(1).double() for v in (samples, valid, test))
+    best = max(scales, key=lambda scale: float(_log_density(centers, held, scale).mean()))
+    found = _log_density(centers, x, best)
     error = float(found.std()) / math.sqrt(len(found)) if len(found) > 1 else math.nan
     return float(found.mean()), error, best
 
 
-def _log_density(centres: Tensor, x: Tensor, scale: float) -> Tensor:
+def _log_density(centers: Tensor, x: Tensor, scale: float) -> Tensor:
     dims = x.shape[1]
     parts = [
-        torch.logsumexp(-0.5 * (torch.cdist(part, centres) / scale).square(), 1) - math.log(len(centres))
+        torch.logsumexp(-0.5 * (torch.cdist(part, centers) / scale).square(), 1) - math.log(len(centers))
         for part in x.split(500)
     ]
     return torch.cat(parts) - dims * (math.log(scale) + 0.5 * math.log(2 * math.pi))

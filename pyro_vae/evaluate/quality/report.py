@@ -18,7 +18,7 @@ __all__ = ["sample_quality"]
 
 
 def sample_quality(
-    data: Tensor, samples: Tensor, features: Any = None, *, neighbours: int = 5, seed: int | None = None
+    data: Tensor, samples: Tensor, features: Any = None, *, neighbors: int = 5, seed: int | None = None
 ) -> SampleQuality:
     """Compare samples with data that the model has not seen, whatever made them.
 
@@ -42,13 +42,13 @@ def sample_quality(
         if not bool(((x >= -1e-4) & (x <= 1 + 1e-4)).all()):
             raise ValueError(f"{what} have values outside [0, 1], from {float(x.min()):.3g} to {float(x.max()):.3g}")
     size = min(len(data) // 2, len(samples))
-    if size <= neighbours:
+    if size <= neighbors:
         raise ValueError(
-            f"{len(data)} data and {len(samples)} samples are too few: 2 * {neighbours + 1} and more needed"
+            f"{len(data)} data and {len(samples)} samples are too few: 2 * {neighbors + 1} and more needed"
         )
     reference, unseen, made = data[:size], data[size : 2 * size], samples[:size].to(data)
     first = seed_or_draw(seed)
-    found = [_figures(reference, x, features, neighbours, first) for x in (made, unseen)]
+    found = [_metrics(reference, x, features, neighbors, first) for x in (made, unseen)]
     width = _features(features, reference[:2]).shape[1] if features is not None else 0
     return SampleQuality(found[0], found[1], size, size, width, made[:64].clone())
 
@@ -59,7 +59,7 @@ def _features(net: Any, x: Tensor) -> Tensor:
     return in_batches(net, "features" if hasattr(net, "features") else "__call__", x)
 
 
-def _figures(reference: Tensor, x: Tensor, net: Any, neighbours: int, seed: int) -> SampleQualityMetrics:
+def _metrics(reference: Tensor, x: Tensor, net: Any, neighbors: int, seed: int) -> SampleQualityMetrics:
     ours, theirs = _features(net, x), _features(net, reference)
     kernel, error = kernel_distance(theirs, ours, seed=seed)
     score = math.nan
@@ -70,7 +70,7 @@ def _figures(reference: Tensor, x: Tensor, net: Any, neighbours: int, seed: int)
             frechet=frechet_distance(theirs, ours),
             kernel=kernel,
             kernel_error=error,
-            **manifold_scores(theirs, ours, neighbours),
+            **manifold_scores(theirs, ours, neighbors),
             class_score=score,
             ms_ssim=pairwise_ms_ssim(x, seed=seed),
             sharpness=float(sharpness(x).double().mean()),

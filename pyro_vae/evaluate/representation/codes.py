@@ -12,10 +12,10 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.evaluate.generate import choose_observed, mean_of
-from pyro_vae.evaluate.latent.sites import rows_of
+from pyro_vae.evaluate.generate import choose_observed, site_mean
+from pyro_vae.evaluate.latent.sites import as_rows
 from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.planning import data_that_fit
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Data, Program
@@ -60,18 +60,18 @@ def encode(
     """
     n = check_data(args)
     check_keywords(encode, kwargs, guide)
-    data = beside_networks(args, guide), kwargs
+    data = to_networks_device(args, guide), kwargs
 
-    def run(some: Data) -> tuple[Any, DataPlate]:
-        trace = prune_subsample_sites(poutine.trace(guide).get_trace(*some[0], **some[1]))
-        return trace, data_plate(PairTrace(Trace(), trace), len(some[0][0]))
+    def run(part: Data) -> tuple[Any, DataPlate]:
+        trace = prune_subsample_sites(poutine.trace(guide).get_trace(*part[0], **part[1]))
+        return trace, data_plate(PairTrace(Trace(), trace), len(part[0][0]))
 
     parts: list[Tensor] = []
     with torch.no_grad(), eval_mode(guide), seeded(seed):
         for start, stop in slices(n, data_that_fit(run, data, memory)):
             trace, plate = run(take(*data, start, stop))
             chosen = _latents(trace, latents)
-            values = [rows_of(_value(site, mean), site, plate) for site in chosen.values()]
+            values = [as_rows(_value(site, mean), site, plate) for site in chosen.values()]
             parts.append(torch.cat([value.to(torch.get_default_dtype()) for value in values], 1))
     return torch.cat(parts)
 
@@ -120,27 +120,29 @@ def decode(
         per_datum = isinstance(a, Tensor) and a.dim() > 0 and len(a) == n
         return a[:1].expand(total, *a.shape[1:]) if per_datum and n != total else a
 
-    args = beside_networks(tuple(map(repeated, args)), model)
+    args = to_networks_device(tuple(map(repeated, args)), model)
     kwargs = {name: repeated(a) for name, a in kwargs.items()}
     with torch.no_grad(), eval_mode(model), seeded(seed):
         trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
         plate = data_plate(PairTrace(trace, Trace()), total)
         chosen = _latents(trace, latents)
-        held: Any = trace.copy()
-        at = 0
+        replayed: Any = trace.copy()
+        column = 0
         for name, latent in chosen.items():
             size = latent["value"].numel() // total
-            held.nodes[name] = {**latent, "value": _as_value(codes[:, at : at + size], latent, plate)}
-            at += size
-        if at != codes.shape[1]:
-            raise ValueError(f"codes have {codes.shape[1]} columns, but the latents {list(chosen)} have {at} elements")
+            replayed.nodes[name] = {**latent, "value": _as_value(codes[:, column : column + size], latent, plate)}
+            column += size
+        if column != codes.shape[1]:
+            raise ValueError(
+                f"codes have {codes.shape[1]} columns, but the latents {list(chosen)} have {column} elements"
+            )
         for name, other in sample_sites(trace):
             if not other["is_observed"] and name not in chosen:
-                held.remove_node(name)
-        run = prune_subsample_sites(poutine.trace(poutine.replay(model, trace=held)).get_trace(*args, **kwargs))
+                replayed.remove_node(name)
+        run = prune_subsample_sites(poutine.trace(poutine.replay(model, trace=replayed)).get_trace(*args, **kwargs))
         observed = {name: s for name, s in sample_sites(run) if s["is_observed"]}
         name, found = choose_observed(observed, site, args[0])
-        return mean_of(name, found) if mean else found["fn"].sample()
+        return site_mean(name, found) if mean else found["fn"].sample()
 
 
 def _latents(trace: Any, names: str | Sequence[str] | None) -> dict[str, Site]:
@@ -169,7 +171,7 @@ def _value(site: Site, mean: bool) -> Tensor:
 
 
 def _as_value(rows: Tensor, site: Site, plate: DataPlate) -> Tensor:
-    """Rows `(M, size)` in the layout of the site's value: the inverse of `rows_of`."""
+    """Rows `(M, size)` in the layout of the site's value: the inverse of `as_rows`."""
     shape = list(site["value"].shape)
     axis = plate.dim - site["fn"].event_dim + len(shape)
     rest = list(itertools.chain(shape[:axis], shape[axis + 1 :]))
