@@ -36,6 +36,7 @@ def compare_elbos(
     num_particles: Sequence[int] = (1, 5, 50),
     repeats: int = 100,
     num_samples: int = 5000,
+    memory: int | None = None,
     seed: int | None = None,
     progress: bool | None = False,
     **kwargs: Any,
@@ -50,6 +51,7 @@ def compare_elbos(
         num_particles: Particles K for each name; a name that needs more than K is left out at that K.
         repeats: Gradients per row. Repeat r has the same noise seed for every estimator.
         num_samples: Importance samples per datum for the reference log p(x).
+        memory: Bytes that the intermediate tensors of the reference may take, about.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
         progress: Show a bar.
@@ -65,7 +67,8 @@ def compare_elbos(
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2 to tell a variance, got {repeats}")
     jobs = _expand_estimators(estimators, num_particles)
-    reference = log_marginal(model, guide, *data[0], num_samples=num_samples, seed=first, progress=progress, **kwargs)
+    options: dict[str, Any] = {"memory": memory, "seed": first, "progress": progress, **kwargs}
+    reference = log_marginal(model, guide, *data[0], num_samples=num_samples, **options)
     params_by_program, pathwise = _parameters(model, guide, data)
     rows = []
     references: dict[Any, dict[str, Moments]] = {}

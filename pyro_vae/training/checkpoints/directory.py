@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pyro_vae.support.snapshots import VALUES, TENSORS, Snapshot, read_snapshot, write_snapshot
+from pyro_vae.support.snapshots import TENSORS, VALUES, Snapshot, read_snapshot, write_snapshot
 
 __all__ = ["Checkpoints", "FollowedCheckpoints"]
 
