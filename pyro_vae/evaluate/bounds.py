@@ -1,4 +1,4 @@
-"""The true ELBO of any pair on given data, whatever it was trained with."""
+"""The true ELBO of any pair on given data, whatever its training objective."""
 
 from __future__ import annotations
 
@@ -102,20 +102,20 @@ def bound(
     seed: int | None = None,
     **kwargs: Any,
 ) -> Bound:
-    """The true ELBO of each datum: no KL weight, no free bits, no scale, analytic KL where that is right.
+    """The true ELBO of each datum: no KL weight, no free bits, no scale, and a closed-form KL where that is exact.
 
     Args:
         model, guide: The pair.
         *args: The data `x` of shape `(N, ...)`, then whatever else the pair takes, also by keyword; tensors with N rows
             are per-datum.
-        num_samples: Draws from the guide to average over (one run of the pair each).
-        memory: Bytes that the intermediate tensors of a run may take, about, which sets how many data run at once.
-            Default: a thousand data. A pair with parameters of its own for each datum gets them all in one run.
+        num_samples: Draws from the guide to average over, one run of the pair each.
+        memory: Approximate bytes for the intermediate tensors of a run, which sets how many data run at once. Default:
+            1000 data. A pair with parameters for each datum runs on all data at once.
         seed: A number makes the call reproducible and leaves torch's generators as they were, so that two calls share
-            their noise. None continues the generators' stream.
+            their noise. None continues their stream.
 
     Raises:
-        ValueError: If the pair has no ELBO per datum, because a site stands outside the plate over the data.
+        ValueError: If the pair has no ELBO per datum, because a site is outside the plate over the data.
         TypeError: For a keyword that neither this call nor the pair knows.
     """
     n = check_data(args)

@@ -29,13 +29,13 @@ def reconstruct(
 ) -> Tensor:
     """The mean of the observed site at one draw of the latents from the guide, or a draw from it with `mean=False`.
 
-    The mean is what reconstructions show: how well the latents stand for the data, without the likelihood's noise.
+    Reconstructions usually show the mean: how well the latents represent the data, without the likelihood's noise.
 
     Args:
         model, guide: The pair.
         *args, **kwargs: The data `x` of shape `(N, ...)`, then whatever else the pair takes.
         site: Which observed site, if there are several. Default: the first of the shape of `x`, else the first.
-        mean: False where the distribution has no mean, as a categorical one over labels.
+        mean: False draws a sample, for example where the distribution has no mean (a categorical one).
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
 
@@ -62,20 +62,21 @@ def sample(
     seed: int | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """Data drawn from the model: latents from the prior, and draws of the observed site, or its means at these latents.
+    """Draw data from the model: latents from the prior, then draws of the observed site, or its means.
 
     Args:
         model: The model.
-        x: How many. Or a tensor with as many rows, where the model looks at more of its data than their number: its
-            values serve only for their shape, unless the model conditions on them otherwise.
-        *args, **kwargs: Whatever else the model takes, of as many rows: labels, say.
+        x: The number of samples N. Or a tensor with N rows, if the model uses more of its data than their number; only
+            its shape matters, unless the model conditions on its values.
+        *args, **kwargs: Whatever else the model takes, with N rows: labels, for example.
         site: Which observed site, if there are several. Default: the first of the shape of the data, else the first.
-        mean: The means of p(x|z) in place of draws from it: smoother than any datum.
+        mean: True gives the means of p(x|z) in place of draws; they are smoother than any datum.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
 
     Raises:
-        ValueError: If there is no such site, if it has no mean, or if a number came and the model looks at more.
+        ValueError: If there is no such site, if it has no mean, or if x is a number and the model uses more of its
+            data.
         TypeError: For a keyword that neither this call nor the model knows.
 
     Example:
@@ -93,14 +94,14 @@ def sample(
         data, others = moved[0], moved[1:]
     with torch.no_grad(), eval_mode(model), seeded(seed), explain_placeholder():
         trace = poutine.trace(poutine.uncondition(model)).get_trace(data, *others, **kwargs)
-        # `uncondition` turns observed sites into latent ones, and remembers that it did
+        # `uncondition` turns observed sites into latent ones and marks them
         observed = {name: s for name, s in sample_sites(trace) if s["infer"].get("was_observed")}
         name, chosen = choose_observed(observed, site, data)
         return site_mean(name, chosen) if mean else chosen["value"]
 
 
 def _placeholder_data(model: Program, num: int) -> Tensor:
-    """Data to run a model on that shall make some: of the shape that its system names, or of unknown shape."""
+    """Placeholder data for a model that generates: of the shape that its system names, or of unknown shape."""
     if num < 1:
         raise ValueError(f"the number of samples must be at least 1, got {num}")
     program = unwrapped(model)
@@ -111,9 +112,9 @@ def _placeholder_data(model: Program, num: int) -> Tensor:
 
 
 def choose_observed(observed: dict[str, Site], name: str | None, x: Tensor) -> tuple[str, Site]:
-    """The observed site called `name`; without a name the first of the shape of x, else the first."""
+    """The observed site called `name`; by default the first of the shape of x, else the first."""
     if not observed:
-        raise ValueError("the model observes no site: there is nothing to generate; observe one with obs=")
+        raise ValueError("the model observes no site, so there is nothing to generate: observe one with obs=")
     if name is None:
         first = next(iter(observed))
         if not isinstance(x, DataPlaceholder):

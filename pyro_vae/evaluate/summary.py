@@ -1,4 +1,4 @@
-"""The figures of a trained pair on one data set, in one small table."""
+"""The main metrics of a trained pair on one data set, in one small table."""
 
 from __future__ import annotations
 
@@ -140,12 +140,12 @@ def summarize(
         *args, **kwargs: The data `x` of shape `(N, ...)`, then whatever else the pair takes.
         num_samples: Importance samples per datum for log p(x).
         num_elbo_samples: Draws per datum for the ELBO.
-        memory: Bytes that intermediate tensors may take, about.
+        memory: Approximate bytes for intermediate tensors.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
         progress: Show a bar.
-        data, binarize: Names to record with the figures.
-        ranks: The processes to share the work of log p(x) with, see `log_marginal`.
+        data, binarize: Names to record with the values.
+        ranks: The processes that split the work of log p(x), see `log_marginal`.
 
     Raises:
         ValueError: If the pair has no log-probability per datum (see `log_marginal`), or observes nothing.
@@ -158,7 +158,7 @@ def summarize(
         traces, example_data, _ = run_on_examples(lambda part: trace_pair(model, guide, *part), (args, kwargs))
     observed = [traces.model.nodes[name] for name in traces.observed]
     if not observed:
-        raise ValueError("the model observes no site: it says nothing about data; observe one with obs=")
+        raise ValueError("the model observes no site, so it has no likelihood: observe one with obs=")
     options: dict[str, Any] = {"memory": memory, "seed": seed, **kwargs}
     marginal = log_marginal(model, guide, *args, num_samples=num_samples, progress=progress, ranks=ranks, **options)
     terms = bound(model, guide, *args, num_samples=num_elbo_samples, **options).to_dict()

@@ -73,7 +73,7 @@ class _Search:
             self.items((f"{name or 'self'}.{key}", item) for key, item in getattr(value, "__dict__", {}).items())
             if callable(value):
                 self.visit("", type(value).__call__)
-        else:  # a handler of Pyro, say
+        else:  # such as a handler of Pyro
             self.items((key, getattr(value, key, None)) for key in ("fn", "func", "__wrapped__"))
 
     def items(self, items: Any) -> None:

@@ -69,7 +69,7 @@ def plan_for(model: Program, guide: Program, data: Data, *, vectorize: bool | No
         vectorize: Whether particles run together. None tests it, and warns if they cannot.
 
     Raises:
-        ValueError: If a site stands outside the plate over the data, or latent sites differ between model and guide.
+        ValueError: If a site is outside the plate over the data, or latent sites differ between model and guide.
     """
 
     def run(some: Data) -> tuple[PairTrace, DataPlate]:

@@ -38,7 +38,7 @@ def data_plate(traces: PairTrace, n: int) -> DataPlate:
     for name, site, sign in traces.sites():
         frames = {f.name: f for f in site["cond_indep_stack"] if f.vectorized and f.size == n}
         frames.pop(PARTICLE_PLATE, None)
-        # n particles and n data may coincide in size, so the particle plate is told apart by its name
+        # the particle plate is identified by name, because its size may also be n
         common = frames if common is None else {k: v for k, v in common.items() if k in frames}
         if not common:
             where = "model" if sign > 0 else "guide"

@@ -340,7 +340,7 @@ def test_what_the_result_shows(tmp_path: Any) -> None:
 
 
 class Scaled(Conditional):
-    """A family with a weight that stands in no linear layer."""
+    """A family with a weight outside linear layers."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size, size)

@@ -41,23 +41,23 @@ def compare_elbos(
     progress: bool | None = False,
     **kwargs: Any,
 ) -> ElboComparison:
-    """Compare ELBO estimators on any pair, at its present parameters, which are left as they are.
+    """Compare ELBO estimators on any pair, at its current parameters, which are not changed.
 
     Args:
         model, guide: The pair.
         x, *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes.
-        estimators: Names (`pv.elbo.names()`) or ELBO objects; an object brings its own number of particles. Or a
-            dictionary of them by the labels that the rows shall have.
-        num_particles: Particles K for each name; a name that needs more than K is left out at that K.
-        repeats: Gradients per row. Repeat r has the same noise seed for every estimator.
+        estimators: Names (`pv.elbo.names()`) or ELBO objects, or a dictionary of these by the labels of the rows. An
+            object has its own number of particles.
+        num_particles: Numbers of particles K for each name; a name that needs more than K is left out at that K.
+        repeats: Gradients per row. Repeat r uses the same seed for every estimator.
         num_samples: Importance samples per datum for the reference log p(x).
-        memory: Bytes that the intermediate tensors of the reference may take, about.
+        memory: Approximate bytes for the intermediate tensors of the reference.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
         progress: Show a bar.
 
     Raises:
-        ValueError: For unknown names, fewer than two repeats, or an estimator that the pair does not allow.
+        ValueError: For unknown names, fewer than two repeats, or an estimator that does not support the pair.
         TypeError: For a keyword that neither this call nor the pair knows.
     """
     n = check_data((x, *args))
@@ -65,7 +65,7 @@ def compare_elbos(
     data = to_networks_device((x, *args), model, guide), kwargs
     first = seed_or_draw(seed)
     if repeats < 2:
-        raise ValueError(f"repeats must be at least 2 to tell a variance, got {repeats}")
+        raise ValueError(f"repeats must be at least 2 to estimate a variance, got {repeats}")
     jobs = _expand_estimators(estimators, num_particles)
     options: dict[str, Any] = {"memory": memory, "seed": first, "progress": progress, **kwargs}
     reference = log_marginal(model, guide, *data[0], num_samples=num_samples, **options)
@@ -116,8 +116,8 @@ def _expand_estimators(
         of = elbos.bound_of(estimator) if isinstance(estimator, str) else getattr(estimator, "bound", "elbo")
         if of == "none":
             raise ValueError(
-                f"the loss of {label!r} is no bound on log p(x), which estimators are compared by: compare what it "
-                "has trained, by samples (pv.sample_quality) and log p(x)"
+                f"the loss of {label!r} is not a bound on log p(x), by which estimators are compared: compare the "
+                "pairs that it trains, by samples (pv.sample_quality) and log p(x)"
             )
         if isinstance(estimator, str):
             least = elbos.least_particles(estimator)
@@ -125,12 +125,12 @@ def _expand_estimators(
         else:
             jobs.append((label, elbos.make(estimator)))
     if not jobs:
-        raise ValueError("no estimator to compare: give names or ELBO objects, and particles enough for them")
+        raise ValueError("no estimator to compare: give names or ELBO objects, and enough particles for them")
     return jobs
 
 
 def _parameters(model: Program, guide: Program, data: Data) -> tuple[dict[str, list[Tensor]], bool]:
-    """The parameters of the model and of the guide, and whether every latent can be reparameterised."""
+    """The parameters of the model and of the guide, and whether every latent can be reparameterized."""
     params_by_program: dict[str, list[Tensor]] = {}
     with torch.no_grad(), fork_rng():
         traces = trace_pair(model, guide, *data)
@@ -141,7 +141,7 @@ def _parameters(model: Program, guide: Program, data: Data) -> tuple[dict[str, l
 
 
 def _unbiased(objective: pyro.infer.ELBO, pathwise: bool) -> tuple[Any, pyro.infer.ELBO, int]:
-    """A key for the objective's bound, a low-variance estimator with an unbiased gradient of it, and repeats for it."""
+    """A key for the objective's bound, a low-variance estimator of its unbiased gradient, and the latter's repeats."""
     k, bound = objective.num_particles, getattr(objective, "bound", "elbo")
     if bound == "iwae" and k > 1:
         return ("iwae", k), elbos.make("dreg" if pathwise else "vimco", num_particles=k), 50

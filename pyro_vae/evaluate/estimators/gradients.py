@@ -1,4 +1,4 @@
-"""Gradients of one estimator, again and again: their moments, their time, their memory."""
+"""Repeated gradients of one estimator: their moments, time and memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Moments:
         return self.norm / spread if spread > 0 else math.inf
 
     def distance(self, other: Moments) -> float:
-        """Norm of the difference of expectations beyond noise, relative to the other's norm."""
+        """Norm of the difference of expectations, corrected for noise, relative to the other's norm."""
         noise = self.variance / self.count + other.variance / other.count
         excess = math.sqrt(max(0.0, float((self.mean - other.mean).square().sum()) - noise))
         return excess / other.norm if other.norm > 0 else (math.nan if excess > 0 else 0.0)
@@ -102,10 +102,10 @@ class Gradients:
     def repeat(
         self, seeds: Iterable[int], advance: Callable[..., None] = lambda: None
     ) -> tuple[dict[str, Moments], Tensor, float]:
-        """Moments of the gradient by side, the values of the bound, and the median seconds of one gradient."""
+        """Moments of the gradient by program, the values of the bound, and the median seconds of one gradient."""
         moments = {program: Moments() for program in self.params_by_program}
         values, seconds = [], []
-        self.gradient(0)  # plans and caches, and the one that Pyro validates
+        self.gradient(0)  # a first run fills caches, and Pyro validates it
         with pyro.validation_enabled(False):
             for seed in seeds:
                 started = time.perf_counter()
@@ -121,14 +121,14 @@ class Gradients:
         return moments, torch.tensor(values, dtype=torch.float64), float(torch.tensor(seconds).median())
 
     def peak_memory(self, seed: int) -> int:
-        """Bytes of tensors alive at the peak of one gradient, beyond those alive before."""
+        """Peak bytes of tensors that are allocated during one gradient."""
         with LiveBytes() as live:
             self.gradient(seed)
         return live.peak
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the storages made inside it while they live."""
+    """Counts the bytes of live tensors that were allocated inside the context."""
 
     def __init__(self) -> None:
         super().__init__()

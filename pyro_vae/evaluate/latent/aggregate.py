@@ -20,22 +20,22 @@ from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, log_prob, sample_si
 
 __all__ = ["AggregatePosterior"]
 
-CPU_PAIRS = 2**15  # of draws and data at once: many more fall out of the cache
+CPU_PAIRS = 2**15  # pairs of a draw and a datum per run: many more exceed the cache
 
 
 class AggregatePosterior:
     r"""The exact mixture :math:`q(z) = \frac1N \sum_n q(z|x_n)` over N data, of any guide.
 
-    The guide runs on the data with the draws of all its sites held, so that z may be several sites which depend on each
-    other. One density costs as much as N of the guide's.
+    The guide runs on the data conditioned on the draws of all its sites, so z may consist of several dependent sites.
+    One density of the mixture costs N densities of the guide.
 
     Args:
         guide: The guide.
-        data: What it takes; the N data come first.
+        data: The pair's arguments; the N data come first.
         plan: How the pair runs on them.
-        vectorize: Whether the guide takes a leading particle dimension.
+        vectorize: Whether the guide accepts a leading particle dimension.
         rows: Data per run.
-        memory: Bytes that one run may take, about.
+        memory: Approximate bytes for one run.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class AggregatePosterior:
         self.plate, self.nesting = plan.plate, plan.particles.nesting
         self.dims = {name: site["value"].dim() for name, site in sample_sites(plan.traces.guide)}
         self.data = [take(*data, *piece) for piece in plan.pieces(rows)]
-        self.draws_per_run: int | None = None  # draws at once
-        self.problem = ""  # why the guide has no density at a given draw
+        self.draws_per_run: int | None = None  # set at the first density
+        self.problem = ""  # why the guide has no density at another datum's draw
 
     def as_draws(self, traces: PairTrace) -> dict[str, Tensor]:
-        """The values in a run of the guide on M data as M draws of z: their dimension in front, size 1 for the data."""
+        """The values of a run of the guide on M data as M draws of z: `(M, ...)`, with size 1 along the data."""
         draws = {}
         for name, site in sample_sites(traces.guide):
             value, event_dim = site["value"], site["fn"].event_dim
@@ -80,7 +80,7 @@ class AggregatePosterior:
         return torch.cat(parts)
 
     def _draws_that_fit(self, draws: dict[str, Tensor]) -> int:
-        """How many draws fit beside the data of one run."""
+        """How many draws fit into one run with its data."""
         n = len(self.data[0][0][0])
         one = slice(0, 1)
         pairs = rows_that_fit(
@@ -108,7 +108,7 @@ class AggregatePosterior:
         for name, value in draws.items():
             shape = list(value.shape[1:])
             shape[self._axis(value)] = len(data[0][0])
-            # in the shape that the guide gave it, for networks that take no other
+            # in the shape that the guide gave it, for networks that need that shape
             values[name] = value[index].expand(shape).reshape(shape[len(shape) - self.dims[name] :])
         return self._conditioned_log_prob(program, values, data, None)
 
@@ -120,7 +120,8 @@ class AggregatePosterior:
     ) -> Tensor:
         args, kwargs = data
         plate = replace(self.plate, size=len(args[0]))
-        with pyro.validation_enabled(False):  # one datum's draw may lie outside another's support: density zero there
+        # one datum's draw may lie outside another's support, where the density is zero
+        with pyro.validation_enabled(False):
             trace = prune_subsample_sites(poutine.trace(poutine.condition(program, values)).get_trace(*args, **kwargs))
             terms = [
                 sum_to_data(log_prob(name, site), plate, particle_dim)

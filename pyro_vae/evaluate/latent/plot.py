@@ -1,4 +1,4 @@
-"""The picture of a latent report."""
+"""The plot of a latent report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["draw"]
 
 COLORS = {"active": "C0", "collapsed": "C3", "idle": "C1", "unknown": "C7", "auxiliary": "C8"}
-FLOOR = 1e-6  # of what a logarithmic axis shows
+FLOOR = 1e-6  # smallest value on a logarithmic axis
 
 
 def draw(
@@ -27,9 +27,9 @@ def draw(
     """KL and activity of the dimensions, by falling KL, and q(z) against p(z) in the (up to) four most active ones.
 
     Args:
-        dimensions: The dimensions, those of a site in their order.
+        dimensions: The dimensions; those of one site in their order.
         draws, prior_draws: For each site, draws from q(z|x) and from p(z), `(N, num_dims)`.
-        title: Over the left half.
+        title: Title of the left half.
     """
     from matplotlib.figure import Figure
 

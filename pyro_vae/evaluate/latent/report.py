@@ -1,4 +1,4 @@
-"""The health of a latent space: KL by dimension, active units, mutual information, posterior collapse."""
+"""A report on a latent space: KL by dimension, active units, mutual information, posterior collapse."""
 
 from __future__ import annotations
 
@@ -37,34 +37,34 @@ def latent_report(
     progress: bool | None = False,
     **kwargs: Any,
 ) -> LatentReport:
-    r"""Where a pair's latents hold information about the data, and where not.
+    r"""Report which latent dimensions hold information about the data.
 
-    The KL of the ELBO, for each site and each of its dimensions, in closed form where that is right; the activity
-    :math:`\mathrm{Var}_x\, E_q[z_j|x]` of each dimension; and the KL taken apart into what the latents tell about
-    the data and what the prior does not fit:
+    The report gives the KL of each site and each of its dimensions, in closed form where that is exact, and the
+    activity :math:`\mathrm{Var}_x\, E_q[z_j|x]` of each dimension. It splits the KL into the information of the latents
+    about the data and the mismatch of the aggregate posterior with the prior:
 
     .. math:: \frac1N \sum_n KL(q(z|x_n) \| p(z)) = I(n; z) + KL(q(z) \| p(z)), \qquad
         q(z) = \frac1N \sum_n q(z|x_n)
 
-    The mixture q(z) is exact for the N data given, which takes `num_samples` N^2 densities of the guide; a thousand
-    data are usually enough. I(n; z) cannot exceed log N, which is a floor for what the encoder tells about x where it
-    comes near; with more data I(n; z) rises in expectation, and KL(q(z) || p(z)) falls.
+    The mixture q(z) is exact for the N given data, which takes `num_samples` N^2 densities of the guide; a thousand
+    data are usually enough. I(n; z) cannot exceed log N. Near this limit it is a lower bound on the information about
+    x: with more data I(n; z) rises in expectation, and KL(q(z) || p(z)) falls.
 
-    Works for any pair whose sites stand in a plate over the data. Networks are put in evaluation mode for the call.
+    The sites of the pair must be inside a plate over the data. Networks are put in evaluation mode for the call.
 
     Args:
         model, guide: The pair.
         *args: The data `x` of shape `(N, ...)`, N at least 2, then whatever else the pair takes, also by keyword;
             tensors with N rows are per-datum.
         num_samples: Draws per datum, at least 2.
-        memory: Bytes that the densities of draws under the guide at other data may take, about.
+        memory: Approximate bytes for the densities of draws under the guide at other data.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
         progress: Show a bar: True, False, or None (in a terminal or a notebook).
 
     Raises:
-        ValueError: If a site stands outside the plate over the data, if latent sites differ between model and guide, if
-            the pair has no latent site, if a density is NaN, or for fewer than two data or draws.
+        ValueError: If a site is outside the plate over the data, if latent sites differ between model and guide, if the
+            pair has no latent site, if a density is NaN, or for fewer than two data or draws.
         TypeError: For a keyword that neither this call nor the pair knows.
 
     Reference: Hoffman and Johnson 2016, ELBO surgery (NIPS workshop on advances in approximate Bayesian inference), for
@@ -87,9 +87,9 @@ def latent_report(
     check_keywords(latent_report, kwargs, model, guide)
     args = to_networks_device(args, model, guide)
     if n < 2:
-        raise ValueError("one datum came, but activity and mutual information compare data: give two or more")
+        raise ValueError("activity and mutual information compare data, got one datum: give two or more")
     if num_samples < 2:
-        raise ValueError(f"num_samples must be at least 2, to tell the noise of the draws, got {num_samples}")
+        raise ValueError(f"num_samples must be at least 2, to estimate the noise of the draws, got {num_samples}")
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
         aggregate, notes = _aggregate(model, guide, (args, kwargs), memory)
         if aggregate.problem:
@@ -117,8 +117,8 @@ def latent_report(
     information, marginal = decompose_kl(found)
     if information[0] > 0.9 * math.log(n):
         notes.append(
-            f"I(n; z) is near its limit, log N = {math.log(n):.2f}: what z tells about x is at least so much, and "
-            "KL(q(z) || p(z)) at most; give more data to see more"
+            f"I(n; z) is near its limit, log N = {math.log(n):.2f}: the true information is at least "
+            "this much, and KL(q(z) || p(z)) at most this much; give more data for tighter values"
         )
     return LatentReport(
         dimensions=dimensions,
@@ -138,15 +138,14 @@ def latent_report(
 
 
 def _aggregate(model: Program, guide: Program, data: Data, memory: int | None) -> tuple[AggregatePosterior, list[str]]:
-    """The aggregate posterior, found on a few data, and what to note about the pair."""
+    """The aggregate posterior, tested on a few data, and notes about the pair."""
     plan = plan_for(model, guide, data, vectorize=False)
     example_data, traces = plan.example_data, plan.traces
     if not any(True for _ in latent_sites(traces)):
         raise ValueError("the guide samples no latent site: there is no latent space to report on")
     with fork_rng():
-        vectorize = particles_agree(
-            guide, guide, example_data[0], **example_data[1]
-        )  # the model is not asked for its density
+        # the guide twice: the density of the model is not needed
+        vectorize = particles_agree(guide, guide, example_data[0], **example_data[1])
         aggregate = AggregatePosterior(guide, data, plan, vectorize=vectorize, rows=DATA_ROWS, memory=memory)
         draws = aggregate.as_draws(traces)
         try:
@@ -160,15 +159,15 @@ def _aggregate(model: Program, guide: Program, data: Data, memory: int | None) -
     if torch.allclose(prior, prior[0].expand_as(prior), rtol=1e-4, atol=1e-4):
         return aggregate, []
     return aggregate, [
-        "the prior differs from datum to datum: KL(q(z) || p(z)) is the mean of log q(z) - log p(z|x) then, which can "
-        "be negative"
+        "the prior differs between data: KL(q(z) || p(z)) is then the mean of log q(z) - log p(z|x), which can be "
+        "negative"
     ]
 
 
 def _draw(
     model: Program, guide: Program, aggregate: AggregatePosterior
 ) -> tuple[Metrics, dict[str, Tensor], PairTrace]:
-    """One draw for every datum: its figures, the draws, and the last run."""
+    """One draw for every datum: its metrics, the draws, and the last traces."""
     metrics: dict[Any, list[Tensor]] = {}
     draws: dict[str, list[Tensor]] = {}
     start = 0
@@ -195,7 +194,7 @@ def _draw(
 
 
 def _prior_draws(model: Program, aggregate: AggregatePosterior, traces: PairTrace) -> dict[str, Tensor]:
-    """One draw from the prior for every datum, `(N, E)`, of each site that it has."""
+    """One draw from the prior for every datum, `(N, E)`, for each latent site of the model."""
     parts: dict[str, list[Tensor]] = {}
     for args, kwargs in aggregate.data:
         drawn: Any = poutine.trace(model).get_trace(*args, **kwargs)

@@ -25,9 +25,9 @@ from pyro_vae.support.random import fork_rng
 __all__ = ["Annealing", "annealed", "prepared", "temperatures"]
 
 TARGET_ACCEPTANCE = 0.65
-PILOT_MOVES = 100  # at least, for the step sizes to settle
-PILOT_TEMPERATURES = 200  # at most; step sizes change slowly
-CPU_MEMORY = 16 * 2**20  # larger chunks with their gradients fall out of the cache
+PILOT_MOVES = 100  # at least, so that the step sizes converge
+PILOT_TEMPERATURES = 200  # at most, since step sizes vary slowly
+CPU_MEMORY = 16 * 2**20  # larger runs with their gradients exceed the cache
 
 
 def temperatures(number: int, schedule: str) -> list[float]:
@@ -47,13 +47,13 @@ def temperatures(number: int, schedule: str) -> list[float]:
 
 
 def move(space: LatentSpace, here: Point, beta: float, step: Tensor, leapfrog_steps: int) -> tuple[Point, Tensor]:
-    """One Hamiltonian Monte Carlo move that keeps base^(1 - beta) p(x, z)^beta; and the acceptance probabilities.
+    """One Hamiltonian Monte Carlo move for base^(1 - beta) p(x, z)^beta; returns the point and acceptance probabilities.
 
     `step` is the step size of each row, `(R,)`.
     """
     momentum = torch.randn_like(here.u)
     energy = momentum.square().sum(-1) / 2 - here.log_density(beta)
-    # a trajectory of fixed length may come back to where it began
+    # a random length: a trajectory of fixed length may return to its start
     step = (step * (0.8 + 0.4 * torch.rand_like(step))).unsqueeze(-1)
     there = here
     momentum = momentum + step / 2 * here.grad(beta)
@@ -66,16 +66,17 @@ def move(space: LatentSpace, here: Point, beta: float, step: Tensor, leapfrog_st
 
 
 class Annealing:
-    """Chains that carry draws from the base to p(x, z), or back, along fixed step sizes.
+    """Chains that anneal draws from the base to p(x, z), or in reverse, with fixed step sizes.
 
-    The step sizes come from a pilot run of two chains that adapts them to a target acceptance, per datum and
-    temperature. The chains proper leave them alone: with a step size that depends on where a chain has been, a move no
-    longer keeps its distribution, and weights, the reversed chain's above all, would lose their expectation.
+    The step sizes come from a pilot run of two chains, which adapts them to a target acceptance per datum and
+    temperature. The chains themselves do not adapt: if a step size depended on a chain's past, the moves would not
+    leave their distribution invariant, and the expectation of the weights would be wrong, above all in the reversed
+    chain.
 
     Args:
         space: The densities, with C copies of the data.
         betas: Inverse temperatures, from 0 to 1.
-        leapfrog_steps: Of each move.
+        leapfrog_steps: Leapfrog steps of each move.
         steps: Step sizes by temperature, `(T - 1, N)`.
     """
 
@@ -102,11 +103,11 @@ class Annealing:
 
 
 def pilot(space: LatentSpace, betas: list[float], leapfrog_steps: int, advance: Advance) -> Tensor:
-    """Step sizes that reach the target acceptance, `(T - 1, N)`, from a run that adapts them as it goes."""
+    """Step sizes that reach the target acceptance, `(T - 1, N)`, from an adaptive run."""
     here = space.point(space.draw())
     log_step = here.u.new_full((space.n,), math.log(0.5 / space.dims**0.25))
     found = []
-    # moves at the base's own temperature leave it as it is: time to find the first step size
+    # moves at the first temperature, which leave the base invariant, to adapt the first step size
     warm_up = [betas[0]] * 30
     each = max(1, PILOT_MOVES // len(betas))
     for t, beta in enumerate([*warm_up, *(b for b in betas[1:-1] for _ in range(each))]):
@@ -124,14 +125,14 @@ def pilot(space: LatentSpace, betas: list[float], leapfrog_steps: int, advance: 
 
 
 def pilot_temperatures(method: AIS) -> int:
-    """Steps of the pilot run's temperature."""
+    """Number of temperature steps of the pilot run."""
     return min(method.num_temperatures, PILOT_TEMPERATURES)
 
 
 def prepared(
     model: Program, guide: Program | None, data: Data, method: AIS, memory: int | None, advance: Advance
 ) -> Iterator[tuple[int, int, Annealing]]:
-    """The data cut to fit, each piece as (start, stop, chains with their step sizes found)."""
+    """Split the data to fit the memory; yields each piece as (start, stop, chains with adapted step sizes)."""
     n = len(data[0][0])
     rows = rows_at_once(model, guide, data, memory)
     betas = temperatures(method.num_temperatures, method.schedule)
@@ -139,7 +140,7 @@ def prepared(
     per_data = max(1, rows // method.num_chains) if rows else n
     long = method.num_temperatures * method.leapfrog_steps > 200  # recording costs about as much as 100 evaluations
     for first, last in slices(n, max(per_data, rows // 2) if rows else n):
-        # far out in the latent space parameters may overflow, which is a rejected move and no mistake of the pair
+        # parameters may overflow far out in the latent space: the move is rejected, and the pair is not at fault
         with pyro.validation_enabled(False):
             trial = LatentSpace(model, guide, take(*data, first, last), min(2, method.num_chains))
             if long:
@@ -159,7 +160,7 @@ def annealed(
 ) -> LogMarginal:
     """`log_marginal` by annealed importance sampling.
 
-    Runs without gradients, the networks in evaluation mode already.
+    The caller disables gradients and puts the networks in evaluation mode.
     """
     guide = guide if method.start == "guide" else None
     x, n = data[0][0], len(data[0][0])
@@ -178,12 +179,12 @@ def annealed(
 
 
 def rows_at_once(model: Program, guide: Program | None, data: Data, memory: int | None) -> int:
-    """How many rows, each a datum and a chain, to run at once; 0 if the data cannot be cut."""
+    """How many rows, each a datum and a chain, to run at once; 0 if the data cannot be split."""
     with fork_rng():
         space, _, whole = run_on_examples(lambda some: LatentSpace(model, guide, some, 1), data)
         if whole:
             return 0
         u = space.draw()
-    # the backward pass keeps what the forward pass made
+    # the backward pass stores the tensors of the forward pass
     device = data[0][0].device
     return rows_that_fit(lambda: space.point(u), len(u), device, memory, cpu_memory=CPU_MEMORY, copies=2)

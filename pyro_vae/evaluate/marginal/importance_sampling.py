@@ -24,9 +24,9 @@ from pyro_vae.support.random import fork_rng
 
 __all__ = ["importance"]
 
-COMPILED_SAMPLES = 2_000_000  # from so many in all it pays to compile, which halves the time of each
-MIN_WEIGHTS = 2**16  # log-weights that are kept before they are looked at
-LOOP_SAMPLES = 256  # samples between two looks at the weights where samples run one at a time
+COMPILED_SAMPLES = 2_000_000  # samples in total from which compilation pays; it halves the time of each
+MIN_WEIGHTS = 2**16  # log-weights that are collected before they are summarized
+LOOP_SAMPLES = 256  # samples between two summaries of the weights where samples run one at a time
 
 
 def importance(
@@ -39,7 +39,10 @@ def importance(
     memory: int | None,
     progress: bool | None,
 ) -> LogMarginal:
-    """`log_marginal` by importance sampling; runs without gradients, the networks in evaluation mode already."""
+    """`log_marginal` by importance sampling.
+
+    The caller disables gradients and puts the networks in evaluation mode.
+    """
     guide = as_guide(model) if guide is None or method.proposal == "prior" else guide
     plan = plan_for(model, guide, data)
     proposal = Proposal(model, guide, method.prior_fraction, plan.particles.vectorize, plan.particles.nesting)
@@ -63,25 +66,25 @@ def importance(
 
 
 class _Sampler:
-    """Draws the weights of a proposal, as many data and samples at once as the memory allows.
+    """Draws the weights of a proposal, with as many data and samples per run as fit the memory.
 
     Args:
-        proposal: Whose weights.
+        proposal: The proposal.
         plan: How the pair runs.
-        data: All data, which each pass Pyro's checks here.
-        num_samples: Samples per datum, to begin with.
-        memory: Bytes.
+        data: All data; they are validated by Pyro here.
+        num_samples: Initial number of samples per datum.
+        memory: Bytes per run.
 
     Attributes:
-        whole: Whether the data run all at once, or not at all.
-        group: How many data to draw for before their weights are looked at.
+        whole: Whether all data must run at once.
+        group: Data whose weights are drawn before they are summarized.
     """
 
     def __init__(self, proposal: Proposal, plan: Plan, data: Data, num_samples: int, memory: int | None) -> None:
         self.proposal, self.whole = proposal, plan.whole
         n, device = plan.num_data, data[0][0].device
         prior_fraction, self.vectorize = proposal.prior_fraction, plan.particles.vectorize
-        # one sample of each kind
+        # one sample from each component
         probe = proposal.plan(2 if self.vectorize else 1) if prior_fraction in (0, 1) else torch.tensor([False, True])
         self.rows = rows_that_fit(
             lambda: proposal.log_weights(plan.example_data, probe, prior_fraction),
@@ -90,21 +93,20 @@ class _Sampler:
             memory,
             cpu_rows=CPU_ROWS,
         )
-        # Pyro's checks of every value cost a tenth of the time: they are made on a sample or two of all data, no more
+        # Pyro's validation takes a tenth of the time: only one or two samples of all data are validated
         with fork_rng():
             for start, stop in plan.pieces(self.rows, len(probe)):
                 proposal.log_weights(take(*data, start, stop), probe, prior_fraction)
-        # many samples of few data, so that encoders run seldom; one sample of many data if particles run in a loop
+        # many samples of few data, so that the encoder runs rarely; one sample of many data if samples run in a loop
         self.data_per_run = plan.data_at_once(self.rows, num_samples if self.vectorize else 1)
         self.samples_per_run = max(1, self.rows // self.data_per_run) if self.vectorize else LOOP_SAMPLES
         self.fast: FastWeights | None = None
         if self.vectorize and prior_fraction in (0, 1) and n * num_samples >= COMPILED_SAMPLES and device.type == "cpu":
-            self.samples_per_run = math.ceil(
-                num_samples / math.ceil(num_samples / self.samples_per_run)
-            )  # equal chunks, for one graph
-            with suppress(Exception):  # no compiler, or a pair whose Python looks at values: then it runs eagerly
+            num_runs = math.ceil(num_samples / self.samples_per_run)
+            self.samples_per_run = math.ceil(num_samples / num_runs)  # runs of equal size share one graph
+            with suppress(Exception):  # no compiler, or a pair with control flow on values: it runs eagerly then
                 self.fast = FastWeights(proposal, take(*data, 0, self.data_per_run), self.samples_per_run)
-        # compiled, the weights of several data are looked at together: each look would take as long as drawing them
+        # compiled runs summarize several data together: a summary takes as long as the draws of one
         self.min_weights = 0 if self.fast is None else MIN_WEIGHTS
         self.group = (
             n if plan.whole else self.data_per_run * max(1, self.min_weights // (num_samples * self.data_per_run))
@@ -135,13 +137,13 @@ class _Sampler:
 def _adaptive_weights(
     sampler: _Sampler, data: Data, num_samples: int, max_samples: int, target_error: float | None
 ) -> Weights:
-    """The weights of some data: `num_samples`, then twice as many again where the error is above the target."""
+    """The weights of some data: `num_samples`, doubled while the error of a datum is above the target."""
     n, device = len(data[0][0]), data[0][0].device
     weights = Weights(n, max_samples, device)
     sampler.draw(weights, data, num_samples)
     count, active = num_samples, _above_target(weights, target_error)
     while len(active) and count < max_samples:
-        more = min(count, max_samples - count)  # few looks, so that stopping early biases little
+        more = min(count, max_samples - count)  # few checks, so that early stopping has little bias
         if sampler.whole:
             active = torch.arange(n, device=device)
         part = Weights(len(active), max_samples, device)
@@ -152,7 +154,7 @@ def _adaptive_weights(
 
 
 def check_finite(weights: Weights, start: int) -> None:
-    """Refuse weights that are no numbers, of data that begin with number `start`.
+    """Refuse weights that are NaN or infinite, of data whose first index is `start`.
 
     Raises:
         ValueError: If the sum of a datum's weights is NaN or infinite.

@@ -1,4 +1,4 @@
-"""Second estimates of log p(x) for the data whose first is unreliable."""
+"""New estimates of log p(x) for data whose first estimate is unreliable."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = ["LogMarginalRepair", "repair"]
 
 @dataclass(frozen=True, repr=False)
 class LogMarginalRepair(Result):
-    """What a second look at the unreliable estimates found.
+    """The result of `repair`: new estimates for the unreliable ones.
 
     Attributes:
-        index: Which data were unreliable, `(M,)`.
-        before, after: Their estimates; `after` is None if there were none to repair.
-        result: The estimates of all data, the new ones in place of the old; its other figures are of the first look.
+        index: Indices of the data with unreliable estimates, `(M,)`.
+        before, after: Their old and new estimates; `after` is None if M is 0.
+        result: The estimates of all data, with the new ones in place of the old; its other values are the old ones.
     """
 
     title: ClassVar[str] = "repaired estimates of log p(x)"
@@ -62,7 +62,7 @@ class LogMarginalRepair(Result):
         ]
 
     def table(self) -> Table:
-        """How the repaired estimates moved, as a rich table."""
+        """The changes of the repaired estimates, as a rich table."""
         rows = self.to_dicts()
         still = sum(row["unreliable_after"] for row in rows)
         title = (
@@ -112,31 +112,31 @@ def repair(
     progress: bool | None = False,
     **kwargs: Any,
 ) -> LogMarginalRepair:
-    """Estimate log p(x) anew where an estimate is unreliable, and say how it moved.
+    """Estimate log p(x) again for the data whose estimate is unreliable.
 
     Args:
         model, guide: The pair.
-        *args, **kwargs: The data and the pair's other arguments, as they were given to `log_marginal`.
-        result: What `log_marginal` found for the same arguments: its `unreliable` data are repaired.
-        how: "samples", ten times as many samples from the guide; a method of `log_marginal`, by name or as an object,
-            "ais" for one, which does not need the guide; or a function that takes the pair's arguments for the
-            unreliable data and returns a better guide for them,
-            `lambda x: pv.fit_local(model, guide, x, family="full_normal").guide` for one.
-        num_samples, memory, seed, progress: For `log_marginal`.
+        *args, **kwargs: The data and the pair's other arguments, as passed to `log_marginal`.
+        result: The result of `log_marginal` for the same arguments; its `unreliable` data are estimated again.
+        how: "samples", ten times as many samples from the guide; or a method of `log_marginal`, by name or as an
+            object, for example "ais", which does not need the guide; or a function from the pair's arguments for the
+            unreliable data to a better guide for them, for example `lambda x: pv.fit_local(model, guide, x,
+            family="full_normal").guide`.
+        num_samples, memory, seed, progress: Options of `log_marginal`.
 
     Raises:
-        ValueError: If `result` is of another number of data, or `how` is unknown.
+        ValueError: If `result` has another number of data, or `how` is unknown.
         TypeError: For a keyword that neither this call nor the pair knows.
     """
     n = check_data(args)
     if len(result) != n:
-        raise ValueError(f"the result is of {len(result)} data, {n} came: pass the data that it was found for")
+        raise ValueError(f"the result is of {len(result)} data, got {n} data: pass the data of the result")
     method: str | Method = "importance"
     if not callable(how) and how != "samples":
         if (isinstance(how, str) and how not in METHODS) or how == "bdmc" or isinstance(how, BDMC):
             raise ValueError(
                 f"how must be 'samples', 'ais' or a function that returns a guide, or another method of log_marginal "
-                f"for the data that came, got {how!r}"
+                f"for given data, got {how!r}"
             )
         method = how
     check_keywords(repair, kwargs, model, guide, hints=option_hints(resolve_method(method)))

@@ -1,4 +1,4 @@
-"""How good samples are, by features and by images."""
+"""Quality of samples, by features and by images."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ __all__ = ["sample_quality"]
 def sample_quality(
     data: Tensor, samples: Tensor, features: Any = None, *, neighbors: int = 5, seed: int | None = None
 ) -> SampleQuality:
-    """Compare samples with data that the model has not seen, whatever made them.
+    """Compare samples of any origin with data that the model has not seen.
 
-    The data are halved: the samples are compared with the first half, and so is the second half, which gives what
-    perfect samples would reach. For a fair comparison of two models use the same data, features and numbers.
+    The data are split in halves. The samples are compared with the first half, and so is the second half, which shows
+    the values of perfect samples. To compare two models, use the same data, features and numbers.
 
     Args:
         data: Unseen images `(N, C, H, W)` with values in [0, 1].
-        samples: Generated images, of which as many are used as each half has.
-        features: A network whose method `features`, or else itself, maps images to `(N, F)`: `train_features(...)`, or
-            one of your own. If it has the method, its output counts as the logits of a classifier. Default: the pixels.
-        neighbours: k of precision, recall, density and coverage.
-        seed: Of the pairs and blocks that are compared. None takes one from torch's generator.
+        samples: Generated images; only as many are used as each half has.
+        features: A network that maps images to features `(N, F)` by its method `features` if it has one, else by a
+            call: `train_features(...)`, or your own. With the method, the call gives the logits of a classifier.
+            Default: the pixels.
+        neighbors: k of precision, recall, density and coverage.
+        seed: Seed of the pairs and blocks that are compared. None draws one from torch's generator.
 
     Raises:
         ValueError: For images of different shapes, too few of them, or values outside [0, 1].
@@ -44,7 +45,7 @@ def sample_quality(
     size = min(len(data) // 2, len(samples))
     if size <= neighbors:
         raise ValueError(
-            f"{len(data)} data and {len(samples)} samples are too few: 2 * {neighbors + 1} and more needed"
+            f"{len(data)} data and {len(samples)} samples are too few: give at least {2 * neighbors + 2} and {neighbors + 1}"
         )
     reference, unseen, made = data[:size], data[size : 2 * size], samples[:size].to(data)
     first = seed_or_draw(seed)

@@ -1,4 +1,4 @@
-"""From data to codes and back, for any pair: posterior means side by side, and the model at given latents."""
+"""From data to codes and back, for any pair: posterior means, and the model at given latents."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def encode(
     seed: int | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """The latents of each datum as one row of numbers, `(N, E)`: the means of the guide's distributions, or draws.
+    """The latents of each datum as one row, `(N, E)`: the means of the guide's distributions, or draws.
 
     Args:
         guide: The guide.
         *args, **kwargs: The data `x` of shape `(N, ...)`, then whatever else the pair takes; tensors with N rows are
             per-datum.
-        latents: The site, or the sites in this order. Default: all, in the guide's order.
-        mean: The mean of q of each site, given the draws of the sites before it; False: a draw. A site that has no
-            mean (a categorical one) gives its draw.
-        memory: Bytes that the intermediate tensors of a run may take, about, which sets how many data run at once.
-            Default: a thousand data.
+        latents: The sites, in this order. Default: all, in the guide's order.
+        mean: True gives the mean of each site given the draws of earlier sites, False a draw. A site without a mean (a
+            categorical one) always gives a draw.
+        memory: Approximate bytes for the intermediate tensors of a run, which sets how many data run at once. Default:
+            1000 data.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
 
     Raises:
-        ValueError: If there is no such site, or a site stands outside the plate over the data.
+        ValueError: If there is no such site, or a site is outside the plate over the data.
         TypeError: For a keyword that neither this call nor the guide knows.
 
     Example:
@@ -86,22 +86,22 @@ def decode(
     seed: int | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """What a model makes of given latents: the mean of its observed site, or a draw.
+    """The observed site of a model at given latents: its mean, or a draw.
 
     Args:
         model: The model.
-        codes: `(M, E)`, rows as `encode` gives them.
-        *args, **kwargs: The arguments that the model takes. Of each tensor that has as many rows as `args[0]`, the
-            first row is repeated M times, unless there are M rows already. The data serve for their shape alone, if the
-            model does not condition on them.
-        latents: The sites that the codes are for, as in `encode`; other latents are drawn from the model.
+        codes: `(M, E)`, as from `encode`.
+        *args, **kwargs: The arguments that the model takes. The first row of each per-datum tensor is repeated
+            M times, unless it has M rows already. Only the shape of the data matters, unless the model conditions on
+            them.
+        latents: The sites that the codes hold, as in `encode`; other latents are drawn from the model.
         site: Which observed site. Default: the first of the shape of x, else the first.
-        mean: False for draws.
+        mean: True gives the mean of the observed site, False a draw.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
 
     Raises:
-        ValueError: If there is no such site, if the codes have another size than the sites, or if the observed site
+        ValueError: If there is no such site, if the codes do not have the size of the sites, or if the observed site
             has no mean.
         TypeError: For a keyword that neither this call nor the model knows.
 
@@ -155,7 +155,7 @@ def _latents(trace: Any, names: str | Sequence[str] | None) -> dict[str, Site]:
             )
         found = {name: found[name] for name in wanted}
     if not found:
-        raise ValueError("there is no latent site: nothing can be encoded or decoded")
+        raise ValueError("there is no latent site, so nothing can be encoded or decoded")
     return found
 
 
@@ -165,7 +165,7 @@ def _value(site: Site, mean: bool) -> Tensor:
             value = torch.as_tensor(site["fn"].mean)
         except (NotImplementedError, AttributeError):
             return site["value"]
-        if not bool(value.isnan().any()):  # as torch has it for a categorical distribution
+        if not bool(value.isnan().any()):  # the mean of a categorical distribution in torch
             return value
     return site["value"]
 
