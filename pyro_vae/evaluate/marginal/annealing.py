@@ -47,7 +47,7 @@ def temperatures(number: int, schedule: str) -> list[float]:
 
 
 def move(space: LatentSpace, here: Point, beta: float, step: Tensor, leapfrog_steps: int) -> tuple[Point, Tensor]:
-    """One Hamiltonian Monte Carlo move for base^(1 - beta) p(x, z)^beta; returns the point and acceptance probabilities.
+    """One Hamiltonian Monte Carlo move for base^(1 - beta) p(x, z)^beta; returns the point and acceptance rates.
 
     `step` is the step size of each row, `(R,)`.
     """

@@ -45,7 +45,7 @@ def sample_quality(
     size = min(len(data) // 2, len(samples))
     if size <= neighbors:
         raise ValueError(
-            f"{len(data)} data and {len(samples)} samples are too few: give at least {2 * neighbors + 2} and {neighbors + 1}"
+            f"{len(data)} data and {len(samples)} samples are too few: {2 * neighbors + 2} and {neighbors + 1} needed"
         )
     reference, unseen, made = data[:size], data[size : 2 * size], samples[:size].to(data)
     first = seed_or_draw(seed)
