@@ -78,7 +78,7 @@ def _inference_gaps(call: Call) -> Iterable[str]:
 
 
 def _log_marginal(call: Call) -> Iterable[str]:
-    """Options of a method that are given to the call itself; what the method does not have is left there, and refused."""
+    """Options of a method that are given to the call itself; what the method does not have stays, and is refused."""
     _, keywords = call
     chosen = keywords.get("method", "importance")
     if not isinstance(chosen, str):
