@@ -12,6 +12,7 @@ from rich.text import Text
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.terms import ElboTerms, elbo_terms
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.planning import data_that_fit
@@ -93,6 +94,7 @@ class Bound(Result):
         return figure
 
 
+@accepts_earlier_form
 def bound(
     model: Program,
     guide: Program,

@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from pyro_vae.elbo.objectives.missing import INCOMPLETE, with_missing
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.generate import site_mean
 from pyro_vae.pair.arguments import check_data, check_keywords, take
 from pyro_vae.pair.networks import eval_mode, to_networks_device
@@ -99,6 +100,7 @@ class Imputation(Result):
             return figure
 
 
+@accepts_earlier_form
 def impute(
     model: Program,
     guide: Program,

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.evaluate.bounds import bound
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.arguments import check_data, check_keywords
 from pyro_vae.pair.networks import eval_mode, to_networks_device
@@ -119,6 +120,7 @@ class Summary(Result):
         return figure
 
 
+@accepts_earlier_form
 def summarize(
     model: Program,
     guide: Program,

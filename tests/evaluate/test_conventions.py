@@ -11,13 +11,12 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae import api
 from pyro_vae.oracles import LinearGaussian
 from pyro_vae.pair import planning
 
 PUBLIC: dict[str, Callable[..., Any]] = {
     name: value
-    for module in (api, pv.evaluate)
+    for module in (pv, pv.evaluate)
     for name in module.__all__
     if inspect.isfunction(value := getattr(module, name))
 }

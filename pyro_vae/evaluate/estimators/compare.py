@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import elbo as elbos
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.estimators.gradients import Gradients, Moments
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
@@ -27,6 +28,7 @@ __all__ = ["compare_elbos"]
 ESTIMATORS = ("trace", "mean_field", "stl", "iwae", "dreg")
 
 
+@accepts_earlier_form
 def compare_elbos(
     model: Program,
     guide: Program,

@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.local.descent import Descent
 from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.local.posterior import Family, LocalPosterior
@@ -30,6 +31,7 @@ MOMENT_DRAWS = 32
 ELBO_SAMPLES = 1000
 
 
+@accepts_earlier_form
 def fit_local(
     model: Program,
     guide: Program | None,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.local.fitting import fit_local
 from pyro_vae.evaluate.local.posterior import Family
 from pyro_vae.evaluate.local.result import InferenceGaps
@@ -18,6 +19,7 @@ from pyro_vae.pair.protocol import Program
 __all__ = ["inference_gaps"]
 
 
+@accepts_earlier_form
 def inference_gaps(
     model: Program,
     guide: Program,

@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 import torch
 
 from pyro_vae.distributed.ranks import Ranks
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.marginal.annealing import annealed
 from pyro_vae.evaluate.marginal.brackets import BidirectionalBounds, bidirectional
 from pyro_vae.evaluate.marginal.importance_sampling import importance
@@ -35,6 +36,7 @@ def log_marginal(
 ) -> LogMarginal: ...
 
 
+@accepts_earlier_form
 def log_marginal(
     model: Program,
     guide: Program | None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.table import Table
 from torch import Tensor
 
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.evaluate.marginal.methods import BDMC, METHODS, Method, option_hints, resolve_method
 from pyro_vae.evaluate.marginal.result import LogMarginal
@@ -100,6 +101,7 @@ class LogMarginalRepair(Result):
         return figure
 
 
+@accepts_earlier_form
 def repair(
     model: Program,
     guide: Program | None,

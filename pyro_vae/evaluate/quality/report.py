@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.quality.distances import class_score, frechet_distance, kernel_distance, manifold_scores
 from pyro_vae.evaluate.quality.features import in_batches
 from pyro_vae.evaluate.quality.images import pairwise_ms_ssim, sharpness
@@ -17,6 +18,7 @@ from pyro_vae.support.random import seed_or_draw
 __all__ = ["sample_quality"]
 
 
+@accepts_earlier_form
 def sample_quality(
     data: Tensor, samples: Tensor, features: Any = None, *, neighbors: int = 5, seed: int | None = None
 ) -> SampleQuality:
