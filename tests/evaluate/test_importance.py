@@ -99,7 +99,7 @@ def test_the_mixture_cures_a_guide_that_is_too_narrow() -> None:
     assert float(one.log_prob.max()) < most
 
 
-def test_a_mixture_runs_where_particles_do_not_vectorise() -> None:
+def test_a_mixture_runs_where_particles_do_not_vectorize() -> None:
     pair = LinearGaussian()
 
     def model(x: Tensor) -> None:

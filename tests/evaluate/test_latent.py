@@ -431,7 +431,7 @@ def test_a_flow_without_an_inverse_has_no_mutual_information() -> None:
 
 
 def test_posteriors_with_supports_of_their_own() -> None:
-    """Uniforms on [n, n + 1.5]: two thirds of each overlap with a neighbour by a third of its width."""
+    """Uniforms on [n, n + 1.5]: two thirds of each overlap with a neighbor by a third of its width."""
     low = torch.arange(20, dtype=torch.float64).repeat(10)
 
     def model(x: Tensor) -> None:
@@ -443,7 +443,7 @@ def test_posteriors_with_supports_of_their_own() -> None:
             pyro.sample("z", dist.Uniform(x, x + 1.5))
 
     report = latent_report(model, guide, low, num_samples=20, seed=0)
-    # of each datum's width a third is shared with each neighbour; the first and the last have one neighbour
+    # of each datum's width a third is shared with each neighbor; the first and the last have one neighbor
     shared = (18 * 2 + 2) / (20 * 3)
     information = math.log(20) - shared * math.log(2)
     assert_surgery(report, information, math.log(41 / 1.5) - information)
