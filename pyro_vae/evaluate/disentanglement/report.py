@@ -141,12 +141,12 @@ def disentanglement(
     codes, factors = codes.detach().cpu().double(), factors.cpu().long()
     if not bool(codes.var(0).max() > 0):
         raise ValueError("all codes are equal: a constant representation has no scores")
-    first = seed_or_draw(seed)
-    generator = torch.Generator().manual_seed(first)
+    base_seed = seed_or_draw(seed)
+    generator = torch.Generator().manual_seed(base_seed)
     shuffled = torch.randperm(len(codes), generator=generator)  # the halves must not follow an order of the data
     codes, factors = codes[shuffled], factors[shuffled]
     information, entropies = scores.mutual_information(codes, factors)
-    found = scores.dci(codes, factors, first)
+    found = scores.dci(codes, factors, base_seed)
     return Disentanglement(
         beta_vae=scores.beta_vae_score(codes, factors, generator),
         factor_vae=scores.factor_vae_score(codes, factors, generator),

@@ -70,16 +70,16 @@ def check_estimator(
         )
     if bound not in ("elbo", "iwae", "own"):
         raise ValueError(f"{type(objective).__name__}.bound must be 'elbo', 'iwae' or 'own', got {bound!r}")
-    first = seed_or_draw(seed)
+    base_seed = seed_or_draw(seed)
     with pyro.get_param_store().scope():
-        run = _Estimator(objective, pair, first)
+        run = _Estimator(objective, pair, base_seed)
         value = None
         if bound != "own":
             value = (pair.elbo(run.x) if bound == "elbo" else pair.iwae(run.x, objective.num_particles)).mean()
         lines = _check_lines(run, value, repeats)
         posterior = pair.at_posterior()
         if posterior is not None:
-            lines += _check_lines_at_posterior(_Estimator(objective, posterior, first), bound != "own", repeats)
+            lines += _check_lines_at_posterior(_Estimator(objective, posterior, base_seed), bound != "own", repeats)
     name = f"{type(objective).__name__}(num_particles={objective.num_particles})"
     return EstimatorCheck(name, type(pair).__name__, lines)
 

@@ -65,11 +65,11 @@ def compare_elbos(
     n = check_data((x, *args))
     check_keywords(compare_elbos, kwargs, model, guide)
     data = to_networks_device((x, *args), model, guide), kwargs
-    first = seed_or_draw(seed)
+    base_seed = seed_or_draw(seed)
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2 to estimate a variance, got {repeats}")
     jobs = _expand_estimators(estimators, num_particles)
-    options: dict[str, Any] = {"memory": memory, "seed": first, "progress": progress, **kwargs}
+    options: dict[str, Any] = {"memory": memory, "seed": base_seed, "progress": progress, **kwargs}
     reference = log_marginal(model, guide, *data[0], num_samples=num_samples, **options)
     params_by_program, pathwise = _parameters(model, guide, data)
     rows = []
@@ -77,11 +77,11 @@ def compare_elbos(
     with retain_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
         for name, objective in jobs:
             run = Gradients(model, guide, data, objective, params_by_program, n)
-            moments, values, seconds = run.repeat(range(first, first + repeats), advance)
+            moments, values, seconds = run.repeat(range(base_seed, base_seed + repeats), advance)
             target, unbiased, draws = _unbiased(objective, pathwise)
             if target not in references:
                 # seeds that no row uses
-                seeds = range(first + 10**6, first + 10**6 + max(2, draws * repeats // 100))
+                seeds = range(base_seed + 10**6, base_seed + 10**6 + max(2, draws * repeats // 100))
                 references[target] = Gradients(model, guide, data, unbiased, params_by_program, n).repeat(seeds)[0]
             value = float(values.mean())
             ours, best = moments, references[target]
@@ -99,7 +99,7 @@ def compare_elbos(
                     model_snr=ours["model"].snr,
                     guide_snr=ours["guide"].snr,
                     seconds=seconds,
-                    memory=run.peak_memory(first),
+                    memory=run.peak_memory(base_seed),
                 )
             )
     return ElboComparison(rows, reference, repeats)
@@ -115,8 +115,8 @@ def _expand_estimators(
     labels = [e if isinstance(e, str) else type(e).__name__ for e in estimators]
     objects = estimators.values() if isinstance(estimators, Mapping) else estimators
     for label, estimator in zip(labels, objects, strict=True):
-        of = elbos.bound_of(estimator) if isinstance(estimator, str) else getattr(estimator, "bound", "elbo")
-        if of == "none":
+        bound = elbos.bound_of(estimator) if isinstance(estimator, str) else getattr(estimator, "bound", "elbo")
+        if bound == "none":
             raise ValueError(
                 f"the loss of {label!r} is not a bound on log p(x), by which estimators are compared: compare the "
                 "pairs that it trains, by samples (pv.sample_quality) and log p(x)"

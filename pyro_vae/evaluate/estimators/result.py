@@ -114,8 +114,8 @@ class ElboComparison(Result):
             signal.plot(k, [r.guide_snr for r in rows], **style)
             cost.plot([1e3 * r.seconds for r in rows], [r.guide_variance for r in rows], **style)
             for r in rows:
-                at = 1e3 * r.seconds, r.guide_variance
-                cost.annotate(str(r.num_particles), at, (5, 5), textcoords="offset points", fontsize=6, color=f"C{i}")
+                label, point = str(r.num_particles), (1e3 * r.seconds, r.guide_variance)
+                cost.annotate(label, point, (5, 5), textcoords="offset points", fontsize=6, color=f"C{i}")
         bounds.axhline(self.reference.mean, color="black", lw=0.8, ls=":", label="log p(x)")
         positive = [r.guide_snr for r in self.rows if r.guide_snr > 0 and r.num_particles == ks[0]]
         if positive and len(ks) > 1:

@@ -40,12 +40,12 @@ def draw(
     left, right = parts
     kl, activity = left.subplots(1, 2)
     for status, color in COLORS.items():
-        at = [i for i, d in enumerate(ordered, start=1) if d.status == status]
-        if at:
-            label = f"{len(at)} {status}"
-            kl.bar(at, drawable((ordered[i - 1].kl for i in at), math.nan), color=color, label=label)
-            heights = drawable((max(ordered[i - 1].activity, FLOOR) for i in at), math.nan)
-            activity.scatter(at, heights, color=color, s=16, label=label)
+        ranks = [i for i, d in enumerate(ordered, start=1) if d.status == status]
+        if ranks:
+            label = f"{len(ranks)} {status}"
+            kl.bar(ranks, drawable((ordered[i - 1].kl for i in ranks), math.nan), color=color, label=label)
+            heights = drawable((max(ordered[i - 1].activity, FLOOR) for i in ranks), math.nan)
+            activity.scatter(ranks, heights, color=color, s=16, label=label)
     kl.set(ylabel="KL (nats per datum)")
     activity.axhline(ACTIVE, color="gray", lw=0.8, ls=":")
     activity.set(yscale="log", ylabel="activity Var_x E_q[z|x]")

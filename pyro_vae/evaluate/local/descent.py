@@ -123,15 +123,15 @@ class Descent:
         return min(rows, rows_that_fit(run, probe * len(example_data[0][0]), device, self.memory, copies=2))
 
     def _log_weights(self, args: tuple[Any, ...], kwargs: dict[str, Any], num_particles: int) -> Tensor:
-        how = self.plan.particles
+        particles = self.plan.particles
         return log_weights(
             self.model,
             self.guide,
             args,
             kwargs,
             num_particles=num_particles,
-            vectorize=how.vectorize,
-            nesting=how.nesting,
+            vectorize=particles.vectorize,
+            nesting=particles.nesting,
         )
 
     def _select(self, tensors: dict[str, Tensor], active: Tensor) -> dict[str, Tensor]:

@@ -85,8 +85,8 @@ class Generalization(Result):
         for shift, label, result in ((-0.2, "training", self.train), (0.2, "held out", self.test)):
             heights = drawable((getattr(result, name) for name in parts), math.nan)
             errors = [getattr(result, f"{name}_error") for name in parts]
-            at = [i + shift for i in range(len(parts))]
-            gaps.bar(at, heights, 0.38, yerr=drawable(errors), capsize=3, label=label)
+            positions = [i + shift for i in range(len(parts))]
+            gaps.bar(positions, heights, 0.38, yerr=drawable(errors), capsize=3, label=label)
         gaps.set_xticks(range(len(parts)), parts)
         gaps.set(ylabel="gap (nats per datum)")
         gaps.legend(fontsize=8)

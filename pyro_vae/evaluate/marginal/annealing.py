@@ -46,23 +46,23 @@ def temperatures(number: int, schedule: str) -> list[float]:
     return betas
 
 
-def move(space: LatentSpace, here: Point, beta: float, step: Tensor, leapfrog_steps: int) -> tuple[Point, Tensor]:
+def move(space: LatentSpace, current: Point, beta: float, step: Tensor, leapfrog_steps: int) -> tuple[Point, Tensor]:
     """One Hamiltonian Monte Carlo move for base^(1 - beta) p(x, z)^beta; returns the point and acceptance rates.
 
     `step` is the step size of each row, `(R,)`.
     """
-    momentum = torch.randn_like(here.u)
-    energy = momentum.square().sum(-1) / 2 - here.log_density(beta)
+    momentum = torch.randn_like(current.u)
+    energy = momentum.square().sum(-1) / 2 - current.log_density(beta)
     # a random length: a trajectory of fixed length may return to its start
     step = (step * (0.8 + 0.4 * torch.rand_like(step))).unsqueeze(-1)
-    there = here
-    momentum = momentum + step / 2 * here.grad(beta)
+    proposed = current
+    momentum = momentum + step / 2 * current.grad(beta)
     for i in range(leapfrog_steps):
-        there = space.point(there.u + step * momentum)
-        momentum = momentum + (step if i < leapfrog_steps - 1 else step / 2) * there.grad(beta)
-    change = energy - momentum.square().sum(-1) / 2 + there.log_density(beta)
+        proposed = space.point(proposed.u + step * momentum)
+        momentum = momentum + (step if i < leapfrog_steps - 1 else step / 2) * proposed.grad(beta)
+    change = energy - momentum.square().sum(-1) / 2 + proposed.log_density(beta)
     probability = change.clamp(max=0).exp().nan_to_num(nan=0.0)
-    return there.where(torch.rand_like(probability) < probability, here), probability
+    return proposed.where(torch.rand_like(probability) < probability, current), probability
 
 
 class Annealing:
@@ -89,13 +89,13 @@ class Annealing:
         if backward:
             betas, steps = betas[::-1], steps.flip(0)
         with pyro.validation_enabled(False):
-            here = self.space.point(u)
-            log_w, accepted = torch.zeros_like(here.base, dtype=torch.float64), torch.zeros_like(here.base)
+            current = self.space.point(u)
+            log_w, accepted = torch.zeros_like(current.base, dtype=torch.float64), torch.zeros_like(current.base)
             for t in range(1, len(betas)):
-                log_w += (betas[t] - betas[t - 1]) * here.tilt.double()
+                log_w += (betas[t] - betas[t - 1]) * current.tilt.double()
                 if t < len(betas) - 1:
                     step = steps[t - 1].repeat(self.space.copies)
-                    here, probability = move(self.space, here, betas[t], step, self.leapfrog_steps)
+                    current, probability = move(self.space, current, betas[t], step, self.leapfrog_steps)
                     accepted += probability
                 advance(self.space.n)
         shape = self.space.copies, self.space.n
@@ -104,15 +104,15 @@ class Annealing:
 
 def pilot(space: LatentSpace, betas: list[float], leapfrog_steps: int, advance: Advance) -> Tensor:
     """Step sizes that reach the target acceptance, `(T - 1, N)`, from an adaptive run."""
-    here = space.point(space.draw())
-    log_step = here.u.new_full((space.n,), math.log(0.5 / space.dims**0.25))
+    current = space.point(space.draw())
+    log_step = current.u.new_full((space.n,), math.log(0.5 / space.dims**0.25))
     found = []
     # moves at the first temperature, which leave the base invariant, to adapt the first step size
     warm_up = [betas[0]] * 30
     each = max(1, PILOT_MOVES // len(betas))
     for t, beta in enumerate([*warm_up, *(b for b in betas[1:-1] for _ in range(each))]):
         step = log_step.exp().repeat(space.copies)
-        here, probability = move(space, here, beta, step, leapfrog_steps)
+        current, probability = move(space, current, beta, step, leapfrog_steps)
         surplus = probability.reshape(space.copies, space.n).mean(0) - TARGET_ACCEPTANCE
         log_step = log_step + (0.5 if t < len(warm_up) else 0.2) * surplus
         if t >= len(warm_up):

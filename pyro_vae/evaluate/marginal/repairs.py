@@ -92,8 +92,8 @@ class LogMarginalRepair(Result):
         rows = self.to_dicts()
         for when, shift, color in (("before", -0.12, "C7"), ("after", 0.12, "C0")):
             value, error = ([row[f"{name}_{when}"] for row in rows] for name in ("log_prob", "std_error"))
-            at = [i + shift for i in range(len(rows))]
-            ax.errorbar(at, value, drawable(error), fmt="o", ms=4, capsize=2, color=color, label=when)
+            positions = [i + shift for i in range(len(rows))]
+            ax.errorbar(positions, value, drawable(error), fmt="o", ms=4, capsize=2, color=color, label=when)
         shown = range(0, len(rows), len(rows) // 25 + 1)
         ax.set_xticks(list(shown), [str(rows[i]["index"]) for i in shown], fontsize=8)
         ax.set(xlabel="index of the datum", ylabel="log p(x) (nats)")

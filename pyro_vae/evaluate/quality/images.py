@@ -92,8 +92,8 @@ def sharpness(x: Tensor) -> Tensor:
 def _terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Luminance, and contrast times structure, at each pixel."""
     size = min(_WINDOW, *a.shape[-2:])
-    at = torch.arange(size, dtype=a.dtype, device=a.device) - (size - 1) / 2
-    line = (-0.5 * (at / _SIGMA).square()).exp()
+    offsets = torch.arange(size, dtype=a.dtype, device=a.device) - (size - 1) / 2
+    line = (-0.5 * (offsets / _SIGMA).square()).exp()
     line = line / line.sum()
     channels = a.shape[1]
     window = (line[:, None] * line).expand(channels, 1, size, size)

@@ -50,8 +50,8 @@ def sample_quality(
             f"{len(data)} data and {len(samples)} samples are too few: {2 * neighbors + 2} and {neighbors + 1} needed"
         )
     reference, unseen, made = data[:size], data[size : 2 * size], samples[:size].to(data)
-    first = seed_or_draw(seed)
-    found = [_metrics(reference, x, features, neighbors, first) for x in (made, unseen)]
+    base_seed = seed_or_draw(seed)
+    found = [_metrics(reference, x, features, neighbors, base_seed) for x in (made, unseen)]
     width = _features(features, reference[:2]).shape[1] if features is not None else 0
     return SampleQuality(found[0], found[1], size, size, width, made[:64].clone())
 

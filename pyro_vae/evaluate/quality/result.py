@@ -111,8 +111,8 @@ class SampleQuality(Result):
 
     def table(self) -> Group:
         """The metrics as a rich table, with a warning if one is due."""
-        of = f"{self.num_features} features" if self.num_features else "pixels"
-        title = f"{self.num_samples} samples against {self.num_data} data, by {of}"
+        source = f"{self.num_features} features" if self.num_features else "pixels"
+        title = f"{self.num_samples} samples against {self.num_data} data, by {source}"
         table = new_table(title, "", "samples", "unseen data")
         for name, label in ROWS.items():
             cells = []
@@ -140,8 +140,9 @@ class SampleQuality(Result):
         left.set_axis_off()
         names = ["precision", "recall", "density", "coverage", "ms_ssim"]
         for offset, label, metrics in ((-0.2, "samples", self.samples), (0.2, "unseen data", self.data)):
-            at = [i + offset for i in range(len(names))]
-            right.barh(at, drawable((getattr(metrics, name) for name in names), math.nan), height=0.38, label=label)
+            positions = [i + offset for i in range(len(names))]
+            widths = drawable((getattr(metrics, name) for name in names), math.nan)
+            right.barh(positions, widths, height=0.38, label=label)
         right.set_yticks(range(len(names)), [ROWS[name] for name in names])
         right.set(xlabel="fraction of images; MS-SSIM: mean similarity")
         right.invert_yaxis()
