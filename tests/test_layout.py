@@ -30,7 +30,6 @@ FLOORS = [
     ["evaluate", "models"],
     ["training"],
     ["runs"],
-    ["api"],
     ["cli"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -120,7 +119,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 
 def test_every_room_has_its_floor() -> None:
     assert {room_of(path) for path in FILES} == set(FLOOR)
-    assert {path.stem for path in ROOT.glob("*.py")} == {"__init__", "api", "nets", "plots"}
+    assert {path.stem for path in ROOT.glob("*.py")} == {"__init__", "nets", "plots"}
 
 
 def test_the_reader_of_imports_sees_all_forms() -> None:
@@ -137,13 +136,9 @@ def test_a_file_begins_with_what_it_is(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("__init__.py")), ids=name_of)
 def test_an_init_holds_names_alone(path: Path) -> None:
-    body = tree_of(path).body
-    if path.parent == ROOT:  # the same names twice: for readers of the code, and late for Python
-        choice = next(node for node in body if isinstance(node, ast.If))
-        body = [*(node for node in body if node is not choice), *choice.body, *choice.orelse]
     logic = [
         node
-        for node in body
+        for node in tree_of(path).body
         if not isinstance(node, ast.Import | ast.ImportFrom | ast.Assign)
         and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
     ]

@@ -25,8 +25,8 @@ def _parser() -> Parser:
         "labels. The table is also written to quality.csv and quality.json there, with a picture.",
     )
     add_run_options(parser)
-    parser.add_argument("--mean", type=bool, default=True, help="The means of p(x|z), or else draws from it.")
-    parser.add_argument("--neighbours", type=int, default=5, help="Neighbours for precision, recall and the like.")
+    parser.add_argument("--mean", type=bool, default=True, help="The means of p(x|z), or else samples from it.")
+    parser.add_argument("--neighbors", type=int, default=5, help="Neighbors for precision, recall and the like.")
     parser.add_argument("--feature_steps", type=int, default=1000, help="Training steps of the classifier.")
     parser.add_argument(
         "--inception", type=str | None, default=None, metavar="FILE", help="Weights of torchvision's Inception v3."
@@ -64,6 +64,6 @@ def run(name: str, argv: Sequence[str], command: str) -> None:
         parts = zip(*(each[:half].split(500) for each in template), strict=True)
         samples = torch.cat([sample(loaded.model, *part, mean=options.mean) for part in parts])
     result = sample_quality(
-        images, plots.as_images(samples).to(loaded.device), net, neighbours=options.neighbours, seed=options.seed
+        images, plots.as_images(samples).to(loaded.device), net, neighbors=options.neighbors, seed=options.seed
     )
     publish(result, loaded, "quality")

@@ -1,4 +1,4 @@
-"""Questions put to a pair: is it sound, what is its ELBO, what is its marginal likelihood, what does it generate."""
+"""Questions about a pair: is it sound, what are its ELBO and its marginal likelihood, what does it generate."""
 
 from pyro_vae.evaluate.bounds import Bound, bound
 from pyro_vae.evaluate.disentanglement.report import Disentanglement

@@ -1,4 +1,4 @@
-"""The true ELBO of any pair on given data, whatever it was trained with."""
+"""The true ELBO of any pair on given data, whatever its training objective."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from rich.text import Text
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.terms import ElboTerms, elbo_terms
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.planning import data_that_fit
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.support.pictures import drawable, histogram, without_math
@@ -93,6 +94,7 @@ class Bound(Result):
         return figure
 
 
+@accepts_earlier_form
 def bound(
     model: Program,
     guide: Program,
@@ -102,30 +104,30 @@ def bound(
     seed: int | None = None,
     **kwargs: Any,
 ) -> Bound:
-    """The true ELBO of each datum: no KL weight, no free bits, no scale, analytic KL where that is right.
+    """The true ELBO of each datum: no KL weight, no free bits, no scale, and a closed-form KL where that is exact.
 
     Args:
         model, guide: The pair.
         *args: The data `x` of shape `(N, ...)`, then whatever else the pair takes, also by keyword; tensors with N rows
             are per-datum.
-        num_samples: Draws from the guide to average over (one run of the pair each).
-        memory: Bytes that the intermediate tensors of a run may take, about, which sets how many data run at once.
-            Default: a thousand data. A pair with parameters of its own for each datum gets them all in one run.
+        num_samples: Draws from the guide to average over, one run of the pair each.
+        memory: Approximate bytes for the intermediate tensors of a run, which sets how many data run at once. Default:
+            1000 data. A pair with parameters for each datum runs on all data at once.
         seed: A number makes the call reproducible and leaves torch's generators as they were, so that two calls share
-            their noise. None continues the generators' stream.
+            their noise. None continues their stream.
 
     Raises:
-        ValueError: If the pair has no ELBO per datum, because a site stands outside the plate over the data.
+        ValueError: If the pair has no ELBO per datum, because a site is outside the plate over the data.
         TypeError: For a keyword that neither this call nor the pair knows.
     """
     n = check_data(args)
     check_keywords(bound, kwargs, model, guide)
-    args = beside_networks(args, model, guide)
+    args = to_networks_device(args, model, guide)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
 
-    def run(some: Data) -> ElboTerms:
-        return elbo_terms(model, guide, *some[0], **some[1])
+    def run(part: Data) -> ElboTerms:
+        return elbo_terms(model, guide, *part[0], **part[1])
 
     data = args, kwargs
     likelihoods: list[Tensor] = []

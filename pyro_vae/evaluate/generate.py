@@ -9,13 +9,13 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.pair.arguments import check_data, check_keywords, unwrapped
-from pyro_vae.pair.networks import beside_networks, eval_mode, modules_of
+from pyro_vae.pair.networks import eval_mode, modules_of, to_networks_device
+from pyro_vae.pair.placeholders import DataPlaceholder, explain_placeholder
 from pyro_vae.pair.protocol import Program
-from pyro_vae.pair.stand_in import OnlyLength, only_length
 from pyro_vae.pair.tracing import Site, sample_sites, trace_pair
 from pyro_vae.support.random import seeded
 
-__all__ = ["choose_observed", "mean_of", "reconstruct", "sample"]
+__all__ = ["choose_observed", "site_mean", "reconstruct", "sample"]
 
 
 def reconstruct(
@@ -29,13 +29,13 @@ def reconstruct(
 ) -> Tensor:
     """The mean of the observed site at one draw of the latents from the guide, or a draw from it with `mean=False`.
 
-    The mean is what reconstructions show: how well the latents stand for the data, without the likelihood's noise.
+    Reconstructions usually show the mean: how well the latents represent the data, without the likelihood's noise.
 
     Args:
         model, guide: The pair.
         *args, **kwargs: The data `x` of shape `(N, ...)`, then whatever else the pair takes.
         site: Which observed site, if there are several. Default: the first of the shape of `x`, else the first.
-        mean: False where the distribution has no mean, as a categorical one over labels.
+        mean: False draws a sample, for example where the distribution has no mean (a categorical one).
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
 
@@ -45,12 +45,12 @@ def reconstruct(
     """
     check_data(args)
     check_keywords(reconstruct, kwargs, model, guide)
-    args = beside_networks(args, model, guide)
+    args = to_networks_device(args, model, guide)
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
         traces = trace_pair(model, guide, args, kwargs)
         observed = {name: traces.model.nodes[name] for name in traces.observed}
         name, chosen = choose_observed(observed, site, args[0])
-        return mean_of(name, chosen) if mean else chosen["fn"].sample()
+        return site_mean(name, chosen) if mean else chosen["fn"].sample()
 
 
 def sample(
@@ -62,20 +62,21 @@ def sample(
     seed: int | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """Data drawn from the model: latents from the prior, and draws of the observed site, or its means at these latents.
+    """Draw data from the model: latents from the prior, then draws of the observed site, or its means.
 
     Args:
         model: The model.
-        x: How many. Or a tensor with as many rows, where the model looks at more of its data than their number: its
-            values serve only for their shape, unless the model conditions on them otherwise.
-        *args, **kwargs: Whatever else the model takes, of as many rows: labels, say.
+        x: The number of samples N. Or a tensor with N rows, if the model uses more of its data than their number; only
+            its shape matters, unless the model conditions on its values.
+        *args, **kwargs: Whatever else the model takes, with N rows: labels, for example.
         site: Which observed site, if there are several. Default: the first of the shape of the data, else the first.
-        mean: The means of p(x|z) in place of draws from it: smoother than any datum.
+        mean: True gives the means of p(x|z) in place of draws; they are smoother than any datum.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
 
     Raises:
-        ValueError: If there is no such site, if it has no mean, or if a number came and the model looks at more.
+        ValueError: If there is no such site, if it has no mean, or if x is a number and the model uses more of its
+            data.
         TypeError: For a keyword that neither this call nor the model knows.
 
     Example:
@@ -86,37 +87,37 @@ def sample(
     """
     check_keywords(sample, kwargs, model)
     if isinstance(x, int):
-        data, others = _blank(model, x), beside_networks(args, model)
+        data, others = _placeholder_data(model, x), to_networks_device(args, model)
     else:
         check_data((x,))
-        moved = beside_networks((x, *args), model)
+        moved = to_networks_device((x, *args), model)
         data, others = moved[0], moved[1:]
-    with torch.no_grad(), eval_mode(model), seeded(seed), only_length():
+    with torch.no_grad(), eval_mode(model), seeded(seed), explain_placeholder():
         trace = poutine.trace(poutine.uncondition(model)).get_trace(data, *others, **kwargs)
-        # `uncondition` turns observed sites into latent ones, and remembers that it did
+        # `uncondition` turns observed sites into latent ones and marks them
         observed = {name: s for name, s in sample_sites(trace) if s["infer"].get("was_observed")}
         name, chosen = choose_observed(observed, site, data)
-        return mean_of(name, chosen) if mean else chosen["value"]
+        return site_mean(name, chosen) if mean else chosen["value"]
 
 
-def _blank(model: Program, num: int) -> Tensor:
-    """Data to run a model on that shall make some: of the shape that its system names, or of unknown shape."""
+def _placeholder_data(model: Program, num: int) -> Tensor:
+    """Placeholder data for a model that generates: of the shape that its system names, or of unknown shape."""
     if num < 1:
         raise ValueError(f"the number of samples must be at least 1, got {num}")
     program = unwrapped(model)
     shape = getattr(getattr(program, "__self__", program), "data_shape", None)
     parameter = next((p for net in modules_of(model).values() for p in net.parameters()), None)
     device = None if parameter is None else parameter.device
-    return OnlyLength(num, device) if shape is None else torch.zeros(num, *shape, device=device)
+    return DataPlaceholder(num, device) if shape is None else torch.zeros(num, *shape, device=device)
 
 
 def choose_observed(observed: dict[str, Site], name: str | None, x: Tensor) -> tuple[str, Site]:
-    """The observed site called `name`; without a name the first of the shape of x, else the first."""
+    """The observed site called `name`; by default the first of the shape of x, else the first."""
     if not observed:
-        raise ValueError("the model observes no site: there is nothing to generate; observe one with obs=")
+        raise ValueError("the model observes no site, so there is nothing to generate: observe one with obs=")
     if name is None:
         first = next(iter(observed))
-        if not isinstance(x, OnlyLength):
+        if not isinstance(x, DataPlaceholder):
             first = next((n for n, site in observed.items() if site["value"].shape == x.shape), first)
         name = first
     elif name not in observed:
@@ -124,7 +125,7 @@ def choose_observed(observed: dict[str, Site], name: str | None, x: Tensor) -> t
     return name, observed[name]
 
 
-def mean_of(name: str, site: Site) -> Tensor:
+def site_mean(name: str, site: Site) -> Tensor:
     """The mean of the distribution at a site."""
     try:
         mean = site["fn"].mean

@@ -1,4 +1,4 @@
-"""Missing values from what is known of the same datum, by importance sampling under any pair."""
+"""Imputation of missing values given the observed ones, by importance sampling under any pair."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from rich.table import Table
 from torch import Tensor
 
 from pyro_vae.elbo.objectives.missing import INCOMPLETE, with_missing
-from pyro_vae.evaluate.generate import mean_of
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
+from pyro_vae.evaluate.generate import site_mean
 from pyro_vae.pair.arguments import check_data, check_keywords, take
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import Particles, joint_log_weight
 from pyro_vae.pair.planning import plan_for, rows_that_fit
 from pyro_vae.pair.plates import data_plate
@@ -33,15 +34,15 @@ __all__ = ["Imputation", "impute"]
 
 @dataclass(frozen=True, repr=False)
 class Imputation(Result):
-    """Data with their missing values filled in; what was known is as it came.
+    """Data with their missing values filled in; observed values are unchanged.
 
     Attributes:
-        mean: `(N, ...)`, the posterior mean E[x_m|x_o] where a value was missing; None with `mean=False`.
-        scale: `(N, ...)`, the standard deviation of x_m given x_o, 0 where a value was known; None with `mean=False`.
+        mean: `(N, ...)`, the posterior mean E[x_m|x_o] where a value is missing; None with `mean=False`.
+        scale: `(N, ...)`, the standard deviation of x_m given x_o, 0 where a value is observed; None with `mean=False`.
         draws: `(M, N, ...)`, M draws from p(x_m|x_o).
-        mask: `(N, ...)`, True where a value was known.
-        ess: Effective number of importance samples per datum, `(N,)`. Where it is small, more samples are needed, or
-            a guide that is wider.
+        mask: `(N, ...)`, True where a value is observed.
+        ess: Effective number of importance samples per datum, `(N,)`. Where it is small, use more samples or a wider
+            guide.
         num_samples: Importance samples per datum, K.
     """
 
@@ -65,7 +66,7 @@ class Imputation(Result):
         }
 
     def table(self) -> Table:
-        """The share of values that were missing, and how well the importance samples did."""
+        """The fraction of missing values, and the effective sample sizes."""
         values = self.to_dict()
         table = new_table("imputation", "", "")
         table.add_row("data", str(len(self.ess)))
@@ -76,9 +77,9 @@ class Imputation(Result):
         return table
 
     def plot(self, *, columns: int = 10) -> Figure:
-        """Images: what is known (gray where missing), the mean, and up to three draws, for the first data.
+        """Images of the first data: observed values (gray where missing), the mean, and up to three draws.
 
-        For data that are no images, or where there is neither a mean nor a draw: the effective sample sizes.
+        For data that are not images, or without a mean and draws: a histogram of the effective sample sizes.
         """
         return displayable(self._draw(columns))
 
@@ -99,6 +100,7 @@ class Imputation(Result):
             return figure
 
 
+@accepts_earlier_form
 def impute(
     model: Program,
     guide: Program,
@@ -119,29 +121,29 @@ def impute(
     .. math:: E[x_m \mid x_o] \approx \sum_k \tilde w_k \, E[x_m \mid z_k], \qquad
         \tilde w_k \propto \frac{p(x_o, z_k)}{q(z_k \mid x_o)}
 
-    Self-normalised importance sampling of the latents from the guide, which sees zeros where values are missing. The
-    draws are by sampling importance resampling: a latent with probability w, then x_m from p(x|z). Both are exact as K
-    grows, whatever the guide. Works for a pair trained on complete data as for one trained on incomplete ones (see
-    `pv.elbo.with_missing`).
+    The mean is by self-normalized importance sampling of the latents from the guide, which sees zeros where values are
+    missing. The draws are by sampling importance resampling: a latent with probability w, then x_m from p(x|z). Both
+    become exact as K grows, for any guide with full support. The pair may have been trained on complete or on
+    incomplete data (see `pv.elbo.with_missing`).
 
     Args:
-        model, guide: The pair for complete data, `model(x, *args)`: not what `with_missing` returned.
+        model, guide: The pair for complete data, `model(x, *args)`, not the result of `with_missing`.
         x: Data `(N, ...)`; NaN marks missing values if no mask is given.
-        *args, **kwargs: What else the pair takes; tensors with N rows are per-datum.
-        mask: `(N, ...)` of booleans, True where a value is known.
+        *args, **kwargs: Whatever else the pair takes; tensors with N rows are per-datum.
+        mask: `(N, ...)` of booleans, True where a value is observed.
         num_samples: Importance samples per datum, K.
-        num_imputations: Completed copies of the data to draw, M (multiple imputation). They are picked from the K
-            samples, so that K should be larger by far.
-        mean: False where the distribution has no mean, as a categorical one over labels.
+        num_imputations: Completed copies of the data to draw, M (multiple imputation). They are resampled from the K
+            samples, so K should be much larger.
+        mean: False omits the mean, for a distribution without one (a categorical one).
         site: Which observed site x is. Default: the first of the shape of x.
-        memory: Bytes that intermediate tensors may take, about.
+        memory: Approximate bytes for intermediate tensors.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
         progress: Show a bar: True, False, or None (in a terminal or a notebook).
 
     Raises:
-        ValueError: If nothing is missing, if the elements of the site are not independent, if a site stands outside
-            the plate over the data, or if a weight is NaN.
+        ValueError: If nothing is missing, if the elements of the site are not independent, if a site is outside the
+            plate over the data, or if a weight is NaN.
         TypeError: For a keyword that neither this call nor the pair knows.
 
     Reference: Mattei and Frellsen 2019, arXiv 1812.02633, section 4.
@@ -163,14 +165,14 @@ def impute(
     if mask.dtype == torch.bool and bool(mask.all()):
         raise ValueError("no value of x is missing: mark them with NaN, or give mask= with False where one is missing")
     incomplete = with_missing(model, guide, site=site)
-    data = beside_networks((x, mask, *args), model, guide), kwargs
+    data = to_networks_device((x, mask, *args), model, guide), kwargs
     means, scales, draws, sizes = [], [], [], []
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
         plan = plan_for(*incomplete, data)
         probe = 2 if plan.particles.vectorize else None
         rows = rows_that_fit(
-            lambda: trace_pair(*incomplete, *plan.few, num_particles=probe, nesting=plan.particles.nesting),
-            (probe or 1) * len(plan.few[0][0]),
+            lambda: trace_pair(*incomplete, *plan.example_data, num_particles=probe, nesting=plan.particles.nesting),
+            (probe or 1) * len(plan.example_data[0][0]),
             data[0][0].device,
             memory,
         )
@@ -184,7 +186,7 @@ def impute(
                     scales.append(spread)
                 draws.append(found.resample(num_imputations))
                 advance(stop - start)
-    device = x.device  # of the data that came, wherever the networks are
+    device = x.device  # results are on the device of x, whatever the networks' device
     return Imputation(
         mean=torch.cat(means).to(device) if mean else None,
         scale=torch.cat(scales).to(device) if mean else None,
@@ -195,16 +197,18 @@ def impute(
     )
 
 
-def _draw(pair: tuple[Program, Program], data: Data, num_samples: int, how: Particles, start: int) -> _Weighted:
-    """The importance samples of some data, the first of which has the number `start`."""
+def _draw(
+    pair: tuple[Program, Program], data: Data, num_samples: int, particles: Particles, start: int
+) -> _WeightedSamples:
+    """Importance samples for some data, whose first index is `start`."""
     args, kwargs = data
-    count, runs = (num_samples, 1) if how.vectorize else (None, num_samples)
-    traces = [trace_pair(*pair, args, kwargs, num_particles=count, nesting=how.nesting) for _ in range(runs)]
-    return _Weighted(traces, args[0], args[1], start)
+    count, runs = (num_samples, 1) if particles.vectorize else (None, num_samples)
+    traces = [trace_pair(*pair, args, kwargs, num_particles=count, nesting=particles.nesting) for _ in range(runs)]
+    return _WeightedSamples(traces, args[0], args[1], start)
 
 
-class _Weighted:
-    """Importance samples for some data: normalised weights `(K, n)`, and p(x|z) at each sample."""
+class _WeightedSamples:
+    """Importance samples for some data: normalized weights `(K, n)`, and p(x|z) at each sample."""
 
     def __init__(self, runs: list[PairTrace], x: Tensor, mask: Tensor, start: int) -> None:
         self.x, self.mask = x.masked_fill(~mask, 0), mask
@@ -214,24 +218,24 @@ class _Weighted:
         if bool((~total.isfinite()).any()):
             raise ValueError(
                 f"the importance weights of datum {start + int((~total.isfinite()).nonzero()[0])} have a sum that is "
-                "NaN, zero or infinite: its known values are none that the model can make, or a network gives NaN; "
-                "see pv.preflight"
+                "NaN, zero or infinite: the model cannot generate its observed values, or a network gives NaN; see "
+                "pv.preflight"
             )
         self.weight = (log_w - total).exp()
         self.ess = 1 / self.weight.square().sum(0)
-        of = [(name, site) for run in runs for name, site in sample_sites(run.model)]
-        self.sites = [(name, site) for name, site in of if site["infer"].get(INCOMPLETE)]
+        sites = [(name, site) for run in runs for name, site in sample_sites(run.model)]
+        self.sites = [(name, site) for name, site in sites if site["infer"].get(INCOMPLETE)]
 
-    def of_all(self, read: Callable[[str, Any], Tensor]) -> Tensor:
-        """A tensor of the site in each run, as `(K, n, ...)`."""
+    def read_all(self, read: Callable[[str, Any], Tensor]) -> Tensor:
+        """A tensor that belongs to the site, from all runs: `(K, n, ...)`."""
         parts = [read(name, site).expand(site["fn"].shape()).reshape(-1, *self.x.shape) for name, site in self.sites]
         return torch.cat(parts).expand(len(self.weight), *self.x.shape)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         weight = self.weight.reshape(*self.weight.shape, *[1] * (self.x.dim() - 1))
-        means = self.of_all(mean_of).double()
+        means = self.read_all(site_mean).double()
         mean = (weight * means).sum(0)
-        variance = self.of_all(lambda name, site: site["fn"].variance).double() + (means - mean).square()
+        variance = self.read_all(lambda name, site: site["fn"].variance).double() + (means - mean).square()
         scale = (weight * variance).sum(0).sqrt()
         return torch.where(self.mask, self.x, mean.to(self.x)), torch.where(self.mask, 0, scale.to(self.x))
 
@@ -240,6 +244,6 @@ class _Weighted:
         if count:
             rows = torch.arange(len(self.x), device=self.x.device)
             for i, index in enumerate(torch.multinomial(self.weight.T, count, replacement=True).T):
-                # drawn anew each time: a latent that is taken twice gives two values
-                drawn[i] = self.of_all(lambda name, site: site["fn"].sample())[index, rows].to(self.x)
+                # a latent that is resampled twice gives two draws
+                drawn[i] = self.read_all(lambda name, site: site["fn"].sample())[index, rows].to(self.x)
         return torch.where(self.mask, self.x, drawn)

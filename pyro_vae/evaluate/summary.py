@@ -1,4 +1,4 @@
-"""The figures of a trained pair on one data set, in one small table."""
+"""The main metrics of a trained pair on one data set, in one small table."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from rich.table import Table
 
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.evaluate.bounds import bound
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.arguments import check_data, check_keywords
-from pyro_vae.pair.networks import beside_networks, eval_mode
-from pyro_vae.pair.planning import few_or_all
+from pyro_vae.pair.networks import eval_mode, to_networks_device
+from pyro_vae.pair.planning import run_on_examples
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import trace_pair
 from pyro_vae.support.pictures import drawable
@@ -66,13 +67,13 @@ class Summary(Result):
 
     def table(self) -> Table:
         """The values as a rich table."""
-        of = f" of {self.data}" if self.data else ""
+        source = f" of {self.data}" if self.data else ""
         binary = f", binarize={self.binarize}" if self.binarize else ""
         notes = [f"effective sample size: median {self.ess_median:.1f} of {self.num_samples}"]
         if self.density:
             notes.append("continuous observations: log p is a log-density")
         table = Table(
-            title=escape(f"{self.num_data} data{of}{binary}"),
+            title=escape(f"{self.num_data} data{source}{binary}"),
             title_justify="left",
             caption="\n".join(notes),
             caption_justify="left",
@@ -119,6 +120,7 @@ class Summary(Result):
         return figure
 
 
+@accepts_earlier_form
 def summarize(
     model: Program,
     guide: Program,
@@ -140,12 +142,12 @@ def summarize(
         *args, **kwargs: The data `x` of shape `(N, ...)`, then whatever else the pair takes.
         num_samples: Importance samples per datum for log p(x).
         num_elbo_samples: Draws per datum for the ELBO.
-        memory: Bytes that intermediate tensors may take, about.
+        memory: Approximate bytes for intermediate tensors.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
         progress: Show a bar.
-        data, binarize: Names to record with the figures.
-        ranks: The processes to share the work of log p(x) with, see `log_marginal`.
+        data, binarize: Names to record with the values.
+        ranks: The processes that split the work of log p(x), see `log_marginal`.
 
     Raises:
         ValueError: If the pair has no log-probability per datum (see `log_marginal`), or observes nothing.
@@ -153,23 +155,23 @@ def summarize(
     """
     check_data(args)
     check_keywords(summarize, kwargs, model, guide)
-    args = beside_networks(args, model, guide)
+    args = to_networks_device(args, model, guide)
     with torch.no_grad(), eval_mode(model, guide), fork_rng():
-        traces, few, _ = few_or_all(lambda some: trace_pair(model, guide, *some), (args, kwargs))
+        traces, example_data, _ = run_on_examples(lambda part: trace_pair(model, guide, *part), (args, kwargs))
     observed = [traces.model.nodes[name] for name in traces.observed]
     if not observed:
-        raise ValueError("the model observes no site: it says nothing about data; observe one with obs=")
+        raise ValueError("the model observes no site, so it has no likelihood: observe one with obs=")
     options: dict[str, Any] = {"memory": memory, "seed": seed, **kwargs}
     marginal = log_marginal(model, guide, *args, num_samples=num_samples, progress=progress, ranks=ranks, **options)
-    figures = bound(model, guide, *args, num_samples=num_elbo_samples, **options).to_dict()
+    terms = bound(model, guide, *args, num_samples=num_elbo_samples, **options).to_dict()
     return Summary(
-        elbo=figures["elbo"],
-        log_likelihood=figures["log_likelihood"],
-        kl=figures["kl"],
+        elbo=terms["elbo"],
+        log_likelihood=terms["log_likelihood"],
+        kl=terms["kl"],
         log_prob=marginal.mean,
         log_prob_error=marginal.mean_error,
         log_prob_sampling_error=marginal.sampling_error,
-        num_dims=sum(site["value"].numel() for site in observed) // len(few[0][0]),
+        num_dims=sum(site["value"].numel() for site in observed) // len(example_data[0][0]),
         density=any(not site["fn"].support.is_discrete for site in observed),
         ess_median=float(marginal.ess.median()),
         num_samples=num_samples,

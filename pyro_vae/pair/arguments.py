@@ -1,4 +1,4 @@
-"""The arguments of a pair: which keywords it knows, which tensors are per-datum, and how these are cut."""
+"""The arguments of a pair: the keywords it accepts, its per-datum tensors, and slices of these."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def check_keywords(
     *programs: Program | None,
     hints: Mapping[str, str] | None = None,
 ) -> None:
-    """Refuse a keyword that is left over from a call's own options, unless all of the programs take it.
+    """Refuse a keyword that is not an option of the call, unless all of the programs accept it.
 
-    A program whose signature has `**kwargs`, or cannot be read, takes everything.
+    A program whose signature has `**kwargs`, or cannot be inspected, accepts everything.
 
     Args:
-        question: The function that was called, whose keywords are suggested.
-        keywords: What is left over, for the pair.
-        programs: The model and the guide, or one of them; None is passed over.
-        hints: What to do instead, by keyword.
+        question: The function that was called. Its keywords are suggested.
+        keywords: The keywords that the call would pass to the pair.
+        programs: The model and the guide, or one of them; None is skipped.
+        hints: Advice by keyword, in place of a suggestion.
 
     Raises:
-        TypeError: Naming the nearest keyword that is known.
+        TypeError: For an unknown keyword; the message names the nearest known one.
     """
     if not keywords:
         return
@@ -48,13 +48,13 @@ def check_keywords(
             near = difflib.get_close_matches(name, [*options, *(n for names in known for n in names or ())], n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(options)}"
         raise TypeError(
-            f"{question.__name__}() got the keyword {name!r}, which is none of its options and which "
-            f"{'the pair does' if len(known) > 1 else 'the program does'} not take: {advice}"
+            f"{question.__name__}() got the keyword {name!r}, which is not one of its options and which "
+            f"{'the pair' if len(known) > 1 else 'the program'} does not take: {advice}"
         )
 
 
 def _keywords_of(program: Program) -> set[str] | None:
-    """The keywords that a program takes, None for any."""
+    """The keywords that a program accepts, None for any."""
     program = unwrapped(program)
     if isinstance(program, nn.Module):
         program = program.forward
@@ -68,7 +68,7 @@ def _keywords_of(program: Program) -> set[str] | None:
 
 
 def unwrapped(program: Program) -> Program:
-    """The user's own program inside Pyro's handlers."""
+    """The program inside Pyro's handlers."""
     while True:
         if isinstance(program, functools.partial) and program.args and isinstance(program.args[0], Messenger):
             program = program.args[1]
@@ -81,7 +81,10 @@ def unwrapped(program: Program) -> Program:
 
 
 def check_data(args: tuple[Any, ...]) -> int:
-    """The number of data in `args[0]`; every tensor argument with as many rows counts as per-datum."""
+    """Check that `args[0]` is a tensor of data; returns N, its number of rows.
+
+    Every tensor argument with N rows counts as per-datum.
+    """
     if not args or not isinstance(args[0], Tensor):
         came = type(args[0]).__name__ if args else "nothing"
         raise TypeError(f"the first argument after the pair must be the tensor of data, (N, ...), got {came}")
@@ -91,12 +94,12 @@ def check_data(args: tuple[Any, ...]) -> int:
 
 
 def take(args: tuple[Any, ...], kwargs: dict[str, Any], start: int, stop: int) -> Data:
-    """Rows `start:stop` of every per-datum tensor among a pair's arguments; others pass unchanged."""
+    """Rows `start:stop` of every per-datum tensor among a pair's arguments; the others are unchanged."""
     return map_rows(lambda a: a[start:stop], args, kwargs)
 
 
 def map_rows(change: Callable[[Tensor], Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Data:
-    """A pair's arguments with every per-datum tensor among them changed."""
+    """Apply a function to every per-datum tensor among a pair's arguments."""
     n = len(args[0])
 
     def rows(a: Any) -> Any:
@@ -106,6 +109,6 @@ def map_rows(change: Callable[[Tensor], Tensor], args: tuple[Any, ...], kwargs: 
 
 
 def slices(total: int, size: int) -> Iterator[tuple[int, int]]:
-    """Consecutive (start, stop) that cover `range(total)`, the last one possibly shorter."""
+    """Consecutive (start, stop) that cover `range(total)`; the last piece may be shorter."""
     for start in range(0, total, size):
         yield start, min(start + size, total)

@@ -1,4 +1,4 @@
-"""Where a pair runs."""
+"""The device that a pair runs on."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def choose_device(name: str, *programs: Callable[..., Any]) -> torch.device:
     "auto" is a GPU if there is one and the networks can be found, else the device of the networks, else the CPU.
 
     Raises:
-        ValueError: If there is no such device here.
+        ValueError: If the device cannot be used on this machine.
     """
     nets = list(modules_of(*programs).values())
     if name == "auto":
-        here = [p.device for net in nets for p in net.parameters()]
+        current = [p.device for net in nets for p in net.parameters()]
         if nets and torch.cuda.is_available():
             device = torch.device("cuda")
         else:
-            device = here[0] if here else torch.device("cpu")
+            device = current[0] if current else torch.device("cpu")
     else:
         try:
             device = torch.device(name)
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-            there = ["'auto'", "'cpu'", *(f"'cuda:{i}'" for i in range(torch.cuda.device_count()))]
-            raise ValueError(f"device {name!r} cannot be used here: use one of {', '.join(there)}") from error
+            usable = ["'auto'", "'cpu'", *(f"'cuda:{i}'" for i in range(torch.cuda.device_count()))]
+            raise ValueError(f"device {name!r} cannot be used here: use one of {', '.join(usable)}") from error
     for net in nets:
         net.to(device)
     return device

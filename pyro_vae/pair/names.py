@@ -9,15 +9,15 @@ from weakref import WeakKeyDictionary
 __all__ = ["Named", "unique_name", "without_count"]
 
 _names: WeakKeyDictionary[object, str] = WeakKeyDictionary()
-_given: dict[str, str] = {}  # every name ever given, and the class it stands for
+_given: dict[str, str] = {}  # every name given so far, and its class
 _count = itertools.count()
 
 
 def unique_name(owner: object) -> str:
-    """A name for Pyro's parameter store that no other object has had in this process, and no copy of this one has.
+    """A name for Pyro's parameter store that no other object of this process has had; a copy gets another name.
 
-    Pyro keeps the parameters of objects that are gone: a second network under their name would be run, but the old
-    parameters would be trained. So neither a fixed name will do, nor one made of `id(owner)`, which Python uses again.
+    Pyro keeps the parameters of deleted objects. A second network under the same name would run, but Pyro would train
+    the old parameters. Neither a fixed name avoids that nor `id(owner)`, which Python reuses.
 
     >>> class Thing: ...
     >>> first, second = Thing(), Thing()
@@ -33,18 +33,18 @@ def unique_name(owner: object) -> str:
 
 
 class Named:
-    """What has a `unique_name`."""
+    """A mixin for objects with a `unique_name`."""
 
     @property
     def name(self) -> str:
-        """The name under which its networks are registered with Pyro, which no other instance or copy has."""
+        """The name under which its networks are registered with Pyro; no other instance or copy has it."""
         return unique_name(self)
 
 
 def without_count(name: str) -> str:
-    """The name of a parameter as another process would have it: of `VAE_3.encoder$$$weight`, `VAE.encoder$$$weight`.
+    """Remove the process-dependent counter from a parameter's name: `VAE_3.encoder$$$weight` -> `VAE.encoder$$$weight`.
 
-    Only what `unique_name` gave is shortened; a network that its user calls `layer_3` keeps its name.
+    Only names from `unique_name` change; a network that the user calls `layer_3` keeps its name.
     """
     head = re.split(r"\.|\$\$\$", name, maxsplit=1)[0]
     return _given.get(head, head) + name[len(head) :]

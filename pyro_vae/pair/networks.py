@@ -12,20 +12,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["beside_networks", "eval_mode", "modules_of"]
+__all__ = ["to_networks_device", "eval_mode", "modules_of"]
 
 MAX_DEPTH = 6
-MAX_ITEMS = 1000  # of a container: a list that long holds data, not networks
+MAX_ITEMS = 1000  # items inspected per container: a longer list holds data, not networks
 LIBRARIES = {"torch", "pyro", "numpy", *sys.stdlib_module_names}
 
 
 def modules_of(*programs: Callable[..., Any]) -> dict[str, nn.Module]:
-    """The networks that some callables use, by the name they go under there; best effort.
+    """The networks that some callables use, by the name that each has there; best effort.
 
-    Found are: a callable that is a module, the module that a method belongs to, modules among the closure, defaults and
-    globals of a function (of the functions inside it, too), and in containers and attributes of objects found there.
-    Partial objects, wrapped functions and Pyro's handlers are looked through. A module inside another one found is not
-    listed by itself.
+    The search covers a callable that is a module, the owner of a method, the closure, defaults and globals of a
+    function and of the functions inside it, and the containers and attributes of objects found on the way. It looks
+    inside partial objects, wrapped functions and Pyro's handlers. A module inside another module is not listed
+    separately.
     """
     search = _Search()
     for program in programs:
@@ -37,7 +37,7 @@ def modules_of(*programs: Callable[..., Any]) -> dict[str, nn.Module]:
 class _Search:
     def __init__(self) -> None:
         self.found: dict[str, nn.Module] = {}
-        self.seen: dict[int, Any] = {}  # the objects too: an id means nothing once its object is gone
+        self.seen: dict[int, Any] = {}  # keeps the objects alive, so that their ids stay valid
         self.depth = 0
 
     def visit(self, name: str, value: Any) -> None:
@@ -73,7 +73,7 @@ class _Search:
             self.items((f"{name or 'self'}.{key}", item) for key, item in getattr(value, "__dict__", {}).items())
             if callable(value):
                 self.visit("", type(value).__call__)
-        else:  # a handler of Pyro, say
+        else:  # such as a handler of Pyro
             self.items((key, getattr(value, key, None)) for key in ("fn", "func", "__wrapped__"))
 
     def items(self, items: Any) -> None:
@@ -85,9 +85,9 @@ class _Search:
             n for n in itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2))) if n not in self.found
         )
         self.found[unique] = net
-        # what a module holds outside its registered parts: a plain list of networks, an autoguide's model
-        held = {k: v for k, v in vars(net).items() if k not in ("_parameters", "_buffers", "_modules")}
-        self.items((f"{name}.{key}", item) for key, item in held.items())
+        # attributes beside the registered submodules: a plain list of networks, an autoguide's model
+        attributes = {k: v for k, v in vars(net).items() if k not in ("_parameters", "_buffers", "_modules")}
+        self.items((f"{name}.{key}", item) for key, item in attributes.items())
         if not _from_library(type(net)):
             self.visit("", type(net).forward)
 
@@ -123,10 +123,10 @@ def _from_library(thing: Any) -> bool:
     return (getattr(thing, "__module__", None) or "").partition(".")[0] in LIBRARIES
 
 
-def beside_networks(args: tuple[Any, ...], *programs: Callable[..., Any]) -> tuple[Any, ...]:
-    """The arguments with their tensors on the device of the programs' networks, if these lie on one.
+def to_networks_device(args: tuple[Any, ...], *programs: Callable[..., Any]) -> tuple[Any, ...]:
+    """Move the tensors among the arguments to the device of the programs' networks, if all of these share one.
 
-    Training may have moved the networks to a GPU, while data are usually asked about from where they were loaded.
+    Training may have moved the networks to a GPU, while the data are usually still where they were loaded.
     """
     devices = {p.device for net in modules_of(*programs).values() for p in net.parameters()}
     if len(devices) != 1:
@@ -137,7 +137,7 @@ def beside_networks(args: tuple[Any, ...], *programs: Callable[..., Any]) -> tup
 
 @contextmanager
 def eval_mode(*programs: Callable[..., Any]) -> Iterator[None]:
-    """Put the networks of some callables in evaluation mode, and back afterwards."""
+    """Put the networks of some callables in evaluation mode, and restore their modes afterwards."""
     training = [m for net in modules_of(*programs).values() for m in net.modules() if m.training]
     for module in training:
         module.training = False

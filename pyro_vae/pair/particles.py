@@ -1,4 +1,4 @@
-"""Several particles of a pair at once: whether that works, and the log-weights of the draws."""
+"""Several particles of a pair at once: whether the pair vectorizes, and the log-weights of the particles."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Particles:
-    """How several particles of a pair run.
+    """How a pair runs with several particles.
 
     Attributes:
-        vectorize: Together, in one more plate to the left of the pair's own; else one at a time.
+        vectorize: Whether particles run together, in a plate to the left of the pair's own plates, or one at a time.
         nesting: The number of batch dimensions of the pair.
     """
 
@@ -40,12 +40,12 @@ class Particles:
 
 
 def particles_of(model: Program, guide: Program, data: Data, vectorize: bool | None = None) -> Particles:
-    """How the particles of a pair run; the random generators stay as they were.
+    """Decide how the particles of a pair run; the random generators are restored.
 
     Args:
         model, guide: The pair.
-        data: What it takes.
-        vectorize: True or False decides it. None tries whether the densities are the same, and warns if not.
+        data: The pair's arguments.
+        vectorize: True or False sets it. None tests whether the densities agree, and warns if they do not.
     """
     args, kwargs = data
     if vectorize is None:
@@ -58,7 +58,7 @@ def particles_of(model: Program, guide: Program, data: Data, vectorize: bool | N
 
 
 def warn_not_vectorized() -> None:
-    """Say once that particles run one at a time."""
+    """Warn that particles run one at a time."""
     warnings.warn(
         "the pair does not give the same densities with a leading particle dimension, so particles run one at a time, "
         "which is slower: let networks map (*, in) to (*, out)",
@@ -67,7 +67,7 @@ def warn_not_vectorized() -> None:
 
 
 def joint_log_weight(traces: PairTrace, plate: DataPlate) -> Tensor:
-    """`log p(x, z) - log q(z | x)` per datum: `(K, N)` for vectorised particles, else `(N,)`."""
+    """`log p(x, z) - log q(z | x)` per datum: `(K, N)` for vectorized particles, else `(N,)`."""
     terms = (
         sign * sum_to_data(log_prob(name, site), plate, traces.particle_dim) for name, site, sign in traces.sites()
     )
@@ -78,8 +78,8 @@ def particles_agree(model: Program, guide: Program, args: tuple[Any, ...], **kwa
     """Whether the pair computes the same densities with a leading particle dimension as without.
 
     Two particles are drawn together, then each is replayed alone. Networks that reject a leading dimension raise
-    here; networks that silently mix it with the data (a `reshape`, batch normalisation) disagree. So do networks that
-    draw noise of their own (dropout).
+    here; networks that mix it with the data (a `reshape`, batch normalization) give other densities, and so do networks
+    with random layers (dropout).
     """
     with torch.no_grad(), fork_rng():
         plain = trace_pair(model, guide, args, kwargs)
@@ -96,12 +96,12 @@ def particles_agree(model: Program, guide: Program, args: tuple[Any, ...], **kwa
                 alone = PairTrace(prune_subsample_sites(model_k), prune_subsample_sites(guide_k))
                 for (name, site, _), (_, site_k, _) in zip(joint.sites(), alone.sites(), strict=True):
                     together, by_itself = log_prob(name, site)[k], log_prob(name, site_k)
-                    # room for a GPU's reduced precision, which is relative to what was summed
+                    # tolerances for a GPU's reduced precision, which is relative to the summands
                     if not torch.allclose(
                         together, by_itself.expand(together.shape), rtol=2e-4, atol=2e-2, equal_nan=True
                     ):
                         return False
-        except Exception:  # whatever the pair's networks raise: without a leading dimension they do not
+        except Exception:  # networks may raise anything when they get a leading dimension
             return False
     return True
 

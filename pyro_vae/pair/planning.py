@@ -1,6 +1,6 @@
-"""How the work of a question is cut: whether particles run together, which data run together, how many fit the memory.
+"""How a question is split into runs: whether particles vectorize, how many data run together, what fits the memory.
 
-A pair and its data give a `Plan`; the plan and a number of rows give the pieces. Nothing here moves the random
+A pair and its data give a `Plan`; the plan and a number of rows give the pieces. All functions restore the random
 generators.
 """
 
@@ -22,10 +22,10 @@ from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, trace_pair
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["CPU_ROWS", "DATA_ROWS", "Plan", "data_that_fit", "few_or_all", "plan_for", "rows_that_fit"]
+__all__ = ["CPU_ROWS", "DATA_ROWS", "Plan", "data_that_fit", "run_on_examples", "plan_for", "rows_that_fit"]
 
-FEW = 5  # data that a pair is tried on
-DATA_ROWS = 1000  # data in one run where nothing is said of memory
+NUM_EXAMPLES = 5  # data of a trial run
+DATA_ROWS = 1000  # data per run by default
 CPU_ROWS = 2048  # data times particles; larger runs fall out of a CPU's cache
 
 T = TypeVar("T")
@@ -37,82 +37,84 @@ class Plan:
 
     Attributes:
         num_data: N.
-        whole: Whether the data run all at once, or not at all: the pair has parameters, or a mask, for each of them.
-        few: The data that the pair was tried on: the first few, or all of them.
-        traces: Its run on these.
-        plate: The plate over the data, there.
+        whole: Whether all data must run at once, because the pair has parameters or a mask for each of them.
+        example_data: The data of the trial run: the first few, or all if `whole`.
+        traces: The traces of that run.
+        plate: The plate over the data in these traces.
         particles: How several particles run.
     """
 
     num_data: int
     whole: bool
-    few: Data
+    example_data: Data
     traces: PairTrace
     plate: DataPlate
     particles: Particles
 
     def data_at_once(self, rows: int, num_samples: int = 1) -> int:
-        """How many data to run at once, with `num_samples` of each, if `rows` are to fit."""
+        """How many data to run at once, with `num_samples` each, if a run may have `rows` rows."""
         return self.num_data if self.whole else max(1, rows // num_samples)
 
     def pieces(self, rows: int, num_samples: int = 1) -> Iterator[tuple[int, int]]:
-        """The data cut into runs of `data_at_once`, as (start, stop)."""
+        """The data split into runs of `data_at_once`, as (start, stop)."""
         return slices(self.num_data, self.data_at_once(rows, num_samples))
 
 
 def plan_for(model: Program, guide: Program, data: Data, *, vectorize: bool | None = None) -> Plan:
-    """Try a pair on a few data.
+    """Run a pair on a few data, and plan the runs on all of them.
 
     Args:
         model, guide: The pair.
-        data: What it takes.
-        vectorize: Whether particles run together. None tries it, and warns if they cannot.
+        data: The pair's arguments.
+        vectorize: Whether particles run together. None tests it, and warns if they cannot.
 
     Raises:
-        ValueError: If a site stands outside the plate over the data, or latent sites differ between model and guide.
+        ValueError: If a site is outside the plate over the data, or latent sites differ between model and guide.
     """
 
     def run(some: Data) -> tuple[PairTrace, DataPlate]:
         traces = trace_pair(model, guide, *some)
         plate = data_plate(traces, len(some[0][0]))
-        joint_log_weight(traces, plate)  # a mask of another size shows here
+        joint_log_weight(traces, plate)  # raises for a mask of another size
         return traces, plate
 
     with torch.no_grad(), fork_rng():
-        (traces, plate), few, whole = few_or_all(run, data)
-    return Plan(len(data[0][0]), whole, few, traces, plate, particles_of(model, guide, few, vectorize))
+        (traces, plate), example_data, whole = run_on_examples(run, data)
+    return Plan(
+        len(data[0][0]), whole, example_data, traces, plate, particles_of(model, guide, example_data, vectorize)
+    )
 
 
-def few_or_all(run: Callable[[Data], T], data: Data) -> tuple[T, Data, bool]:
-    """What `run` gives on the first few data, these data, and whether it runs on all data only.
+def run_on_examples(run: Callable[[Data], T], data: Data) -> tuple[T, Data, bool]:
+    """Call `run` on the first few data; returns its result, these data, and whether it runs only on all data.
 
-    What was made for all data, a parameter or a mask, does not fit a part of them: then `run` raises, and gets them
-    all.
+    A parameter or a mask that was made for all data does not fit a part of them. Then `run` raises, and is called on
+    all data.
     """
     n = len(data[0][0])
-    few = take(*data, 0, min(n, FEW))
+    example_data = take(*data, 0, min(n, NUM_EXAMPLES))
     try:
-        result = run(few)
+        result = run(example_data)
     except (RuntimeError, ValueError):
         return run(data), data, True
-    if 1 < n <= FEW:  # these were all data
+    if 1 < n <= NUM_EXAMPLES:  # all data ran: does a part of them?
         try:
             run(take(*data, 0, 1))
         except (RuntimeError, ValueError):
             return result, data, True
-    return result, few, False
+    return result, example_data, False
 
 
 def data_that_fit(run: Callable[[Data], Any], data: Data, memory: int | None) -> int:
     """How many data to run at once.
 
     Args:
-        run: Works on some data.
-        data: All of them.
-        memory: Bytes. Default: as much as a thousand data take.
+        run: Called on some of the data.
+        data: All data.
+        memory: Bytes. Default: what 1000 data take.
 
     Raises:
-        ValueError: For less than a byte.
+        ValueError: If `memory` is not positive.
     """
     n = len(data[0][0])
     if memory is None and n <= DATA_ROWS:
@@ -120,12 +122,12 @@ def data_that_fit(run: Callable[[Data], Any], data: Data, memory: int | None) ->
     if memory is not None and memory < 1:
         raise ValueError(f"memory must be a positive number of bytes, got {memory}")
     with torch.no_grad(), fork_rng():
-        _, few, whole = few_or_all(run, data)
+        _, example_data, whole = run_on_examples(run, data)
     if whole:
         return n
     if memory is None:
         return DATA_ROWS
-    return rows_that_fit(lambda: run(few), len(few[0][0]), data[0][0].device, memory)
+    return rows_that_fit(lambda: run(example_data), len(example_data[0][0]), data[0][0].device, memory)
 
 
 def rows_that_fit(
@@ -141,12 +143,12 @@ def rows_that_fit(
     """How many rows, each a datum and a particle, fit the memory.
 
     Args:
-        run: Works on `rows` rows.
-        rows: How many these are.
-        device: Where.
+        run: Runs the pair on `rows` rows.
+        rows: Their number.
+        device: The device of the data.
         memory: Bytes. Default: half of a GPU's free memory, 512 MiB on a CPU.
-        cpu_rows, cpu_memory: The most rows and bytes on a CPU, beyond which it gets slower.
-        copies: How often the memory of `run` is needed: 2 with a backward pass.
+        cpu_rows, cpu_memory: Limits on a CPU, where larger runs are slower.
+        copies: Multiple of the memory of `run` that is needed: 2 with a backward pass.
     """
     budget = default_memory(device) if memory is None else memory
     if device.type == "cpu" and cpu_memory is not None:
@@ -162,7 +164,7 @@ class _LargestTensor(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        # a view, of a weight matrix say, takes no memory of its own
+        # a view, for example of a weight matrix, takes no memory
         old = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() not in old:
@@ -171,10 +173,10 @@ class _LargestTensor(TorchFunctionMode):
 
 
 def row_bytes(run: Callable[[], Any], rows: int) -> int:
-    """Estimated peak bytes for one row (one datum and particle) of `run`, which works on `rows` of them.
+    """Estimated peak bytes per row (one datum and particle) of `run`, which works on `rows` rows.
 
-    Without autograd few intermediates live at once; eight of the largest size is what dense and convolutional pairs
-    were seen to stay under.
+    Without autograd few intermediate tensors live at once. Dense and convolutional pairs were measured to stay below
+    eight times the largest one.
     """
     with torch.no_grad(), fork_rng(), _LargestTensor() as largest:
         run()
@@ -182,7 +184,7 @@ def row_bytes(run: Callable[[], Any], rows: int) -> int:
 
 
 def default_memory(device: torch.device) -> int:
-    """Bytes that an evaluation may use when nothing is said: half of a GPU's free memory, 512 MiB on a CPU."""
+    """Bytes that an evaluation may use by default: half of a GPU's free memory, 512 MiB on a CPU."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
     return 512 * 2**20

@@ -1,4 +1,4 @@
-"""The plate over the data, and sums over everything but it."""
+"""The plate over the data, and sums over all other dimensions."""
 
 from __future__ import annotations
 
@@ -23,55 +23,55 @@ class DataPlate:
 
     @property
     def subsampling(self) -> float:
-        """How many data each one here stands for."""
+        """The factor by which a minibatch is scaled up: `full_size / size`."""
         return self.full_size / self.size
 
 
 def data_plate(traces: PairTrace, n: int) -> DataPlate:
-    """Find the plate of size `n` that every site of the pair stands in.
+    """Find the plate of size `n` that contains every site of the pair.
 
     Raises:
-        ValueError: If some site stands outside any such plate: then log p(x) does not split into one number per datum.
-            If several plates qualify and none is named "data".
+        ValueError: If a site is outside such a plate, so that log p(x) does not split into one number per datum; or if
+            several plates qualify and none is named "data".
     """
     common: dict[str, Any] | None = None
     for name, site, sign in traces.sites():
         frames = {f.name: f for f in site["cond_indep_stack"] if f.vectorized and f.size == n}
         frames.pop(PARTICLE_PLATE, None)
-        # n particles and n data may coincide in size, so the particle plate is told apart by its name
+        # the particle plate is identified by name, because its size may also be n
         common = frames if common is None else {k: v for k, v in common.items() if k in frames}
         if not common:
             where = "model" if sign > 0 else "guide"
             have = [(f.name, f.size) for f in site["cond_indep_stack"] if f.name != PARTICLE_PLATE]
             raise ValueError(
-                f"site {name!r} of the {where} is not inside a plate over the {n} data (it stands in "
+                f"site {name!r} of the {where} is not inside a plate over the {n} data (its plates: "
                 f"{have or 'none'}), so there is no number per datum: wrap the local sites in "
                 "`with pyro.plate('data', len(x)):`, in the model and in the guide alike. Latent "
                 "variables shared by all data have no per-datum likelihood"
             )
     if common is None:
-        raise ValueError("the pair has no sample site at all: write the model and the guide with pyro.sample")
+        raise ValueError("the pair has no sample site: write the model and the guide with pyro.sample")
     if len(common) > 1 and "data" not in common:
         raise ValueError(
-            f"the plates {' and '.join(map(repr, common))} have the size of the data, {n}, so it cannot be told which "
-            "one runs over them: name that one 'data'"
+            f"the plates {' and '.join(map(repr, common))} have the size of the data, {n}, so it is ambiguous "
+            "which of them is over the data: name that one 'data'"
         )
     frame = common.get("data") or next(iter(common.values()))
     return DataPlate(frame.name, frame.dim, frame.size, frame.full_size or frame.size)
 
 
 def sum_to_data(value: Tensor, plate: DataPlate, particle_dim: int | None) -> Tensor:
-    """Sum a batch-shaped tensor over everything but the particles and the data: `(K, N)`, or `(N,)`.
+    """Sum a batch-shaped tensor over all dimensions except particles and data: `(K, N)`, or `(N,)`.
 
     Raises:
-        ValueError: If it has another size along the data.
+        ValueError: If its size along the data is not that of the plate.
     """
     keep = {plate.dim} | ({particle_dim} if particle_dim is not None else set())
     value = value.reshape((1,) * (max(-d for d in keep) - value.dim()) + value.shape)
     if value.shape[plate.dim] != plate.size:
         raise ValueError(
             f"a log-density has {value.shape[plate.dim]} values along the plate {plate.name!r} over {plate.size} data: "
-            "something the pair uses, a mask say, was made for other data; pass it to the pair as an argument"
+            "something that the pair uses, such as a mask, was made for other data; pass it to the pair as an argument"
         )
     rest = [d for d in range(-value.dim(), 0) if d not in keep]
     return value.sum(rest) if rest else value

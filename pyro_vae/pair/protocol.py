@@ -1,4 +1,4 @@
-"""What a system is: an object with a model and a guide."""
+"""The protocol of a system: an object with a model and a guide."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Data = tuple[tuple[Any, ...], dict[str, Any]]  # a pair's positional and keyword
 class Pair(Protocol):
     """A model/guide pair as one object, usually an `nn.Module` with these two methods.
 
-    Nothing in the library needs it but the command line and run directories, which build a pair from its class and
-    arguments. A class of your own need not inherit from it.
+    Only the command line and run directories need it: they build a pair from its class and arguments. Your class need
+    not inherit from it.
     """
 
     def model(self, x: Any, /) -> Any:

@@ -1,8 +1,7 @@
-"""How the sums of a pair over a batch become nats per datum."""
+"""Conversion of a pair's sums over a batch to nats per datum."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,20 +9,19 @@ import torch
 
 from pyro_vae.pair.networks import eval_mode
 from pyro_vae.pair.plates import data_plate
+from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import trace_pair
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["DataScale", "data_scale"]
 
-Program = Callable[..., Any]
-
 
 @dataclass(frozen=True)
 class DataScale:
-    """The plate over the data, as far as sums over it are concerned.
+    """How a sum over a batch converts to a value per datum.
 
     Attributes:
-        per_datum: Whether every site stands in it. A pair with latent variables shared by all data has no number per
+        per_datum: Whether every site is in the plate over the data. A pair with global latents has no number per
             datum.
         full_size: The number of data to which the plate scales a minibatch up, None if it does not.
     """
@@ -32,12 +30,12 @@ class DataScale:
     full_size: int | None
 
     def num_data(self, batch: tuple[Any, ...]) -> int:
-        """How many data a loss summed over a batch stands for."""
+        """The number of data that a loss summed over a batch represents."""
         return self.full_size or len(batch[0])
 
 
 def data_scale(model: Program, guide: Program, example_args: tuple[Any, ...], seed: int) -> DataScale:
-    """Run a pair on a few data, with noise of its own, and look for the plate over them."""
+    """Run a pair on a few data, with the noise of `seed`, and find the plate over them."""
     with torch.no_grad(), eval_mode(model, guide), fork_rng(seed):
         traces = trace_pair(model, guide, example_args)
     try:

@@ -1,4 +1,4 @@
-"""One run of a model/guide pair, and the per-datum log-densities read off it."""
+"""The traces of one run of a model/guide pair, and the log-densities of its sites."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARTICLE_PLATE = "_pyro_vae_particles"
 class PairTrace:
     """The guide's trace and the model's trace replayed against it.
 
-    `particle_dim` is the (negative) batch dimension of the vectorised particles, None for a single particle.
+    `particle_dim` is the (negative) batch dimension of the vectorized particles, None for a single particle.
     """
 
     model: Any  # pyro traces, whose nodes are dictionaries
@@ -52,7 +52,7 @@ class PairTrace:
 
 
 def sample_sites(trace: Any) -> Iterator[tuple[str, Site]]:
-    """The stochastic sites of a trace, in order; what `pyro.deterministic` records is none."""
+    """The stochastic sites of a trace, in order, without those of `pyro.deterministic`."""
     for name, site in trace.nodes.items():
         if site["type"] == "sample" and not site["infer"].get("_deterministic"):
             yield name, site
@@ -61,7 +61,7 @@ def sample_sites(trace: Any) -> Iterator[tuple[str, Site]]:
 def log_prob(name: str, site: Site) -> Tensor:
     """Log-density of the value at one site, batch-shaped, masked but never scaled.
 
-    Scales belong to objectives (subsampling, a KL weight); a likelihood estimate must not see them.
+    Scales belong to objectives (subsampling, a KL weight) and must not enter a likelihood estimate.
     """
     try:
         value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
@@ -108,14 +108,14 @@ def trace_pair(
         guide = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(guide)
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-    for trace in (guide_trace, model_trace):  # nobody else has them: without a copy, which takes time
+    for trace in (guide_trace, model_trace):  # in place: nothing else refers to these traces
         for name in [name for name, site in trace.nodes.items() if site_is_subsample(site)]:
             trace.remove_node(name)
     return _checked(PairTrace(model_trace, guide_trace, dim))
 
 
 def checked_pair(model_trace: Trace, guide_trace: Trace, particle_dim: int | None = None) -> PairTrace:
-    """A guide's trace and the model's on its values as one, if their sites and batch shapes fit."""
+    """Combine a guide's trace and the model's trace on its values; checks their sites and batch shapes."""
     return _checked(PairTrace(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace), particle_dim))
 
 

@@ -13,7 +13,7 @@ from pyro import poutine
 from safetensors.torch import save
 from torch import Tensor
 
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.protocol import Program
 from pyro_vae.runs.directory import WEIGHTS, replacing
 from pyro_vae.runs.machine import environment
@@ -119,7 +119,7 @@ def load_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> N
         if unknown:
             raise ValueError(f"it has a tensor {unknown[0]!r}; the pair's networks are {', '.join(known) or 'none'}")
         with eval_mode(model, guide):
-            restore(pair, tensors, *beside_networks(args, model, guide))
+            restore(pair, tensors, *to_networks_device(args, model, guide))
     except ValueError as error:
         raise ValueError(f"{file} does not fit the pair: {error}") from error
 
@@ -141,8 +141,8 @@ def _own_params(pair: Any, args: tuple[Any, ...]) -> dict[str, Tensor]:
 
 
 def used_params(pair: Any, args: tuple[Any, ...]) -> set[str]:
-    """The names in Pyro's store that a pair asks for when it runs on `args`."""
-    args = beside_networks(args, pair.model, pair.guide)
+    """The names in Pyro's store that a pair uses when it runs on `args`."""
+    args = to_networks_device(args, pair.model, pair.guide)
     with torch.no_grad(), fork_rng(), eval_mode(pair.model, pair.guide), poutine.trace(param_only=True) as traced:
         pair.guide(*args)
         pair.model(*args)

@@ -1,1 +1,1 @@
-"""What knows nothing of pairs: random generators, files, tables, progress, memory."""
+"""Helpers that know nothing of pairs: random generators, files, tables, progress, memory."""

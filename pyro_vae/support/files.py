@@ -13,13 +13,13 @@ __all__ = ["check_plain", "replacing"]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; once it is on the disk it replaces `path`, and after an error it vanishes.
+    """Write a file atomically: yield a temporary path, which replaces `path` at the end and is removed after an error.
 
     Raises:
-        OSError: If it cannot be written, the disk being full for one: `path` is as it was.
+        OSError: If the file cannot be written, for example because the disk is full. `path` is unchanged then.
     """
     temporary = path.with_name(f".partial-{path.name}")
-    temporary.unlink(missing_ok=True)  # it could be a link to a file elsewhere, put there by whoever made the folder
+    temporary.unlink(missing_ok=True)  # it could be a link to a file elsewhere
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -27,15 +27,15 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    with suppress(OSError):  # some systems know no such thing for a folder
+    with suppress(OSError):  # some systems cannot sync a folder
         _sync_folder(path.parent)
 
 
 def check_plain(file: Path, limit: int, *, trust: bool = False) -> None:
-    """Refuse what is no plain file of a sensible size, before anything of it is read.
+    """Refuse anything that is not a plain file of a sensible size, before it is read.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If the file does not exist.
         ValueError: If it is larger than `limit` bytes, a directory, a device, or (unless `trust`) a link.
     """
     found = file.stat() if trust else file.lstat()
@@ -45,7 +45,7 @@ def check_plain(file: Path, limit: int, *, trust: bool = False) -> None:
             "place, or pass trust=True (--trust true on the command line)"
         )
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{file} is no plain file: remove it, or bring the original back")
+        raise ValueError(f"{file} is not a plain file: remove it, or restore the original")
     if found.st_size > limit:
         raise ValueError(f"{file} has {found.st_size:,} bytes, more than the {limit:,} expected there: it is damaged")
 

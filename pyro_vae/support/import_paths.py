@@ -1,4 +1,4 @@
-"""Import paths in stored files: those of earlier layouts are read, those that outlive the next one are written."""
+"""Import paths in stored files: paths of earlier versions are still read, and only stable paths are written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["MOVED", "stable_path", "stable_paths"]
 
-# Modules of earlier versions, and where their content is now. A row stays for as long as a stored run could name it.
+# Modules of earlier versions, and where their content is now. A row stays as long as a stored run may name it.
 MOVED = {
     "pyro_vae.checkpoints": "pyro_vae.training.checkpoints",
     "pyro_vae.checkpoints.files": "pyro_vae.support.snapshots",
@@ -80,9 +80,9 @@ _MAX_LENGTH = 100
 
 
 def stable_path(path: str) -> str:
-    """The shortest import path of what a path of this or an earlier version names; any other text as it is.
+    """The shortest import path of an object of this package, given its path in this or an earlier version.
 
-    Nothing but modules of this package is imported.
+    Any other text is returned unchanged. Only modules of this package are imported.
 
     >>> stable_path("pyro_vae.elbo.weights.Warmup")
     'pyro_vae.elbo.Warmup'
@@ -97,7 +97,7 @@ def stable_path(path: str) -> str:
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):  # whoever imports it says what is wrong with it
+    except (ImportError, AttributeError):  # the import that follows reports the error
         return path
     parts = module.split(".")
     packages = (".".join(parts[:n]) for n in range(1, len(parts)))
@@ -106,7 +106,7 @@ def stable_path(path: str) -> str:
 
 
 def stable_paths(value: Any) -> Any:
-    """A value made of mappings, lists and texts, with the stable path for each that is an import path."""
+    """Apply `stable_path` to every string in nested mappings and lists."""
     if isinstance(value, dict):
         return {key: stable_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):

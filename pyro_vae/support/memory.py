@@ -1,4 +1,4 @@
-"""The memory of this machine, and what large tensors leave behind of it, kept for the next ones."""
+"""The memory of this machine, and reuse of the memory that large tensors free."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["kept_memory", "physical_memory"]
+__all__ = ["retain_memory", "physical_memory"]
 
-# glibc's names for what mallopt sets, and the values that its own adjustment ends with
+# glibc's parameters of mallopt, and the values that its dynamic adjustment converges to
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 DEFAULTS = {TRIM_THRESHOLD: 64 * 2**20, TOP_PAD: 128 * 2**10, MMAP_MAX: 65536}
-KEEP = {TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 64 * 2**20, MMAP_MAX: 0}
+RETAIN = {TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 64 * 2**20, MMAP_MAX: 0}
 
-_open = 0
+_depth = 0
 
 
 @contextmanager
-def kept_memory() -> Iterator[None]:
-    """Within it, freed memory stays with the process, as on a GPU; afterwards it goes back to the system.
+def retain_memory() -> Iterator[None]:
+    """Keep freed memory with the process inside the context, as on a GPU; release it to the system afterwards.
 
-    By default every CPU tensor above 32 MiB is mapped anew and its pages cleared one by one, each time: a third of the
-    time of a gradient with many particles. Does nothing where the C library is not glibc.
+    By default the system maps and clears every CPU tensor above 32 MiB anew, which takes a third of the time of a
+    gradient with many particles. Does nothing where the C library is not glibc.
     """
-    global _open
+    global _depth
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):
         yield
         return
-    if _open == 0:
-        _set(libc, KEEP)
-    _open += 1
+    if _depth == 0:
+        _set(libc, RETAIN)
+    _depth += 1
     try:
         yield
     finally:
-        _open -= 1
-        if _open == 0:
+        _depth -= 1
+        if _depth == 0:
             _set(libc, DEFAULTS)
             libc.malloc_trim(0)  # type: ignore[union-attr]
 
@@ -48,7 +48,7 @@ def _set(libc: ctypes.CDLL | None, values: dict[int, int]) -> None:
 
 
 def physical_memory() -> int | None:
-    """Bytes of memory of this machine, or None where the system does not tell."""
+    """Bytes of memory of this machine, or None where the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -8,17 +8,17 @@ from typing import Any
 
 __all__ = ["NotebookBar"]
 
-PAUSE = 0.2  # seconds between two updates, which all go through the notebook's connection
+PAUSE = 0.2  # seconds between two updates: each is a message to the notebook
 
 
 class NotebookBar:
-    """A bar in the output of the present cell.
+    """A bar in the output of the current cell.
 
-    rich draws its own only where ipywidgets is installed; this one needs what every notebook has.
+    The bar of rich needs ipywidgets; this one needs only IPython.
 
     Args:
-        description: Stands before the bar.
-        total: Steps in all; None if that is unknown.
+        description: Text before the bar.
+        total: Number of steps; None if unknown.
     """
 
     def __init__(self, description: str, total: int | None) -> None:
@@ -31,14 +31,14 @@ class NotebookBar:
         self.show()
 
     def advance(self, steps: int = 1, status: str | None = None) -> None:
-        """Count some steps, with a word on how it stands; shown at most every 0.2 seconds."""
+        """Add steps and set the status text; the display is updated at most every 0.2 seconds."""
         self.steps += steps
         self.status = self.status if status is None else status
         if time.monotonic() - self._shown >= PAUSE:
             self.show()
 
     def show(self) -> None:
-        """Show the present state."""
+        """Show the current state."""
         from IPython.display import display
 
         self._shown = time.monotonic()

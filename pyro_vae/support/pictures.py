@@ -33,7 +33,7 @@ def displayable(figure: Figure) -> Figure:
 
 
 def empty_figure(text: str) -> Figure:
-    """A figure that says in words why it shows nothing."""
+    """A figure that holds only a text, for a result with nothing to draw."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 1.2))
@@ -42,17 +42,17 @@ def empty_figure(text: str) -> Figure:
 
 
 def drawable(values: Iterable[float], instead: float = 0.0) -> list[float]:
-    """Lengths of bars and error bars: `instead` where a value is not finite, NaN for no bar at all."""
+    """Lengths of bars and error bars: `instead` replaces a value that is not finite (NaN draws no bar)."""
     return [value if math.isfinite(value) else instead for value in values]
 
 
 def without_math(text: str) -> str:
-    """A name that matplotlib shows as it is, dollar signs included."""
+    """Escape dollar signs, so that matplotlib does not read them as math."""
     return text.replace("$", r"\$")
 
 
 def histogram(ax: Any, values: Tensor | Iterable[float], xlabel: str) -> None:
-    """Draw how many data have which value; those that are not finite are counted in words."""
+    """Draw a histogram of the finite values; the title counts those that are not finite."""
     values = torch.as_tensor(list(values) if not isinstance(values, Tensor) else values).detach().double().cpu()
     shown = values[values.isfinite()].flatten().tolist()
     ax.set(xlabel=xlabel, ylabel="data")

@@ -1,4 +1,4 @@
-"""One progress bar for all long work; silent where nobody watches."""
+"""The progress bar of all long computations; silent outside terminals and notebooks by default."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Advance = Callable[..., None]
 def progress_bar(description: str, total: int | None, show: bool | None) -> Iterator[Advance]:
     """Yield `advance(steps=1, status="")`.
 
-    `show` is True or False, or None: in a terminal or a notebook.
+    `show` is True, False, or None: show it only in a terminal or a notebook.
     """
     console = Console(stderr=True)
     if show is None:
@@ -60,10 +60,12 @@ T = TypeVar("T")
 
 
 def until_interrupted(parts: Iterable[T]) -> tuple[list[T], bool]:
-    """The parts of some work, or those that were finished when Ctrl-C stopped it, with a warning; and whether it did.
+    """Collect the parts of a computation until it ends or Ctrl-C stops it; returns them, and whether it was stopped.
+
+    A warning is issued where it was stopped.
 
     Raises:
-        KeyboardInterrupt: If nothing was finished.
+        KeyboardInterrupt: If it was stopped before the first part was finished.
     """
     done: list[T] = []
     try:

@@ -1,9 +1,9 @@
-"""The random generators: their states, and what a `seed` means.
+"""The random generators: their states, and the meaning of `seed`.
 
-`seed` has one meaning in every public call. None (the default everywhere): the noise comes from torch's global
-generators, which move on, so that two calls differ and `pyro.set_rng_seed` before the first makes both reproducible. A
-number: the call draws all its noise from this seed and leaves the generators as they were, so that the same call gives
-the same result, wherever it stands.
+`seed` has one meaning in every public call. With None (the default everywhere) the noise comes from torch's global
+generators and advances them: two calls differ, and `pyro.set_rng_seed` before the first makes both reproducible. With a
+number the call draws all its noise from this seed and restores the generators afterwards: the same call gives the same
+result, whatever ran before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["fork_rng", "rng_state", "seed_or_draw", "seeded", "set_rng_state"]
 
 
 def rng_state() -> Snapshot:
-    """The global generators of torch (CPU and GPUs), NumPy and Python."""
+    """The states of the global generators of torch (CPU and GPUs), NumPy and Python."""
     tensors: dict[str, Tensor] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         tensors |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -33,7 +33,7 @@ def rng_state() -> Snapshot:
 
 
 def set_rng_state(state: Snapshot) -> None:
-    """Set the generators to a state that `rng_state` gave; that of a GPU which is not here is left out."""
+    """Restore the generators from the result of `rng_state`; the state of a GPU that this machine lacks is skipped."""
     torch.set_rng_state(state.tensors["cpu"])
     if torch.cuda.is_initialized():
         for i in range(torch.cuda.device_count()):
@@ -47,7 +47,7 @@ def set_rng_state(state: Snapshot) -> None:
 
 @contextmanager
 def fork_rng(seed: int | None = None) -> Iterator[None]:
-    """Run with torch's generators restored afterwards, seeded with `seed` inside if it is given."""
+    """Restore torch's generators on exit; seed them with `seed` on entry if it is given."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         if seed is not None:
@@ -56,10 +56,10 @@ def fork_rng(seed: int | None = None) -> Iterator[None]:
 
 
 def seeded(seed: int | None) -> AbstractContextManager[None]:
-    """Run with the noise that `seed` stands for: see this module."""
+    """A context whose noise follows from `seed`, as this module's docstring describes."""
     return nullcontext() if seed is None else fork_rng(seed)
 
 
 def seed_or_draw(seed: int | None) -> int:
-    """The seed, for generators of a call's own; for None one that is drawn from torch's generator."""
+    """The seed itself; for None, a seed drawn from torch's generator."""
     return int(torch.randint(2**31, ())) if seed is None else seed

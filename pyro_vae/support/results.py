@@ -1,4 +1,4 @@
-"""What every answer of the library can do: print, show itself in a notebook, become rows, draw and save itself."""
+"""The base of all results: printing, display in a notebook, rows, plots and files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["Result"]
 
 
 class Result(ABC):
-    """The base of all results. A subclass states its title, values, rows and picture, and inherits the rest.
+    """The base of all results. A subclass defines its title, values, rows and plot, and inherits the rest.
 
-    Class attributes to set: `title`, what the result is, in a few words; `_rows_name`, under which key a JSON file
-    holds the rows beside the values ("" if the values say it all); `_columns`, of the file where there is no row;
-    `_width`, of the printed text. To define: `_values`, `_draw`, and `_rows` if there is more than one row. To
-    override where the default is too plain: `table` and `__repr__`.
+    Class attributes to set: `title`, a few words; `_rows_name`, the key of the rows in a JSON file ("" omits them);
+    `_columns`, the columns of a CSV file without rows; `_width`, the width of the printed text. Methods to define:
+    `_values`, `_draw`, and `_rows` if there is more than one row. Methods to override for a better display: `table` and
+    `__repr__`.
     """
 
     title: ClassVar[str] = "result"
@@ -37,22 +37,22 @@ class Result(ABC):
 
     @abstractmethod
     def _values(self) -> dict[str, Any]:
-        """What holds for the whole: plain Python values by name."""
+        """The values of the whole result by name, as plain Python objects."""
 
     def _rows(self) -> Sequence[Any]:
-        """Mappings or dataclasses with the same keys: one a datum, an estimator, an epoch and so on."""
+        """Mappings or dataclasses with the same keys, for example one per datum, estimator or epoch."""
         return [self._values()]
 
     @abstractmethod
     def _draw(self) -> Figure:
-        """A figure; called only if there are rows."""
+        """The matplotlib figure; called only if there are rows."""
 
     def _content(self) -> dict[str, Any]:
-        """What a JSON file holds."""
+        """The content of a JSON file."""
         return {**self.to_dict(), **({self._rows_name: self.to_dicts()} if self._rows_name else {})}
 
     def to_dict(self) -> dict[str, Any]:
-        """What holds for the whole: values by name."""
+        """The values of the whole result by name."""
         return self._values()
 
     def to_dicts(self) -> list[dict[str, Any]]:
@@ -85,10 +85,10 @@ class Result(ABC):
         return displayable(self._draw() if len(self._rows()) else empty_figure(f"{self.title}: nothing to show"))
 
     def save(self, path: str | Path) -> Path:
-        """Write the result whole or not at all, in the format of the path's suffix; returns the path.
+        """Write the result atomically, in the format of the path's suffix; returns the path.
 
-        `.csv` gets the rows, `.json` values and rows (null in place of NaN and infinities), `.png` the plot, and
-        `.html` a page of its own with the table and the plot.
+        `.csv` holds the rows, `.json` the values and rows (null in place of NaN and infinities), `.png` the plot, and
+        `.html` a page with the table and the plot.
 
         Raises:
             ValueError: For another suffix.

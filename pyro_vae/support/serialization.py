@@ -1,4 +1,4 @@
-"""Values as JSON can hold them."""
+"""Values in the form that JSON can hold."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["as_json", "finite"]
 
 
 def as_json(values: Mapping[str, Any]) -> str:
-    """Indented JSON with a line break at its end; NaN and infinities, which JSON does not know, become null."""
+    """Indented JSON with a line break at its end; NaN and infinities, which JSON lacks, become null."""
     return json.dumps(finite(values), indent=2, allow_nan=False) + "\n"
 
 
 def finite(value: Any) -> Any:
-    """Values as JSON can hold them: None in place of NaN and infinities, lists in place of tuples."""
+    """Replace NaN and infinities by None, and tuples by lists, in nested values."""
     if isinstance(value, Mapping):
         return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

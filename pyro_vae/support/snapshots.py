@@ -1,4 +1,4 @@
-"""A snapshot of tensors and figures in two files that are complete, or not there at all."""
+"""A snapshot of tensors and values in two files, which are either complete or absent."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from pyro_vae.support.memory import physical_memory
 __all__ = ["Snapshot", "prefixed", "read_snapshot", "stripped", "write_snapshot"]
 
 FORMAT = 1
-MOST_FIGURES = 2**28  # bytes of JSON; a million epochs take less
-TENSORS, FIGURES = ".safetensors", ".json"
+MAX_VALUES_BYTES = 2**28  # bytes of JSON; a million epochs take less
+TENSORS, VALUES = ".safetensors", ".json"
 
 
 @dataclass
 class Snapshot:
-    """Tensors and figures by name; figures are what JSON can hold."""
+    """Tensors by name, and values by name that JSON can hold."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
 
     def add(self, prefix: str, other: Snapshot) -> None:
-        """Take in another snapshot under a name."""
+        """Add another snapshot under a name."""
         self.tensors |= prefixed(prefix, other.tensors)
         self.values[prefix] = other.values
 
     def copy(self) -> Snapshot:
-        """With tensors of its own, on their device."""
+        """A deep copy, with the tensors on the same devices."""
         return Snapshot({name: t.detach().clone() for name, t in self.tensors.items()}, copy.deepcopy(self.values))
 
     def part(self, prefix: str) -> Snapshot:
-        """What was added under a name."""
+        """The snapshot that was added under a name."""
         return Snapshot(stripped(prefix, self.tensors), self.values[prefix])
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under names with a prefix."""
+    """The tensors with a prefix added to their names."""
     return {f"{prefix}/{name}": value for name, value in tensors.items()}
 
 
 def stripped(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those tensors whose names have a prefix, without it."""
+    """The tensors whose names have a prefix, with the prefix removed."""
     return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
 
 
 def write_snapshot(path: Path, snapshot: Snapshot) -> None:
-    """Write `path`.safetensors, then `path`.json, which has the checksum of both; it is there once both are.
+    """Write `path`.safetensors, then `path`.json, which holds the checksums of both and is written last.
 
     Raises:
         OSError: If the files cannot be written.
@@ -67,30 +67,30 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
         temporary.write_bytes(data)
     content = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "values": snapshot.values}
     content["checksum"] = _checksum(content)
-    with replacing(path.with_name(path.name + FIGURES)) as temporary:
+    with replacing(path.with_name(path.name + VALUES)) as temporary:
         temporary.write_text(json.dumps(content))
 
 
 def read_snapshot(path: Path) -> Snapshot:
-    """Read what `write_snapshot` wrote.
+    """Read a snapshot of `write_snapshot`.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If one is damaged or of another version; it says which.
+        ValueError: If a file is damaged or of another version; the message names it.
     """
-    figures, tensors = path.with_name(path.name + FIGURES), path.with_name(path.name + TENSORS)
-    check_plain(figures, MOST_FIGURES)
+    values_file, tensors = path.with_name(path.name + VALUES), path.with_name(path.name + TENSORS)
+    check_plain(values_file, MAX_VALUES_BYTES)
     check_plain(tensors, physical_memory() or 2**40)
     try:
-        content = json.loads(figures.read_text())
+        content = json.loads(values_file.read_text())
         if not isinstance(content, dict) or content.get("checksum") != _checksum(content):
             raise ValueError("its checksum is not that of its content")
         if content["format"] != FORMAT:
             raise ValueError(f"it has format {content['format']!r}, this version of pyro_vae reads {FORMAT}")
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{figures} is damaged: {error}") from error
+        raise ValueError(f"{values_file} is damaged: {error}") from error
     if _digest(tensors) != content["sha256"]:
-        raise ValueError(f"{tensors} is damaged: its checksum is not the one in {figures.name}")
+        raise ValueError(f"{tensors} is damaged: its checksum is not the one in {values_file.name}")
     return Snapshot(load_file(tensors), content["values"])
 
 

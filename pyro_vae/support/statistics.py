@@ -1,4 +1,4 @@
-"""Means of samples, and how far off they may be."""
+"""Errors of sample means."""
 
 from __future__ import annotations
 

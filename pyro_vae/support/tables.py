@@ -18,8 +18,8 @@ __all__ = ["as_html", "as_text", "indexed_rows", "new_table", "write_rows"]
 
 
 def new_table(title: str, first: str, *columns: str) -> Table:
-    """An empty rich table: the first column holds words, the others numbers."""
-    # titles can hold brackets, E[z|x] for one, which rich would take for markup
+    """An empty rich table: the first column holds text, the others numbers."""
+    # a Text: rich would read the brackets of E[z|x] as markup
     table = Table(title=Text(title, style="table.title") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column(Text(first), no_wrap=True)
     for column in columns:
@@ -28,7 +28,7 @@ def new_table(title: str, first: str, *columns: str) -> Table:
 
 
 def as_text(table: Any, width: int = 100) -> str:
-    """What a rich table or group looks like, without colors."""
+    """A rich table or group as plain text, without colors."""
     console = Console(width=width)
     with console.capture() as capture:
         console.print(table)
@@ -36,7 +36,7 @@ def as_text(table: Any, width: int = 100) -> str:
 
 
 def as_html(table: Any) -> str:
-    """A rich table, text, or group of them as HTML; what stands in the cells is escaped.
+    """A rich table, text, or group of them as HTML; the cells are escaped.
 
     Raises:
         TypeError: For another renderable.
@@ -72,13 +72,13 @@ def _escaped(cell: Any) -> str:
 
 
 def indexed_rows(columns: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """One dictionary a datum of columns `(N,)`, with its index."""
+    """Turn columns `(N,)` into one dictionary per datum, with its index."""
     values = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [{"index": i, **dict(zip(columns, row, strict=True))} for i, row in enumerate(values)]
 
 
 def write_rows(path: str | Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, under the names of the columns."""
+    """Write rows as CSV, with a header of column names."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

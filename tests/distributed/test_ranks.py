@@ -123,7 +123,7 @@ def test_nan_on_one_rank_is_nan_on_all(found: Any) -> None:
         ("per_datum", "ValueError: preflight"),
         ("devices", "ValueError: devices=3 on 1 node were requested, but this process is one of 2"),
         ("strategy", "ValueError: strategy must be 'auto' or 'ddp', got 'fsdp'"),
-        ("few", "ValueError: 1 data cannot be shared by 2 processes"),
+        ("few", "ValueError: 1 data cannot be split among 2 processes"),
     ],
 )
 def test_what_cannot_be_shared_is_refused_on_all_ranks(found: Any, name: str, words: str) -> None:

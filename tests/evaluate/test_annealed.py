@@ -311,7 +311,7 @@ def test_what_cannot_be_simulated() -> None:
             pyro.sample("x", dist.Normal(z + x.roll(1), 1.0), obs=x)
 
     for model, message in (
-        (elsewhere, "observed site 'x' is none of the arguments"),
+        (elsewhere, "observed site 'x' is not one of the arguments"),
         (factor, "site 'penalty' is a pyro.factor"),
         (autoregressive, "observed site 'x' depends on the observations themselves"),
     ):

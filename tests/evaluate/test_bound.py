@@ -122,7 +122,7 @@ def test_global_latents_have_no_bound_per_datum() -> None:
         (torch.zeros(3, 4), {"memory": 0}, ValueError, "memory must be a positive number of bytes, got 0"),
         (torch.zeros(0, 4), {}, ValueError, r"at least one row, got shape \(0, 4\)"),
         (torch.tensor(1.0), {}, ValueError, r"at least one row, got shape \(\)"),
-        (torch.zeros(3, 4), {"num_particles": 2}, TypeError, "keyword 'num_particles'.*did you mean 'num_samples'"),
+        (torch.zeros(3, 4), {"num_sample": 2}, TypeError, "keyword 'num_sample'.*did you mean 'num_samples'"),
         ([1.0], {}, TypeError, r"must be the tensor of data, \(N, ...\), got list"),
     ],
 )

@@ -96,21 +96,21 @@ def test_sap_is_the_lead_in_squared_correlation() -> None:
 
 
 def test_dci_of_tables() -> None:
-    assert scores.dci_of(torch.eye(3).double()) == pytest.approx((1.0, 1.0))
-    assert scores.dci_of(torch.ones(4, 3).double() / 4) == pytest.approx((0.0, 0.0))
+    assert scores.dci_scores(torch.eye(3).double()) == pytest.approx((1.0, 1.0))
+    assert scores.dci_scores(torch.ones(4, 3).double() / 4) == pytest.approx((0.0, 0.0))
     # two dimensions for one factor each, half and half: disentangled, not complete
     both = torch.tensor([[0.5, 0.0], [0.5, 0.0], [0.0, 0.5], [0.0, 0.5]]).double()
-    assert scores.dci_of(both) == pytest.approx((1.0, 0.5))
-    assert scores.dci_of(both.T) == pytest.approx((0.5, 1.0))
+    assert scores.dci_scores(both) == pytest.approx((1.0, 0.5))
+    assert scores.dci_scores(both.T) == pytest.approx((0.5, 1.0))
 
 
 def test_mates_share_the_factor(factors: Tensor) -> None:
     groups, g = scores._Groups(factors), torch.Generator().manual_seed(0)
     index, factor = torch.randint(N, (2000,), generator=g), torch.randint(3, (2000,), generator=g)
-    mates = groups.mates(index, factor, g)
-    assert torch.equal(factors[mates, factor], factors[index, factor])
-    assert (mates != index).double().mean() > 0.95
-    assert len(groups.mates(torch.zeros(5000).long(), torch.zeros(5000).long(), g).unique()) > 0.9 * N / 4
+    draw_same_value = groups.draw_same_value(index, factor, g)
+    assert torch.equal(factors[draw_same_value, factor], factors[index, factor])
+    assert (draw_same_value != index).double().mean() > 0.95
+    assert len(groups.draw_same_value(torch.zeros(5000).long(), torch.zeros(5000).long(), g).unique()) > 0.9 * N / 4
 
 
 def test_the_result(factors: Tensor, tmp_path: Path) -> None:

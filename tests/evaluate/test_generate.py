@@ -168,7 +168,7 @@ def test_a_number_is_not_enough_for_a_model_that_looks_at_its_data(look: Callabl
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
 
-    with pytest.raises(ValueError, match=r"looks at more of the data than their number .*: pass a tensor"):
+    with pytest.raises(ValueError, match=r"uses more of the data than their number .*: pass a tensor"):
         sample(nosy, 5)
 
 

@@ -99,7 +99,7 @@ def test_the_mixture_cures_a_guide_that_is_too_narrow() -> None:
     assert float(one.log_prob.max()) < most
 
 
-def test_a_mixture_runs_where_particles_do_not_vectorise() -> None:
+def test_a_mixture_runs_where_particles_do_not_vectorize() -> None:
     pair = LinearGaussian()
 
     def model(x: Tensor) -> None:
@@ -355,8 +355,10 @@ def test_bad_options_of_a_method(kind: Any, options: dict[str, Any], message: st
     [
         ({"num_samples": 7, "method": "ais"}, r"num_samples=7 is for importance .*pv\.AIS\(num_chains=\.\.\.\)"),
         ({"num_chains": 4}, r"keyword 'num_chains'.*method=pv\.AIS\(num_chains=\.\.\.\)"),
-        ({"num_chains": 4, "method": "bdmc"}, r"keyword 'num_chains'.*method=pv\.BDMC\(num_chains=\.\.\.\)"),
-        ({"target_error": 0.1}, r"keyword 'target_error'.*method=pv\.Importance\(target_error=\.\.\.\)"),
+        (
+            {"target_error": 0.1, "method": "ais"},
+            r"keyword 'target_error'.*method=pv\.Importance\(target_error=\.\.\.\)",
+        ),
         ({"num_sample": 5}, "keyword 'num_sample'.*the pair does not take: did you mean 'num_samples'"),
         ({"method": 3}, "method must be one of 'importance'.*got 3"),
     ],

@@ -391,7 +391,7 @@ def test_a_full_covariance_has_a_kl_only_as_a_whole() -> None:
     assert all(math.isnan(d.kl) for d in report.dimensions)
     assert [d.activity for d in report.dimensions] == pytest.approx(x.var(0).tolist())
     assert [d.status for d in report.dimensions] == ["active", "active"]
-    assert "only together" in report.sites[0].note
+    assert "only the whole site has a KL" in report.sites[0].note
     assert "note: code: its dimensions depend on each other" in repr(report)
     assert report.to_dicts()[0]["kl"] is None
 
@@ -431,7 +431,7 @@ def test_a_flow_without_an_inverse_has_no_mutual_information() -> None:
 
 
 def test_posteriors_with_supports_of_their_own() -> None:
-    """Uniforms on [n, n + 1.5]: two thirds of each overlap with a neighbour by a third of its width."""
+    """Uniforms on [n, n + 1.5]: two thirds of each overlap with a neighbor by a third of its width."""
     low = torch.arange(20, dtype=torch.float64).repeat(10)
 
     def model(x: Tensor) -> None:
@@ -443,7 +443,7 @@ def test_posteriors_with_supports_of_their_own() -> None:
             pyro.sample("z", dist.Uniform(x, x + 1.5))
 
     report = latent_report(model, guide, low, num_samples=20, seed=0)
-    # of each datum's width a third is shared with each neighbour; the first and the last have one neighbour
+    # of each datum's width a third is shared with each neighbor; the first and the last have one neighbor
     shared = (18 * 2 + 2) / (20 * 3)
     information = math.log(20) - shared * math.log(2)
     assert_surgery(report, information, math.log(41 / 1.5) - information)
@@ -564,7 +564,7 @@ def test_a_kl_that_says_nothing_about_x() -> None:
     report = health(torch.full((20, 3), 0.7))
     assert [d.status for d in report.dimensions] == ["idle"] * 3
     assert report.mutual_information == pytest.approx(0.0, abs=1e-9)
-    assert "buys nothing" in report.warning
+    assert "is wasted" in report.warning
 
 
 def test_a_discrete_site_can_collapse() -> None:
@@ -637,7 +637,7 @@ def test_a_seed_repeats_the_noise_and_leaves_the_generator() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"x": torch.zeros(1, 4).double()}, "one datum came"), ({"num_samples": 1}, "at least 2, to tell the noise")],
+    [({"x": torch.zeros(1, 4).double()}, "got one datum"), ({"num_samples": 1}, "at least 2, to estimate the noise")],
 )
 def test_too_little(change: dict[str, Any], message: str) -> None:
     pair = LinearGaussian()

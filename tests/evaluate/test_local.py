@@ -121,7 +121,7 @@ def test_data_stop_one_by_one_and_in_parts(monkeypatch: pytest.MonkeyPatch, memo
     assert len(local.steps.unique()) > 1
     assert int(local.converged.sum()) == 10
     torch.testing.assert_close(local.elbo, pair.log_prob(x).detach(), atol=0.02, rtol=0)
-    ends = 50 * (~local.course.isnan()).sum(0)
+    ends = 50 * (~local.elbo_history.isnan()).sum(0)
     assert ends.tolist() == local.steps.tolist()
 
 
@@ -340,7 +340,7 @@ def test_what_the_result_shows(tmp_path: Any) -> None:
 
 
 class Scaled(Conditional):
-    """A family with a weight that stands in no linear layer."""
+    """A family with a weight outside linear layers."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size, size)
@@ -376,8 +376,8 @@ def test_mistakes() -> None:
         fit_local(pair.model, None, x, family=conditionals.DiagonalNormal(3))
     with pytest.raises(ValueError, match="does not sample the site 'z'"):
         fit_local(pair.model, lambda x: None, x, family="diagonal_normal")
-    with pytest.raises(TypeError, match="must be a Pyro program, or None for the prior, got 'diagonal_normal'"):
-        fit_local(pair.model, "diagonal_normal", x)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must be a Pyro program, or None for the prior, got 3"):
+        fit_local(pair.model, 3, x)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"fit_local\(\) got the keyword 'max_step'.*did you mean 'max_steps'"):
         fit_local(pair.model, None, x, max_step=3)
     with pytest.raises(ValueError, match="num_particles must be at least 1"):

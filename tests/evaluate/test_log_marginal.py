@@ -383,7 +383,7 @@ def test_networks_are_evaluated_in_evaluation_mode() -> None:
     net.train()
     frozen = nn.Identity().eval()
     x = pair.simulate(5)
-    with pytest.warns(UserWarning, match="one at a time"):  # batch normalisation takes (K, N, D) for (N, C, L)
+    with pytest.warns(UserWarning, match="one at a time"):  # batch normalization takes (K, N, D) for (N, C, L)
         result = log_marginal(net_pair(pair, lambda z: frozen(net(z))), pair.exact_guide, x, num_samples=4)
     torch.testing.assert_close(result.log_prob, pair.log_prob(x).detach())
     assert all(m.training for m in net.modules())

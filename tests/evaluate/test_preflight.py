@@ -496,15 +496,15 @@ def test_obs_shape(x: Tensor) -> None:
 
 
 def test_support(x: Tensor) -> None:
-    grey = torch.rand(N, D) * 0.8 + 0.1
-    message = only(make_pair(), grey, code="support")
+    gray = torch.rand(N, D) * 0.8 + 0.1
+    message = only(make_pair(), gray, code="support")
     assert "site 'x'" in message
     assert f"{N * D} of {N * D}" in message
-    assert f"{float(grey.max()):.4g}" in message
+    assert f"{float(gray.max()):.4g}" in message
     assert "binarize=" in message
     assert "'continuous_bernoulli'" in message
     bounded = make_pair(q=lambda h: normal(h.tanh()))
-    assert "divide" in only(bounded, grey * 255, code="support")
+    assert "divide" in only(bounded, gray * 255, code="support")
     poisson = make_pair(likelihood=lambda h: dist.Poisson(h.exp()).to_event(1))
     assert "Poisson" in only(poisson, x + 0.5, code="support")
 

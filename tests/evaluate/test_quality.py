@@ -252,7 +252,7 @@ def test_features_that_are_not_finite_are_named() -> None:
         manifold_scores(normal(5), normal(5), k=5)
 
 
-def test_inception_takes_grey_images(tmp_path: Path) -> None:
+def test_inception_takes_gray_images(tmp_path: Path) -> None:
     from torchvision.models import inception_v3
 
     torch.save(inception_v3(weights=None, init_weights=False).state_dict(), tmp_path / "w.pth")

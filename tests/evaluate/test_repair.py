@@ -72,11 +72,11 @@ def test_nothing_to_repair() -> None:
 def test_what_is_refused() -> None:
     x = PAIR.simulate(3)
     result = log_marginal(PAIR.model, PAIR.guide, x, num_samples=10)
-    with pytest.raises(ValueError, match="the result is of 3 data, 2 came"):
+    with pytest.raises(ValueError, match="the result is of 3 data, got 2 data"):
         repair(PAIR.model, PAIR.guide, x[:2], result=result)
     with pytest.raises(ValueError, match="how must be 'samples', 'ais' or a function"):
         repair(PAIR.model, PAIR.guide, x, result=result, how="prayer")
-    with pytest.raises(ValueError, match="for the data that came, got 'bdmc'"):
+    with pytest.raises(ValueError, match="for given data, got 'bdmc'"):
         repair(PAIR.model, PAIR.guide, x, result=result, how="bdmc")
     with pytest.raises(TypeError, match=r"repair\(\) got the keyword 'num_sample'.*did you mean 'num_samples'"):
         repair(PAIR.model, PAIR.guide, x, result=result, num_sample=3)

@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
-from pyro_vae.pair.networks import beside_networks, modules_of
+from pyro_vae.pair.networks import modules_of, to_networks_device
 
 NET = nn.Linear(1, 1)
 SPACE = types.SimpleNamespace(net=nn.Linear(1, 1))
@@ -102,7 +102,7 @@ def test_data_go_where_the_networks_are() -> None:
     def program(x: torch.Tensor) -> torch.Tensor:
         return net(x)
 
-    x, other = beside_networks((torch.zeros(3, 2), "label"), program)
+    x, other = to_networks_device((torch.zeros(3, 2), "label"), program)
     assert x.device.type == "meta"
     assert other == "label"
-    assert beside_networks((torch.zeros(3),), len)[0].device.type == "cpu"
+    assert to_networks_device((torch.zeros(3),), len)[0].device.type == "cpu"

@@ -32,7 +32,7 @@ def test_data_that_can_be_taken_apart(n: int) -> None:
     state = torch.get_rng_state()
     plan = plan_for(pair.model, pair.guide, ((x,), {}))
     assert torch.equal(torch.get_rng_state(), state)
-    assert (plan.whole, plan.num_data, len(plan.few[0][0])) == (False, n, min(n, 5))
+    assert (plan.whole, plan.num_data, len(plan.example_data[0][0])) == (False, n, min(n, 5))
     assert plan.particles.vectorize
     assert (plan.particles.nesting, plan.plate.dim, plan.plate.size) == (1, -1, min(n, 5))
     assert plan.data_at_once(100, 30) == 3
@@ -48,7 +48,7 @@ def test_parameters_for_each_datum_need_all_data_at_once(n: int) -> None:
     guide_of_each_datum(x)
     plan = plan_for(model, guide_of_each_datum, ((x,), {}))
     assert plan.whole
-    assert len(plan.few[0][0]) == n
+    assert len(plan.example_data[0][0]) == n
     assert list(plan.pieces(1, 100)) == [(0, n)]
 
 

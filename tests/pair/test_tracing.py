@@ -289,7 +289,7 @@ def mixing(z: Tensor) -> Tensor:
 
 
 def hardly_mixing(z: Tensor) -> Tensor:
-    """As a decoder at initialisation: a large constant, and little that depends on z."""
+    """As a decoder at initialization: a large constant, and little that depends on z."""
     return 30.0 + 0.01 * mixing(z)
 
 

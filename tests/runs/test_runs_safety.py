@@ -128,12 +128,12 @@ def test_links_are_not_followed(run: Path, name: str) -> None:
 def test_neither_folders_nor_pipes_are_read(run: Path, name: str) -> None:
     (run / name).unlink()
     (run / name).mkdir()
-    with pytest.raises(ValueError, match=f"{name} is no plain file"):
+    with pytest.raises(ValueError, match=f"{name} is not a plain file"):
         load_run(run)
     (run / name).rmdir()
     os.mkfifo(run / name)  # to open it would wait forever
     for trust in (False, True):
-        with pytest.raises(ValueError, match=f"{name} is no plain file"):
+        with pytest.raises(ValueError, match=f"{name} is not a plain file"):
             load_run(run, trust=trust)
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae as pv
 from pyro_vae.support.snapshots import Snapshot, read_snapshot, write_snapshot
+from pyro_vae.training.checkpoints.svi import load_svi_state, svi_state
 from pyro_vae.training.fitting import State
 from pyro_vae.training.nonfinite import NonFiniteLoss
 from pyro_vae.training.rollback import Rollbacks
@@ -386,6 +387,18 @@ def test_going_back_a_second_time_finds_the_same_state() -> None:
             rollbacks.go_back(NonFiniteLoss("the loss is nan", 0, (x,), []))
         svi.step(x)
         assert all(torch.equal(value, before.tensors[name]) for name, value in good.tensors.items())
+
+
+def test_what_was_compiled_is_known_from_earlier_checkpoints() -> None:
+    """They had the state of the only phase without its name."""
+    pair, x = vae(), digits(binarize="threshold").train.x[:30]
+    svi = pv.SVI(pair.model, pair.guide)
+    svi.step(x)
+    state = svi_state(svi).copy()
+    state.values["compiled"] = {"calls": 7, "reason": "a reason", "seen": {}, "graphs": []}
+    load_svi_state(svi, state, (x,))
+    assert svi.compiled_state() == {"loss": state.values["compiled"]}
+    assert "a reason" in svi.compilation.reason
 
 
 def test_changed_checkpoints_are_never_half_read(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import pyro_vae as pv
 from pyro_vae.elbo import MeanField, Trace
 from pyro_vae.oracles import Discrete, LinearGaussian
 from pyro_vae.training.svi import SVI
@@ -268,6 +269,29 @@ def test_a_second_network_of_the_same_name(shared: tuple[str, ...]) -> None:
     before = [p.clone() for p in second.parameters()]
     SVI(second.model, second.guide).step(DATA)
     assert not any(torch.equal(p, b) for p, b in zip(second.parameters(), before, strict=True))
+
+
+def test_a_second_network_of_the_same_name_under_an_objective_made_of_phases() -> None:
+    first, second = Named(), Named()
+    pyro.module("decoder", first.decoder)
+    svi = SVI(second.model, second.guide, loss=pv.elbo.make("factor_vae"))
+    with pytest.raises(ValueError, match=r"names .*decoder\$\$\$.*pyro.clear_param_store\(\) before"):
+        svi.step(DATA.float().double())
+
+
+def test_networks_that_are_not_registered_get_no_gradient() -> None:
+    shift = torch.nn.Linear(4, 2, dtype=torch.float64)
+    pair = LinearGaussian()
+
+    def guide(x: Tensor) -> None:
+        scale = pyro.param("scale", torch.ones(2, dtype=torch.float64), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(shift(x), scale).to_event(1))
+
+    svi = SVI(pair.model, guide)
+    svi.gradients((DATA,))
+    assert shift.weight.grad is None
+    assert svi.params["scale"].grad is not None
 
 
 def test_the_same_name_where_the_network_is_trained_all_the_same() -> None:

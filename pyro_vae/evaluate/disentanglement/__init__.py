@@ -1,1 +1,1 @@
-"""How well single latent dimensions stand for single known factors."""
+"""How well single latent dimensions represent single known factors."""

@@ -1,4 +1,4 @@
-"""All measures of disentanglement of some codes at once."""
+"""All disentanglement scores of given codes."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ SCORES = {
 
 @dataclass(frozen=True, repr=False)
 class Disentanglement(Result):
-    """Scores of a representation against known factors: 1 is best, and what a useless code gets is not always 0.
+    """Scores of a representation against known factors: 1 is best; a useless code does not always score 0.
 
     Attributes:
         beta_vae, factor_vae: Accuracies; chance is one over the number of factors.
-        mig, sap: Leads of the best dimension over the second best.
+        mig, sap: Margins of the best dimension over the second best.
         dci_disentanglement, dci_completeness, dci_informativeness: See `pv.disentanglement`.
         information: I(z_j; v_k) / H(v_k), `(D, F)`.
-        importance: Of each dimension for each factor by DCI's forests, `(D, F)`.
-        names: Of the factors.
+        importance: Importance of each dimension for each factor in DCI's forests, `(D, F)`.
+        names: Names of the factors.
         num_data: N.
     """
 
@@ -65,7 +65,7 @@ class Disentanglement(Result):
         return {name: getattr(self, name) for name in SCORES} | {"num_data": self.num_data}
 
     def table(self) -> Table:
-        """The scores, and which dimension tells most of each factor."""
+        """The scores, and the most informative dimension of each factor."""
         title = f"disentanglement, {self.num_data} data, {len(self.information)} dimensions"
         table = new_table(title, "", "score")
         for name, label in SCORES.items():
@@ -77,7 +77,7 @@ class Disentanglement(Result):
         return table
 
     def _draw(self) -> Figure:
-        """The share of each factor's entropy that each dimension tells, and DCI's importances."""
+        """The mutual information relative to each factor's entropy, and DCI's importances."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(2.4 + 0.9 * len(self.names), 1.2 + 0.3 * len(self.information)), layout="constrained")
@@ -95,27 +95,27 @@ class Disentanglement(Result):
 def disentanglement(
     codes: Tensor, factors: Tensor, *, names: Sequence[str] | None = None, seed: int | None = None
 ) -> Disentanglement:
-    """How well single dimensions of a code stand for single factors that the data were made from.
+    """Measure how well single dimensions of a code represent single generating factors of the data.
 
-    The codes of a pair are `pv.encode(guide, x)`; those of anything else will do as well. What "disentangled" means
-    differs by score: the beta-VAE and FactorVAE scores ask whether a fixed factor shows in the codes, MIG and SAP
-    whether one dimension alone tells a factor, DCI whether a dimension serves one factor (D), a factor needs one
-    dimension (C), and the factors can be predicted (I). None of them asks whether the model is any good. Pairs of data
-    that share a factor are drawn from the data given, so that no simulator is needed; a few thousand are enough.
+    The codes of a pair are `pv.encode(guide, x)`; any other codes work as well. The scores define "disentangled"
+    differently: the beta-VAE and FactorVAE scores test whether a fixed factor is visible in the codes, MIG and SAP
+    whether only one dimension predicts a factor, DCI whether a dimension predicts one factor (D), a factor needs one
+    dimension (C), and the factors can be predicted (I). None of them measures the quality of the model. Pairs of data
+    that share a factor are drawn from the given data, so no simulator is needed; a few thousand data are enough.
 
     Args:
         codes: `(N, D)`.
         factors: `(N, F)` integers, the index of each factor's value; `data.train.y` of `pv.data.load("sprites")`.
-        names: Of the factors.
-        seed: Of the pairs, batches and forests. None takes one from torch's generator.
+        names: Names of the factors.
+        seed: Seed of the pairs, batches and forests. None draws one from torch's generator.
 
     Raises:
-        ValueError: For shapes that do not fit, codes that are not finite or all constant, a factor with one value only,
-            or fewer than 10 data.
+        ValueError: For shapes that do not match, codes that are not finite or all constant, a factor with a single
+            value, or fewer than 10 data.
 
     Reference: see the scores: Higgins et al. 2017 (beta-VAE); Kim and Mnih 2018, arXiv 1802.05983; Chen et al. 2018,
     arXiv 1802.04942 (MIG); Kumar et al. 2018, arXiv 1711.00848 (SAP); Eastwood and Williams 2018 (DCI). Locatello et
-    al. 2019, arXiv 1811.12359, on how little they agree, and on how much of them is chance: compare several seeds.
+    al. 2019, arXiv 1811.12359, on how little the scores agree and how much they vary: compare several seeds.
 
     Example:
         >>> factors = torch.cartesian_prod(torch.arange(5), torch.arange(5)).repeat(20, 1)
@@ -129,26 +129,24 @@ def disentanglement(
     if factors.is_floating_point() or factors.is_complex():
         raise ValueError(f"factors must be integers, the index of each factor's value, got {factors.dtype}")
     if len(codes) < 10:
-        raise ValueError(f"at least 10 data are needed, and a few thousand for scores to be trusted, got {len(codes)}")
+        raise ValueError(f"at least 10 data are needed, and a few thousand for reliable scores, got {len(codes)}")
     titles = tuple(names) if names is not None else tuple(f"factor {k}" for k in range(factors.shape[1]))
     if len(titles) != factors.shape[1]:
         raise ValueError(f"{len(titles)} names for {factors.shape[1]} factors: {', '.join(titles)}")
     constant = [name for name, column in zip(titles, factors.T, strict=True) if len(column.unique()) < 2]
     if constant:
-        raise ValueError(
-            f"{constant[0]!r} has the same value in all data, so that nothing can be said of it: leave it out"
-        )
+        raise ValueError(f"{constant[0]!r} has the same value in all data, so it has no score: leave it out")
     if not bool(codes.isfinite().all()):
         raise ValueError(f"{int((~codes.isfinite().all(1)).sum())} of {len(codes)} codes are not finite")
     codes, factors = codes.detach().cpu().double(), factors.cpu().long()
     if not bool(codes.var(0).max() > 0):
-        raise ValueError("all codes are equal: a representation that says nothing has no scores")
-    first = seed_or_draw(seed)
-    generator = torch.Generator().manual_seed(first)
-    shuffled = torch.randperm(len(codes), generator=generator)  # data in the order of a factor would spoil the halves
+        raise ValueError("all codes are equal: a constant representation has no scores")
+    base_seed = seed_or_draw(seed)
+    generator = torch.Generator().manual_seed(base_seed)
+    shuffled = torch.randperm(len(codes), generator=generator)  # the halves must not follow an order of the data
     codes, factors = codes[shuffled], factors[shuffled]
     information, entropies = scores.mutual_information(codes, factors)
-    found = scores.dci(codes, factors, first)
+    found = scores.dci(codes, factors, base_seed)
     return Disentanglement(
         beta_vae=scores.beta_vae_score(codes, factors, generator),
         factor_vae=scores.factor_vae_score(codes, factors, generator),

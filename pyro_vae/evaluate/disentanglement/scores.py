@@ -1,4 +1,4 @@
-"""Measures of disentanglement, from codes `(N, D)` and the factors `(N, F)` that the data were made from."""
+"""Disentanglement scores, from codes `(N, D)` and the generating factors `(N, F)` of the data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 __all__ = ["DCI", "beta_vae_score", "dci", "factor_vae_score", "mutual_information", "mutual_information_gap", "sap"]
 
-BATCH = 64  # data that one vote or one example is made from
-PRUNED = 0.05  # dimensions with a smaller share of the largest variance do not vote
+BATCH = 64  # data per vote or example
+PRUNED = 0.05  # dimensions with less than this fraction of the largest variance do not vote
 
 
 class _Groups:
-    """For each factor, draws of other data with the same value of it."""
+    """Draws of other data with the same value of a factor."""
 
     def __init__(self, factors: Tensor) -> None:
         self.n, self.count = factors.shape
@@ -27,19 +27,19 @@ class _Groups:
             starts = sizes.cumsum(0) - sizes
             self.start[:, k], self.size[:, k] = starts[group], sizes[group]
 
-    def mates(self, index: Tensor, factor: Tensor, generator: torch.Generator) -> Tensor:
-        """A random datum for each of `index`, with its value of `factor`; both of one shape."""
-        share = torch.rand(index.shape, generator=generator, dtype=torch.float64)
-        offset = (share * self.size[index, factor]).long()
+    def draw_same_value(self, index: Tensor, factor: Tensor, generator: torch.Generator) -> Tensor:
+        """For each datum in `index`, a random one with the same value of `factor`; both have the same shape."""
+        uniform = torch.rand(index.shape, generator=generator, dtype=torch.float64)
+        offset = (uniform * self.size[index, factor]).long()
         return self.order[self.start[index, factor] + offset, factor]
 
 
 def factor_vae_score(codes: Tensor, factors: Tensor, generator: torch.Generator, votes: int = 1000) -> float:
-    """The share of batches with one fixed factor that are told by which code dimension varies least.
+    """How well the code dimension with the least variance predicts which factor a batch shares.
 
     Each batch of data that share the value of one factor votes for the dimension with the smallest variance, relative
-    to that over all data; dimensions of next to no variance are left out. The prediction for a dimension is the factor
-    that most of its votes had, in a first half of the batches; the score is its accuracy in the second half.
+    to that over all data; dimensions with almost no variance are left out. A first half of the batches assigns to each
+    dimension the factor of most of its votes; the score is the accuracy of this prediction on the second half.
 
     Reference: Kim and Mnih 2018, arXiv 1802.05983, section 4.
     """
@@ -47,8 +47,8 @@ def factor_vae_score(codes: Tensor, factors: Tensor, generator: torch.Generator,
     codes = codes[:, variance > PRUNED * variance.max()]
     groups, variance = _Groups(factors), codes.var(0)
     factor = torch.randint(groups.count, (2 * votes,), generator=generator)
-    anchor = torch.randint(groups.n, (2 * votes,), generator=generator)
-    same = groups.mates(anchor.repeat(BATCH, 1), factor.repeat(BATCH, 1), generator)  # (BATCH, votes)
+    index = torch.randint(groups.n, (2 * votes,), generator=generator)
+    same = groups.draw_same_value(index.repeat(BATCH, 1), factor.repeat(BATCH, 1), generator)  # (BATCH, votes)
     least = (codes[same].var(0) / variance).argmin(-1)
     table = torch.zeros(codes.shape[1], groups.count)
     table.index_put_((least[:votes], factor[:votes]), torch.ones(votes), accumulate=True)
@@ -56,17 +56,17 @@ def factor_vae_score(codes: Tensor, factors: Tensor, generator: torch.Generator,
 
 
 def beta_vae_score(codes: Tensor, factors: Tensor, generator: torch.Generator, examples: int = 1000) -> float:
-    """How well a linear classifier tells which factor two data have in common, from the difference of their codes.
+    """The accuracy of a linear classifier that predicts which factor two data share from the difference of their codes.
 
     An example is the mean of |z_1 - z_2| over 64 pairs that share the value of one factor. The classifier is softmax
-    regression on standardised differences; the score is its accuracy on as many other examples.
+    regression on standardized differences; the score is its accuracy on the same number of other examples.
 
     Reference: Higgins et al. 2017, beta-VAE, section 3.
     """
     groups = _Groups(factors)
     factor = torch.randint(groups.count, (2 * examples,), generator=generator)
     one = torch.randint(groups.n, (BATCH, 2 * examples), generator=generator)
-    two = groups.mates(one, factor.expand(BATCH, -1), generator)
+    two = groups.draw_same_value(one, factor.expand(BATCH, -1), generator)
     gap = (codes[one] - codes[two]).abs().mean(0).double()
     gap = (gap - gap[:examples].mean(0)) / gap[:examples].std(0).clamp_min(1e-12)
     inputs = torch.cat([gap, torch.ones_like(gap[:, :1])], 1)
@@ -113,14 +113,14 @@ def _entropy(counts: Tensor) -> Tensor:
 
 
 def mutual_information_gap(information: Tensor, entropies: Tensor) -> float:
-    """MIG: by how much the dimension that tells most about a factor is ahead of the next, relative to H; the mean.
+    """MIG: the margin of the most informative dimension over the next, relative to H; the mean over factors.
 
     Reference: Chen et al. 2018, arXiv 1802.04942, eq. 6.
     """
-    return float((_lead(information) / entropies).mean())
+    return float((_margin(information) / entropies).mean())
 
 
-def _lead(table: Tensor) -> Tensor:
+def _margin(table: Tensor) -> Tensor:
     """The largest entry of each column minus the second largest."""
     if len(table) < 2:
         return table[0]
@@ -129,7 +129,7 @@ def _lead(table: Tensor) -> Tensor:
 
 
 def sap(codes: Tensor, factors: Tensor) -> float:
-    """SAP: by how much the dimension that predicts a factor best, by a straight line, is ahead of the next; the mean.
+    """SAP: the margin of the best linear predictor of a factor over the next; the mean over factors.
 
     The score of a dimension is its squared correlation with the index of the factor.
 
@@ -138,7 +138,7 @@ def sap(codes: Tensor, factors: Tensor) -> float:
     z, v = (t.double() - t.double().mean(0) for t in (codes, factors))
     scale = z.norm(dim=0).clamp_min(1e-300).unsqueeze(1) * v.norm(dim=0)
     correlation = torch.where(z.norm(dim=0).unsqueeze(1) > 1e-6 * z.norm(dim=0).max(), z.T @ v / scale, 0.0)
-    return float(_lead(correlation.square()).mean())
+    return float(_margin(correlation.square()).mean())
 
 
 class DCI(NamedTuple):
@@ -151,10 +151,10 @@ class DCI(NamedTuple):
 
 
 def dci(codes: Tensor, factors: Tensor, seed: int = 0) -> DCI:
-    """Whether a dimension matters for one factor (D), a factor needs one dimension (C), and how well it is told (I).
+    """Whether a dimension predicts one factor (D), a factor needs one dimension (C), and how well it is predicted (I).
 
-    A random forest predicts each factor from the codes of four fifths of the data; what it says about the importance of
-    each dimension gives D and C, its accuracy on the rest I. D and C are one minus entropies relative to uniform ones.
+    A random forest predicts each factor from the codes of four fifths of the data. Its importances of the dimensions
+    give D and C, its accuracy on the rest gives I. D and C are one minus an entropy relative to the uniform one.
 
     Reference: Eastwood and Williams 2018, a framework for the quantitative evaluation of disentangled representations.
     """
@@ -165,30 +165,30 @@ def dci(codes: Tensor, factors: Tensor, seed: int = 0) -> DCI:
     columns, accuracy = [], []
     for k in range(factors.shape[1]):
         y = factors[:, k].cpu().numpy()
-        # with all dimensions at every split: chance should not lend importance to one that tells nothing
+        # all dimensions at every split, so that an uninformative one gets no importance by chance
         forest = RandomForestClassifier(
             n_estimators=10, max_depth=10, min_samples_leaf=5, max_features=None, random_state=seed
         )
         with warnings.catch_warnings():
-            # of few data many have a value of their own, and scikit-learn takes the factor for a regression problem
+            # scikit-learn suspects a regression problem where few data have many values
             warnings.filterwarnings("ignore", "The number of unique classes")
             forest.fit(x[:cut], y[:cut])
         columns.append(torch.from_numpy(forest.feature_importances_))
         accuracy.append(float(forest.score(x[cut:], y[cut:])))
     importance = torch.stack(columns, 1)
-    return DCI(*dci_of(importance), sum(accuracy) / len(accuracy), importance)
+    return DCI(*dci_scores(importance), sum(accuracy) / len(accuracy), importance)
 
 
-def dci_of(importance: Tensor) -> tuple[float, float]:
+def dci_scores(importance: Tensor) -> tuple[float, float]:
     """Disentanglement and completeness of a table of importances `(D, F)`."""
     dims, factors = importance.shape
     rows = importance / importance.sum(1, keepdim=True).clamp_min(1e-300)
     columns = importance / importance.sum(0).clamp_min(1e-300)
     weight = importance.sum(1) / importance.sum()
-    by_row = 1 - _plain_entropy(rows, 1) / math.log(max(factors, 2))
-    by_column = 1 - _plain_entropy(columns, 0) / math.log(max(dims, 2))
+    by_row = 1 - _entropy_of_probabilities(rows, 1) / math.log(max(factors, 2))
+    by_column = 1 - _entropy_of_probabilities(columns, 0) / math.log(max(dims, 2))
     return float((weight * by_row).sum()), float(by_column.mean())
 
 
-def _plain_entropy(p: Tensor, dim: int) -> Tensor:
+def _entropy_of_probabilities(p: Tensor, dim: int) -> Tensor:
     return -torch.xlogy(p, p).sum(dim)

@@ -1,1 +1,1 @@
-"""ELBO estimators put to the test: on any pair against each other, on an oracle against the exact answer."""
+"""Tests of ELBO estimators: against each other on any pair, against exact values on an oracle."""

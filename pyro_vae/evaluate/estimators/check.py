@@ -1,4 +1,4 @@
-"""Any ELBO estimator against a pair whose answers are known exactly."""
+"""A check of any ELBO estimator on a pair whose exact values are known."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pyro_vae.support.random import fork_rng, seed_or_draw
 
 __all__ = ["check_estimator"]
 
-DATA, COPIES = 4, 50  # distinct data, and how often the batch repeats each: noise averages out, and nothing else
-LEVEL = 1e-4  # the chance that a line rejects a right estimator
+DATA, COPIES = 4, 50  # distinct data, and copies of each in a batch, which average the noise
+LEVEL = 1e-4  # probability that a line rejects a correct estimator
 TOLERANCE = 1e-5  # nats per datum, of quadrature and finite differences
 STEP = 1e-4  # of finite differences
 
@@ -33,81 +33,86 @@ def check_estimator(
     repeats: int = 100,
     seed: int | None = None,
 ) -> EstimatorCheck:
-    """Check an ELBO estimator on a pair whose answers are known: is its value right, is its gradient.
+    """Check the value and the gradient of an ELBO estimator on a pair whose exact values are known.
 
-    The estimator's class attribute `bound` says what its value should be in expectation: "elbo" (also without the
-    attribute), "iwae" (the importance-weighted bound of its `num_particles`), or "own" (something else). The gradient
-    is compared to the exact one of that bound, apart for the parameters of the model and of the guide. For "own" it is
-    compared to finite differences of the estimator's own value under the same noise, on a reparameterised oracle. An
-    estimator whose gradient is of another objective on purpose, as reweighted wake-sleep's for the guide, fails there.
+    The estimator's class attribute `bound` states its expected value: "elbo" (the default), "iwae" (the
+    importance-weighted bound of its `num_particles`), or "own" (something else). The gradient is compared with the
+    exact gradient of that bound, separately for the parameters of the model and of the guide. For "own" it is compared
+    with finite differences of the estimator's value under the same noise, on a reparameterized oracle. An estimator
+    whose gradient belongs to another objective by design, as reweighted wake-sleep's does for the guide, fails this
+    check.
 
-    At the posterior (where the oracle has one in its family) the ELBO and every importance-weighted bound are log p(x);
-    the standard deviation of the guide's gradient there is reported: 0 for an estimator that sticks the landing.
+    At the posterior (where the oracle's family contains it) the ELBO and every importance-weighted bound equal log
+    p(x). The standard deviation of the guide's gradient there is reported; it is 0 for an estimator that sticks the
+    landing.
 
     Args:
-        elbo: An ELBO object, of this library, of Pyro or your own, or a name (`pv.elbo.names()`). Particles can only be
-            averaged wrongly where there are several: check it with more than one.
-        oracle: The pair, by default `LinearGaussian(seed=3)`. For an estimator of discrete latents take `Discrete()`
-            or `BitsAndClasses()`. It is left as it is.
-        num_particles: For a name.
-        repeats: Gradients taken, each of a batch of 200 data.
-        seed: Of data and noise. A number makes the call reproducible, None takes one from torch's generator.
+        elbo: An ELBO object, of this library, of Pyro or your own, or a name (`pv.elbo.names()`). Use more than one
+            particle: an error in the average over particles shows only then.
+        oracle: The pair, by default `LinearGaussian(seed=3)`. For an estimator of discrete latents use `Discrete()` or
+            `BitsAndClasses()`. It is not changed.
+        num_particles: Number of particles, if `elbo` is a name.
+        repeats: Number of gradients, each of a batch of 200 data.
+        seed: Seed of data and noise. A number makes the call reproducible, None draws one from torch's generator.
 
     Raises:
-        ValueError: For fewer than ten repeats, an unknown name or `bound`, or by an estimator that the oracle's latents
-            do not suit.
+        ValueError: For fewer than ten repeats, an unknown name or `bound`, or an estimator that does not support the
+            oracle's latents.
     """
     if repeats < 10:
-        raise ValueError(f"repeats must be at least 10 to tell standard errors, got {repeats}")
+        raise ValueError(f"repeats must be at least 10 to estimate standard errors, got {repeats}")
     objective = elbos.make(elbo, num_particles=num_particles)
     pair = copy.deepcopy(LinearGaussian(seed=3) if oracle is None else oracle)
     bound = getattr(objective, "bound", "elbo")
     if bound == "none":
-        raise ValueError(f"the loss of {type(objective).__name__} is no bound on log p(x), with no gradient to check")
+        raise ValueError(
+            f"the loss of {type(objective).__name__} is not a bound on log p(x), so it has no gradient to check"
+        )
     if bound not in ("elbo", "iwae", "own"):
         raise ValueError(f"{type(objective).__name__}.bound must be 'elbo', 'iwae' or 'own', got {bound!r}")
-    first = seed_or_draw(seed)
+    base_seed = seed_or_draw(seed)
     with pyro.get_param_store().scope():
-        run = _Runs(objective, pair, first)
+        run = _Estimator(objective, pair, base_seed)
         value = None
         if bound != "own":
             value = (pair.elbo(run.x) if bound == "elbo" else pair.iwae(run.x, objective.num_particles)).mean()
-        lines = _lines(run, value, repeats)
+        lines = _check_lines(run, value, repeats)
         posterior = pair.at_posterior()
         if posterior is not None:
-            lines += _lines_at_posterior(_Runs(objective, posterior, first), bound != "own", repeats)
+            lines += _check_lines_at_posterior(_Estimator(objective, posterior, base_seed), bound != "own", repeats)
     name = f"{type(objective).__name__}(num_particles={objective.num_particles})"
     return EstimatorCheck(name, type(pair).__name__, lines)
 
 
-def _lines(run: _Runs, value: Any, repeats: int) -> list[CheckLine]:
-    """What is asked at the oracle's own parameters."""
+def _check_lines(run: _Estimator, value: Any, repeats: int) -> list[CheckLine]:
+    """The checks at the oracle's own parameters."""
     values, grads = run.gradients(repeats)
     bounded = value is not None
-    lines = [] if value is None else [_line("value", values, value.detach())]
-    lines.append(_line("value <= log p(x)", values, run.mean("log_prob"), side=1, tested=bounded))
-    lines.append(_line("value >= ELBO", values, run.mean("elbo"), side=-1, tested=bounded))
+    lines = [] if value is None else [_compare("value", values, value.detach())]
+    lines.append(_compare("value <= log p(x)", values, run.mean("log_prob"), side=1, tested=bounded))
+    lines.append(_compare("value >= ELBO", values, run.mean("elbo"), side=-1, tested=bounded))
     if bounded or run.pair.reparameterized:
-        target = run.slope(value).expand_as(grads) if bounded else run.differences(grads)
-        for side, mask in (("model", ~run.of_guide), ("guide", run.of_guide)):
-            lines.append(_line(f"gradient of the {side}", grads[:, mask], target[:, mask]))
+        target = run.exact_gradient(value).expand_as(grads) if bounded else run.finite_differences(grads)
+        for program, mask in (("model", ~run.guide_mask), ("guide", run.guide_mask)):
+            lines.append(_compare(f"gradient of the {program}", grads[:, mask], target[:, mask]))
     plain, trained = float(run.value(run.seed)), float(run.gradient(run.seed)[0])
     agree = math.isclose(plain, trained, rel_tol=1e-6, abs_tol=1e-9)
     return [*lines, CheckLine("loss_and_grads = loss", trained, plain, passed=agree)]
 
 
-def _lines_at_posterior(run: _Runs, tested: bool, repeats: int) -> list[CheckLine]:
+def _check_lines_at_posterior(run: _Estimator, tested: bool, repeats: int) -> list[CheckLine]:
     values, grads = run.gradients(repeats)
     return [
-        _line("value at posterior", values, run.mean("log_prob"), tested=tested),
-        CheckLine("guide's gradient there, s.d.", float(grads[:, run.of_guide].var(0).sum().sqrt())),
+        _compare("value at posterior", values, run.mean("log_prob"), tested=tested),
+        CheckLine("guide's gradient there, s.d.", float(grads[:, run.guide_mask].var(0).sum().sqrt())),
     ]
 
 
-def _line(check: str, draws: Tensor, exact: Tensor, *, side: int = 0, tested: bool = True) -> CheckLine:
-    """Compare the mean over the first dimension with what is exact; `side` 1 only minds a mean too great, -1 too small.
+def _compare(check: str, draws: Tensor, exact: Tensor, *, side: int = 0, tested: bool = True) -> CheckLine:
+    """Compare the mean over the first dimension with the exact value.
 
-    An `exact` with a first dimension is paired with the draws.
+    `side` 1 tests only for a mean that is too great, -1 only for one that is too small, 0 for both. An `exact` with the
+    same first dimension is paired with the draws.
     """
     repeats = len(draws)
     draws, exact = draws.reshape(repeats, -1).double(), exact.to(draws).double()
@@ -127,62 +132,62 @@ def _line(check: str, draws: Tensor, exact: Tensor, *, side: int = 0, tested: bo
     return CheckLine(check, size(draws.mean(0)), size(paired.mean(0)), size(error), z, limit, passed)
 
 
-class _Runs:
-    """Values and gradients of one estimator on one pair, under seeds; in nats per datum, gradients as one vector."""
+class _Estimator:
+    """One estimator on one pair: values in nats per datum, and gradients as one vector, by seed."""
 
     def __init__(self, objective: Any, pair: Oracle, seed: int) -> None:
         self.objective, self.pair, self.seed = objective, pair, seed
         with fork_rng(seed):
             self.x = pair.simulate(DATA)
-        self.copies = self.x.repeat(COPIES, *[1] * (self.x.dim() - 1))
+        self.batch = self.x.repeat(COPIES, *[1] * (self.x.dim() - 1))
         named = dict(pair.named_parameters())
         self.params = list(named.values())
-        self.of_guide = torch.cat([torch.full((p.numel(),), n in pair.guide_parameters) for n, p in named.items()])
+        self.guide_mask = torch.cat([torch.full((p.numel(),), n in pair.guide_parameters) for n, p in named.items()])
 
     def mean(self, what: str) -> Tensor:
         """The mean over the data of one of the oracle's exact values."""
         with torch.no_grad():
             return getattr(self.pair, what)(self.x).mean()
 
-    def slope(self, value: Tensor) -> Tensor:
+    def exact_gradient(self, value: Tensor) -> Tensor:
         """The gradient of an exact value."""
         found = torch.autograd.grad(value, self.params, allow_unused=True, materialize_grads=True)
         return torch.cat([g.flatten() for g in found])
 
     def value(self, seed: int) -> Tensor:
-        """One draw of the value, as `loss` has it."""
+        """One draw of the value, from `loss`."""
         with fork_rng(seed), torch.no_grad():
-            loss = self.objective.loss(self.pair.model, self.pair.guide, self.copies)
-        return torch.as_tensor(loss, dtype=torch.float64) / -len(self.copies)
+            loss = self.objective.loss(self.pair.model, self.pair.guide, self.batch)
+        return torch.as_tensor(loss, dtype=torch.float64) / -len(self.batch)
 
     def gradient(self, seed: int) -> tuple[Tensor, Tensor]:
-        """One draw of the value and its gradient."""
+        """One draw of the value and its gradient, from `loss_and_grads`."""
         self.pair.zero_grad()
         with fork_rng(seed):
-            loss = self.objective.loss_and_grads(self.pair.model, self.pair.guide, self.copies)
+            loss = self.objective.loss_and_grads(self.pair.model, self.pair.guide, self.batch)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
-        n = -len(self.copies)
+        n = -len(self.batch)
         return torch.as_tensor(loss, dtype=torch.float64) / n, torch.cat([g.flatten() for g in grads]) / n
 
     def gradients(self, repeats: int) -> tuple[Tensor, Tensor]:
-        """Many: values `(R,)`, gradients `(R, P)`."""
+        """Repeated draws: values `(R,)`, gradients `(R, P)`."""
         values, grads = zip(*(self.gradient(self.seed + 1 + r) for r in range(repeats)), strict=True)
         return torch.stack(values), torch.stack(grads)
 
-    def differences(self, grads: Tensor) -> Tensor:
-        """What the draws of the gradient should have been on average, by differences of the value under their noise.
+    def finite_differences(self, grads: Tensor) -> Tensor:
+        """Targets for the draws of the gradient, from finite differences of the value under the same noise.
 
-        Each draw is put right along one random direction: over all directions, by the whole difference.
+        Each draw is corrected along one random direction; averaged over directions, this corrects all of it.
         """
         result = grads.clone()
         for r, grad in enumerate(grads):
             with fork_rng(self.seed + 1 + r):
                 direction = torch.randint(0, 2, grad.shape).to(grad) * 2 - 1
-            ahead, back = (self._value_beside(sign * STEP * direction, self.seed + 1 + r) for sign in (1, -1))
-            result[r] -= (grad @ direction - (ahead - back) / (2 * STEP)) * direction
+            plus, minus = (self._shifted_value(sign * STEP * direction, self.seed + 1 + r) for sign in (1, -1))
+            result[r] -= (grad @ direction - (plus - minus) / (2 * STEP)) * direction
         return result
 
-    def _value_beside(self, shift: Tensor, seed: int) -> Tensor:
+    def _shifted_value(self, shift: Tensor, seed: int) -> Tensor:
         start = parameters_to_vector(self.params).detach()
         vector_to_parameters(start + shift, self.params)
         value = self.value(seed)

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from pyro_vae import elbo as elbos
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.estimators.gradients import Gradients, Moments
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.arguments import check_data, check_keywords
-from pyro_vae.pair.networks import beside_networks
+from pyro_vae.pair.networks import to_networks_device
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import sample_sites, trace_pair
-from pyro_vae.support.memory import kept_memory
+from pyro_vae.support.memory import retain_memory
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seed_or_draw
 
@@ -27,6 +28,7 @@ __all__ = ["compare_elbos"]
 ESTIMATORS = ("trace", "mean_field", "stl", "iwae", "dreg")
 
 
+@accepts_earlier_form
 def compare_elbos(
     model: Program,
     guide: Program,
@@ -36,48 +38,51 @@ def compare_elbos(
     num_particles: Sequence[int] = (1, 5, 50),
     repeats: int = 100,
     num_samples: int = 5000,
+    memory: int | None = None,
     seed: int | None = None,
     progress: bool | None = False,
     **kwargs: Any,
 ) -> ElboComparison:
-    """Compare ELBO estimators on any pair, at its present parameters, which are left as they are.
+    """Compare ELBO estimators on any pair, at its current parameters, which are not changed.
 
     Args:
         model, guide: The pair.
         x, *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes.
-        estimators: Names (`pv.elbo.names()`) or ELBO objects; an object brings its own number of particles. Or a
-            dictionary of them by the labels that the rows shall have.
-        num_particles: Particles K for each name; a name that needs more than K is left out at that K.
-        repeats: Gradients per row. Repeat r has the same noise seed for every estimator.
+        estimators: Names (`pv.elbo.names()`) or ELBO objects, or a dictionary of these by the labels of the rows. An
+            object has its own number of particles.
+        num_particles: Numbers of particles K for each name; a name that needs more than K is left out at that K.
+        repeats: Gradients per row. Repeat r uses the same seed for every estimator.
         num_samples: Importance samples per datum for the reference log p(x).
+        memory: Approximate bytes for the intermediate tensors of the reference.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
         progress: Show a bar.
 
     Raises:
-        ValueError: For unknown names, fewer than two repeats, or an estimator that the pair does not allow.
+        ValueError: For unknown names, fewer than two repeats, or an estimator that does not support the pair.
         TypeError: For a keyword that neither this call nor the pair knows.
     """
     n = check_data((x, *args))
     check_keywords(compare_elbos, kwargs, model, guide)
-    data = beside_networks((x, *args), model, guide), kwargs
-    first = seed_or_draw(seed)
+    data = to_networks_device((x, *args), model, guide), kwargs
+    base_seed = seed_or_draw(seed)
     if repeats < 2:
-        raise ValueError(f"repeats must be at least 2 to tell a variance, got {repeats}")
-    jobs = _jobs(estimators, num_particles)
-    reference = log_marginal(model, guide, *data[0], num_samples=num_samples, seed=first, progress=progress, **kwargs)
-    sides, pathwise = _sides(model, guide, data)
+        raise ValueError(f"repeats must be at least 2 to estimate a variance, got {repeats}")
+    jobs = _expand_estimators(estimators, num_particles)
+    options: dict[str, Any] = {"memory": memory, "seed": base_seed, "progress": progress, **kwargs}
+    reference = log_marginal(model, guide, *data[0], num_samples=num_samples, **options)
+    params_by_program, pathwise = _parameters(model, guide, data)
     rows = []
     references: dict[Any, dict[str, Moments]] = {}
-    with kept_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
+    with retain_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
         for name, objective in jobs:
-            run = Gradients(model, guide, data, objective, sides, n)
-            moments, values, seconds = run.repeat(range(first, first + repeats), advance)
+            run = Gradients(model, guide, data, objective, params_by_program, n)
+            moments, values, seconds = run.repeat(range(base_seed, base_seed + repeats), advance)
             target, unbiased, draws = _unbiased(objective, pathwise)
             if target not in references:
                 # seeds that no row uses
-                seeds = range(first + 10**6, first + 10**6 + max(2, draws * repeats // 100))
-                references[target] = Gradients(model, guide, data, unbiased, sides, n).repeat(seeds)[0]
+                seeds = range(base_seed + 10**6, base_seed + 10**6 + max(2, draws * repeats // 100))
+                references[target] = Gradients(model, guide, data, unbiased, params_by_program, n).repeat(seeds)[0]
             value = float(values.mean())
             ours, best = moments, references[target]
             rows.append(
@@ -94,13 +99,13 @@ def compare_elbos(
                     model_snr=ours["model"].snr,
                     guide_snr=ours["guide"].snr,
                     seconds=seconds,
-                    memory=run.peak_memory(first),
+                    memory=run.peak_memory(base_seed),
                 )
             )
     return ElboComparison(rows, reference, repeats)
 
 
-def _jobs(
+def _expand_estimators(
     estimators: Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO], num_particles: Iterable[int]
 ) -> list[tuple[str, pyro.infer.ELBO]]:
     jobs: list[tuple[str, pyro.infer.ELBO]] = []
@@ -110,11 +115,11 @@ def _jobs(
     labels = [e if isinstance(e, str) else type(e).__name__ for e in estimators]
     objects = estimators.values() if isinstance(estimators, Mapping) else estimators
     for label, estimator in zip(labels, objects, strict=True):
-        of = elbos.bound_of(estimator) if isinstance(estimator, str) else getattr(estimator, "bound", "elbo")
-        if of == "none":
+        bound = elbos.bound_of(estimator) if isinstance(estimator, str) else getattr(estimator, "bound", "elbo")
+        if bound == "none":
             raise ValueError(
-                f"the loss of {label!r} is no bound on log p(x), which estimators are compared by: compare what it "
-                "has trained, by samples (pv.sample_quality) and log p(x)"
+                f"the loss of {label!r} is not a bound on log p(x), by which estimators are compared: compare the "
+                "pairs that it trains, by samples (pv.sample_quality) and log p(x)"
             )
         if isinstance(estimator, str):
             least = elbos.least_particles(estimator)
@@ -122,23 +127,23 @@ def _jobs(
         else:
             jobs.append((label, elbos.make(estimator)))
     if not jobs:
-        raise ValueError("no estimator to compare: give names or ELBO objects, and particles enough for them")
+        raise ValueError("no estimator to compare: give names or ELBO objects, and enough particles for them")
     return jobs
 
 
-def _sides(model: Program, guide: Program, data: Data) -> tuple[dict[str, list[Tensor]], bool]:
-    """The parameters of the model and of the guide, and whether every latent can be reparameterised."""
-    sides: dict[str, list[Tensor]] = {}
+def _parameters(model: Program, guide: Program, data: Data) -> tuple[dict[str, list[Tensor]], bool]:
+    """The parameters of the model and of the guide, and whether every latent can be reparameterized."""
+    params_by_program: dict[str, list[Tensor]] = {}
     with torch.no_grad(), fork_rng():
         traces = trace_pair(model, guide, *data)
-        for side, trace in (("model", traces.model), ("guide", traces.guide)):
+        for program, trace in (("model", traces.model), ("guide", traces.guide)):
             found: list[Any] = [s["value"].unconstrained() for s in trace.nodes.values() if s["type"] == "param"]
-            sides[side] = list({id(p): p for p in found if p.requires_grad}.values())
-    return sides, all(site["fn"].has_rsample for _, site in sample_sites(traces.guide))
+            params_by_program[program] = list({id(p): p for p in found if p.requires_grad}.values())
+    return params_by_program, all(site["fn"].has_rsample for _, site in sample_sites(traces.guide))
 
 
 def _unbiased(objective: pyro.infer.ELBO, pathwise: bool) -> tuple[Any, pyro.infer.ELBO, int]:
-    """A key for the objective's bound, a low-variance estimator with an unbiased gradient of it, and repeats for it."""
+    """A key for the objective's bound, a low-variance estimator of its unbiased gradient, and the latter's repeats."""
     k, bound = objective.num_particles, getattr(objective, "bound", "elbo")
     if bound == "iwae" and k > 1:
         return ("iwae", k), elbos.make("dreg" if pathwise else "vimco", num_particles=k), 50

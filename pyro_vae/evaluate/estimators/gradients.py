@@ -1,4 +1,4 @@
-"""Gradients of one estimator, again and again: their moments, their time, their memory."""
+"""Repeated gradients of one estimator: their moments, time and memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Moments:
         return self.norm / spread if spread > 0 else math.inf
 
     def distance(self, other: Moments) -> float:
-        """Norm of the difference of expectations beyond noise, relative to the other's norm."""
+        """Norm of the difference of expectations, corrected for noise, relative to the other's norm."""
         noise = self.variance / self.count + other.variance / other.count
         excess = math.sqrt(max(0.0, float((self.mean - other.mean).square().sum()) - noise))
         return excess / other.norm if other.norm > 0 else (math.nan if excess > 0 else 0.0)
@@ -68,13 +68,20 @@ class Gradients:
         guide: Program,
         data: Data,
         objective: Any,
-        sides: dict[str, list[Tensor]],
+        params_by_program: dict[str, list[Tensor]],
         n: int,
     ) -> None:
-        self.model, self.guide, self.data, self.objective, self.sides, self.n = model, guide, data, objective, sides, n
-        self.params = list({id(p): p for side in sides.values() for p in side}.values())
+        self.model, self.guide, self.data, self.objective, self.params_by_program, self.n = (
+            model,
+            guide,
+            data,
+            objective,
+            params_by_program,
+            n,
+        )
+        self.params = list({id(p): p for program in params_by_program.values() for p in program}.values())
 
-    def once(self, seed: int) -> tuple[Tensor, dict[int, Tensor]]:
+    def gradient(self, seed: int) -> tuple[Tensor, dict[int, Tensor]]:
         """The mean loss and the gradient of each parameter, by its id."""
         args, kwargs = self.data
         with fork_rng(seed):
@@ -82,12 +89,12 @@ class Gradients:
                 loss = self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs) / self.n
                 found: list[Tensor | None] = list(torch.autograd.grad(loss, self.params, allow_unused=True))
             else:
-                kept = [p.grad for p in self.params]
+                saved = [p.grad for p in self.params]
                 for p in self.params:
                     p.grad = None
                 loss = torch.as_tensor(self.objective.loss_and_grads(self.model, self.guide, *args, **kwargs)) / self.n
                 found = [None if p.grad is None else p.grad / self.n for p in self.params]
-                for p, grad in zip(self.params, kept, strict=True):
+                for p, grad in zip(self.params, saved, strict=True):
                     p.grad = grad
         grads = {id(p): torch.zeros_like(p) if g is None else g for p, g in zip(self.params, found, strict=True)}
         return loss.detach(), grads
@@ -95,33 +102,33 @@ class Gradients:
     def repeat(
         self, seeds: Iterable[int], advance: Callable[..., None] = lambda: None
     ) -> tuple[dict[str, Moments], Tensor, float]:
-        """Moments of the gradient by side, the values of the bound, and the median seconds of one gradient."""
-        moments = {side: Moments() for side in self.sides}
+        """Moments of the gradient by program, the values of the bound, and the median seconds of one gradient."""
+        moments = {program: Moments() for program in self.params_by_program}
         values, seconds = [], []
-        self.once(0)  # plans and caches, and the one that Pyro validates
+        self.gradient(0)  # a first run fills caches, and Pyro validates it
         with pyro.validation_enabled(False):
             for seed in seeds:
                 started = time.perf_counter()
-                loss, grads = self.once(seed)
+                loss, grads = self.gradient(seed)
                 if loss.device.type == "cuda":
                     torch.cuda.synchronize(loss.device)
                 seconds.append(time.perf_counter() - started)
                 values.append(-float(loss))
-                for side, params in self.sides.items():
+                for program, params in self.params_by_program.items():
                     parts = [grads[id(p)].flatten() for p in params]
-                    moments[side].add(torch.cat(parts) if parts else torch.zeros(1))
+                    moments[program].add(torch.cat(parts) if parts else torch.zeros(1))
                 advance()
         return moments, torch.tensor(values, dtype=torch.float64), float(torch.tensor(seconds).median())
 
     def peak_memory(self, seed: int) -> int:
-        """Bytes of tensors alive at the peak of one gradient, beyond those alive before."""
+        """Peak bytes of tensors that are allocated during one gradient."""
         with LiveBytes() as live:
-            self.once(seed)
+            self.gradient(seed)
         return live.peak
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the storages made inside it while they live."""
+    """Counts the bytes of live tensors that were allocated inside the context."""
 
     def __init__(self) -> None:
         super().__init__()

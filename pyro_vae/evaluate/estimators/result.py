@@ -1,4 +1,4 @@
-"""What `compare_elbos` found: one row for each estimator and number of particles."""
+"""The result of `compare_elbos`: one row per estimator and number of particles."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ __all__ = ["ElboComparison", "EstimatorRow"]
 class EstimatorRow:
     """One estimator with one number of particles.
 
-    `value` is the bound in nats per datum, `gap` the reference log p(x) minus it. Gradients are of the mean loss over
-    the data, split into the model's and the guide's parameters: `variance` is the trace of the covariance of one
-    gradient, `snr` the norm of the expected gradient over the root of the variance, `bias` the norm of the expected
-    gradient's deviation from an unbiased gradient of the same bound, relative to the latter's norm and corrected for
-    the noise of both (0 where noise explains it). `seconds` and `memory` (bytes at the peak) are for one gradient.
+    `value` is the bound in nats per datum, `gap` the reference log p(x) minus the bound. Gradients are those of the
+    mean loss over the data, for the model's and the guide's parameters. `variance` is the trace of the covariance of
+    one gradient. `snr` is the norm of the expected gradient over the root of the variance. `bias` is the norm of the
+    expected gradient's difference from an unbiased gradient of the same bound, relative to the norm of the latter and
+    corrected for the noise of both (0 where noise explains the difference). `seconds` and `memory` (peak bytes) are for
+    one gradient.
     """
 
     estimator: str
@@ -46,7 +47,7 @@ class EstimatorRow:
 
 @dataclass(frozen=True, repr=False)
 class ElboComparison(Result):
-    """What `compare_elbos` found: rows by estimator and particles, and the reference log p(x)."""
+    """The result of `compare_elbos`: rows by estimator and particles, and the reference log p(x)."""
 
     title: ClassVar[str] = "comparison of estimators"
     _rows_name: ClassVar[str] = "rows"
@@ -95,7 +96,7 @@ class ElboComparison(Result):
         ks = sorted({r.num_particles for r in self.rows})
         for i, (name, rows) in enumerate(grouped.items()):
             k = [r.num_particles for r in rows]
-            # several estimators share a bound, and some a gradient: hollow markers that grow inwards leave all visible
+            # estimators may have equal bounds or gradients: hollow markers of falling size keep all visible
             style: dict[str, Any] = {
                 "color": f"C{i}",
                 "marker": "osD^v<>ph*"[i % 10],
@@ -105,7 +106,7 @@ class ElboComparison(Result):
                 "ls": (0, (4 + i, i)) if i else "-",
                 "ms": max(4.0, 10 - 1.5 * i),
             }
-            # error bars side by side
+            # shifted, so that error bars do not overlap
             apart = [x * 1.06 ** (i - (len(grouped) - 1) / 2) for x in k]
             bounds.errorbar(
                 apart, [r.value for r in rows], drawable(r.value_error for r in rows), label=without_math(name), **style
@@ -113,8 +114,8 @@ class ElboComparison(Result):
             signal.plot(k, [r.guide_snr for r in rows], **style)
             cost.plot([1e3 * r.seconds for r in rows], [r.guide_variance for r in rows], **style)
             for r in rows:
-                at = 1e3 * r.seconds, r.guide_variance
-                cost.annotate(str(r.num_particles), at, (5, 5), textcoords="offset points", fontsize=6, color=f"C{i}")
+                label, point = str(r.num_particles), (1e3 * r.seconds, r.guide_variance)
+                cost.annotate(label, point, (5, 5), textcoords="offset points", fontsize=6, color=f"C{i}")
         bounds.axhline(self.reference.mean, color="black", lw=0.8, ls=":", label="log p(x)")
         positive = [r.guide_snr for r in self.rows if r.guide_snr > 0 and r.num_particles == ks[0]]
         if positive and len(ks) > 1:

@@ -1,4 +1,4 @@
-"""What a check of an estimator found, line by line."""
+"""The result of `check_estimator`, line by line."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["CheckLine", "EstimatorCheck"]
 
 @dataclass(frozen=True)
 class CheckLine:
-    """One question: what was found, what is exact, and how many standard errors lie between.
+    """One check: the estimate, the exact value, and their distance in standard errors.
 
-    Values are in nats per datum. For a gradient `found` and `exact` are norms of the expected gradient, `error` that of
-    its standard errors, and `z` is the largest among its elements. Of a line that bounds the value from one side, z
-    counts what is beyond. The line passed if `z` is at most `limit`, Student's quantile at a level of 1e-4 divided by
-    the number of elements; `passed` is None for what is only reported.
+    Values are in nats per datum. For a gradient, `found` and `exact` are norms of the expected gradient, `error` is the
+    norm of its standard errors, and `z` is the largest among its elements. For a one-sided bound, `z` measures only the
+    violation. The line passed if `z` is at most `limit`, Student's quantile at a level of 1e-4 divided by the number of
+    elements; `passed` is None for a value that is only reported.
     """
 
     check: str
@@ -39,7 +39,7 @@ class CheckLine:
 
 @dataclass(frozen=True, repr=False)
 class EstimatorCheck(Result):
-    """What `check_estimator` found, line by line."""
+    """The result of `check_estimator`, line by line."""
 
     title: ClassVar[str] = "check of an estimator"
     _rows_name: ClassVar[str] = "lines"
@@ -77,7 +77,7 @@ class EstimatorCheck(Result):
         return table
 
     def _draw(self) -> Figure:
-        """Each line's z over its limit, so that what is right of 1 failed."""
+        """Each line's z over its limit: bars beyond 1 failed."""
         from matplotlib.figure import Figure
 
         ratios = {
@@ -85,7 +85,7 @@ class EstimatorCheck(Result):
         }
         figure = Figure(figsize=(7, 0.4 * len(ratios) + 1.2), layout="constrained")
         ax = figure.add_subplot()
-        # a z that is not finite fills the whole width
+        # an infinite or NaN z fills the whole width
         limit = max([1.2, *(1.05 * ratio for ratio in ratios.values() if math.isfinite(ratio))])
         ax.barh(
             list(ratios),

@@ -1,4 +1,4 @@
-"""One element of a latent site, and one latent site: what `latent_report` measures of them."""
+"""The metrics of `latent_report` for one latent dimension and for one latent site."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["ACTIVE", "NEGLIGIBLE", "STATUSES", "LatentDimension", "LatentSite", "by_falling_kl"]
+__all__ = ["ACTIVE", "NEGLIGIBLE", "STATUSES", "LatentDimension", "LatentSite", "sort_by_kl"]
 
 ACTIVE = 0.01  # Burda et al. 2016, section 5.2
 NEGLIGIBLE = 0.01  # nats
@@ -15,7 +15,7 @@ STATUSES = ("active", "collapsed", "idle", "unknown", "auxiliary")
 
 @dataclass(frozen=True)
 class LatentDimension:
-    """One element of a latent site; NaN where a figure does not exist.
+    """One element of a latent site; NaN where a metric does not exist.
 
     Attributes:
         name: The site's name and the element's index, `z[3]`.
@@ -26,9 +26,9 @@ class LatentDimension:
         mean: Mean of the aggregate posterior q(z_j).
         scale: Its standard deviation.
         prior_kl: KL(N(mean, scale^2) || p(z_j)) if the prior is one normal for all data, else NaN.
-        status: "active" if `activity` is above 0.01. If not: "collapsed" if the KL is below 0.01 nats, too (that of the
-            site, where the dimension has none), and "idle" if the KL is paid for without saying anything about x.
-            "unknown" without an activity, unless the KL is negligible; "auxiliary" in a site of the guide alone.
+        status: "active" if `activity` is above 0.01. Otherwise "collapsed" if the KL (of the site, if the dimension has
+            none) is below 0.01 nats, and "idle" if the dimension has a KL but no information about x. "unknown" if
+            there is no activity and the KL is not negligible; "auxiliary" in a site of the guide alone.
     """
 
     name: str
@@ -44,7 +44,7 @@ class LatentDimension:
 
 @dataclass(frozen=True)
 class LatentSite:
-    """One latent site: its KL in nats per datum, the standard error of that over the data, and what to know of it."""
+    """One latent site: its KL in nats per datum, the standard error of the KL over the data, and a note on it."""
 
     name: str
     num_dims: int
@@ -53,8 +53,8 @@ class LatentSite:
     note: str = ""
 
 
-def by_falling_kl(dimensions: Iterable[LatentDimension]) -> list[LatentDimension]:
-    """The dimensions by falling KL, those of the same KL by falling activity, those without a KL last."""
+def sort_by_kl(dimensions: Iterable[LatentDimension]) -> list[LatentDimension]:
+    """Sort dimensions by falling KL, then by falling activity; those without a KL come last."""
 
     def key(d: LatentDimension) -> tuple[float, ...]:
         return tuple(math.inf if math.isnan(v) else -v for v in (d.kl, d.activity))

@@ -1,4 +1,4 @@
-"""The picture of a latent report."""
+"""The plot of a latent report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from pyro_vae.evaluate.latent.dimensions import ACTIVE, LatentDimension, by_falling_kl
+from pyro_vae.evaluate.latent.dimensions import ACTIVE, LatentDimension, sort_by_kl
 from pyro_vae.support.pictures import drawable
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["draw"]
 
 COLORS = {"active": "C0", "collapsed": "C3", "idle": "C1", "unknown": "C7", "auxiliary": "C8"}
-FLOOR = 1e-6  # of what a logarithmic axis shows
+FLOOR = 1e-6  # smallest value on a logarithmic axis
 
 
 def draw(
@@ -27,25 +27,25 @@ def draw(
     """KL and activity of the dimensions, by falling KL, and q(z) against p(z) in the (up to) four most active ones.
 
     Args:
-        dimensions: The dimensions, those of a site in their order.
+        dimensions: The dimensions; those of one site in their order.
         draws, prior_draws: For each site, draws from q(z|x) and from p(z), `(N, num_dims)`.
-        title: Over the left half.
+        title: Title of the left half.
     """
     from matplotlib.figure import Figure
 
-    ordered = by_falling_kl(dimensions)
+    ordered = sort_by_kl(dimensions)
     best = sorted(dimensions, key=lambda d: -math.inf if math.isnan(d.activity) else d.activity)[:-5:-1]
     figure = Figure(figsize=(13, 4), layout="constrained")
     parts: Any = figure.subfigures(1, 2, width_ratios=(1.6, 1))
     left, right = parts
     kl, activity = left.subplots(1, 2)
     for status, color in COLORS.items():
-        at = [i for i, d in enumerate(ordered, start=1) if d.status == status]
-        if at:
-            label = f"{len(at)} {status}"
-            kl.bar(at, drawable((ordered[i - 1].kl for i in at), math.nan), color=color, label=label)
-            heights = drawable((max(ordered[i - 1].activity, FLOOR) for i in at), math.nan)
-            activity.scatter(at, heights, color=color, s=16, label=label)
+        ranks = [i for i, d in enumerate(ordered, start=1) if d.status == status]
+        if ranks:
+            label = f"{len(ranks)} {status}"
+            kl.bar(ranks, drawable((ordered[i - 1].kl for i in ranks), math.nan), color=color, label=label)
+            heights = drawable((max(ordered[i - 1].activity, FLOOR) for i in ranks), math.nan)
+            activity.scatter(ranks, heights, color=color, s=16, label=label)
     kl.set(ylabel="KL (nats per datum)")
     activity.axhline(ACTIVE, color="gray", lw=0.8, ls=":")
     activity.set(yscale="log", ylabel="activity Var_x E_q[z|x]")

@@ -1,4 +1,4 @@
-"""What `latent_report` found: values by latent dimension, and a verdict."""
+"""The result of `latent_report`: metrics by latent dimension, and a warning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.text import Text
 from torch import Tensor
 
-from pyro_vae.evaluate.latent.dimensions import NEGLIGIBLE, STATUSES, LatentDimension, LatentSite, by_falling_kl
+from pyro_vae.evaluate.latent.dimensions import NEGLIGIBLE, STATUSES, LatentDimension, LatentSite, sort_by_kl
 from pyro_vae.evaluate.latent.plot import draw
 from pyro_vae.support.results import Result
 from pyro_vae.support.serialization import finite
@@ -27,17 +27,17 @@ SHOWN = 20  # dimensions in the printed table
 
 @dataclass(frozen=True, repr=False)
 class LatentReport(Result):
-    """The state of a latent space: where information about x is held, and where not.
+    """Which dimensions of a latent space hold information about x.
 
     Attributes:
         dimensions: One entry for each element of each site.
         sites: One entry for each site of the guide.
         kl, kl_error: Mean of KL(q(z|x) || p(z)) over the data, and its standard error for the population.
-        mutual_information, mutual_information_error: I(n; z) between a datum's index and its latents, nats, at most
+        mutual_information, mutual_information_error: I(n; z) between a datum's index and its latents, in nats, at most
             log N; and its Monte Carlo standard error for the given data.
         marginal_kl, marginal_kl_error: KL(q(z) || p(z)) of the aggregate posterior, `kl - mutual_information`.
         num_data, num_samples: N, and the draws per datum.
-        notes: What to keep in mind when reading the values.
+        notes: Remarks on the values.
         draws, prior_draws: For each site, one draw per datum from q(z|x) and from p(z), `(N, num_dims)`.
     """
 
@@ -64,24 +64,24 @@ class LatentReport(Result):
 
     @property
     def warning(self) -> str:
-        """What is wrong and what helps; "" if there is a KL, and more than a tenth of the dimensions are in use."""
+        """The problem and its remedies; "" if there is a KL and more than a tenth of the dimensions are in use."""
         dims = len(self.dimensions) - self.count("auxiliary")
         unused = self.count("collapsed") + self.count("idle")
         if self.kl < NEGLIGIBLE * dims:
             what = (
-                f"posterior collapse: with a KL of {self.kl:.3f} nats in all, q(z|x) is the prior for every datum, or "
-                "next to it, and z says nothing about x"
+                f"posterior collapse: with a total KL of {self.kl:.3f} nats, q(z|x) is close to the prior for every "
+                "datum, and z holds no information about x"
             )
         elif unused <= 0.9 * dims:
             return ""
         elif unused < dims:
             return (
                 f"over-pruning: {dims - unused} of {_dims(dims)} in use. The others may be superfluous, which costs "
-                f"nothing, or have been switched off too early: compare the ELBO after training otherwise, {_REMEDIES}"
+                f"nothing, or were pruned too early: compare the ELBO after training {_REMEDIES}"
             )
         else:
-            what = f"the KL of {self.kl:.3f} nats buys nothing: the mean of q(z|x) is the same for every datum"
-        return f"{what}. Train otherwise, {_REMEDIES}; or weaken a decoder that can do without z"
+            what = f"the KL of {self.kl:.3f} nats is wasted: the mean of q(z|x) is the same for every datum"
+        return f"{what}. Train {_REMEDIES}; or weaken a decoder that ignores z"
 
     def _rows(self) -> list[dict[str, Any]]:
         return [finite(asdict(d)) for d in self.dimensions]
@@ -99,7 +99,7 @@ class LatentReport(Result):
         }
 
     def table(self) -> Group:
-        """Rich tables: the KL taken apart, the dimensions by falling KL, and what to know about them."""
+        """Rich tables: the parts of the KL, the dimensions by falling KL, and notes."""
         title = f"latent space of {self.num_data} data, {self.num_samples} draws each"
         whole = new_table(title, "", "nats per datum")
         whole.add_row("KL(q(z|x) || p(z))", _cell(self.kl, self.kl_error))
@@ -133,7 +133,7 @@ class LatentReport(Result):
     @property
     def ordered(self) -> list[LatentDimension]:
         """The dimensions by falling KL, those of the same KL by falling activity."""
-        return by_falling_kl(self.dimensions)
+        return sort_by_kl(self.dimensions)
 
     def _draw(self) -> Figure:
         """KL and activity of the dimensions, and q(z) against p(z) in the (up to) four most active ones."""

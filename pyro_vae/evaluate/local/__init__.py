@@ -1,1 +1,1 @@
-"""Variational distributions of single data, and where the nats go."""
+"""Variational distributions fitted to single data, and the inference gaps."""

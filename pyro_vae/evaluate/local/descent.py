@@ -1,4 +1,4 @@
-"""Adam on the ELBO of many data at once, each with a learning rate and an end of its own."""
+"""Adam on the ELBO of many data at once, with a learning rate and a stopping time for each datum."""
 
 from __future__ import annotations
 
@@ -26,27 +26,26 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 
 class Descent:
-    """The state of a fit: parameters with Adam's moments, and for each datum how it stands.
+    """The state of a fit: parameters with Adam's moments, and the progress of each datum.
 
-    The gradient of a sum over data splits by datum, since no parameter serves two of them, and Adam works on each
-    element by itself; so this is a run of its own for every datum. After every `CHECK_EVERY` steps a datum whose mean
-    ELBO over these steps is no better than its best so far halves its learning rate, and after `patience` such checks
-    in a row it is finished and takes no part any more.
+    No two data share a parameter and Adam is elementwise, so the fit of all data equals a separate fit of each. After
+    every `CHECK_EVERY` steps, the learning rate of each datum whose mean ELBO over these steps has not improved is
+    halved. A datum is finished after `patience` such checks in a row.
 
     Args:
-        posterior: Where the parameters start; `run` leaves the final ones in it.
+        posterior: Holds the initial parameters, and after `run` the final ones.
         model: The model.
-        args, kwargs: What the pair takes.
+        args, kwargs: The pair's arguments.
         num_particles: Draws per datum and step.
         lr: Learning rate, in the units of a standard deviation.
-        max_steps: The most steps for one datum.
-        patience: Checks without improvement.
-        memory: Bytes that the gradient of one pass may take, about.
+        max_steps: Maximum number of steps for one datum.
+        patience: Checks without improvement before a datum is finished.
+        memory: Approximate bytes for the gradient of one pass.
 
     Attributes:
         steps: Steps taken, `(N,)`.
-        converged: Whether a datum has finished by itself, `(N,)`.
-        course: Mean ELBO between checks, a list of `(N,)`, NaN for data that have finished.
+        converged: Whether a datum finished before `max_steps`, `(N,)`.
+        elbo_history: Mean ELBO between checks, a list of `(N,)`, NaN for finished data.
     """
 
     def __init__(
@@ -72,20 +71,20 @@ class Descent:
         like = next(iter(self.params.values()))
         self.lr = like.new_full((self.n,), lr)
         self.best = like.new_full((self.n,), -math.inf)
-        self.failed = torch.zeros(self.n, dtype=torch.long, device=like.device)
-        self.steps, self.converged = self.failed.clone(), self.failed.bool()
-        self.course: list[Tensor] = []
-        self.now: dict[str, Tensor] | None = None  # what the guide reads
+        self.stalled = torch.zeros(self.n, dtype=torch.long, device=like.device)
+        self.steps, self.converged = self.stalled.clone(), self.stalled.bool()
+        self.elbo_history: list[Tensor] = []
+        self.current: dict[str, Tensor] | None = None  # parameters of the data in this pass
 
     def guide(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
-        """The guide at the parameters of the data at work, or else of the first len(x)."""
-        params = self.now
+        """The guide at the parameters of the data in this pass, or of the first len(x) data."""
+        params = self.current
         if params is None:
-            params = self._rows(self.params, torch.arange(len(x), device=self.lr.device))
+            params = self._select(self.params, torch.arange(len(x), device=self.lr.device))
         functional_call(self.posterior, params, (x,))
 
     def run(self, advance: Advance) -> bool:
-        """Fit all data; whether Ctrl-C stopped it, with a warning."""
+        """Fit all data; returns whether Ctrl-C stopped the fit, which also issues a warning."""
         self.plan: Plan = plan_for(self.model, self.guide, (self.args, self.kwargs))
         try:
             for start, stop in self.plan.pieces(self._rows_at_once(), self.num_particles):
@@ -103,8 +102,8 @@ class Descent:
                     advance(int(self.converged.sum()) - finished)
         except KeyboardInterrupt:
             warnings.warn(
-                f"interrupted: {int(self.converged.sum())} of {self.n} local posteriors have converged, the others are "
-                "as far as they came",
+                f"interrupted: {int(self.converged.sum())} of {self.n} local posteriors have converged, the others "
+                "keep their latest parameters",
                 stacklevel=3,
             )
             return True
@@ -114,51 +113,51 @@ class Descent:
         rows = CPU_ROWS if self.lr.device.type == "cpu" else GPU_ROWS
         if self.memory is None:
             return rows
-        few, device = self.plan.few, self.lr.device
+        example_data, device = self.plan.example_data, self.lr.device
         probe = 2 if self.plan.particles.vectorize else 1
 
         def run() -> Tensor:
-            return self._log_weights(*few, num_particles=probe)
+            return self._log_weights(*example_data, num_particles=probe)
 
-        # the backward pass keeps what the forward pass made
-        return min(rows, rows_that_fit(run, probe * len(few[0][0]), device, self.memory, copies=2))
+        # the backward pass stores the tensors of the forward pass
+        return min(rows, rows_that_fit(run, probe * len(example_data[0][0]), device, self.memory, copies=2))
 
     def _log_weights(self, args: tuple[Any, ...], kwargs: dict[str, Any], num_particles: int) -> Tensor:
-        how = self.plan.particles
+        particles = self.plan.particles
         return log_weights(
             self.model,
             self.guide,
             args,
             kwargs,
             num_particles=num_particles,
-            vectorize=how.vectorize,
-            nesting=how.nesting,
+            vectorize=particles.vectorize,
+            nesting=particles.nesting,
         )
 
-    def _rows(self, tensors: dict[str, Tensor], active: Tensor) -> dict[str, Tensor]:
+    def _select(self, tensors: dict[str, Tensor], active: Tensor) -> dict[str, Tensor]:
         return {name: t.index_select(self.axes[name], active) for name, t in tensors.items()}
 
-    def _data(self, active: Tensor) -> Data:
+    def _select_data(self, active: Tensor) -> Data:
         return map_rows(lambda a: a[active.to(a.device)], self.args, self.kwargs)
 
-    def _descend(self, active: Tensor, begun: int, count: int) -> Tensor:
-        """Take `count` steps for some of the data; their mean ELBO on the way."""
-        args, kwargs = self._data(active)
-        params, first, second = (self._rows(t, active) for t in (self.params, *self.moments))
+    def _descend(self, active: Tensor, steps_before: int, count: int) -> Tensor:
+        """Take `count` steps for some of the data; returns their mean ELBO over these steps."""
+        args, kwargs = self._select_data(active)
+        params, first, second = (self._select(t, active) for t in (self.params, *self.moments))
         lr = {
             name: self.lr[active].reshape(-1, *[1] * (p.dim() - self.axes[name] - 1)) * self.rates[name]
             for name, p in params.items()
         }
         total = torch.zeros_like(self.lr[active])
-        self.now = {name: p.requires_grad_() for name, p in params.items()}
+        self.current = {name: p.requires_grad_() for name, p in params.items()}
         try:
-            # the checks of Pyro have seen some of the data in the plan
+            # the plan has run some of the data with Pyro's checks
             with pyro.validation_enabled(False):
-                for t in range(begun + 1, begun + count + 1):
+                for t in range(steps_before + 1, steps_before + count + 1):
                     with torch.enable_grad():
                         log_w = self._log_weights(args, kwargs, self.num_particles)
                         elbo = log_w.mean(0)
-                        # only these: the model's own parameters stay without gradients
+                        # only these: the model's parameters get no gradients
                         grads = torch.autograd.grad(-elbo.sum(), list(params.values()), allow_unused=True)
                     total += elbo.detach()
                     with torch.no_grad():
@@ -176,23 +175,23 @@ class Descent:
             index = int(active[int((~mean.isfinite()).nonzero()[0])])
             raise ValueError(
                 f"the ELBO of {int((~mean.isfinite()).sum())} local posteriors became NaN or infinite before step "
-                f"{step}, first that of datum {index}: take a smaller lr, or see whether the model's densities are "
+                f"{step}, first that of datum {index}: use a smaller lr, or check whether the model's densities are "
                 f"finite there with pv.preflight(model, guide, x[{index}:{index + 1}])"
             )
         better = mean > self.best[active]
         self.best[active] = torch.where(better, mean, self.best[active])
-        self.failed[active] = torch.where(better, 0, self.failed[active] + 1)
+        self.stalled[active] = torch.where(better, 0, self.stalled[active] + 1)
         self.steps[active] = torch.where(self.converged[active], self.steps[active], step)
-        self.converged[active] |= self.failed[active] >= self.patience
+        self.converged[active] |= self.stalled[active] >= self.patience
         self.lr[active] *= torch.where(better, 1.0, 0.5)
         self.lr[self.converged] = 0.0
         row = torch.full_like(self.lr, math.nan)
         row[active] = mean
-        at = math.ceil(step / CHECK_EVERY) - 1
-        if at < len(self.course):  # a later part of the data
-            self.course[at] = torch.where(row.isnan(), self.course[at], row)
+        check = math.ceil(step / CHECK_EVERY) - 1
+        if check < len(self.elbo_history):  # another piece of the data
+            self.elbo_history[check] = torch.where(row.isnan(), self.elbo_history[check], row)
         else:
-            self.course.append(row)
+            self.elbo_history.append(row)
 
 
 def _adam(p: Tensor, grad: Tensor, first: Tensor, second: Tensor, lr: Tensor, t: int) -> None:

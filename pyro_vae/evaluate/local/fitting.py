@@ -1,4 +1,4 @@
-"""The best posterior of a family for every datum by itself, found by gradient steps."""
+"""The best posterior of a family for each datum, found by gradient steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.local.descent import Descent
 from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.local.posterior import Family, LocalPosterior
 from pyro_vae.pair.arguments import check_data, check_keywords, slices
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import log_weights
 from pyro_vae.pair.planning import CPU_ROWS
 from pyro_vae.pair.protocol import Program
@@ -30,6 +31,7 @@ MOMENT_DRAWS = 32
 ELBO_SAMPLES = 1000
 
 
+@accepts_earlier_form
 def fit_local(
     model: Program,
     guide: Program | None,
@@ -49,45 +51,44 @@ def fit_local(
 
     .. math:: q^*_n = \arg\max_{q \in Q} E_{q(z)}[\log p(x_n, z) - \log q(z)]
 
-    What no encoder has to predict: the result is the best that the family Q can do, a proposal for `log_marginal`, and
-    a guide for models that were trained without one. All data are optimised together, each with parameters, a learning
-    rate and an end of its own: after every 100 steps a datum whose mean ELBO has not risen halves its rate, and after
-    `patience` such checks in a row it is done. The features of the family become free parameters, and so does every
-    weight inside it (of a flow). Several latent sites are independent of each other under q.
+    There is no encoder, so the result is the best that the family Q can do: a proposal for `log_marginal`, and a guide
+    for models that were trained without one. All data are optimized together, but each has its own parameters, learning
+    rate and stopping time: the rate is halved when the mean ELBO of 100 steps has not improved, and the fit of a datum
+    ends after `patience` such checks in a row. The features of the family become free parameters, and so do the weights
+    inside it (of a flow). Several latent sites are independent of each other under q.
 
-    With a guide and `max_steps=k` the answer is semi-amortised: the encoder's, refined by k steps. An encoder's
-    locations and scales are taken over; they are matched exactly by a diagonal family over real values, else in mean
-    and scale of the unconstrained values.
+    With a guide and `max_steps=k` the result is semi-amortized: the guide's distribution, refined by k steps. A
+    diagonal family over real values starts exactly at the guide's locations and scales; other families start at the
+    mean and scale of the unconstrained values.
 
     Args:
         model: The model. Its parameters stay as they are and get no gradients.
-        guide: Where to start: a guide, with the mean and the scale of its distributions; or None, with those of the
-            model's prior.
+        guide: The start: the mean and scale of a guide's distributions, or None for those of the model's prior.
         x, *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes; tensors with N rows are per-datum.
         family: A name in `pv.conditionals.POSTERIORS`; a function from the size D of a latent to a `Conditional`; a
             `Conditional`; or a dictionary from latent sites to any of these. A site is flattened, and mapped to
-            unconstrained values if it needs to be. Where a family has 2 D features or more, they should begin with D
-            locations and D log-scales.
+            unconstrained values if necessary. If a family has 2 D features or more, these should begin with D locations
+            and D log-scales.
         num_particles: Draws per datum and step.
-        lr: Learning rate of Adam at the beginning, in units of a latent's standard deviation.
-        max_steps: The most steps for one datum.
-        patience: Checks without improvement after which a datum is done.
-        memory: Bytes that the gradients of one pass may take, about, which sets how many data are fitted at once.
+        lr: Initial learning rate of Adam, in units of a latent's standard deviation.
+        max_steps: Maximum number of steps for one datum.
+        patience: Checks without improvement after which the fit of a datum ends.
+        memory: Approximate bytes for the gradients of one pass, which sets how many data are fitted at once.
             Default: 2048 data times particles on a CPU, 65536 on a GPU.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
         progress: Show a bar: True, False, or None (in a terminal or a notebook).
 
     Returns:
-        A `LocalGuide`; after Ctrl-C, with a warning, as far as it came.
+        A `LocalGuide`; after Ctrl-C, with a warning, at its latest parameters.
 
     Raises:
-        ValueError: For a discrete or masked latent, a family that does not fit, a guide that lacks a site, a site
-            outside the plate over the data, or an ELBO that is no number.
+        ValueError: For a discrete or masked latent, a family of another size, a guide that lacks a site, a site outside
+            the plate over the data, or an ELBO that is not finite.
         TypeError: For a family in the place of the guide, or a keyword that neither this call nor the pair knows.
 
-    Reference: Cremer, Li and Duvenaud 2018, arXiv 1801.03558 (the rule that ends it is theirs but for the learning
-    rate, and by datum); Kim et al. 2018, arXiv 1802.02550 (semi-amortised).
+    Reference: Cremer, Li and Duvenaud 2018, arXiv 1801.03558 (the stopping rule, here by datum and with a falling
+    learning rate); Kim et al. 2018, arXiv 1802.02550 (semi-amortized).
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -97,7 +98,7 @@ def fit_local(
         ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
         >>> x = torch.tensor([0.0, 1.0])
         >>> local = fit_local(model, None, x, family="diagonal_normal", seed=0)
-        >>> log_p = dist.Normal(0.0, 2**0.5).log_prob(x)  # the family holds the posterior, so the bound is tight
+        >>> log_p = dist.Normal(0.0, 2**0.5).log_prob(x)  # the family contains the posterior, so the bound is tight
         >>> torch.allclose(local.elbo, log_p, atol=1e-3)
         True
     """
@@ -113,16 +114,16 @@ def fit_local(
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {lr}")
     programs = (model,) if guide is None else (model, guide)
-    args = beside_networks((x, *args), *programs)
+    args = to_networks_device((x, *args), *programs)
     with torch.no_grad(), eval_mode(*programs), seeded(seed):
         trace = poutine.trace(model).get_trace(*args, **kwargs)
         posterior = LocalPosterior(trace, n, family)
-        _start(posterior, model if guide is None else guide, args, kwargs)
+        _initialize(posterior, model if guide is None else guide, args, kwargs)
         options = {"num_particles": num_particles, "max_steps": max_steps, "patience": patience}
         descent = Descent(posterior, model, args, kwargs, lr=lr, memory=memory, **options)
         with progress_bar("local posteriors", n, progress) as advance:
             interrupted = descent.run(advance)
-        log_w = _draws(model, posterior, args, kwargs, descent.plan.particles.vectorize)
+        log_w = _draw_log_weights(model, posterior, args, kwargs, descent.plan.particles.vectorize)
     return LocalGuide(
         posterior,
         args[0],
@@ -130,13 +131,13 @@ def fit_local(
         log_w.std(0) / math.sqrt(len(log_w)),
         descent.steps,
         descent.converged,
-        torch.stack(descent.course) if descent.course else torch.zeros(0, n),
+        torch.stack(descent.elbo_history) if descent.elbo_history else torch.zeros(0, n),
         interrupted,
     )
 
 
-def _start(posterior: LocalPosterior, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Begin at the mean and the scale that a program's latents have, in unconstrained space."""
+def _initialize(posterior: LocalPosterior, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Start at the mean and the scale of a program's latents, in unconstrained space."""
     sums = {site.name: [torch.zeros(())] * 3 for site in posterior}
     for _ in range(MOMENT_DRAWS):
         drawn = dict(sample_sites(prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))))
@@ -149,7 +150,7 @@ def _start(posterior: LocalPosterior, program: Program, args: tuple[Any, ...], k
             value = site.transform.inv(drawn[site.name]["value"])
             mean, variance = value, torch.zeros_like(value)
             if site.real:
-                # exact where the distribution does not depend on other latents, less noisy where it does
+                # exact if the distribution does not depend on other latents, less noisy otherwise
                 with suppress(NotImplementedError):
                     mean, variance = drawn[site.name]["fn"].mean, drawn[site.name]["fn"].variance
             new = (mean, mean.square(), variance)
@@ -159,7 +160,7 @@ def _start(posterior: LocalPosterior, program: Program, args: tuple[Any, ...], k
         site.start_at(mean, (variance + (square - mean.square()).clamp(min=0)).sqrt())
 
 
-def _draws(
+def _draw_log_weights(
     model: Program, posterior: LocalPosterior, args: tuple[Any, ...], kwargs: dict[str, Any], vectorize: bool
 ) -> Tensor:
     """Log-weights of the posterior, `(ELBO_SAMPLES, N)`."""

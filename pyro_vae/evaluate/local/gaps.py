@@ -1,4 +1,4 @@
-"""The inference gaps: what the family of the posterior costs, and what amortisation does."""
+"""The inference gaps: the cost of the posterior family, and the cost of amortization."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.local.fitting import fit_local
 from pyro_vae.evaluate.local.posterior import Family
 from pyro_vae.evaluate.local.result import InferenceGaps
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.evaluate.marginal.methods import AIS, BDMC, Importance, Method, method_of, option_hints
+from pyro_vae.evaluate.marginal.methods import AIS, BDMC, Importance, Method, option_hints, resolve_method
 from pyro_vae.pair.arguments import check_keywords
 from pyro_vae.pair.protocol import Program
 
 __all__ = ["inference_gaps"]
 
 
+@accepts_earlier_form
 def inference_gaps(
     model: Program,
     guide: Program,
@@ -32,33 +34,33 @@ def inference_gaps(
     progress: bool | None = False,
     **kwargs: Any,
 ) -> InferenceGaps:
-    r"""Measure what the guide loses against log p(x), and whether its family or its amortisation is to blame.
+    r"""Measure the gap between the guide's ELBO and log p(x), split into approximation and amortization.
 
     .. math:: \log p(x) - L[q] = \underbrace{\log p(x) - L[q^*]}_\text{approximation} +
-        \underbrace{L[q^*] - L[q]}_\text{amortisation}
+        \underbrace{L[q^*] - L[q]}_\text{amortization}
 
-    q* is the best distribution of the family for each datum, from `fit_local`. To split the guide's own gap, the first
+    q* is the best distribution of the family for each datum, from `fit_local`. To split the guide's gap, the first
     family must be the guide's. log p(x) is the best of several estimates: importance sampling with the guide or with
-    local posteriors as proposals, and annealed importance sampling. Each is below log p(x) in expectation, so the
-    best is the one with the greatest mean (less two Monte Carlo standard errors), and the approximation gap is rather
-    too small than too large. Every figure is for the same data: binarise them once, before.
+    local posteriors as proposals, and optionally annealed importance sampling. Each is below log p(x) in expectation,
+    so the best is the one with the greatest mean (less two Monte Carlo standard errors), and the approximation gap is
+    more likely too small than too large. All values must be for the same data: binarize them once, beforehand.
 
     Args:
         model, guide: The pair.
         x, *args: The data, `(N, ...)`, then whatever else the pair takes, also by keyword.
-        families: Local families: names in `pv.conditionals.POSTERIORS`, or a dictionary from names of your own to what
-            `fit_local` takes.
+        families: Local families: names in `pv.conditionals.POSTERIORS`, or a dictionary from your own names to families
+            as in `fit_local`.
         num_samples: Draws per datum, for the ELBOs and for log p(x).
-        method: One more estimate of log p(x) to choose from, "ais" or `pv.AIS(num_chains=32)` for instance: a method
-            of `log_marginal` for the data given, so not "bdmc". None does without.
-        start: Where local fits start: at the pair's "guide", at the "prior", or at another guide.
-        memory: Bytes that intermediate tensors may take, about.
+        method: A further estimate of log p(x), for example "ais" or `pv.AIS(num_chains=32)`: a method of `log_marginal`
+            for the given data, so not "bdmc". None adds no estimate.
+        start: Start of the local fits: the pair's "guide", the "prior", or another guide.
+        memory: Approximate bytes for intermediate tensors.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
         progress: Show bars: True, False, or None (in a terminal or a notebook).
 
     Raises:
-        ValueError: Where `fit_local` or `log_marginal` do, without a family, or for "bdmc".
+        ValueError: As `fit_local` and `log_marginal`; without a family; or for "bdmc".
         TypeError: For a keyword that neither this call nor the pair knows.
         KeyboardInterrupt: After Ctrl-C: the gaps need all their parts.
 
@@ -74,12 +76,12 @@ def inference_gaps(
     """
     chosen: dict[str, Family] = dict(families) if isinstance(families, Mapping) else {name: name for name in families}
     if not chosen:
-        raise ValueError("no local family came: give families, ('diagonal_normal',) say")
+        raise ValueError("no local family given: use families=('diagonal_normal',), for example")
     if not callable(start) and start not in ("guide", "prior"):
         raise ValueError(f"start must be 'guide', 'prior' or a guide, got {start!r}")
-    further = None if method is None else method_of(method)
+    further = None if method is None else resolve_method(method)
     if isinstance(further, BDMC):
-        raise ValueError("bidirectional Monte Carlo is for data that it simulates: use method='ais' for those given")
+        raise ValueError("bidirectional Monte Carlo is for data that it simulates: use method='ais' for given data")
     check_keywords(inference_gaps, kwargs, model, guide, hints=option_hints(further or AIS()))
     origin = {"guide": guide, "prior": None}[start] if isinstance(start, str) else start
     options: dict[str, Any] = {"memory": memory, "seed": seed, "progress": progress, **kwargs}
@@ -97,6 +99,6 @@ def inference_gaps(
         raise KeyboardInterrupt
     # L_1 of the same draws is the ELBO
     elbos = {name: b[0].double() for name in ("guide", *chosen) if (b := estimates[name].bounds) is not None}
-    # of a poor proposal the mean may by chance be the greatest, so noise counts against it
+    # a poor proposal may have the greatest mean by chance, so noise counts against it
     best = max(estimates, key=lambda name: estimates[name].mean - 2 * estimates[name].mean_error)
     return InferenceGaps(elbos.pop("guide"), elbos, estimates, best, fits)

@@ -1,4 +1,4 @@
-"""Inference gaps on training data against those on data held out."""
+"""Inference gaps on training data compared with those on held-out data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Generalization", "generalization"]
 
 @dataclass(frozen=True, repr=False)
 class Generalization(Result):
-    """Gaps on training data beside those on data held out, and the difference, in nats per datum.
+    """Gaps on training data, gaps on held-out data, and their difference, in nats per datum.
 
     Attributes:
         train, test: The two results.
@@ -36,7 +36,7 @@ class Generalization(Result):
 
     @property
     def gap(self) -> float:
-        """Mean log p(x) of the training data less that of the others: how far the model fits them better."""
+        """Mean log p(x) of the training data minus that of the held-out data."""
         return float(self.train.log_prob.mean() - self.test.log_prob.mean())
 
     @property
@@ -76,7 +76,7 @@ class Generalization(Result):
         return table
 
     def _draw(self) -> Figure:
-        """The gaps on both, and the difference of all values with its standard error."""
+        """The gaps on both data sets, and the difference of all values with its standard error."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(10, 3.8), layout="constrained")
@@ -85,8 +85,8 @@ class Generalization(Result):
         for shift, label, result in ((-0.2, "training", self.train), (0.2, "held out", self.test)):
             heights = drawable((getattr(result, name) for name in parts), math.nan)
             errors = [getattr(result, f"{name}_error") for name in parts]
-            at = [i + shift for i in range(len(parts))]
-            gaps.bar(at, heights, 0.38, yerr=drawable(errors), capsize=3, label=label)
+            positions = [i + shift for i in range(len(parts))]
+            gaps.bar(positions, heights, 0.38, yerr=drawable(errors), capsize=3, label=label)
         gaps.set_xticks(range(len(parts)), parts)
         gaps.set(ylabel="gap (nats per datum)")
         gaps.legend(fontsize=8)
@@ -96,12 +96,12 @@ class Generalization(Result):
         differences.set_yticks(range(len(rows)), [row["figure"] for row in rows], fontsize=8)
         differences.axvline(0, color="gray", lw=0.8, ls=":")
         differences.invert_yaxis()
-        differences.set(xlabel="training less held out (nats per datum)")
+        differences.set(xlabel="training - held out (nats per datum)")
         return figure
 
 
 def generalization(train: InferenceGaps, test: InferenceGaps) -> Generalization:
-    """Compare the gaps on training data and on data held out: do model and encoder serve both as well?
+    """Compare the gaps on training data and on held-out data.
 
     Args:
         train, test: Results of `inference_gaps` with the same families, on two data sets.

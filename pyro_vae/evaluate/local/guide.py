@@ -1,4 +1,4 @@
-"""What `fit_local` finds: a guide with a distribution of its own for every datum."""
+"""The result of `fit_local`: a guide with a separate distribution for each datum."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["LocalGuide"]
 
 @dataclass(frozen=True, repr=False)
 class LocalGuide(Result):
-    """A variational distribution of its own for each of N data: a guide for these data, and no others.
+    """A separate variational distribution for each of N data: a guide for these data only.
 
     Attributes:
         posterior: The module with the parameters of all data.
@@ -35,9 +35,9 @@ class LocalGuide(Result):
         elbo: ELBO of each datum, `(N,)`, in nats, estimated after the fit with new noise.
         elbo_error: Monte Carlo standard error of `elbo`, `(N,)`.
         steps: Gradient steps that each datum took, `(N,)`.
-        converged: Whether each datum stopped by itself, `(N,)`.
-        course: Mean ELBO over every 100 steps, `(C, N)`; NaN for data that had stopped.
-        interrupted: Whether Ctrl-C ended the fit.
+        converged: Whether each datum finished before `max_steps`, `(N,)`.
+        elbo_history: Mean ELBO over every 100 steps, `(C, N)`, in nats; NaN for finished data.
+        interrupted: Whether Ctrl-C stopped the fit.
     """
 
     title: ClassVar[str] = "local posteriors"
@@ -49,13 +49,13 @@ class LocalGuide(Result):
     elbo_error: Tensor
     steps: Tensor
     converged: Tensor
-    course: Tensor
+    elbo_history: Tensor
     interrupted: bool = False
 
     def guide(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
         """The guide, a Pyro program; calling the object does the same.
 
-        Any of the data it was fitted to may come, in any order: the rows of `x` are looked up.
+        `x` may hold any of the fitted data in any order: its rows are looked up.
 
         Raises:
             ValueError: For other data.
@@ -106,7 +106,7 @@ class LocalGuide(Result):
         return indexed_rows({name: getattr(self, name) for name in ("elbo", "elbo_error", "steps", "converged")})
 
     def table(self) -> Table:
-        """The mean ELBO, and how long the fits took."""
+        """The mean ELBO, and the numbers of steps."""
         families = ", ".join(f"{site.name}: {type(site.family).__name__}" for site in self.posterior)
         columns = ("ELBO (nats per datum)", "steps, mean", "steps, most", "converged")
         table = new_table(f"local posteriors, {families}", "data", *columns)
@@ -116,15 +116,15 @@ class LocalGuide(Result):
         return table
 
     def _draw(self) -> Figure:
-        """How far the ELBO of each datum was from its final value, against the steps."""
+        """The distance of each datum's ELBO from its final value, against the steps."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6, 4), layout="constrained")
         ax = figure.subplots()
-        steps = [CHECK_EVERY * (i + 1) for i in range(len(self.course))]
-        gap = (self.elbo - self.course).cpu()
+        steps = [CHECK_EVERY * (i + 1) for i in range(len(self.elbo_history))]
+        gap = (self.elbo - self.elbo_history).cpu()
         ax.plot(steps, gap, color="C0", lw=0.5, alpha=0.3)
-        # a datum that has stopped is where it was
+        # a finished datum stays at its final value
         ax.plot(steps, gap.nan_to_num(0.0).mean(1), color="black", label="mean")
         ax.axhline(0.0, color="gray", lw=0.8, ls=":")
         ax.set(xlabel="gradient steps", ylabel="below the final ELBO (nats)", yscale="symlog")

@@ -1,4 +1,4 @@
-"""A guide with a distribution of its own for every datum."""
+"""A guide with separate parameters for each datum."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SitePosterior(nn.Module):
     """q(z) of one latent site: a family of distributions over the site's flattened, unconstrained values.
 
     Args:
-        name: The site.
+        name: Name of the site.
         site: The site in a trace of the model.
         plate: The plate over the data.
         family: Name of a posterior family, a `Conditional`, or a function from the size of the latent to one.
@@ -73,10 +73,10 @@ class SitePosterior(nn.Module):
         return dist.TransformedDistribution(q, [reshape] if self.real else [reshape, self.transform])
 
     def rates(self) -> dict[str, Tensor]:
-        """By parameter: how far an element may move, relative to the learning rate.
+        """The relative learning rate of each parameter's elements.
 
-        Locations and log-scales move as they are. A step in all weights of a layer, or in all features of another
-        kind, moves the draws by about as much as there are of them, so these share out one such step.
+        Locations and log-scales have rate 1. A step in all weights of a layer, or in all other features, moves the
+        draws in proportion to their number, so the rate of these is divided by their number.
         """
         size = 2 * self.shape.numel()
         found = {}
@@ -95,11 +95,11 @@ class SitePosterior(nn.Module):
     def start_at(self, loc: Tensor, scale: Tensor) -> None:
         """Set the features to a mean and a scale of the unconstrained values, `(*batch, *shape)` each.
 
-        A family's features begin with the locations and the log-scales; what follows them becomes zero.
+        A family's features begin with the locations and the log-scales; the others become zero.
         """
         lead, size = self.features.shape[: -len(self.family.param_shape)], self.shape.numel()
         log_scale = scale.log().clamp(-6.0, 6.0)
-        # undoes `soft_bound`
+        # the inverse of `soft_bound`
         rest = (log_scale.abs() - 3).clamp(min=0)
         log_scale = log_scale.clamp(-3, 3) + log_scale.sign() * rest / (1 - rest / 4)
         known = torch.cat([value.expand(*lead, *self.shape).reshape(*lead, size) for value in (loc, log_scale)], -1)
@@ -116,7 +116,7 @@ class LocalPosterior(nn.Module):
         family: For all sites, or by site.
 
     Raises:
-        ValueError: For a model without latent sites, a discrete or masked latent, or families that do not fit.
+        ValueError: For a model without latent sites, a discrete or masked latent, or a family of another size.
     """
 
     def __init__(self, trace: Trace, n: int, family: Family | Mapping[str, Family]) -> None:
@@ -127,7 +127,7 @@ class LocalPosterior(nn.Module):
             raise ValueError("the model has no latent site, so there is no posterior to fit")
         if isinstance(family, Mapping):
             if set(family) != set(latents):
-                raise ValueError(f"families came for the sites {list(family)}; the model's latents are {list(latents)}")
+                raise ValueError(f"got families for the sites {list(family)}; the model's latents are {list(latents)}")
             families = dict(family)
         else:
             families = dict.fromkeys(latents, family)
@@ -135,7 +135,7 @@ class LocalPosterior(nn.Module):
         self.sites = nn.ModuleList(
             SitePosterior(name, site, self.plate, families[name]) for name, site in latents.items()
         )
-        # of every parameter, the dimension that runs over the data
+        # the dimension of every parameter that runs over the data
         self.axes = {f"sites.{i}.{name}": s.axis for i, s in enumerate(self) for name, _ in s.named_parameters()}
 
     def __iter__(self) -> Iterator[SitePosterior]:
@@ -146,7 +146,7 @@ class LocalPosterior(nn.Module):
         return {f"sites.{i}.{name}": rate for i, s in enumerate(self) for name, rate in s.rates().items()}
 
     def forward(self, x: Tensor) -> None:
-        """The guide, for as many data as the parameters are for."""
+        """The guide, for the data of the parameters."""
         frames = {f.name: f for site in self for f in site.frames}
         plates = {}
         for name, f in frames.items():
@@ -161,7 +161,7 @@ class LocalPosterior(nn.Module):
 
 
 def is_real(support: Any) -> bool:
-    """Whether a constraint leaves all values free."""
+    """Whether a constraint allows all real values."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support is constraints.real or support is constraints.real_vector

@@ -1,4 +1,4 @@
-"""The inference gaps: what the family of the posterior costs, and what amortization does."""
+"""The result of `inference_gaps`: the cost of the posterior family, and the cost of amortization."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class InferenceGaps(Result):
     """ELBOs of a guide and of local posteriors against log p(x), all for the same N data, in nats.
 
     `inference = approximation + amortization`, each with its standard error over the data beside it
-    (`inference_error`, ...), taken from differences by datum. The first local family is the one that splits them.
+    (`inference_error`, ...), from the differences by datum. The first local family splits the inference gap.
 
     Attributes:
         elbo: L[q] of the guide, `(N,)`.
         local: L[q*] of each local family, `(N,)`, by name.
-        estimates: Estimates of log p(x), by the proposal they come from: "guide", a local family, or "ais".
+        estimates: Estimates of log p(x) by proposal: "guide", a local family, or "ais".
         best: The proposal with the greatest mean less two Monte Carlo standard errors.
-        fits: The local posteriors themselves, by name.
+        fits: The local posteriors by name.
     """
 
     title: ClassVar[str] = "inference gaps"
@@ -48,17 +48,17 @@ class InferenceGaps(Result):
 
     @property
     def log_prob(self) -> Tensor:
-        """The best estimate of log p(x), `(N,)`: a bound from below, in expectation."""
+        """The best estimate of log p(x), `(N,)`: a lower bound in expectation."""
         return self.estimates[self.best].log_prob.double()
 
     @property
     def family(self) -> str:
-        """The family that splits the gap."""
+        """The family that splits the inference gap."""
         return next(iter(self.local))
 
     @property
     def approximation(self) -> float:
-        """Mean of log p(x) - L[q*]: what the family of distributions costs, each datum having the best of them."""
+        """Mean of log p(x) - L[q*]: the cost of the family, with the best distribution for each datum."""
         return float((self.log_prob - self.local[self.family]).mean())
 
     @property
@@ -68,7 +68,7 @@ class InferenceGaps(Result):
 
     @property
     def amortization(self) -> float:
-        """Mean of L[q*] - L[q]: what it costs that an encoder gives all data their posteriors."""
+        """Mean of L[q*] - L[q]: the cost of one encoder for all data."""
         return float((self.local[self.family] - self.elbo).mean())
 
     @property
@@ -90,7 +90,7 @@ class InferenceGaps(Result):
         return len(self.elbo)
 
     def columns(self) -> dict[str, Tensor]:
-        """All values by datum, `(N,)` each."""
+        """All values by datum, `(N,)` each, in nats."""
         local = {f"elbo_{name}": value for name, value in self.local.items()}
         return {"log_prob": self.log_prob, **local, "elbo": self.elbo}
 
@@ -112,7 +112,7 @@ class InferenceGaps(Result):
         unsettled = [name for name, fit in self.fits.items() if not fit.converged.all()]
         names = {"log_prob": f"log p(x), from {self.best}", "elbo": "L[q], the guide"}
         names |= {f"elbo_{n}": f"L[q*], {n}{' (not converged)' * (n in unsettled)}" for n in self.local}
-        for name, value in self.columns().items():  # as `Text`, or else [q] would be taken for markup
+        for name, value in self.columns().items():  # a Text: rich would read [q] as markup
             table.add_row(Text(names[name]), f"{float(value.mean()):.3f}", f"{standard_error(value):.3f}")
         table.add_section()
         for name, text in (

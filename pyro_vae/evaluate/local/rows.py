@@ -1,4 +1,4 @@
-"""A posterior family with weights of its own for every datum."""
+"""A posterior family with separate weights for each datum."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LinearPerDatum(nn.Module):
     """One linear map per datum: `(*, *B, in) -> (*, *B, out)` with weights `(*B, out, in)`, B the shape of the data.
 
     Args:
-        layer: The layer that every datum starts from; the mask of a `MaskedLinear` is kept.
+        layer: The initial layer of every datum; the mask of a `MaskedLinear` is copied.
         batch_shape: B.
     """
 
@@ -44,13 +44,13 @@ class LinearPerDatum(nn.Module):
 
 
 def per_datum(family: Conditional, batch_shape: int | Sequence[int]) -> Conditional:
-    """A copy of a posterior family in which every datum has linear layers of its own, all starting from the family's.
+    """A copy of a posterior family with separate linear layers for each datum, initialized from the family's.
 
-    A family without weights, such as a normal, is only copied. The distribution of one datum then depends on no weight
-    that another's depends on, so a sum of losses over data is minimised for each of them apart.
+    A family without weights, such as a normal, is only copied. No two data share a weight, so a sum of losses over data
+    is minimized separately for each datum.
 
     Args:
-        family: A module `(*, *param_shape) -> Distribution` whose weights stand in linear layers.
+        family: A module `(*, *param_shape) -> Distribution` whose weights are in linear layers.
         batch_shape: N, or the shape of several plates.
 
     Raises:
@@ -66,8 +66,8 @@ def per_datum(family: Conditional, batch_shape: int | Sequence[int]) -> Conditio
     shared = [name for name, p in result.named_parameters() if id(p) not in inside]
     if shared:
         raise ValueError(
-            f"{type(family).__name__} has the parameter {shared[0]!r}, which stands in no linear layer, so it cannot "
-            "be given to every datum by itself: take it from the features (param_shape), or from an nn.Linear"
+            f"{type(family).__name__} has the parameter {shared[0]!r}, which is not in a linear layer, so it cannot "
+            "be copied for each datum: compute it from the features (param_shape), or use an nn.Linear"
         )
     return result
 

@@ -14,10 +14,10 @@ from torch.nn.functional import interpolate
 from pyro_vae.evaluate.marginal.importance_sampling import check_finite
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace, Point
 from pyro_vae.evaluate.marginal.methods import AIS
-from pyro_vae.evaluate.marginal.result import LogMarginal, join, marginal_of
+from pyro_vae.evaluate.marginal.result import LogMarginal, concatenate, estimate_from_weights
 from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.pair.arguments import slices, take
-from pyro_vae.pair.planning import few_or_all, rows_that_fit
+from pyro_vae.pair.planning import rows_that_fit, run_on_examples
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.support.progress import Advance, progress_bar, until_interrupted
 from pyro_vae.support.random import fork_rng
@@ -25,9 +25,9 @@ from pyro_vae.support.random import fork_rng
 __all__ = ["Annealing", "annealed", "prepared", "temperatures"]
 
 TARGET_ACCEPTANCE = 0.65
-PILOT_MOVES = 100  # at least, for the step sizes to settle
-PILOT_TEMPERATURES = 200  # at most; step sizes change slowly
-CPU_MEMORY = 16 * 2**20  # larger chunks with their gradients fall out of the cache
+PILOT_MOVES = 100  # at least, so that the step sizes converge
+PILOT_TEMPERATURES = 200  # at most, since step sizes vary slowly
+CPU_MEMORY = 16 * 2**20  # larger runs with their gradients exceed the cache
 
 
 def temperatures(number: int, schedule: str) -> list[float]:
@@ -46,36 +46,37 @@ def temperatures(number: int, schedule: str) -> list[float]:
     return betas
 
 
-def move(space: LatentSpace, here: Point, beta: float, step: Tensor, leapfrog_steps: int) -> tuple[Point, Tensor]:
-    """One Hamiltonian Monte Carlo move that keeps base^(1 - beta) p(x, z)^beta; and the acceptance probabilities.
+def move(space: LatentSpace, current: Point, beta: float, step: Tensor, leapfrog_steps: int) -> tuple[Point, Tensor]:
+    """One Hamiltonian Monte Carlo move for base^(1 - beta) p(x, z)^beta; returns the point and acceptance rates.
 
     `step` is the step size of each row, `(R,)`.
     """
-    momentum = torch.randn_like(here.u)
-    energy = momentum.square().sum(-1) / 2 - here.log_density(beta)
-    # a trajectory of fixed length may come back to where it began
+    momentum = torch.randn_like(current.u)
+    energy = momentum.square().sum(-1) / 2 - current.log_density(beta)
+    # a random length: a trajectory of fixed length may return to its start
     step = (step * (0.8 + 0.4 * torch.rand_like(step))).unsqueeze(-1)
-    there = here
-    momentum = momentum + step / 2 * here.grad(beta)
+    proposed = current
+    momentum = momentum + step / 2 * current.grad(beta)
     for i in range(leapfrog_steps):
-        there = space.point(there.u + step * momentum)
-        momentum = momentum + (step if i < leapfrog_steps - 1 else step / 2) * there.grad(beta)
-    change = energy - momentum.square().sum(-1) / 2 + there.log_density(beta)
+        proposed = space.point(proposed.u + step * momentum)
+        momentum = momentum + (step if i < leapfrog_steps - 1 else step / 2) * proposed.grad(beta)
+    change = energy - momentum.square().sum(-1) / 2 + proposed.log_density(beta)
     probability = change.clamp(max=0).exp().nan_to_num(nan=0.0)
-    return there.where(torch.rand_like(probability) < probability, here), probability
+    return proposed.where(torch.rand_like(probability) < probability, current), probability
 
 
 class Annealing:
-    """Chains that carry draws from the base to p(x, z), or back, along fixed step sizes.
+    """Chains that anneal draws from the base to p(x, z), or in reverse, with fixed step sizes.
 
-    The step sizes come from a pilot run of two chains that adapts them to a target acceptance, per datum and
-    temperature. The chains proper leave them alone: with a step size that depends on where a chain has been, a move no
-    longer keeps its distribution, and weights, the reversed chain's above all, would lose their expectation.
+    The step sizes come from a pilot run of two chains, which adapts them to a target acceptance per datum and
+    temperature. The chains themselves do not adapt: if a step size depended on a chain's past, the moves would not
+    leave their distribution invariant, and the expectation of the weights would be wrong, above all in the reversed
+    chain.
 
     Args:
         space: The densities, with C copies of the data.
         betas: Inverse temperatures, from 0 to 1.
-        leapfrog_steps: Of each move.
+        leapfrog_steps: Leapfrog steps of each move.
         steps: Step sizes by temperature, `(T - 1, N)`.
     """
 
@@ -88,13 +89,13 @@ class Annealing:
         if backward:
             betas, steps = betas[::-1], steps.flip(0)
         with pyro.validation_enabled(False):
-            here = self.space.point(u)
-            log_w, accepted = torch.zeros_like(here.base, dtype=torch.float64), torch.zeros_like(here.base)
+            current = self.space.point(u)
+            log_w, accepted = torch.zeros_like(current.base, dtype=torch.float64), torch.zeros_like(current.base)
             for t in range(1, len(betas)):
-                log_w += (betas[t] - betas[t - 1]) * here.tilt.double()
+                log_w += (betas[t] - betas[t - 1]) * current.tilt.double()
                 if t < len(betas) - 1:
                     step = steps[t - 1].repeat(self.space.copies)
-                    here, probability = move(self.space, here, betas[t], step, self.leapfrog_steps)
+                    current, probability = move(self.space, current, betas[t], step, self.leapfrog_steps)
                     accepted += probability
                 advance(self.space.n)
         shape = self.space.copies, self.space.n
@@ -102,16 +103,16 @@ class Annealing:
 
 
 def pilot(space: LatentSpace, betas: list[float], leapfrog_steps: int, advance: Advance) -> Tensor:
-    """Step sizes that reach the target acceptance, `(T - 1, N)`, from a run that adapts them as it goes."""
-    here = space.point(space.draw())
-    log_step = here.u.new_full((space.n,), math.log(0.5 / space.dims**0.25))
+    """Step sizes that reach the target acceptance, `(T - 1, N)`, from an adaptive run."""
+    current = space.point(space.draw())
+    log_step = current.u.new_full((space.n,), math.log(0.5 / space.dims**0.25))
     found = []
-    # moves at the base's own temperature leave it as it is: time to find the first step size
+    # moves at the first temperature, which leave the base invariant, to adapt the first step size
     warm_up = [betas[0]] * 30
     each = max(1, PILOT_MOVES // len(betas))
     for t, beta in enumerate([*warm_up, *(b for b in betas[1:-1] for _ in range(each))]):
         step = log_step.exp().repeat(space.copies)
-        here, probability = move(space, here, beta, step, leapfrog_steps)
+        current, probability = move(space, current, beta, step, leapfrog_steps)
         surplus = probability.reshape(space.copies, space.n).mean(0) - TARGET_ACCEPTANCE
         log_step = log_step + (0.5 if t < len(warm_up) else 0.2) * surplus
         if t >= len(warm_up):
@@ -124,14 +125,14 @@ def pilot(space: LatentSpace, betas: list[float], leapfrog_steps: int, advance: 
 
 
 def pilot_temperatures(method: AIS) -> int:
-    """Steps of the pilot run's temperature."""
+    """Number of temperature steps of the pilot run."""
     return min(method.num_temperatures, PILOT_TEMPERATURES)
 
 
 def prepared(
     model: Program, guide: Program | None, data: Data, method: AIS, memory: int | None, advance: Advance
 ) -> Iterator[tuple[int, int, Annealing]]:
-    """The data cut to fit, each piece as (start, stop, chains with their step sizes found)."""
+    """Split the data to fit the memory; yields each piece as (start, stop, chains with adapted step sizes)."""
     n = len(data[0][0])
     rows = rows_at_once(model, guide, data, memory)
     betas = temperatures(method.num_temperatures, method.schedule)
@@ -139,7 +140,7 @@ def prepared(
     per_data = max(1, rows // method.num_chains) if rows else n
     long = method.num_temperatures * method.leapfrog_steps > 200  # recording costs about as much as 100 evaluations
     for first, last in slices(n, max(per_data, rows // 2) if rows else n):
-        # far out in the latent space parameters may overflow, which is a rejected move and no mistake of the pair
+        # parameters may overflow far out in the latent space: the move is rejected, and the pair is not at fault
         with pyro.validation_enabled(False):
             trial = LatentSpace(model, guide, take(*data, first, last), min(2, method.num_chains))
             if long:
@@ -159,7 +160,7 @@ def annealed(
 ) -> LogMarginal:
     """`log_marginal` by annealed importance sampling.
 
-    Runs without gradients, the networks in evaluation mode already.
+    The caller disables gradients and puts the networks in evaluation mode.
     """
     guide = guide if method.start == "guide" else None
     x, n = data[0][0], len(data[0][0])
@@ -170,20 +171,20 @@ def annealed(
             weights = Weights(stop - start, method.num_chains, x.device)
             weights.add(log_w)
             check_finite(weights, start)
-            yield marginal_of(weights, x.dtype, method=method.name, acceptance=accepted.mean(0))
+            yield estimate_from_weights(weights, x.dtype, method=method.name, acceptance=accepted.mean(0))
 
     with progress_bar("AIS", n * (method.num_temperatures + pilot_temperatures(method) - 1), progress) as advance:
         found, interrupted = until_interrupted(parts(advance))
-    return dataclasses.replace(join(found), interrupted=interrupted)
+    return dataclasses.replace(concatenate(found), interrupted=interrupted)
 
 
 def rows_at_once(model: Program, guide: Program | None, data: Data, memory: int | None) -> int:
-    """How many rows, each a datum and a chain, to run at once; 0 if the data cannot be cut."""
+    """How many rows, each a datum and a chain, to run at once; 0 if the data cannot be split."""
     with fork_rng():
-        space, _, whole = few_or_all(lambda some: LatentSpace(model, guide, some, 1), data)
+        space, _, whole = run_on_examples(lambda some: LatentSpace(model, guide, some, 1), data)
         if whole:
             return 0
         u = space.draw()
-    # the backward pass keeps what the forward pass made
+    # the backward pass stores the tensors of the forward pass
     device = data[0][0].device
     return rows_that_fit(lambda: space.point(u), len(u), device, memory, cpu_memory=CPU_MEMORY, copies=2)

@@ -1,4 +1,4 @@
-"""log p(x) from both sides, on data simulated from the model."""
+"""Bounds on log p(x) from both sides, on data simulated from the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pyro_vae.evaluate.marginal.annealing import pilot_temperatures, prepared
 from pyro_vae.evaluate.marginal.importance_sampling import check_finite
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace
 from pyro_vae.evaluate.marginal.methods import BDMC
-from pyro_vae.evaluate.marginal.result import LogMarginal, join, marginal_of
+from pyro_vae.evaluate.marginal.result import LogMarginal, concatenate, estimate_from_weights
 from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.pair.arguments import take
 from pyro_vae.pair.protocol import Data, Program
@@ -39,9 +39,9 @@ class BidirectionalBounds(LogMarginal):
 
     Attributes:
         upper: Minus the log of the mean weight of the reversed chains, `(N,)`, nats. Its expectation is above log p(x).
-        upper_error: Monte Carlo standard error of `upper`, `(N,)`, over chains from one and the same draw: it leaves
-            out the noise of that draw.
-        args, kwargs: The simulated data, in place of those that came, and the pair's other arguments.
+        upper_error: Monte Carlo standard error of `upper`, `(N,)`, over chains from the same posterior draw; it
+            excludes the noise of that draw.
+        args, kwargs: The simulated data, in place of the given data, and the pair's other arguments.
     """
 
     title: ClassVar[str] = "log p(x) from both sides"
@@ -58,7 +58,7 @@ class BidirectionalBounds(LogMarginal):
 
     @property
     def gap(self) -> float:
-        """Mean of `upper - lower` over the data, nats per datum: how far off the mean of either is at most."""
+        """Mean of `upper - lower` over the data, nats per datum: it bounds the error of either mean in expectation."""
         return float((self.upper - self.lower).double().mean())
 
     @property
@@ -78,14 +78,14 @@ class BidirectionalBounds(LogMarginal):
         return {**super()._values(), "upper": upper, "gap": self.gap, "gap_error": self.gap_error}
 
     def table(self) -> Table:
-        """What holds for the data set, in nats per datum."""
+        """Values of the data set, in nats per datum."""
         table = super().table()
         table.add_row("mean from above", f"{float(self.upper.double().mean()):.3f}")
         table.add_row("gap between the two", f"{self.gap:.3f} ± {self.gap_error:.3f}")
         return table
 
     def _draw(self) -> Figure:
-        """The bounds of each datum, and how far they are apart."""
+        """The bounds of each datum, and a histogram of their differences."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -97,24 +97,26 @@ class BidirectionalBounds(LogMarginal):
             both.plot(range(len(self)), values, marker, ms=3, color="C0" if marker == "^" else "C1", label=label)
         both.set(xlabel="simulated data, by their lower bound", ylabel="log p(x) (nats)")
         both.legend(fontsize=8)
-        histogram(gaps, self.upper - self.lower, "upper less lower (nats)")
+        histogram(gaps, self.upper - self.lower, "upper - lower (nats)")
         gaps.axvline(self.gap, color="black", lw=0.8, ls=":")
         return figure
 
 
 def simulate(model: Program, data: Data) -> tuple[Data, Any]:
-    """Data drawn from a model in place of those among its arguments, and its trace on them with the latents behind.
+    """Simulate a model; returns its arguments with simulated data, and its trace on them with the true latents.
 
     Raises:
-        ValueError: If the model cannot be simulated: it observes something else than its arguments, has a factor, or
-            the distribution of the observations depends on the observations themselves.
+        ValueError: If the model cannot be simulated: it observes a value that is not an argument, has a factor, or the
+            distribution of the observations depends on the observations themselves.
     """
     args, kwargs = data
     with poutine.block():
         seen: Any = poutine.trace(model).get_trace(*args, **kwargs)
         for name, site in sample_sites(seen):
             if site["is_observed"] and isinstance(site["fn"], dist.Unit):
-                raise ValueError(f"site {name!r} is a pyro.factor, which no data can be drawn from: bdmc needs a model")
+                raise ValueError(
+                    f"site {name!r} is a pyro.factor, from which no data can be drawn: bdmc needs a distribution"
+                )
         drawn: Any = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
     named: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
     observed = [name for name, site in sample_sites(seen) if site["is_observed"]]
@@ -123,8 +125,8 @@ def simulate(model: Program, data: Data) -> tuple[Data, Any]:
         places = [key for key, a in named.items() if isinstance(a, Tensor) and _same(a, old)]
         if not places:
             raise ValueError(
-                f"the value of the observed site {name!r} is none of the arguments, so that simulated data cannot take "
-                "its place: pass it to the model as it is observed"
+                f"the value of the observed site {name!r} is not one of the arguments, so it cannot be replaced "
+                "by simulated data: pass the observed tensor itself to the model"
             )
         named[places[0]] = new.to(named[places[0]].dtype)
     result = tuple(named[i] for i in range(len(args))), {key: named[key] for key in kwargs}
@@ -134,8 +136,8 @@ def simulate(model: Program, data: Data) -> tuple[Data, Any]:
         before, after = (log_prob(name, {**t.nodes[name], "value": again.nodes[name]["value"]}) for t in (drawn, again))
         if not torch.allclose(before, after, rtol=1e-3, atol=1e-3):
             raise ValueError(
-                f"the distribution of the observed site {name!r} depends on the observations themselves, so that they "
-                "cannot be simulated in one run"
+                f"the distribution of the observed site {name!r} depends on the observations themselves, so they "
+                "cannot be simulated in one run: use method='ais'"
             )
     return result, prune_subsample_sites(again)
 
@@ -147,7 +149,10 @@ def _same(a: Tensor, value: Tensor) -> bool:
 def bidirectional(
     model: Program, guide: Program | None, data: Data, method: BDMC, *, memory: int | None, progress: bool | None
 ) -> BidirectionalBounds:
-    """`log_marginal` from both sides; runs without gradients, the networks in evaluation mode already."""
+    """`log_marginal` from both sides.
+
+    The caller disables gradients and puts the networks in evaluation mode.
+    """
     guide = guide if method.start == "guide" else None
     data, run = simulate(model, data)
     x, n = data[0][0], len(data[0][0])
@@ -161,12 +166,12 @@ def bidirectional(
             weights.add(forward)
             inverse.add(backward)
             check_finite(weights, start)
-            lower = marginal_of(weights, x.dtype, method=method.name, acceptance=accepted.mean(0))
+            lower = estimate_from_weights(weights, x.dtype, method=method.name, acceptance=accepted.mean(0))
             upper, error = -inverse.log_mean.to(lower.log_prob), inverse.std_error.to(lower.log_prob)
             yield BidirectionalBounds(**vars(lower), upper=upper, upper_error=error)
 
     with progress_bar("BDMC", n * (2 * method.num_temperatures + pilot_temperatures(method) - 1), progress) as advance:
         found, interrupted = until_interrupted(parts(advance))
-    result = join(found)
+    result = concatenate(found)
     args, kwargs = take(*data, 0, len(result))
     return dataclasses.replace(result, args=args, kwargs=kwargs, interrupted=interrupted)

@@ -1,4 +1,4 @@
-"""Importance weights compiled, for many samples of the same size of chunk."""
+"""Compiled importance weights, for many runs of the same size."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["FastWeights"]
 
 
 class FastWeights:
-    """`proposal.weigh` for `count` samples, compiled for data like `data`; other calls are not for it.
+    """`proposal.weigh` for `count` samples, compiled for data like `data`; other calls return None.
 
     Raises:
-        Exception: Whatever recording or compiling raise.
+        Exception: Any error of tracing or compilation.
     """
 
     def __init__(self, proposal: Proposal, data: Data, count: int) -> None:
@@ -27,15 +27,17 @@ class FastWeights:
         def weights(*tensors: Tensor) -> Tensor:
             given = iter(tensors)
             filled = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            prior = proposal.share == 1
-            return proposal.weigh(tree_unflatten(filled, spec), count, prior, proposal.share).double()
+            prior = proposal.prior_fraction == 1
+            return proposal.draw_log_weights(
+                tree_unflatten(filled, spec), count, prior, proposal.prior_fraction
+            ).double()
 
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         self._layout = [layout_of(t) for t in tensors]
         self._run = compiled_function(weights, tensors)
 
     def __call__(self, data: Data, count: int) -> Tensor | None:
-        """Log-weights `(count, N)`, or None if data or count are not those it was made for."""
+        """Log-weights `(count, N)`, or None if the layout of the data or the count differ."""
         leaves = tree_flatten(data)[0]
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         rest = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -43,7 +45,7 @@ class FastWeights:
             all(a is b for a, b in zip(rest, self._rest, strict=True))
             and [layout_of(t) for t in tensors] == self._layout
         )
-        # the last of nearly equal chunks is cut from one that is a little too long
+        # a slightly smaller last run takes its rows from a full one
         if not same or not 0.9 * self.count <= count <= self.count:
             return None
         return self._run(*tensors)[:count]

@@ -1,4 +1,4 @@
-"""How far the tail of importance weights can be trusted: the Pareto k-hat."""
+"""The Pareto k-hat: how reliable the tail of importance weights is."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ MIN_TAIL = 5
 
 
 def tail_size(num_samples: int) -> int:
-    """Number of weights that make the tail of `num_samples`: `min(0.2 K, 3 sqrt K)`, rounded up."""
+    """Number of weights in the tail of `num_samples` weights: `min(0.2 K, 3 sqrt K)`, rounded up."""
     return math.ceil(min(0.2 * num_samples, 3 * math.sqrt(num_samples)))
 
 
 def khat_threshold(num_samples: int) -> float:
-    """The largest k-hat of `num_samples` weights with which their mean is to be trusted: `min(1 - 1/log10 K, 0.7)`."""
+    """The largest k-hat at which the mean of `num_samples` weights is reliable: `min(1 - 1/log10 K, 0.7)`."""
     return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 1 else -math.inf
 
 
 def pareto_khat(largest: Tensor, num_samples: int, rounding: float = 0.0) -> float:
-    """Shape of the generalised Pareto distribution fitted to the largest importance weights of one datum.
+    """Shape of the generalized Pareto distribution fitted to the largest importance weights of one datum.
 
-    A k-hat above 0.5 means a variance of the weights that looks infinite, one above 0.7 a mean that more samples hardly
-    improve.
+    Above 0.5 the variance of the weights appears to be infinite; above 0.7 more samples hardly improve their mean.
 
     Args:
-        largest: Log-weights in descending order, `tail_size(num_samples) + 1` of them at least.
-        num_samples: Number of weights in all.
+        largest: The largest log-weights in descending order, at least `tail_size(num_samples) + 1`.
+        num_samples: Total number of weights.
         rounding: Log-weights this close to each other count as equal.
 
     Returns:
-        The k-hat; -inf if the tail's weights are all equal (an exact proposal), inf if fewer than five weights stand
-        out of the others or from zero, NaN for fewer than 25 samples, which have no tail to speak of.
+        The k-hat; -inf if all weights of the tail are equal (an exact proposal); inf if fewer than five weights are
+        above the threshold of the tail, or if all are zero; NaN for fewer than 25 samples, which are too few for a
+        tail.
 
     Reference: Vehtari, Simpson, Gelman, Yao and Gabry 2024, arXiv 1507.02646, section 3.
     """
@@ -55,5 +55,5 @@ def pareto_khat(largest: Tensor, num_samples: int, rounding: float = 0.0) -> flo
         return math.inf
     try:
         return float(fit_generalized_pareto(excess)[0])
-    except ZeroDivisionError:  # where the best fit is an exponential tail to the last digit, as ties can make it
+    except ZeroDivisionError:  # the best fit is exactly an exponential tail, possible with ties
         return 0.0

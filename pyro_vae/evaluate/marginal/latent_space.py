@@ -1,4 +1,4 @@
-"""The densities of a pair as functions of its latents, mapped to a space without bounds."""
+"""The densities of a pair as functions of its latents, in unconstrained coordinates."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["LatentSpace", "Point"]
 
 @dataclass(frozen=True)
 class Point:
-    """Latents of R rows, and the densities there.
+    """Latents of R rows, with their densities and gradients.
 
     Attributes:
-        u: The latents in unbounded coordinates, `(R, D)`.
+        u: The latents in unconstrained coordinates, `(R, D)`.
         base, tilt: Log-density of the base, and log p(x, z) minus it, `(R,)`. The Jacobian is part of the base.
         base_grad, tilt_grad: Their gradients in `u`, `(R, D)`.
     """
@@ -49,7 +49,7 @@ class Point:
         return torch.add(self.base_grad, self.tilt_grad, alpha=beta)
 
     def where(self, keep: Tensor, other: Point) -> Point:
-        """This point in the rows to keep, `(R,)`, the other one elsewhere."""
+        """This point in the rows where `keep`, `(R,)`, is True, the other one elsewhere."""
         wide = keep.unsqueeze(-1)
         return Point(
             torch.where(wide, self.u, other.u),
@@ -62,7 +62,7 @@ class Point:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a site's unbounded value lies in a row: its shape with the data first, and the axis of the data."""
+    """The layout of a site's unconstrained value: its shape with the data first, and the axis of the data."""
 
     shape: torch.Size
     axis: int
@@ -74,8 +74,8 @@ class _Layout:
         return row.reshape(len(row), *self.shape[1:]).movedim(0, self.axis)
 
 
-class _FromUnbounded(Messenger):
-    """Give every latent site the image of an unbounded value, and note the Jacobian."""
+class _FromUnconstrained(Messenger):
+    """Sets every latent site to the image of an unconstrained value, and records the Jacobian."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class _FromUnbounded(Messenger):
 
 
 def _gradient(value: Tensor, u: Tensor) -> Tensor:
-    """Gradient of the sum of `value`; zero where it does not depend on `u`, of the observations say."""
+    """Gradient of the sum of `value`; zero if it does not depend on `u`."""
     grad = None
     if value.requires_grad:
         (grad,) = torch.autograd.grad(value.sum(), u, retain_graph=True, allow_unused=True)
@@ -104,14 +104,14 @@ def _gradient(value: Tensor, u: Tensor) -> Tensor:
 class LatentSpace:
     """Densities and gradients of a pair at any latents, one row per datum and copy.
 
-    Chains are copies of the data, `copies` times over, so that networks see rows as ever. A pair that has parameters
-    for each datum does not run on copies: then the copies run one after the other.
+    Chains run as copies of the data, so networks see ordinary rows. A pair with parameters for each datum cannot run on
+    copied data; its chains run one after another.
 
     Args:
         model: The model.
-        guide: Whose density is the base, or None for the prior.
+        guide: The guide, whose density is the base, or None for the prior.
         data: The arguments of the pair, with N rows.
-        copies: C; the rows are R = C N, those of the first copy first.
+        copies: C; there are R = C N rows, those of the first copy first.
 
     Raises:
         ValueError: For a discrete latent site, a model without latent sites, or an auxiliary site of the guide.
@@ -124,7 +124,7 @@ class LatentSpace:
         self.data, self.runs = data, copies
         self._evaluate: Callable[[Tensor], tuple[Tensor, ...]] = self._eager
         self.layouts: dict[str, _Layout] = {}
-        first = self._draw(data)  # what is wrong with the pair shows here
+        first = self._draw(data)  # raises if the pair is unsuitable
         self.dims = first.shape[1]
         if copies > 1:
             many = map_rows(lambda a: a.repeat(copies, *(1,) * (a.dim() - 1)), *data)
@@ -143,20 +143,20 @@ class LatentSpace:
         return Point(u, *self._evaluate(u))
 
     def record(self) -> None:
-        """Record the tensor operations behind `point`, to run them without Pyro around them from now on.
+        """Trace the tensor operations of `point`, so that later calls run without Pyro.
 
-        Where a recording cannot be made, or gives something else at other latents, because Python looks at values or
-        the pair draws noise of its own, nothing changes.
+        Nothing changes if tracing fails, or if the graph gives other values at other latents because the pair has
+        control flow on values or draws noise.
         """
         draws = [self.draw() for _ in range(3)]
         try:
             with pyro.validation_enabled(False):
-                graph = make_fx(lambda u: self._eager(u))(draws[0])  # a method would count its `self`
+                graph = make_fx(lambda u: self._eager(u))(draws[0])  # make_fx would trace the `self` of a method
             graph.graph.eliminate_dead_code()
             graph.recompile()
             pairs = [pair for u in draws for pair in zip(graph(u), self._evaluate(u), strict=True)]
             agrees = all(torch.allclose(a, b, rtol=1e-4, atol=1e-4, equal_nan=True) for a, b in pairs)
-        except Exception:  # whatever recording meets: then Pyro runs each time
+        except Exception:  # any error of tracing: Pyro runs each time then
             return
         if agrees:
             self._evaluate = graph
@@ -170,7 +170,7 @@ class LatentSpace:
         return base.detach(), tilt.detach(), *grads
 
     def row_of(self, trace: Any) -> Tensor:
-        """Unbounded coordinates of the latents in a trace of the model, `(N, D)`."""
+        """Unconstrained coordinates of the latents in a trace of the model, `(N, D)`."""
         rows = []
         plate = self._plate
         for name, site in sample_sites(trace):
@@ -188,7 +188,9 @@ class LatentSpace:
             self.layouts[name] = _Layout(value.movedim(axis, 0).shape, axis)
             rows.append(self.layouts[name].row(value))
         if not rows:
-            raise ValueError("the model samples no latent site, so that log p(x) is what its observations say")
+            raise ValueError(
+                "the model samples no latent site, so log p(x) is simply the log-density of its observations"
+            )
         return torch.cat(rows, dim=-1)
 
     def _draw(self, data: Data) -> Tensor:
@@ -198,8 +200,8 @@ class LatentSpace:
         auxiliary = [name for name in traces.latents if name not in traces.model.nodes]
         if auxiliary:
             raise ValueError(
-                f"the guide's auxiliary site {auxiliary[0]!r} is not in the model, so that the density of its other "
-                "sites cannot be told: use start='prior'"
+                f"the guide's auxiliary site {auxiliary[0]!r} is not in the model, so the density of its other "
+                "sites is unknown: use start='prior'"
             )
         self._plate = data_plate(traces, len(args[0]))
         return self.row_of(traces.model)
@@ -211,7 +213,7 @@ class LatentSpace:
             name: layout.site(part)
             for (name, layout), part in zip(self.layouts.items(), u.split(sizes, dim=-1), strict=True)
         }
-        bijection = _FromUnbounded(values)
+        bijection = _FromUnconstrained(values)
         with bijection:
             model = prune_subsample_sites(poutine.trace(self.model).get_trace(*args, **kwargs))
         zero = u.new_zeros(())

@@ -8,13 +8,14 @@ from typing import Any, Literal, overload
 import torch
 
 from pyro_vae.distributed.ranks import Ranks
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.marginal.annealing import annealed
 from pyro_vae.evaluate.marginal.brackets import BidirectionalBounds, bidirectional
 from pyro_vae.evaluate.marginal.importance_sampling import importance
-from pyro_vae.evaluate.marginal.methods import BDMC, Importance, Method, method_of, option_hints
-from pyro_vae.evaluate.marginal.result import LogMarginal, join
+from pyro_vae.evaluate.marginal.methods import BDMC, Importance, Method, option_hints, resolve_method
+from pyro_vae.evaluate.marginal.result import LogMarginal, concatenate
 from pyro_vae.pair.arguments import check_data, check_keywords, take
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.protocol import Program
 from pyro_vae.support.random import seeded
 
@@ -35,6 +36,7 @@ def log_marginal(
 ) -> LogMarginal: ...
 
 
+@accepts_earlier_form
 def log_marginal(
     model: Program,
     guide: Program | None,
@@ -51,12 +53,12 @@ def log_marginal(
 
     .. math:: \log \hat p(x) = \log \frac1K \sum_{k=1}^K w_k, \quad E[w_k] = p(x)
 
-    Works for any pair whose sites stand in a plate over the data. Scales (a KL weight in the objective, subsampling)
-    never enter. Networks are put in evaluation mode for the call. The methods differ in the weights; an object has
-    options, a name stands for it with its defaults:
+    The sites of the pair must be inside a plate over the data. Scales (a KL weight in the objective, subsampling) never
+    enter. Networks are put in evaluation mode for the call. The methods differ in the weights. A method is an object
+    with options, or a name for its defaults:
 
-    - "importance", `pv.Importance(...)`: the guide as proposal, `w = p(x, z) / q(z|x)`; with samples from the prior
-      mixed in, and until an error is reached, if these are asked for.
+    - "importance", `pv.Importance(...)`: the guide as proposal, `w = p(x, z) / q(z|x)`; optionally mixed with samples
+      from the prior, and with more samples until a target error is reached.
     - "prior", `pv.Importance(proposal="prior")`: the prior as proposal, `w = p(x|z)`.
     - "ais", `pv.AIS(...)`: annealed importance sampling, which does not need the guide; continuous latents only.
     - "bdmc", `pv.BDMC(...)`: bidirectional Monte Carlo, bounds from both sides, on data simulated from the model.
@@ -67,24 +69,23 @@ def log_marginal(
         *args: The data `x` of shape `(N, ...)`, then whatever else the pair takes, also by keyword; tensors with N rows
             are per-datum.
         method: A name, or an object with the method's options.
-        num_samples: Importance samples per datum, K, by default 5000. The annealed methods have `num_chains` in place
-            of it.
-        memory: Bytes that intermediate tensors may take, about. It sets how data and samples are chunked, and so which
-            noise is drawn, never the estimate beyond that noise.
+        num_samples: Importance samples per datum, K, by default 5000. The annealed methods have `num_chains` instead.
+        memory: Approximate bytes for intermediate tensors. It sets how many data and samples run at once, which changes
+            the order of the random draws but not the estimator.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
         progress: Show a bar: True, False, or None (in a terminal or a notebook).
-        ranks: The processes to share the data with, from `pv.launch`: each of them makes this call with the same
-            arguments, estimates a part of the data with noise of its own, and gets the whole result.
+        ranks: The processes that split the data, from `pv.launch`. Each makes this call with the same arguments,
+            estimates a part of the data with different noise, and gets the whole result.
 
     Returns:
-        A `LogMarginal`; for "bdmc" `BidirectionalBounds`, which has an upper bound and the simulated data, too. After
-        Ctrl-C the data that were finished, with a warning.
+        A `LogMarginal`; for "bdmc" `BidirectionalBounds`, with an upper bound and the simulated data. After Ctrl-C the
+        result holds the finished data, with a warning.
 
     Raises:
-        ValueError: If a site stands outside the plate over the data, if latent sites differ between model and guide, if
-            a weight is NaN or infinite, for discrete latents where Hamiltonian moves need continuous ones, or if an
-            option is out of its range. There is no "harmonic" method.
+        ValueError: If a site is outside the plate over the data, if latent sites differ between model and guide, if a
+            weight is NaN or infinite, for discrete latents under an annealed method, or if an option is out of its
+            range. There is no "harmonic" method, because its variance is infinite.
         TypeError: For `num_samples` with an annealed method, or a keyword that neither this call nor the pair knows.
 
     Reference: see `pv.Importance`, `pv.AIS` and `pv.BDMC`.
@@ -109,18 +110,18 @@ def log_marginal(
         True
     """
     n = check_data(args)
-    chosen = method_of(method)
+    chosen = resolve_method(method)
     check_keywords(log_marginal, kwargs, model, guide, hints=option_hints(chosen))
-    count = _checked(chosen, guide, num_samples, memory)
+    count = _check_options(chosen, guide, num_samples, memory)
     if ranks is not None and ranks.size > 1:
         if n < ranks.size:
-            raise ValueError(f"{n} data cannot be shared by {ranks.size} processes: give more data, or no ranks")
+            raise ValueError(f"{n} data cannot be split among {ranks.size} processes: give more data, or no ranks")
         first, last, _ = ranks.rows(n)
         args, kwargs = take(args, kwargs, first, last)
         seed = ranks.broadcast(int(torch.randint(2**62, ())) if seed is None else seed) + ranks.rank
         progress = progress if ranks.is_main else False
     programs = [model] if guide is None else [model, guide]
-    data = beside_networks(args, *programs), kwargs
+    data = to_networks_device(args, *programs), kwargs
     result: LogMarginal
     with torch.no_grad(), eval_mode(*programs), seeded(seed):
         if isinstance(chosen, Importance):
@@ -131,11 +132,11 @@ def log_marginal(
                 result = bidirectional(model, guide, data, chosen, **options)
             else:
                 result = annealed(model, guide, data, chosen, **options)
-    return result if ranks is None or ranks.size == 1 else _gathered(result, ranks)
+    return result if ranks is None or ranks.size == 1 else _gather(result, ranks)
 
 
-def _checked(method: Method, guide: Program | None, num_samples: int | None, memory: int | None) -> int:
-    """The number of importance samples, if the options fit the method."""
+def _check_options(method: Method, guide: Program | None, num_samples: int | None, memory: int | None) -> int:
+    """Check that the options suit the method; returns the number of importance samples."""
     if guide is None and method.needs_guide:
         raise ValueError(f"{method!r} needs a guide, got None: give one, or use method='prior' or 'ais'")
     if num_samples is not None and not isinstance(method, Importance):
@@ -154,9 +155,9 @@ def _checked(method: Method, guide: Program | None, num_samples: int | None, mem
     return count
 
 
-def _gathered(result: LogMarginal, ranks: Ranks) -> LogMarginal:
-    """The results of all ranks as one, in the order of the data, up to the first that was interrupted."""
+def _gather(result: LogMarginal, ranks: Ranks) -> LogMarginal:
+    """The joined results of all ranks in the order of the data, up to the first that was interrupted."""
     device = result.log_prob.device
     parts = [part.to(device) for part in ranks.gather(result.to("cpu"))]
     stopped = next((i for i, part in enumerate(parts) if part.interrupted), len(parts) - 1)
-    return dataclasses.replace(join(parts[: stopped + 1]), interrupted=parts[stopped].interrupted)
+    return dataclasses.replace(concatenate(parts[: stopped + 1]), interrupted=parts[stopped].interrupted)

@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-__all__ = ["AIS", "BDMC", "METHODS", "Importance", "Method", "method_of", "option_hints"]
+__all__ = ["AIS", "BDMC", "METHODS", "Importance", "Method", "resolve_method", "option_hints"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    r"""Importance sampling, the weights being :math:`w = p(x, z) / q(z|x)` for z from the guide.
+    r"""Importance sampling with the weights :math:`w = p(x, z) / q(z|x)` for z from the guide.
 
     Args:
-        proposal: "guide", or "prior": then `w = p(x|z)`, which is right in expectation, and of use in one or two
+        proposal: "guide", or "prior", for which `w = p(x|z)`: unbiased for p(x), but useful only in one or two
             dimensions.
-        defensive: Share a in [0, 1) of the samples that are drawn from the prior, all being weighted with the density
-            of the mixture `(1 - a) q(z|x) + a p(z)`. Then no weight exceeds `p(x|z) / a`, even where the guide is too
-            narrow.
-        target_error: Per-datum standard error in nats: the samples of those data that have not reached it are doubled
-            until they have, or have `max_samples`. Begin with a few hundred samples at least: an error told from few
-            weights may look small by chance, and the data that stop at it are too low on average.
-        max_samples: The most samples per datum with `target_error`.
+        defensive: Fraction a in [0, 1) of the samples that are drawn from the prior. All samples are weighted with the
+            density of the mixture `(1 - a) q(z|x) + a p(z)`, so no weight exceeds `p(x|z) / a`, even if the guide is
+            too narrow.
+        target_error: Standard error per datum in nats: the number of samples is doubled for each datum with a larger
+            error, up to `max_samples`. Start with at least a few hundred samples: an error estimated from few weights
+            may be small by chance, and the estimates of data that stop early are then too low on average.
+        max_samples: Maximum number of samples per datum with `target_error`.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -50,17 +50,17 @@ class Importance:
 
     @property
     def name(self) -> str:
-        """What a result calls it."""
+        """The name of the method in results."""
         return "importance" if self.proposal == "guide" else "prior"
 
     @property
     def needs_guide(self) -> bool:
-        """Whether there must be a guide."""
+        """Whether the method uses a guide."""
         return self.proposal == "guide"
 
     @property
-    def prior_share(self) -> float:
-        """The share of the samples that the prior draws."""
+    def prior_fraction(self) -> float:
+        """The fraction of the samples that are drawn from the prior."""
         return 1.0 if self.proposal == "prior" else self.defensive
 
 
@@ -68,16 +68,16 @@ class Importance:
 class AIS:
     """Annealed importance sampling: chains of Hamiltonian moves from the prior (or the guide) to the posterior.
 
-    Owes nothing to the guide, unless it starts there; continuous latents only; costs `num_chains * num_temperatures *
-    leapfrog_steps` gradients per datum. Step sizes are found in a pilot run first, per datum and temperature, for an
-    acceptance of 0.65.
+    It does not depend on the guide unless it starts there, and needs continuous latents. It costs `num_chains *
+    num_temperatures * leapfrog_steps` gradients per datum. A pilot run adapts the step sizes per datum and temperature
+    to an acceptance of 0.65.
 
     Args:
         num_chains: Independent chains per datum.
         num_temperatures: Steps of the inverse temperature from 0 to 1.
         leapfrog_steps: Leapfrog steps in each move.
-        start: Where chains begin, "prior" or "guide".
-        schedule: Of the inverse temperatures, "sigmoid" (finer at both ends) or "linear".
+        start: Initial distribution of the chains, "prior" or "guide".
+        schedule: Schedule of the inverse temperatures, "sigmoid" (finer at both ends) or "linear".
 
     Raises:
         ValueError: If an option is out of its range.
@@ -102,12 +102,12 @@ class AIS:
 
     @property
     def name(self) -> str:
-        """What a result calls it."""
+        """The name of the method in results."""
         return "ais"
 
     @property
     def needs_guide(self) -> bool:
-        """Whether there must be a guide."""
+        """Whether the method uses a guide."""
         return self.start == "guide"
 
 
@@ -115,9 +115,9 @@ class AIS:
 class BDMC(AIS):
     """Bidirectional Monte Carlo: bounds on log p(x) from both sides, by annealing on simulated data.
 
-    Data are simulated from the model in place of those given, so that one exact draw from each posterior is known;
-    chains from the prior bound log p(x) from below, chains back from the posterior draw from above. The gap says how
-    exact `AIS` with the same options is for data like the model's own.
+    Data are simulated from the model in place of the given ones, so one exact draw from each posterior is known. Chains
+    from the prior bound log p(x) from below, reversed chains from the posterior draw bound it from above. The gap
+    measures the accuracy of `AIS` with the same options on data like the simulated ones.
 
     Args: those of `AIS`.
 
@@ -126,7 +126,7 @@ class BDMC(AIS):
 
     @property
     def name(self) -> str:
-        """What a result calls it."""
+        """The name of the method in results."""
         return "bdmc"
 
 
@@ -139,8 +139,8 @@ METHODS: dict[str, Method] = {
 }
 
 
-def method_of(method: str | Method) -> Method:
-    """A method by its name, with its defaults, or the one given.
+def resolve_method(method: str | Method) -> Method:
+    """The method of a name, with its defaults; a method is returned unchanged.
 
     Raises:
         ValueError: For an unknown name. There is no "harmonic" method.
@@ -154,8 +154,8 @@ def method_of(method: str | Method) -> Method:
     if "harmonic" in method.lower():
         raise ValueError(
             f"method={method!r}: the harmonic mean of likelihoods under the posterior has infinite variance for almost "
-            "every model (Neal's comment on Newton and Raftery 1994), so that its estimates are far too high however "
-            "many samples there are: use 'ais', or 'bdmc' for a bound from above"
+            "every model (Neal's comment on Newton and Raftery 1994), so its estimates are far too high for any "
+            "number of samples: use 'ais', or 'bdmc' for a bound from above"
         )
     if method not in METHODS:
         raise ValueError(f"method must be one of {names}, got {method!r}")
@@ -163,9 +163,9 @@ def method_of(method: str | Method) -> Method:
 
 
 def option_hints(method: Method) -> dict[str, str]:
-    """What to write where an option of a method is given to the call itself."""
+    """Advice by keyword, where an option of a method is passed to the call itself."""
     hints: dict[str, str] = {}
-    for kind in (AIS, Importance, type(method)):  # the method that was chosen comes first
+    for kind in (AIS, Importance, type(method)):  # the chosen method overrides the others
         for field in fields(kind):
             hints[field.name] = f"it is an option of a method, method=pv.{kind.__name__}({field.name}=...)"
     return hints

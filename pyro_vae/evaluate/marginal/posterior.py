@@ -1,4 +1,4 @@
-"""The true posterior of single data, by Markov chain Monte Carlo."""
+"""Samples from the true posterior of single data, by Markov chain Monte Carlo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace
 from pyro_vae.evaluate.marginal.proposals import prior_traces
 from pyro_vae.pair.arguments import check_data, check_keywords, take
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import sample_sites
@@ -23,7 +23,7 @@ __all__ = ["posterior_samples"]
 
 
 class _Unscaled(Messenger):
-    """Take every site at its own weight: scales belong to objectives, not to posteriors."""
+    """Removes all scales: they belong to objectives, not to posteriors."""
 
     def _pyro_sample(self, msg: Any) -> None:
         msg["scale"] = 1.0
@@ -39,25 +39,25 @@ def posterior_samples(
     progress: bool | None = False,
     **kwargs: Any,
 ) -> dict[str, Tensor]:
-    """Samples from p(z|x) of each datum, for a few data: ground truth to hold guides and estimators against.
+    """Samples from p(z|x) of each datum, for a few data: ground truth for guides and estimators.
 
-    One chain of Pyro's MCMC for each datum, one after the other; slow, seconds to minutes for each. Networks are put in
-    evaluation mode, scales are left out.
+    Runs one chain of Pyro's MCMC per datum, one after another, which takes seconds to minutes each. Networks are put in
+    evaluation mode, and scales are ignored.
 
     Args:
         model: The model.
         *args: The data `x` of shape `(N, ...)`, then whatever else the model takes, also by keyword; tensors with N
             rows are per-datum.
-        num_samples: Samples of each datum, S. They are correlated: see `pyro.ops.stats.effective_sample_size`.
-        warmup_steps: Moves that adapt the step size and the mass matrix; as many as `num_samples` by default.
+        num_samples: Samples per datum, S. They are correlated: see `pyro.ops.stats.effective_sample_size`.
+        warmup_steps: Moves that adapt the step size and the mass matrix; by default `num_samples`.
         kernel: "nuts", or "hmc" with trajectories of length 1.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
         progress: Show a bar.
 
     Returns:
-        The samples by latent site, each of the shape that the site has in the model, after S: `(S, N, ...)` for a
-        plate over the data alone.
+        The samples by latent site: S, then the shape of the site in the model, so `(S, N, ...)` for a single plate over
+        the data.
 
     Raises:
         ValueError: For a discrete latent site, an unknown kernel, or fewer than one sample.
@@ -79,13 +79,13 @@ def posterior_samples(
         raise ValueError(f"kernel must be 'nuts' or 'hmc', got {kernel!r}")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    args = beside_networks(args, model)
+    args = to_networks_device(args, model)
     found: dict[str, list[Tensor]] = {}
     axes: dict[str, int] = {}
     with eval_mode(model), seeded(seed):
         with torch.no_grad(), fork_rng():
             first = take(args, kwargs, 0, 1)
-            LatentSpace(model, None, first, 1)  # refuses what has no continuous posterior per datum
+            LatentSpace(model, None, first, 1)  # refuses a model without a continuous posterior per datum
             traces = prior_traces(model, first, None, 0)
             plate = data_plate(traces, 1)
             for name, site in sample_sites(traces.guide):

@@ -1,4 +1,4 @@
-"""Importance weights of a pair under three proposals: the guide, the prior, and a mixture of both."""
+"""Importance weights of a pair under three proposals: the guide, the prior, and their mixture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def as_guide(model: Program) -> Program:
 
 
 def prior_traces(model: Program, data: Data, num_particles: int | None, nesting: int) -> PairTrace:
-    """A run of the model on latents from its own prior, with these latents as the guide's trace."""
+    """A run of the model on latents from its prior, with these latents as the guide's trace."""
     if num_particles is not None:
         model = pyro.plate(PARTICLE_PLATE, num_particles, dim=-1 - nesting)(model)
     run = poutine.trace(model).get_trace(*data[0], **data[1])
@@ -38,53 +38,55 @@ def prior_traces(model: Program, data: Data, num_particles: int | None, nesting:
 
 
 class NoDensity(ValueError):
-    """A guide without a density at a continuous site, so that there are no importance weights."""
+    """A guide has no density at a continuous site, so there are no importance weights."""
 
 
 class Proposal:
-    r"""Draws log-weights per datum from `(1 - share) q(z|x) + share p(z)`.
+    r"""Draws log-weights per datum from `(1 - a) q(z|x) + a p(z)`.
 
-    The number of draws from either part is fixed, their order is not, and each is weighted with the density of the
-    mixture (the balance heuristic), so that the mean weight is unbiased for p(x):
+    The numbers of draws from the two components are fixed, and their order is random. Each draw is weighted with the
+    density of the mixture (the balance heuristic), so the mean weight is unbiased for p(x):
 
     .. math:: w = \frac{p(x, z)}{(1 - a) q(z|x) + a p(z)} \le \frac{p(x|z)}{a}
 
     Args:
         model, guide: The pair.
-        share: a, between 0 (the guide alone) and 1 (the prior alone).
-        vectorize: Whether samples run as one more leading dimension, or one at a time.
+        prior_fraction: a, between 0 (the guide alone) and 1 (the prior alone).
+        vectorize: Whether samples run as a leading dimension, or one at a time.
         nesting: The number of batch dimensions of the pair.
 
     Reference: Hesterberg 1995 (defensive mixtures); Veach and Guibas 1995 (the balance heuristic).
     """
 
-    def __init__(self, model: Program, guide: Program, share: float, vectorize: bool, nesting: int) -> None:
-        self.model, self.guide, self.share = model, guide, share
+    def __init__(self, model: Program, guide: Program, prior_fraction: float, vectorize: bool, nesting: int) -> None:
+        self.model, self.guide, self.prior_fraction = model, guide, prior_fraction
         self.vectorize, self.nesting = vectorize, nesting
 
     def plan(self, num_samples: int) -> Tensor:
         """Which of some samples are drawn from the prior, `(K,)`."""
-        count = 0 if self.share == 0 else max(1, round(self.share * num_samples))
+        count = 0 if self.prior_fraction == 0 else max(1, round(self.prior_fraction * num_samples))
         return torch.randperm(num_samples) < count if 0 < count < num_samples else torch.full((num_samples,), count > 0)
 
-    def log_weights(self, data: Data, from_prior: Tensor, share: float) -> Tensor:
+    def log_weights(self, data: Data, from_prior: Tensor, prior_fraction: float) -> Tensor:
         """Log-weights `(K, N)` for the samples of a plan, or of a part of it.
 
-        `share` is that of the whole plan.
+        `prior_fraction` is that of the whole plan.
         """
         parts = []
         for prior in (False, True):
             count = int((from_prior == prior).sum())
             if count and self.vectorize:
-                parts.append(self.weigh(data, count, prior, share))
+                parts.append(self.draw_log_weights(data, count, prior, prior_fraction))
             elif count:
-                parts.append(torch.stack([self.weigh(data, None, prior, share) for _ in range(count)]))
+                parts.append(
+                    torch.stack([self.draw_log_weights(data, None, prior, prior_fraction) for _ in range(count)])
+                )
         if len(parts) == 1:
             return parts[0].double()
         order = from_prior.int().argsort(stable=True).argsort()  # from "guide first" back to the plan's order
         return torch.cat(parts).double()[order.to(parts[0].device)]
 
-    def weigh(self, data: Data, count: int | None, prior: bool, share: float) -> Tensor:
+    def draw_log_weights(self, data: Data, count: int | None, prior: bool, prior_fraction: float) -> Tensor:
         """Log-weights of `count` samples, all from the prior or all from the guide, `(K, N)`; of one for None."""
         args, kwargs = data
         n = len(args[0])
@@ -92,7 +94,7 @@ class Proposal:
             traces = prior_traces(self.model, data, count, self.nesting)
         else:
             traces = trace_pair(self.model, self.guide, args, kwargs, num_particles=count, nesting=self.nesting)
-        if share in (0, 1):
+        if prior_fraction in (0, 1):
             return joint_log_weight(traces, data_plate(traces, n))
         if prior:
             guide = self.guide
@@ -109,31 +111,31 @@ class Proposal:
             else:
                 joint = joint + value
                 p = p if site["is_observed"] else p + value
-        return joint - torch.logaddexp(q + math.log1p(-share), p + math.log(share))
+        return joint - torch.logaddexp(q + math.log1p(-prior_fraction), p + math.log(prior_fraction))
 
     def check(self, data: Data) -> None:
-        """Refuse a guide whose density cannot be told.
+        """Refuse a guide whose density is unknown.
 
         Raises:
             ValueError: For a point mass at a continuous site; for an auxiliary site, which only the guide has, where
                 draws from the prior are mixed in.
         """
-        if self.share == 1:
+        if self.prior_fraction == 1:
             return
         traces = trace_pair(self.model, self.guide, *data)
         extra = [name for name, site in sample_sites(traces.guide) if site["infer"].get("is_auxiliary")]
         for name, q in sample_sites(traces.guide):
             p = traces.model.nodes.get(name)
             if extra or p is None or not is_point_mass(q["fn"]):
-                continue  # an autoguide maps an auxiliary draw to a point mass, with the Jacobian as its weight
+                continue  # an autoguide maps an auxiliary draw to point masses, with the Jacobian as a factor
             if not (is_point_mass(p["fn"]) or p["fn"].support.is_discrete):
                 raise NoDensity(
-                    f"the guide puts all of site {name!r} in one point, and a point mass has no density at a "
-                    "continuous site: there are no importance weights. Use a guide with a density; or method='prior' "
+                    f"the guide has a point mass at the continuous site {name!r}, which has no density, so there "
+                    "are no importance weights. Use a guide with a density; or method='prior' "
                     "or 'ais', which need no guide, if the prior is a density"
                 )
-        if self.share > 0 and extra:
+        if self.prior_fraction > 0 and extra:
             raise ValueError(
-                f"the guide's auxiliary site {extra[0]!r} is not in the model, so that the density of a mixture "
-                "with the prior cannot be told: use defensive=0"
+                f"the guide's auxiliary site {extra[0]!r} is not in the model, so the density of a mixture "
+                "with the prior is unknown: use defensive=0"
             )

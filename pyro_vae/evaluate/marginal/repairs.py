@@ -1,4 +1,4 @@
-"""Second estimates of log p(x) for the data whose first is unreliable."""
+"""New estimates of log p(x) for data whose first estimate is unreliable."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.table import Table
 from torch import Tensor
 
+from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.evaluate.marginal.methods import BDMC, METHODS, Method, method_of, option_hints
+from pyro_vae.evaluate.marginal.methods import BDMC, METHODS, Method, option_hints, resolve_method
 from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.pair.arguments import check_data, check_keywords, map_rows
 from pyro_vae.pair.protocol import Program
@@ -27,12 +28,12 @@ __all__ = ["LogMarginalRepair", "repair"]
 
 @dataclass(frozen=True, repr=False)
 class LogMarginalRepair(Result):
-    """What a second look at the unreliable estimates found.
+    """The result of `repair`: new estimates for the unreliable ones.
 
     Attributes:
-        index: Which data were unreliable, `(M,)`.
-        before, after: Their estimates; `after` is None if there were none to repair.
-        result: The estimates of all data, the new ones in place of the old; its other figures are of the first look.
+        index: Indices of the data with unreliable estimates, `(M,)`.
+        before, after: Their old and new estimates; `after` is None if M is 0.
+        result: The estimates of all data, with the new ones in place of the old; its other values are the old ones.
     """
 
     title: ClassVar[str] = "repaired estimates of log p(x)"
@@ -62,7 +63,7 @@ class LogMarginalRepair(Result):
         ]
 
     def table(self) -> Table:
-        """How the repaired estimates moved, as a rich table."""
+        """The changes of the repaired estimates, as a rich table."""
         rows = self.to_dicts()
         still = sum(row["unreliable_after"] for row in rows)
         title = (
@@ -91,8 +92,8 @@ class LogMarginalRepair(Result):
         rows = self.to_dicts()
         for when, shift, color in (("before", -0.12, "C7"), ("after", 0.12, "C0")):
             value, error = ([row[f"{name}_{when}"] for row in rows] for name in ("log_prob", "std_error"))
-            at = [i + shift for i in range(len(rows))]
-            ax.errorbar(at, value, drawable(error), fmt="o", ms=4, capsize=2, color=color, label=when)
+            positions = [i + shift for i in range(len(rows))]
+            ax.errorbar(positions, value, drawable(error), fmt="o", ms=4, capsize=2, color=color, label=when)
         shown = range(0, len(rows), len(rows) // 25 + 1)
         ax.set_xticks(list(shown), [str(rows[i]["index"]) for i in shown], fontsize=8)
         ax.set(xlabel="index of the datum", ylabel="log p(x) (nats)")
@@ -100,6 +101,7 @@ class LogMarginalRepair(Result):
         return figure
 
 
+@accepts_earlier_form
 def repair(
     model: Program,
     guide: Program | None,
@@ -112,36 +114,36 @@ def repair(
     progress: bool | None = False,
     **kwargs: Any,
 ) -> LogMarginalRepair:
-    """Estimate log p(x) anew where an estimate is unreliable, and say how it moved.
+    """Estimate log p(x) again for the data whose estimate is unreliable.
 
     Args:
         model, guide: The pair.
-        *args, **kwargs: The data and the pair's other arguments, as they were given to `log_marginal`.
-        result: What `log_marginal` found for the same arguments: its `unreliable` data are repaired.
-        how: "samples", ten times as many samples from the guide; a method of `log_marginal`, by name or as an object,
-            "ais" for one, which does not need the guide; or a function that takes the pair's arguments for the
-            unreliable data and returns a better guide for them,
-            `lambda x: pv.fit_local(model, guide, x, family="full_normal").guide` for one.
-        num_samples, memory, seed, progress: For `log_marginal`.
+        *args, **kwargs: The data and the pair's other arguments, as passed to `log_marginal`.
+        result: The result of `log_marginal` for the same arguments; its `unreliable` data are estimated again.
+        how: "samples", ten times as many samples from the guide; or a method of `log_marginal`, by name or as an
+            object, for example "ais", which does not need the guide; or a function from the pair's arguments for the
+            unreliable data to a better guide for them, for example `lambda x: pv.fit_local(model, guide, x,
+            family="full_normal").guide`.
+        num_samples, memory, seed, progress: Options of `log_marginal`.
 
     Raises:
-        ValueError: If `result` is of another number of data, or `how` is unknown.
+        ValueError: If `result` has another number of data, or `how` is unknown.
         TypeError: For a keyword that neither this call nor the pair knows.
     """
     n = check_data(args)
     if len(result) != n:
-        raise ValueError(f"the result is of {len(result)} data, {n} came: pass the data that it was found for")
+        raise ValueError(f"the result is of {len(result)} data, got {n} data: pass the data of the result")
     method: str | Method = "importance"
     if not callable(how) and how != "samples":
         if (isinstance(how, str) and how not in METHODS) or how == "bdmc" or isinstance(how, BDMC):
             raise ValueError(
                 f"how must be 'samples', 'ais' or a function that returns a guide, or another method of log_marginal "
-                f"for the data that came, got {how!r}"
+                f"for given data, got {how!r}"
             )
         method = how
-    check_keywords(repair, kwargs, model, guide, hints=option_hints(method_of(method)))
+    check_keywords(repair, kwargs, model, guide, hints=option_hints(resolve_method(method)))
     index = result.unreliable
-    before = _at(result, index)
+    before = _select(result, index)
     if not len(index):
         return LogMarginalRepair(index, before, None, result)
     rows, named = map_rows(lambda a: a[index.to(a.device)], args, kwargs)
@@ -167,7 +169,7 @@ def repair(
     return LogMarginalRepair(index, before, after, merged)
 
 
-def _at(result: LogMarginal, index: Tensor) -> LogMarginal:
+def _select(result: LogMarginal, index: Tensor) -> LogMarginal:
     """The estimates of some of the data."""
     fields: dict[str, Any] = {"num_samples": result.counts[index], "bounds": None}
     for name in ("log_prob", "std_error", "ess", "khat"):

@@ -1,4 +1,4 @@
-"""What an estimate of log p(x) says of itself."""
+"""The result of `log_marginal`: estimates of log p(x) with their errors and diagnostics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pyro_vae.support.tables import indexed_rows, new_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["LogMarginal", "join", "marginal_of"]
+__all__ = ["LogMarginal", "concatenate", "estimate_from_weights"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,19 +30,19 @@ class LogMarginal(Result):
     """Per-datum estimates of log p(x) in nats, each a tensor of shape `(N,)`.
 
     Attributes:
-        log_prob: Log of the mean weight. Its expectation is below log p(x), and rises to it with `num_samples`.
-        std_error: Monte Carlo standard error of `log_prob` (delta method). It sees only the weights that were drawn:
-            with a small `ess` or a large `khat` it is itself unreliable.
+        log_prob: Log of the mean weight. Its expectation is below log p(x), and approaches it with `num_samples`.
+        std_error: Monte Carlo standard error of `log_prob` (delta method). It is itself unreliable if `ess` is small or
+            `khat` is large.
         ess: Effective sample size (sum w)^2 / sum w^2, between 1 and `num_samples`.
-        num_samples: Weights per datum, `(N,)` where they differ: importance samples, or chains of annealed importance
+        num_samples: Weights per datum, `(N,)` if they differ: importance samples, or chains of annealed importance
             sampling.
-        khat: Pareto k-hat of the weights' tail: above 0.7 more samples hardly help. -inf where all weights are equal,
-            NaN for fewer than 25 samples.
+        khat: Pareto k-hat of the tail of the weights; above 0.7 more samples hardly help. -inf if all weights are
+            equal, NaN for fewer than 25 samples.
         bounds: The bounds L_1, L_2, L_4, ..., `(J, N)`, each averaged over disjoint blocks of the same weights; NaN
             where a datum has too few.
-        method: How the weights were made.
-        acceptance: Share of accepted proposals of the Markov chains, `(N,)`; None for independent samples.
-        interrupted: Whether the work was stopped, so that only the first data are here.
+        method: Name of the method.
+        acceptance: Fraction of accepted proposals of the Markov chains, `(N,)`; None for independent samples.
+        interrupted: Whether the computation was stopped; the result then holds only the first data.
     """
 
     title: ClassVar[str] = "log p(x)"
@@ -66,12 +66,12 @@ class LogMarginal(Result):
 
     @property
     def mean_error(self) -> float:
-        """Monte Carlo standard error of `mean` for these data: what more samples would reduce."""
+        """Monte Carlo standard error of `mean` for these data, which more samples reduce."""
         return float(self.std_error.double().square().sum().sqrt() / len(self.std_error))
 
     @property
     def sampling_error(self) -> float:
-        """Standard error of `mean` as an estimate for the whole population: what more data would reduce."""
+        """Standard error of `mean` as an estimate for the population, which more data reduce."""
         return standard_error(self.log_prob)
 
     @property
@@ -81,10 +81,10 @@ class LogMarginal(Result):
 
     @property
     def unreliable(self) -> Tensor:
-        """Indices of the data whose estimate is not to be trusted.
+        """Indices of the data with an unreliable estimate.
 
-        Those with a k-hat above `min(1 - 1/log10 K, 0.7)`, and those whose estimate is not a finite number. A k-hat
-        that cannot be told (NaN, fewer than 25 samples) counts for nothing.
+        These are data with a k-hat above `min(1 - 1/log10 K, 0.7)`, and data whose estimate is not finite. A k-hat of
+        NaN (fewer than 25 samples) is ignored.
         """
         bad = ~self.log_prob.isfinite()
         if self.khat is not None:
@@ -95,9 +95,9 @@ class LogMarginal(Result):
 
     @property
     def convergence(self) -> dict[int, float]:
-        """Mean over the data of L_k, nats per datum, for k = 1, 2, 4, ... and the number of samples itself.
+        """Mean over the data of L_k, nats per datum, for k = 1, 2, 4, ... and for all samples.
 
-        A curve that still rises at its end says that `log_prob` is below log p(x) by about as much as it would rise.
+        If the curve still rises at its end, `log_prob` is below log p(x) by about its remaining rise.
         """
         found = {} if self.bounds is None else {2**j: float(level.mean()) for j, level in enumerate(self.bounds)}
         found = {k: value for k, value in found.items() if math.isfinite(value)}
@@ -106,7 +106,7 @@ class LogMarginal(Result):
         return found if math.isfinite(self.mean) else {}
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on another device."""
+        """The same result on another device."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
         return dataclasses.replace(self, **moved)
@@ -117,10 +117,10 @@ class LogMarginal(Result):
     def __repr__(self) -> str:
         if not len(self):
             return "log p(x) of no data"
-        number, what = self._samples
+        count, unit = self._samples
         text = (
             f"log p(x) = {self.mean:.3f} ± {self.mean_error:.3f} nats per datum "
-            f"({len(self)} data, {number} {what} each; "
+            f"({len(self)} data, {count} {unit} each; "
             f"ESS median {float(self.ess.median()):.1f}, min {float(self.ess.min()):.1f})"
         )
         if self.khat is not None and not self.khat.isnan().all():
@@ -132,8 +132,10 @@ class LogMarginal(Result):
 
     @property
     def _samples(self) -> tuple[str, str]:
-        few, most = int(self.counts.min()), int(self.counts.max())
-        return str(few) if few == most else f"{few} to {most}", "chains" if self.acceptance is not None else "samples"
+        least, most = int(self.counts.min()), int(self.counts.max())
+        return str(
+            least
+        ) if least == most else f"{least} to {most}", "chains" if self.acceptance is not None else "samples"
 
     def _values(self) -> dict[str, Any]:
         values = {
@@ -168,14 +170,14 @@ class LogMarginal(Result):
         return {**self.to_dict(), "convergence": self.convergence, "data": self.to_dicts()}
 
     def table(self) -> Table:
-        """What holds for the data set, in nats per datum."""
+        """Values of the data set, in nats per datum."""
         table = new_table(f"{self.title} of {len(self)} data, {self.method}", "", "")
         table.add_row("mean, nats per datum", f"{self.mean:.3f} ± {self.mean_error:.3f}")
         table.add_row("its error as an estimate for the population", f"{self.sampling_error:.3f}")
         if not len(self):
             return table
-        number, what = self._samples
-        table.add_row(f"{what} each", number)
+        count, unit = self._samples
+        table.add_row(f"{unit} each", count)
         table.add_row("effective sample size, median", f"{float(self.ess.median()):.1f}")
         table.add_row("effective sample size, least", f"{float(self.ess.min()):.1f}")
         if self.khat is not None and not self.khat.isnan().all():
@@ -208,10 +210,10 @@ class LogMarginal(Result):
 Estimate = TypeVar("Estimate", bound=LogMarginal)
 
 
-def marginal_of(weights: Weights, dtype: torch.dtype, **others: Any) -> LogMarginal:
-    """The estimates that some weights give, for data of a dtype."""
+def estimate_from_weights(weights: Weights, dtype: torch.dtype, **others: Any) -> LogMarginal:
+    """The estimates from importance weights, for data of a dtype."""
     dtype = torch.promote_types(dtype, torch.float32)
-    # log-densities are rounded about like this, after sums over many elements
+    # about the rounding error of log-densities, which are sums over many elements
     rounding = math.sqrt(torch.finfo(dtype).eps)
     first = weights.count[0]
     same = bool((weights.count == first).all())
@@ -226,8 +228,8 @@ def marginal_of(weights: Weights, dtype: torch.dtype, **others: Any) -> LogMargi
     )
 
 
-def join(parts: Sequence[Estimate]) -> Estimate:
-    """One result of several data sets' results."""
+def concatenate(parts: Sequence[Estimate]) -> Estimate:
+    """Join the results of several parts of the data."""
     levels = max((0 if p.bounds is None else len(p.bounds)) for p in parts)
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(parts[0]):

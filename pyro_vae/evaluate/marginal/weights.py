@@ -1,4 +1,4 @@
-"""What is kept of importance weights as they are drawn."""
+"""Running statistics of importance weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Weights"]
 
 
 class Weights:
-    """Running sums over the importance weights of `n` data, and their largest.
+    """Running sums over the importance weights of `n` data, and the largest weights.
 
     Args:
         n: Number of data.
-        most: The largest number of samples there will be per datum: it decides how many of the largest are kept.
+        max_samples: Maximum number of samples per datum; it sets how many of the largest weights are stored.
 
     Attributes:
         count: Weights so far, `(n,)`.
@@ -27,17 +27,17 @@ class Weights:
             number of these blocks, `(n,)`.
     """
 
-    def __init__(self, n: int, most: int, device: torch.device | None = None) -> None:
-        self.most = most
+    def __init__(self, n: int, max_samples: int, device: torch.device | None = None) -> None:
+        self.max_samples = max_samples
         self.count = torch.zeros(n, dtype=torch.long, device=device)
         self.log_sum = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
         self.log_sum_sq = self.log_sum.clone()
-        self.largest = self.log_sum.expand(tail_size(most) + 1, n).clone()
+        self.largest = self.log_sum.expand(tail_size(max_samples) + 1, n).clone()
         self.blocks: list[tuple[Tensor, Tensor]] = []
-        self._unpaired: list[Tensor] = []  # at each level the block that waits for a second, (1, n), or none, (0, n)
+        self._unpaired: list[Tensor] = []  # per level the unpaired block, (1, n), or none, (0, n)
 
     def add(self, log_w: Tensor) -> None:
-        """Take in more log-weights, `(K, n)`."""
+        """Add log-weights, `(K, n)`."""
         log_w = log_w.double()
         self.count += len(log_w)
         self.log_sum = torch.logaddexp(self.log_sum, log_w.logsumexp(0))
@@ -57,7 +57,7 @@ class Weights:
             level += 1
 
     def merge(self, rows: Tensor, more: Weights) -> None:
-        """Take in the weights of some of the data, at the indices `rows`."""
+        """Add the weights of some of the data, at the indices `rows`."""
         self.count[rows] += more.count
         self.log_sum[rows] = torch.logaddexp(self.log_sum[rows], more.log_sum)
         self.log_sum_sq[rows] = torch.logaddexp(self.log_sum_sq[rows], more.log_sum_sq)
@@ -70,10 +70,10 @@ class Weights:
             self.blocks[level][1][rows] += number
 
     def _keep_largest(self, log_w: Tensor) -> None:
-        kept = len(self.largest)
-        if len(log_w) > kept:  # of few candidates the second search is fast
-            log_w = log_w.topk(kept, dim=0).values
-        self.largest = torch.cat([self.largest, log_w]).topk(kept, dim=0).values
+        size = len(self.largest)
+        if len(log_w) > size:  # the second search is fast with few candidates
+            log_w = log_w.topk(size, dim=0).values
+        self.largest = torch.cat([self.largest, log_w]).topk(size, dim=0).values
 
     @property
     def log_mean(self) -> Tensor:
@@ -84,7 +84,7 @@ class Weights:
     def inverse_ess(self) -> Tensor:
         """sum w^2 / (sum w)^2, `(n,)`."""
         inverse = (self.log_sum_sq - 2 * self.log_sum).exp()
-        # no weight above zero at all: the estimate is -inf and nothing is known about its error
+        # all weights are zero: the estimate is -inf, and its error is unknown
         return torch.where(self.log_sum == -math.inf, math.inf, inverse)
 
     @property

@@ -15,7 +15,18 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from pyro_vae import elbo as elbos
-from pyro_vae.evaluate.preflight.probe import Run, Site, chain, core, family, fits, frames_of, shapes_of, sizes_of, some
+from pyro_vae.evaluate.preflight.probe import (
+    Run,
+    Site,
+    base_distribution,
+    family,
+    fits,
+    plate_frames,
+    plate_sizes,
+    shorten,
+    site_shapes,
+    wrapped_distributions,
+)
 
 __all__ = [
     "check_plates",
@@ -30,11 +41,11 @@ DISCRETE = (td.Bernoulli, td.Categorical, td.OneHotCategorical)
 
 
 def check_plates(run: Run) -> None:
-    """Plates of the wrong size, batch dimensions that no plate holds, no plate over the data."""
-    over_data = {f.name for _, _, site in run.sites() for f in frames_of(site).values() if f.size == run.n}
+    """Check for plates of the wrong size, batch dimensions outside all plates, and a missing plate over the data."""
+    over_data = {f.name for _, _, site in run.sites() for f in plate_frames(site).values() if f.size == run.n}
     wrong: set[tuple[str, str]] = set()
     for where, name, site in run.sites():
-        frames = frames_of(site).values()
+        frames = plate_frames(site).values()
         for frame in frames:
             if (where, frame.name) not in wrong and misses_the_data(frame, site, run.n, over_data):
                 wrong.add((where, frame.name))
@@ -43,9 +54,11 @@ def check_plates(run: Run) -> None:
                 run.error("plate_size", name, f"{text}batch has {run.n} data: {plate_fix(frame.name)}")
         if any((where, frame.name) in wrong for frame in frames):
             run.faulty.add(name)
-        elif not fits(shapes_of(site)[0], sizes_of(site)):
+        elif not fits(site_shapes(site)[0], plate_sizes(site)):
             plates = " and ".join(f"{f.name!r} (size {f.size}, dim {f.dim})" for f in frames)
-            text = f"the {where}'s site {name!r} has batch shape {shapes_of(site)[0]}, which does not fit its plates, "
+            text = (
+                f"the {where}'s site {name!r} has batch shape {site_shapes(site)[0]}, which does not fit its plates, "
+            )
             text += f"{plates or 'of which there are none'}: {batch_fix(site, run.n, over_data)}"
             run.error("batch_outside_plate", name, text)
     full: dict[str, dict[str, int]] = defaultdict(dict)
@@ -54,47 +67,53 @@ def check_plates(run: Run) -> None:
     for plate, size in full.items():
         if len(set(size.values())) > 1 and not wrong & {("guide", plate), ("model", plate)}:
             text = f"the plate {plate!r} has size {size['model']} in the model and {size['guide']} in the guide, so "
-            text += f"Pyro scales their terms differently; write one line in both: {plate_fix(plate)}"
+            text += f"Pyro scales their terms differently; write the same line in both: {plate_fix(plate)}"
             run.error("plate_size", None, text)
     if not over_data and run.sound:
         have = {f"{f.name!r} (size {f.size})" for _, _, site in run.sites() for f in site["cond_indep_stack"]}
-        text = f"no site stands in a vectorised plate over the {run.n} data (plates: {some(sorted(have)) or 'none'}). "
+        text = (
+            f"no site is inside a vectorized plate over the {run.n} data (plates: {shorten(sorted(have)) or 'none'}). "
+        )
         text += "The pair can be trained, but has no numbers per datum: put the sites of each datum inside "
         run.warn("no_data_plate", None, f"{text}`with pyro.plate('data', len(x)):`")
 
 
 def plate_fix(plate: str) -> str:
+    """The code of a plate over the data, in words for a message."""
     minibatch = f"`with pyro.plate({plate!r}, num_data, subsample_size=len(x)):`"
     return f"`with pyro.plate({plate!r}, len(x)):`, or to count each batch as the whole data set, {minibatch}"
 
 
 def misses_the_data(frame: Any, site: Site, n: int, over_data: set[str]) -> bool:
-    """Whether a plate that is not of size n was meant to be: by its name, or since the shapes would fit if it were."""
+    """Whether a plate of another size than n was meant for the data: by its name, or because the shapes would fit."""
     if frame.size == n:
         return False
     if frame.name in over_data or (frame.name == "data" and not over_data):
         return True
-    batches = [shapes_of(site)[0]]
+    batches = [site_shapes(site)[0]]
     if site["is_observed"]:
         value = torch.as_tensor(site["value"])
         batches.append(tuple(value.shape[: value.dim() - site["fn"].event_dim]))
-    # where another plate is over the data, a missing .to_event is the likelier mistake
+    # where another plate is over the data, a missing .to_event is more likely
     cut = [b[: len(b) - k] for b in batches for k in range(1 if over_data else len(b) + frame.dim + 1)]
-    sizes = sizes_of(site) | {frame.dim: n}
+    sizes = plate_sizes(site) | {frame.dim: n}
     return any(len(b) >= -frame.dim and b[frame.dim] == n and fits(b, sizes) for b in cut)
 
 
 def batch_fix(site: Site, n: int, over_data: set[str]) -> str:
-    batch, sizes, frames = shapes_of(site)[0], sizes_of(site), frames_of(site)
+    """The code that gives every batch dimension of a site a plate, or declares it as an event dimension."""
+    batch, sizes, frames = site_shapes(site)[0], plate_sizes(site), plate_frames(site)
     k = next(k for k in range(1, len(batch) + 1) if fits(batch[: len(batch) - k], sizes))
-    declared = sum(f.reinterpreted_batch_ndims for f in chain(site["fn"]) if isinstance(f, td.Independent))
+    declared = sum(
+        f.reinterpreted_batch_ndims for f in wrapped_distributions(site["fn"]) if isinstance(f, td.Independent)
+    )
     if sorted(sizes.values()) == sorted(batch):
         dims = [f"`pyro.plate({f.name!r}, ..., dim={batch.index(f.size) - len(batch)})`" for f in frames.values()]
         return f"plates count dimensions from the right, so name them: {' and '.join(dims)}"
     if n in batch and n not in batch[: len(batch) - k]:
         if sizes:
-            outside = [d for d in range(-len(batch), 0) if batch[d] not in (1, sizes.get(d))]
-            inner = [f"`with pyro.plate('inner', {batch[d]}, dim={d}):`" for d in outside]
+            unplated = [d for d in range(-len(batch), 0) if batch[d] not in (1, sizes.get(d))]
+            inner = [f"`with pyro.plate('inner', {batch[d]}, dim={d}):`" for d in unplated]
             return f"open a plate for the other dimensions: {' '.join(inner)}"
         event = len(batch) - 1 - batch.index(n) + declared
         declare = f" and write `dist.{family(site)}(...).to_event({event})`" if event else ""
@@ -103,7 +122,7 @@ def batch_fix(site: Site, n: int, over_data: set[str]) -> str:
 
 
 def check_sites(run: Run, estimator: pyro.infer.ELBO) -> None:
-    """Latents that only one of the two samples."""
+    """Check for latents that only the model or only the guide samples."""
     guide, model = run.sites_of("guide"), run.sites_of("model")
     drawn = [name for name, site in guide.items() if not site["is_observed"]]
     latent = [name for name, site in model.items() if not site["is_observed"]]
@@ -114,7 +133,7 @@ def check_sites(run: Run, estimator: pyro.infer.ELBO) -> None:
             text += f"{drawn or 'nothing'}): add `pyro.sample({name!r}, dist.{family(model[name])}(...))` to the "
             text += f"guide, or observe it in the model, `pyro.sample({name!r}, ..., obs=...)`"
             run.error("missing_in_guide", name, text)
-    if run.raised:  # the model may not have come to its last sites
+    if run.raised:  # the model may not have reached its last sites
         return
     for name, site in guide.items():
         if name not in latent and not site["infer"].get("is_auxiliary"):
@@ -128,32 +147,32 @@ def check_sites(run: Run, estimator: pyro.infer.ELBO) -> None:
 
 
 def check_shapes(run: Run, estimator: pyro.infer.ELBO) -> None:
-    """Families and shapes of the model against those of the guide, and of observations."""
+    """Compare families and shapes of the model with those of the guide, and of the observations."""
     for name, (q, p) in run.latents().items():
         if name in run.faulty:
             continue
-        (q_batch, q_event), (p_batch, p_event) = shapes_of(q), shapes_of(p)
-        if isinstance(core(q), RELAXED) and isinstance(core(p), DISCRETE):
+        (q_batch, q_event), (p_batch, p_event) = site_shapes(q), site_shapes(p)
+        if isinstance(base_distribution(q), RELAXED) and isinstance(base_distribution(p), DISCRETE):
             if not (is_mean_field(estimator) and has_kl(q, p)):
                 straight = f"{family(p)}StraightThrough"  # discrete draws with a biased, but pathwise gradient
                 has_straight = hasattr(pyro.distributions, straight)
                 discrete, how = (straight, "") if has_straight else (family(p), " with elbo='trace'")
                 text = f"site {name!r} is {family(q)} in the guide and {family(p)} in the model: the ratio of a "
-                text += "density over relaxed values and a probability of discrete ones is no KL. Relax both, "
+                text += "density of relaxed values and a probability of discrete ones is not a KL. Relax both, "
                 text += f"`pyro.sample({name!r}, dist.{family(q)}(temperature, ...))`, or draw discrete values in "
                 run.error("relaxed_guide", name, f"{text}the guide, `dist.{discrete}(logits=...)`{how}")
         elif q_event != p_event:
             text = f"site {name!r} has event shape {p_event} in the model and {q_event} in the guide: give both the "
             text += f"same sizes and number of event dimensions, `dist.{family(p)}(...).to_event(k)` with one k"
             run.error("event_shape", name, text)
-        elif trimmed(q_batch) != trimmed(p_batch):
-            text = f"site {name!r} has batch shape {p_batch} in the model and {q_batch} in the guide, so they count it "
-            text += "differently often: put it inside the same plates in both, `with pyro.plate('data', len(x)):`"
+        elif strip_leading_ones(q_batch) != strip_leading_ones(p_batch):
+            text = f"site {name!r} has batch shape {p_batch} in the model and {q_batch} in the guide, so its "
+            text += "terms differ in number: put it inside the same plates in both, `with pyro.plate('data', len(x)):`"
             run.error("plates_differ", name, text)
     for where, name, site in run.sites():
         if not site["is_observed"] or name in run.faulty:
             continue
-        came, (batch, event) = tuple(torch.as_tensor(site["value"]).shape), shapes_of(site)
+        came, (batch, event) = tuple(torch.as_tensor(site["value"]).shape), site_shapes(site)
         split = len(came) - len(event)
         # Pyro lets plates broadcast an observation that lacks batch dimensions, but not one that has more
         broadcasts = fits(came[: max(split, 0)], dict(zip(range(-len(batch), 0), batch, strict=True)))
@@ -165,19 +184,23 @@ def check_shapes(run: Run, estimator: pyro.infer.ELBO) -> None:
             run.error("obs_shape", name, text)
 
 
-def trimmed(batch: tuple[int, ...]) -> tuple[int, ...]:
+def strip_leading_ones(batch: tuple[int, ...]) -> tuple[int, ...]:
+    """A batch shape without its leading dimensions of size 1."""
     return tuple(itertools.dropwhile(lambda b: b == 1, batch))
 
 
 def is_mean_field(estimator: pyro.infer.ELBO) -> bool:
+    """Whether an estimator uses closed-form KLs."""
     return isinstance(estimator, elbos.MeanField | pyro.infer.TraceMeanField_ELBO)
 
 
 def is_enumerated(site: Site, estimator: pyro.infer.ELBO) -> bool:
+    """Whether an estimator sums a site out."""
     return isinstance(estimator, pyro.infer.TraceEnum_ELBO) and bool(site["infer"].get("enumerate"))
 
 
 def has_kl(q: Site, p: Site) -> bool:
+    """Whether KL(q || p) has a closed form."""
     try:
         td.kl_divergence(q["fn"], p["fn"])
     except NotImplementedError:
@@ -186,40 +209,43 @@ def has_kl(q: Site, p: Site) -> bool:
 
 
 def check_support(run: Run) -> None:
-    """Observed values, and the guide's draws, outside the support of the model's distribution."""
+    """Check for observed values and draws of the guide outside the support of the model's distribution."""
     for where, name, site in run.sites():
         if name in run.faulty or (where == "guide" and not site["is_observed"]):
             continue
         value = torch.as_tensor(site["value"])
         try:
-            support, bad = outside(site, value)
-        except (NotImplementedError, RuntimeError, ValueError, TypeError):  # it has no support, or cannot tell
+            support, bad = outside_support(site, value)
+        except (NotImplementedError, RuntimeError, ValueError, TypeError):  # the support is not implemented
             continue
         finite = value[value.isfinite()]
         if not bool(bad.any()) or not len(finite):
             continue
-        seen = f"{int(bad.sum())} of {bad.numel()} values (all from {finite.min():.4g} to {finite.max():.4g})"
+        count = f"{int(bad.sum())} of {bad.numel()} values (all from {finite.min():.4g} to {finite.max():.4g})"
         which = "observed at site" if site["is_observed"] else "that the guide draws for site"
-        text = f"{seen} {which} {name!r} lie outside the support of the model's {family(site)}, {support}: "
+        text = f"{count} {which} {name!r} lie outside the support of the model's {family(site)}, {support}: "
         if not site["is_observed"]:
             text += f"use a guide with that support, for example `dist.{family(site)}(...)`"
         elif support is constraints.boolean:
             text += "divide them by their maximum, then " if finite.max() > 1 else ""
-            text += "binarise them, `pv.data.load(name, binarize='dynamic')`, or use a likelihood for values in "
+            text += "binarize them, `pv.data.load(name, binarize='dynamic')`, or use a likelihood for values in "
             text += "[0, 1], `likelihood='continuous_bernoulli'` or `dist.ContinuousBernoulli(logits=...)`"
         else:
             text += "map the data into it, or use a likelihood for their range, for example `dist.Normal(...)`"
         run.error("support", name, text)
 
 
-def outside(site: Site, value: Tensor) -> tuple[Any, Tensor]:
-    """The support of a site, per element where it is, and which values lie outside; NaN and masked values do not."""
+def outside_support(site: Site, value: Tensor) -> tuple[Any, Tensor]:
+    """The support of a site, and a mask of the values outside it.
+
+    The support is that of single elements where the elements are independent. NaN and masked values count as inside.
+    """
     fn = site["fn"] if site["mask"] is None else site["fn"].mask(site["mask"])
     support = fn.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     bad = ~support.check(value)
-    for level in chain(fn):
+    for level in wrapped_distributions(fn):
         mask = getattr(level, "_mask", None)
         if isinstance(mask, Tensor):
             bad = bad & mask.reshape(mask.shape + (1,) * (level.event_dim - support.event_dim))
@@ -230,13 +256,13 @@ def outside(site: Site, value: Tensor) -> tuple[Any, Tensor]:
 
 
 def check_estimator(run: Run, estimator: pyro.infer.ELBO) -> None:
-    """What the estimator needs of the latents: reparameterised draws, the same order in model and guide."""
+    """Check what the estimator needs of the latents: reparameterized draws, the same order in model and guide."""
     kind, guide = type(estimator).__name__, run.sites_of("guide")
     pathwise = getattr(estimator, "needs_path", False)
     for name, site in guide.items():
         if name in run.faulty or site["fn"].has_rsample or is_enumerated(site, estimator):
             continue
-        text = f"the guide draws {name!r} from {family(site)}, which has no reparameterised gradient"
+        text = f"the guide draws {name!r} from {family(site)}, which has no reparameterized gradient"
         if pathwise or is_mean_field(estimator):
             text += f", and {kind} needs one: use the score function, `elbo='trace'`, or a relaxed family in both"
             run.error("not_reparameterized", name, text)
@@ -247,7 +273,7 @@ def check_estimator(run: Run, estimator: pyro.infer.ELBO) -> None:
         return
     drawn = list(run.latents())
     order = [name for name in guide if name in drawn]
-    # a KL can be integrated out only if all that the model draws before the site is drawn before it in the guide too
+    # a closed-form KL needs all sites that precede this one in the model to precede it in the guide too
     late = [name for name in drawn if not set(drawn[: drawn.index(name)]) <= set(order[: order.index(name)])]
     if late:
         text = f"the guide samples in the order {order}, the model in {drawn}, so the KL of {late} "

@@ -1,4 +1,4 @@
-"""One run of a model/guide pair under watch, and how to read its sites."""
+"""One recorded run of a model/guide pair, and access to its sites."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ __all__ = [
     "Program",
     "Run",
     "Site",
-    "chain",
-    "core",
-    "counted",
+    "wrapped_distributions",
+    "base_distribution",
+    "count_nonfinite",
     "family",
     "fits",
-    "frames_of",
+    "plate_frames",
     "fresh_guide",
     "nonfinite_parts",
-    "parameters",
+    "distribution_parameters",
     "shape",
-    "shapes_of",
-    "sizes_of",
-    "some",
-    "unchanged",
+    "site_shapes",
+    "plate_sizes",
+    "shorten",
+    "preserve_state",
 ]
 
 Site = dict[str, Any]
 
 
 class _Params(Messenger):
-    """Notes every parameter statement: the tensor that the store trains, and the one that it was offered."""
+    """Records every parameter statement: the tensor that the store trains, and the one that the program passed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class _Params(Messenger):
 
 @dataclass
 class Run:
-    """The traces of one run, as far as it came, and the problems found in them."""
+    """The traces of one run, up to an error, and the problems found in them."""
 
     n: int  # number of data
     params: _Params
@@ -78,10 +78,11 @@ class Run:
     model: PyroTrace = field(default_factory=PyroTrace)
     raised: tuple[str, Exception] | None = None
     problems: list[PreflightIssue] = field(default_factory=list)
-    faulty: set[str] = field(default_factory=set)  # sites that later checks would only misread
+    faulty: set[str] = field(default_factory=set)  # sites that later checks skip
 
     @classmethod
-    def of(cls, n: int, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
+    def record(cls, n: int, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
+        """Run the guide, then the model on its values; an error of either is recorded."""
         run = cls(n, _Params())
         values = PyroTrace()
         where = "the guide"
@@ -96,21 +97,24 @@ class Run:
             with run.params, poutine.trace() as tracer, poutine.replay(trace=values):
                 run.model = tracer.trace
                 model(*args, **kwargs)
-        except Exception as error:  # whatever the user's code raises, what ran before it is still checked
+        except Exception as error:  # the sites before any error are still checked
             run.raised = where, error
         run.guide, run.model = prune_subsample_sites(run.guide), prune_subsample_sites(run.model)
         return run
 
     def error(self, code: str, site: str | None, message: str) -> None:
+        """Add an error; later checks skip its site."""
         self.problems.append(PreflightIssue("error", code, site, message))
         if site is not None:
             self.faulty.add(site)
 
     def warn(self, code: str, site: str | None, message: str) -> None:
+        """Add a warning."""
         self.problems.append(PreflightIssue("warning", code, site, message))
 
     @property
     def sound(self) -> bool:
+        """Whether the pair ran and has no errors so far."""
         return self.raised is None and all(problem.level != "error" for problem in self.problems)
 
     def sites(self) -> Iterator[tuple[str, str, Site]]:
@@ -121,6 +125,7 @@ class Run:
                     yield where, name, site
 
     def sites_of(self, program: str) -> dict[str, Site]:
+        """The sites of "guide" or "model" by name."""
         return {name: site for where, name, site in self.sites() if where == program}
 
     def latents(self) -> dict[str, tuple[Site, Site]]:
@@ -131,21 +136,21 @@ class Run:
 
 
 def fresh_guide(guide: Program) -> Program:
-    """The guide, or a copy of an autoguide not yet set up: it takes its sizes from the first batch that it sees."""
+    """The guide itself; for an autoguide before its first run, a copy, since the first batch would fix its sizes."""
     if not isinstance(guide, AutoGuide) or isinstance(guide, AutoGuideList) or guide.prototype_trace is not None:
         return guide
-    held = guide._model  # Pyro drops it from the original, too, when copying
+    wrapped = guide._model  # copying drops it from the original, too
     try:
         fresh = copy.deepcopy(guide)
     finally:
-        guide._model = held
-    fresh._model = held
+        guide._model = wrapped
+    fresh._model = wrapped
     return fresh
 
 
 @contextmanager
-def unchanged(model: Program, guide: Program) -> Iterator[None]:
-    """Run without Pyro's validation, which says less than the checks here, and restore buffers and parameter store."""
+def preserve_state(model: Program, guide: Program) -> Iterator[None]:
+    """Run without Pyro's validation, whose messages are less specific; restores the buffers and the parameter store."""
     store = pyro.get_param_store()
     known = set(store.keys())
     owners = [part for net in modules_of(model, guide).values() for part in net.modules()]
@@ -154,7 +159,7 @@ def unchanged(model: Program, guide: Program) -> Iterator[None]:
     broadcast = messenger._pyro_sample
 
     def lenient(msg: Any) -> None:
-        with suppress(ValueError):  # a batch shape that does not fit its plates stays as it is, to be reported
+        with suppress(ValueError):  # a batch shape that does not fit its plates is reported later
             broadcast(msg)
 
     with pyro.validation_enabled(False), warnings.catch_warnings():
@@ -165,57 +170,67 @@ def unchanged(model: Program, guide: Program) -> Iterator[None]:
         finally:
             messenger._pyro_sample = staticmethod(broadcast)
             with torch.no_grad():
-                for module, key, buffer, kept in buffers:
-                    module._buffers[key] = buffer.copy_(kept)
+                for module, key, buffer, saved in buffers:
+                    module._buffers[key] = buffer.copy_(saved)
             for name in set(store.keys()) - known:
                 with suppress(KeyError):  # one tensor under two names
                     del store[name]
 
 
-def chain(fn: Any) -> Iterator[Any]:
+def wrapped_distributions(fn: Any) -> Iterator[Any]:
+    """A distribution, then those that it wraps, from the outside in."""
     yield fn
     while isinstance(fn, td.Independent | MaskedDistribution | ExpandedDistribution):
         fn = fn.base_dist
         yield fn
 
 
-def core(site: Site) -> Any:
-    return list(chain(site["fn"]))[-1]
+def base_distribution(site: Site) -> Any:
+    """The innermost distribution of a site."""
+    return list(wrapped_distributions(site["fn"]))[-1]
 
 
 def family(site: Site) -> str:
-    return type(core(site)).__name__
+    """The class name of a site's innermost distribution."""
+    return type(base_distribution(site)).__name__
 
 
 def shape(value: Any) -> str:
+    """The shape of a tensor, or the type of anything else, for a message."""
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
-def shapes_of(site: Site) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def site_shapes(site: Site) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The batch shape and the event shape of a site."""
     return tuple(site["fn"].batch_shape), tuple(site["fn"].event_shape)
 
 
-def frames_of(site: Site) -> dict[int, Any]:
+def plate_frames(site: Site) -> dict[int, Any]:
+    """The vectorized plates around a site, by dimension."""
     return {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
 
 
-def sizes_of(site: Site) -> dict[int, int]:
-    return {dim: frame.size for dim, frame in frames_of(site).items()}
+def plate_sizes(site: Site) -> dict[int, int]:
+    """The sizes of the vectorized plates around a site, by dimension."""
+    return {dim: frame.size for dim, frame in plate_frames(site).items()}
 
 
 def fits(batch: tuple[int, ...], sizes: dict[int, int]) -> bool:
+    """Whether every batch dimension has the size of its plate, or 1."""
     return all(b in (1, sizes.get(d)) for d, b in zip(range(-len(batch), 0), batch, strict=True))
 
 
-def parameters(fn: Any) -> Iterator[tuple[str, Tensor]]:
+def distribution_parameters(fn: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that parameterize a distribution, by name, those of wrapped distributions included."""
     for key, value in vars(fn).items():
         if isinstance(value, td.Distribution):
-            yield from parameters(value)
+            yield from distribution_parameters(value)
         elif isinstance(value, Tensor) and key in fn.arg_constraints:
             yield key, value
 
 
-def counted(what: str, value: Any) -> list[str]:
+def count_nonfinite(what: str, value: Any) -> list[str]:
+    """One phrase with the numbers of NaN and infinite elements, or none if all are finite."""
     value = torch.as_tensor(value)
     counts = ((int(value.isnan().sum()), "NaN"), (int(value.isinf().sum()), "infinite"))
     found = [f"{count} {kind}" for count, kind in counts if count]
@@ -223,10 +238,13 @@ def counted(what: str, value: Any) -> list[str]:
 
 
 def nonfinite_parts(site: Site) -> list[str]:
-    parts = [p for key, value in parameters(site["fn"]) for p in counted(f"{family(site)} {key}", value)]
-    return list(dict.fromkeys([*parts, *counted("value", site["value"])]))
+    """Phrases for the parameters and the value of a site that are not finite."""
+    found = distribution_parameters(site["fn"])
+    parts = [phrase for key, value in found for phrase in count_nonfinite(f"{family(site)} {key}", value)]
+    return list(dict.fromkeys([*parts, *count_nonfinite("value", site["value"])]))
 
 
-def some(names: Iterable[str], limit: int = 4) -> str:
+def shorten(names: Iterable[str], limit: int = 4) -> str:
+    """The first names, and the number of the others."""
     names = list(names)
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

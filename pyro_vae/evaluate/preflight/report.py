@@ -15,14 +15,14 @@ from pyro_vae.evaluate.preflight.checks import check_estimator, check_plates, ch
 from pyro_vae.evaluate.preflight.probe import (
     Program,
     Run,
-    counted,
+    count_nonfinite,
     family,
-    frames_of,
     fresh_guide,
     nonfinite_parts,
+    plate_frames,
+    preserve_state,
     shape,
-    shapes_of,
-    unchanged,
+    site_shapes,
 )
 from pyro_vae.evaluate.preflight.result import PreflightReport
 from pyro_vae.evaluate.preflight.training_checks import check_finite, check_networks, check_vectorized, parameter_names
@@ -49,20 +49,20 @@ def preflight(
 ) -> PreflightReport:
     """Check any pair on a small batch `args[0]`, shape `(N, ...)`, before training.
 
-    Found are latents of only one program, batch dimensions without a plate and plates of the wrong size, shapes that
+    It finds latents of only one program, batch dimensions without a plate, plates of the wrong size, shapes that
     differ, values outside a support, NaN and infinities in inputs, densities and gradients, networks that are not
-    registered or share a name, parameters without a gradient, and what the estimator cannot take: a relaxed guide of a
-    discrete latent, a draw without a reparameterised gradient, latents in another order.
+    registered or share a name, and parameters without a gradient. It also finds what the estimator does not support: a
+    relaxed guide of a discrete latent, a draw without a reparameterized gradient, latents in another order.
 
-    The pair runs once, in its present train or eval mode. Nothing is left behind: random generators, gradients,
-    weights, buffers and the parameter store are as before.
+    The pair runs once, in its current train or eval mode. Random generators, gradients, weights, buffers and the
+    parameter store are restored.
 
     Args:
         model, guide: The pair.
-        args, kwargs: What the pair takes; the data come first. A few data are enough.
+        args, kwargs: The pair's arguments; the data come first. A few data are enough.
         elbo: The estimator that will train the pair, by name (`pv.elbo.names()`) or as an object.
         strict: Raise on errors and issue warnings with `warnings.warn`; False only returns the report.
-        num_particles: Number of particles to train with: for more than one, check that the networks take a leading
+        num_particles: Number of particles to train with: for more than one, check that the networks accept a leading
             dimension.
 
     Raises:
@@ -90,7 +90,7 @@ def preflight(
     if not args or not hasattr(args[0], "__len__") or (isinstance(args[0], Tensor) and args[0].dim() == 0):
         came = type(args[0]).__name__ if args else "nothing"
         raise TypeError(
-            f"preflight needs a batch of data with a length after the pair, {came} came: preflight(model, guide, x[:8])"
+            f"preflight needs a batch of data with a length after the pair, got {came}: preflight(model, guide, x[:8])"
         )
     check_keywords(preflight, kwargs, model, guide)
     ready = isinstance(elbo, pyro.infer.ELBO)
@@ -98,9 +98,9 @@ def preflight(
     estimator = outer
     while isinstance(estimator, elbos.WeightedKL):
         estimator = estimator.elbo
-    with fork_rng(), torch.enable_grad(), unchanged(model, guide):
+    with fork_rng(), torch.enable_grad(), preserve_state(model, guide):
         guide_once = fresh_guide(guide)
-        run = Run.of(len(args[0]), model, guide_once, args, kwargs)
+        run = Run.record(len(args[0]), model, guide_once, args, kwargs)
         check_plates(run)
         check_sites(run, estimator)
         check_shapes(run, estimator)
@@ -112,7 +112,7 @@ def preflight(
         vectorize = getattr(estimator, "vectorize_particles", None) is not False
         if vectorize and max(num_particles, outer.num_particles) > 1 and run.sound:
             check_vectorized(run, model, guide_once, args, kwargs)
-    report = PreflightReport(run.problems, table(run))
+    report = PreflightReport(run.problems, site_rows(run))
     if run.raised:
         where, error = run.raised
         shapes = ", ".join([shape(a) for a in args] + [f"{k}={shape(a)}" for k, a in kwargs.items()])
@@ -129,17 +129,17 @@ def preflight(
 def find_nonfinite(model: Program, guide: Program, *args: Any, **kwargs: Any) -> list[str]:
     """The sites of one run whose value, distribution parameters or log-probability are NaN or infinite, in order.
 
-    The guide comes first. The run takes its noise from the present state of the random generators. If the pair raises,
-    the last entry is its error.
+    The guide comes first. The noise of the run is that of the current state of the random generators. If the pair
+    raises, the last entry is its error.
     """
-    with torch.no_grad(), unchanged(model, guide):
-        run = Run.of(0, model, guide, args, kwargs)
+    with torch.no_grad(), preserve_state(model, guide):
+        run = Run.record(0, model, guide, args, kwargs)
         lines = []
         for where, name, site in run.sites():
             parts = nonfinite_parts(site)
             try:
-                parts += counted("log-probability", log_prob(name, site))
-            except Exception as error:  # a report on a failure must not fail itself
+                parts += count_nonfinite("log-probability", log_prob(name, site))
+            except Exception as error:  # the report on a failure must not fail
                 parts.append(f"log-probability fails with {type(error).__name__}: {error}")
             if parts:
                 lines.append(f"{where} site {name!r}: {', '.join(parts)}")
@@ -148,12 +148,13 @@ def find_nonfinite(model: Program, guide: Program, *args: Any, **kwargs: Any) ->
     return lines
 
 
-def table(run: Run) -> list[tuple[str, ...]]:
+def site_rows(run: Run) -> list[tuple[str, ...]]:
+    """A row per site: its name, its families in model and guide, its shapes and its plates."""
     guide, model = run.sites_of("guide"), run.sites_of("model")
     rows = []
     for name, site in (guide | model).items():
         absent = "observed" if site["is_observed"] else "-"
         families = [family(sites[name]) if name in sites else absent for sites in (model, guide)]
-        plates = ", ".join(frame.name for frame in frames_of(site).values()) or "-"
-        rows.append((name, *families, *map(str, shapes_of(site)), plates))
+        plates = ", ".join(frame.name for frame in plate_frames(site).values()) or "-"
+        rows.append((name, *families, *map(str, site_shapes(site)), plates))
     return rows

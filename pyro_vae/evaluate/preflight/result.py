@@ -1,4 +1,4 @@
-"""What `preflight` found: the issues, and the sites of the pair."""
+"""The result of `preflight`: the issues, and the sites of the pair."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["Level", "PreflightIssue", "PreflightReport"]
 
 Level = Literal["error", "warning"]
 SITE_COLUMNS = ("site", "model", "guide", "batch", "event", "plates")
-WHOLE = "(the pair)"  # in place of a site, for an issue that no site has alone
+WHOLE = "(the pair)"  # in place of a site, for an issue of the whole pair
 
 
 @dataclass(frozen=True)
 class PreflightIssue:
-    """One finding: an "error" makes numbers or training wrong, a "warning" is legal but seldom meant."""
+    """One finding: an "error" makes results or training wrong, a "warning" is legal but rarely intended."""
 
     level: Level
     code: str
@@ -38,7 +38,7 @@ class PreflightIssue:
 
 @dataclass(frozen=True, repr=False)
 class PreflightReport(Result):
-    """What `preflight` found; prints as one paragraph per problem and, without errors, a table of the sites.
+    """The result of `preflight`; prints one paragraph per issue and, without errors, a table of the sites.
 
     Attributes:
         issues: The issues in the order in which they were found.
@@ -103,7 +103,7 @@ class PreflightReport(Result):
         return Group(*parts)
 
     def plot(self) -> Figure:
-        """A matplotlib figure, which a notebook shows: how many errors and warnings each site has."""
+        """A matplotlib figure, which a notebook shows: the numbers of errors and warnings per site."""
         return displayable(self._draw())
 
     def _draw(self) -> Figure:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from pyro_vae.evaluate.preflight.probe import (
     Program,
     Run,
-    counted,
+    count_nonfinite,
+    distribution_parameters,
     nonfinite_parts,
-    parameters,
     shape,
-    some,
+    shorten,
 )
 from pyro_vae.evaluate.preflight.result import Level, PreflightIssue
 from pyro_vae.pair.networks import modules_of
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def check_finite(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, list[Tensor]]:
-    """NaN and infinities in inputs, sites and gradients; returns the log-densities of the guide and of the model."""
+    """Check for NaN and infinities in inputs, sites and gradients; returns the log-densities of guide and model."""
     log_probs: dict[str, list[Tensor]] = {"guide": [], "model": []}
     found: tuple[str | None, str] | None = None
     for where, name, site in run.sites():
@@ -47,32 +47,34 @@ def check_finite(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
         log_probs[where].append(density)
         # an observed NaN may be masked
         if found is None and not (density.isfinite().all() and (site["is_observed"] or site["value"].isfinite().all())):
-            parts = ", ".join([*nonfinite_parts(site), *counted("log-probability", density)])
-            sizes = [f"{key} {float(v.detach().abs().max()):.3g}" for key, v in parameters(site["fn"]) if v.numel()]
+            parts = ", ".join([*nonfinite_parts(site), *count_nonfinite("log-probability", density)])
+            values = {key: value for key, value in distribution_parameters(site["fn"]) if value.numel()}
+            sizes = [f"{key} {float(value.detach().abs().max()):.3g}" for key, value in values.items()]
             found = name, f"the {where}'s site {name!r}: {parts} (largest sizes: {', '.join(sizes) or 'none'})"
     if found is None and not run.raised:
         bad = nonfinite_gradients(log_probs)
         if bad:
-            text = f"the gradient of {bad} parameter(s), though all densities are finite (a masked NaN does that, too)"
+            text = f"the gradient of {bad} parameter(s), though all densities are finite (a masked NaN can do that)"
             found = None, text
     inputs = {f"argument {i}": a for i, a in enumerate(args)} | {f"argument {k!r}": a for k, a in kwargs.items()}
     tensors = {key: a for key, a in inputs.items() if isinstance(a, Tensor)}
-    unclean = [part for key, a in tensors.items() for part in counted(f"{key}, shape {shape(a)},", a)]
+    unclean = [part for key, a in tensors.items() for part in count_nonfinite(f"{key}, shape {shape(a)},", a)]
     if unclean:
-        # a pair may well replace missing values itself; then only a warning is due
+        # only a warning if all else is finite: a pair may replace missing values itself
         level: Level = "error" if found or run.raised else "warning"
-        fix = "replace them, `x = x.nan_to_num(0.0)`, and if they are missing leave them out, `poutine.mask(mask=...)`"
+        fix = "replace them, `x = x.nan_to_num(0.0)`, and mask them out if they are missing, `poutine.mask(mask=...)`"
         run.problems.insert(0, PreflightIssue(level, "nan_input", None, f"{' and '.join(unclean)}: {fix}"))
     elif found:
-        fix = "bound what the networks give, `scale = log_scale.clamp(-10, 10).exp()`, or rescale the data"
+        fix = "bound the outputs of the networks, `scale = log_scale.clamp(-10, 10).exp()`, or rescale the data"
         run.error("nonfinite", found[0], f"not finite at the start, first {found[1]}: {fix}")
     return log_probs
 
 
 def nonfinite_gradients(log_probs: dict[str, list[Tensor]]) -> int:
+    """The number of parameters whose gradient of the log-densities is not finite."""
     terms = [value.sum() for value in log_probs["model"]] + [-value.sum() for value in log_probs["guide"]]
-    total, leaves = sum(terms, start=torch.zeros(())), list(leaves_of(terms).values())
-    with suppress(RuntimeError):  # a graph that torch.autograd.grad cannot take, a re-entrant checkpoint for one
+    total, leaves = sum(terms, start=torch.zeros(())), list(graph_leaves(terms).values())
+    with suppress(RuntimeError):  # a graph that torch.autograd.grad rejects, such as a re-entrant checkpoint
         grads = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True) if leaves else ()
         return sum(grad is not None and not bool(grad.isfinite().all()) for grad in grads)
     return 0
@@ -81,12 +83,12 @@ def nonfinite_gradients(log_probs: dict[str, list[Tensor]]) -> int:
 def check_networks(
     run: Run, log_probs: dict[str, list[Tensor]], nets: dict[int, tuple[str, str]], inputs: list[Any]
 ) -> None:
-    """Weights that the pair uses but training does not reach, and registered ones that get no gradient."""
+    """Check for weights that are used but not trained, and for registered ones without a gradient."""
     for where, name, site in run.sites():
-        if name in run.faulty:  # its density cannot be told, but what it depends on can
-            log_probs[where] += [value for _, value in parameters(site["fn"])]
-    by_guide = leaves_of(log_probs["guide"])
-    used = by_guide | leaves_of(log_probs["model"])
+        if name in run.faulty:  # its density is unknown, but not what it depends on
+            log_probs[where] += [value for _, value in distribution_parameters(site["fn"])]
+    by_guide = graph_leaves(log_probs["guide"])
+    used = by_guide | graph_leaves(log_probs["model"])
     trained = {id(p): name for name, p in run.params.trained.items()}
     refused: dict[str, dict[int, str]] = defaultdict(dict)
     for name, tensor in run.params.offered:
@@ -106,20 +108,22 @@ def check_networks(
         fix = f"add `{register}({local!r}, {net})` to the {where}, or freeze it, `{net}.requires_grad_(False)`"
         if not net:
             fix = f"add `pyro.module(name, net)`, or `pyro.param(name, tensor)` for a tensor, to the {where}"
-        text = f"the {where} uses {len(leaves)} parameter(s) of {net or 'a network'} ({some(which)}) that are not "
+        text = f"the {where} uses {len(leaves)} parameter(s) of {net or 'a network'} ({shorten(which)}) that are not "
         # a plain tensor that requires a gradient may serve another purpose
         add = run.error if any(isinstance(leaf, nn.Parameter) for leaf in leaves) else run.warn
         add("unregistered", None, f"{text}registered with Pyro, so training never changes them: {fix}")
     if run.faulty:
-        return  # what the missing densities depend on cannot be told
+        return  # unknown: what the missing densities depend on
     taken = {name for names in refused.values() for name in names.values()}
     idle = [n for n, p in run.params.trained.items() if p.requires_grad and id(p) not in used and n not in taken]
     if not used.keys() & trained.keys() and not refused and not unregistered:
-        text = f"the loss depends on no parameter (registered: {some(idle) or 'none'}): register the networks with "
+        text = f"the loss depends on no parameter (registered: {shorten(idle) or 'none'}): register the networks with "
         text += "`pyro.module(name, net)`, and look for `.detach()` and `torch.no_grad()` in the pair"
         run.error("no_gradient", None, text)
     elif idle:
-        text = f"{len(idle)} registered parameter(s) get no gradient, the loss does not depend on them: {some(idle)}. "
+        text = (
+            f"{len(idle)} registered parameter(s) get no gradient, the loss does not depend on them: {shorten(idle)}. "
+        )
         text += "Use them, remove a `.detach()`, or freeze them, `p.requires_grad_(False)`"
         run.warn("no_gradient", None, text)
 
@@ -127,13 +131,13 @@ def check_networks(
 def report_refused(
     run: Run, prefix: str, names: dict[int, str], used: dict[int, Tensor], nets: dict[int, tuple[str, str]]
 ) -> None:
-    """Tensors offered to the parameter store under a name for which it held others."""
-    kept = [run.params.trained[name] for name in names.values()]
+    """Report tensors passed to the parameter store under a name that it already uses for others."""
+    stored = [run.params.trained[name] for name in names.values()]
     offered = {id(tensor) for _, tensor in run.params.offered}
     mine = next((nets[key][0] for key in names if key in nets), "a network")
-    other = next((nets[id(tensor)][0] for tensor in kept if id(tensor) in nets), "another")
+    other = next((nets[id(tensor)][0] for tensor in stored if id(tensor) in nets), "another")
     code = "shared_name"
-    if any(id(tensor) in offered for tensor in kept):
+    if any(id(tensor) in offered for tensor in stored):
         text = f"two networks are registered under the name {prefix!r}, {other} and {mine}: Pyro keeps the first"
         fix = f"give each its own name, `pyro.module('{prefix}_2', {mine})` (PyroModules: `super().__init__(name=...)`)"
     elif any(not used[key].is_contiguous() for key in names):
@@ -143,11 +147,11 @@ def report_refused(
     else:
         text = f"Pyro's parameter store holds an earlier network under the name {prefix!r}, not {mine}"
         fix = "call `pyro.clear_param_store()` before building the pair, or use a new name in `pyro.module`"
-    run.error(code, None, f"{text}, so training never changes {some(sorted(names.values()))} of {mine}: {fix}")
+    run.error(code, None, f"{text}, so training never changes {shorten(sorted(names.values()))} of {mine}: {fix}")
 
 
-def leaves_of(tensors: list[Tensor]) -> dict[int, Tensor]:
-    """The leaves of the autograd graph of some tensors, by id."""
+def graph_leaves(tensors: list[Tensor]) -> dict[int, Tensor]:
+    """The leaves of the autograd graph of the tensors, by id."""
     leaves = {id(t): t for t in tensors if t.is_leaf and t.requires_grad}
     todo: list[Any] = [t.grad_fn for t in tensors if t.grad_fn is not None]
     seen = set(todo)
@@ -179,6 +183,7 @@ def parameter_names(*programs: Program) -> dict[int, tuple[str, str]]:
 
 
 def check_vectorized(run: Run, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Check that the pair accepts a leading particle dimension."""
     if not particles_agree(model, guide, args, **kwargs):
         text = "the pair does not give the same densities with a leading particle dimension, so particles run one at a "
         text += "time, which is slower: let networks map (*, in) to (*, out), a convolutional one with "

@@ -1,1 +1,1 @@
-"""How good samples are: distances of features, precision and recall, diversity, sharpness."""
+"""Quality of samples: distances of features, precision and recall, diversity, sharpness."""

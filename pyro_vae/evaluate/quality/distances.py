@@ -1,4 +1,4 @@
-"""Distances between two sets of feature vectors, `(N, F)` each, and what is covered by which."""
+"""Distances between two sets of feature vectors, `(N, F)` each, and how well they cover each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
     .. math:: \|\mu_a - \mu_b\|^2 + \mathrm{tr}\big(S_a + S_b - 2 (S_a^{1/2} S_b S_a^{1/2})^{1/2}\big)
 
-    Biased upwards, by the more the fewer rows there are; compare only at equal numbers of rows and equal features.
+    Biased upward, the more so the fewer rows there are: compare only values for equal numbers of rows and the same
+    features.
 
     Reference: Heusel et al. 2017, arXiv 1706.08500 (the FID, with Inception's features).
 
@@ -33,7 +34,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 def kernel_distance(a: Tensor, b: Tensor, *, block: int = 500, seed: int = 0) -> tuple[float, float]:
     r"""Squared maximum mean discrepancy under the kernel `(a'b / F + 1)**3`, and its standard error.
 
-    Unbiased, so that it may be negative. The mean over blocks of at most `block` rows of each set, in a random order.
+    The mean over blocks of about `block` rows of each set, in random order. It is unbiased, so it may be negative.
 
     Reference: Binkowski et al. 2018, arXiv 1801.01401 (the KID, with Inception's features).
     """
@@ -48,21 +49,21 @@ def kernel_distance(a: Tensor, b: Tensor, *, block: int = 500, seed: int = 0) ->
 
 
 def manifold_scores(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
-    """Precision, recall, density and coverage by balls to the k-th neighbour.
+    """Precision, recall, density and coverage by balls to the k-th neighbor.
 
-    Precision is the share of fake rows in the ball of some real one, recall that of real rows in the ball of some fake
-    one. Density counts for each fake row the balls of real ones that it lies in, over k, and may exceed 1; coverage is
-    the share of real rows whose ball holds a fake one. Two sets from one distribution have a density near 1 and a
-    coverage near `1 - 2**-k`.
+    Precision is the fraction of fake rows in the ball of some real row, recall the fraction of real rows in the ball of
+    some fake row. Density is the mean number of real balls that contain a fake row, over k, and may exceed 1. Coverage
+    is the fraction of real rows whose ball contains a fake row. Two sets from one distribution have a density near 1
+    and a coverage near `1 - 2**-k`.
 
     Raises:
-        ValueError: With no more than k rows.
+        ValueError: If a set has at most k rows.
 
     Reference: Kynkäänniemi et al. 2019, arXiv 1904.06991; Naeem et al. 2020, arXiv 2002.09797.
     """
     real, fake = _check(real, fake)
     if not 1 <= k < min(len(real), len(fake)):
-        raise ValueError(f"k={k} neighbours need more than k rows, got {len(real)} real and {len(fake)} fake ones")
+        raise ValueError(f"k={k} neighbors need more than k rows, got {len(real)} real and {len(fake)} fake ones")
     real_radius, fake_radius = _radius(real, k), _radius(fake, k)
     inside_real = torch.zeros(len(fake), dtype=torch.long, device=fake.device)
     covered, recalled = [], []
@@ -83,7 +84,7 @@ def manifold_scores(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
 def class_score(log_probs: Tensor) -> float:
     r"""`exp E KL(p(y|x) || p(y))` of a classifier's log-probabilities, `(N, C)`: from 1 to C.
 
-    High where each row is of a clear class and all classes occur equally often; blind to what varies within a class.
+    It is high if each row has a clear class and all classes are equally frequent. It ignores variation within a class.
 
     Reference: Salimans et al. 2016, arXiv 1606.03498 (the inception score, with Inception as the classifier).
 
@@ -107,8 +108,8 @@ def _check(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _covariance(rows: Tensor) -> Tensor:
-    centred = rows - rows.mean(0)
-    return centred.T @ centred / (len(rows) - 1)
+    centered = rows - rows.mean(0)
+    return centered.T @ centered / (len(rows) - 1)
 
 
 def _root(matrix: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What turns images into feature vectors: a small classifier trained on the same data, or any network."""
+"""Networks that map images to feature vectors: a small classifier trained on the same data, or Inception v3."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FeatureNet(nn.Module):
     Args:
         shape: `(C, H, W)` of one image.
         classes: Number of labels.
-        channels: Of the stride-2 convolutions.
+        channels: Channels of the stride-2 convolutions.
         width: F, the number of features.
     """
 
@@ -53,21 +53,21 @@ def train_features(
     path: str | Path | None = None,
     progress: bool | None = False,
 ) -> FeatureNet:
-    """A `FeatureNet` that tells the labels `y`, `(N,)`, of the images `x`, `(N, C, H, W)`, apart.
+    """Train a `FeatureNet` to predict the labels `y`, `(N,)`, of the images `x`, `(N, C, H, W)`.
 
-    Features of a net trained on the very kind of data see what matters there; figures from them can be compared with
-    others from the same net only, not with published ones.
+    Its features capture what matters for this kind of data. Values from them are comparable only with values from the
+    same net, not with published ones.
 
     Args:
-        x, y: Training data, not those that samples are compared with.
-        steps, batch_size, lr: Of Adam.
-        seed: Of weights and batches. A number makes the call reproducible and leaves torch's generators as they were.
-            None continues their stream.
-        path: A `.safetensors` file: read if it exists, else written.
+        x, y: Training data, distinct from the data that samples are compared with.
+        steps, batch_size, lr: Options of Adam.
+        seed: Seed of weights and batches. A number makes the call reproducible and leaves torch's generators as they
+            were. None continues their stream.
+        path: A `.safetensors` file for the weights: read if it exists, else written.
         progress: Show a bar.
 
     Raises:
-        ValueError: If images and labels do not fit, or the file is of another net.
+        ValueError: If images and labels do not match, or the file holds another net.
     """
     if x.dim() != 4 or y.shape != (len(x),):
         raise ValueError(f"images (N, C, H, W) and labels (N,) were expected, got {tuple(x.shape)}, {tuple(y.shape)}")
@@ -77,7 +77,7 @@ def train_features(
             try:
                 net.load_state_dict(load_file(path))
             except RuntimeError as error:
-                raise ValueError(f"{path} is of another net: delete it, and it is trained anew") from error
+                raise ValueError(f"{path} is of another net: delete it to train a new one") from error
             return net.to(x.device).eval()
         net.to(x.device)
         optimizer = torch.optim.Adam(net.parameters(), lr=lr, fused=True)
@@ -99,11 +99,11 @@ def train_features(
 def inception_features(weights: str | Path) -> nn.Module:
     """torchvision's Inception v3 with weights from a local file, as a network for `sample_quality`.
 
-    Its 2048 features are those before the last layer. They are near to, but not the same as those of published FIDs,
-    which use another port of the weights and another way to resize.
+    Its 2048 features are those before the last layer. They are close but not equal to the features of published FIDs,
+    which use other weights and another resizing.
 
     Args:
-        weights: A file that `torch.load` reads: `inception_v3_google-*.pth`, as torchvision offers it.
+        weights: torchvision's file `inception_v3_google-*.pth`, read by `torch.load`.
     """
     return _Inception(torch.load(weights, weights_only=True))
 
@@ -140,7 +140,7 @@ class _Inception(nn.Module):
 
 
 def in_batches(net: Any, method: str, x: Tensor, size: int = 500) -> Tensor:
-    """What a method of a network gives for all rows, `(N, F)`, in evaluation mode."""
+    """Apply a method of a network to all rows in evaluation mode: `(N, F)`."""
     call = getattr(net, method)
     with torch.no_grad(), eval_mode(net):
         return torch.cat([call(part).flatten(1) for part in x.split(size)])

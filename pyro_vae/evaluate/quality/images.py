@@ -1,4 +1,4 @@
-"""What can be said of images without features: likeness of pairs, sharpness."""
+"""Metrics of images without features: similarity of pairs, sharpness."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _C1, _C2 = 0.01**2, 0.03**2
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     """Multi-scale structural similarity of pairs of images `(N, C, H, W)` with values in [0, 1]: `(N,)`, at most 1.
 
-    There are as many of the five scales as leave at least 8 pixels a side (two at 28 by 28, then with rescaled
-    weights), under a Gaussian window of 11 pixels, or fewer in smaller images. Negative contrasts count as 0.
+    It uses those of the five scales that have at least 8 pixels per side (two for 28 by 28), with rescaled weights. The
+    Gaussian window has 11 pixels, or fewer in smaller images. Negative contrasts count as 0.
 
     Reference: Wang, Simoncelli and Bovik 2003, Multi-scale structural similarity for image quality assessment.
 
@@ -26,7 +26,7 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     """
     if a.shape != b.shape or a.dim() != 4:
         raise ValueError(
-            f"two sets of images (N, C, H, W) of one shape were expected: {tuple(a.shape)}, {tuple(b.shape)}"
+            f"two sets of images (N, C, H, W) of one shape were expected, got {tuple(a.shape)}, {tuple(b.shape)}"
         )
     side, scales = min(a.shape[-2:]), 1
     while scales < len(_WEIGHTS) and side >> scales >= 8:
@@ -43,9 +43,10 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pairwise_ms_ssim(x: Tensor, pairs: int = 1000, seed: int = 0) -> float:
-    """Mean MS-SSIM of random pairs of different images: the higher, the more alike they are.
+    """Mean MS-SSIM of random pairs of different images; it is higher for more similar images.
 
-    Read it beside that of the data: above it there is too little diversity, below it too much (noise, say).
+    Compare it with the value of the data: a higher one means too little diversity, a lower one too much (such as
+    noise).
 
     Reference: Odena et al. 2017, arXiv 1610.09585, section 4.2; Rosca et al. 2017, arXiv 1706.04987.
     """
@@ -66,8 +67,8 @@ def sharpness(x: Tensor) -> Tensor:
 
     over the pixels, with the eigenvalues of the structure tensor: the products of the gradient's components, averaged
     over about 5 by 5 pixels. At an edge the gradients nearby agree in direction, and the second eigenvalue is near
-    zero; in noise they do not, and the two are near each other. So blurring lowers it, and noise does not raise it, as
-    it raises the variance of the Laplacian. Less contrast lowers it, too: read it beside that of the data.
+    zero; in noise they do not, and the two are close. So blurring lowers the sharpness, and noise does not raise it
+    (unlike the variance of the Laplacian). Less contrast lowers it too: compare it with that of the data.
 
     Reference: Zhu and Milanfar 2010, Automatic parameter selection for denoising algorithms using a no-reference
     measure of image content (the idea, for amplitudes in place of energies).
@@ -89,10 +90,10 @@ def sharpness(x: Tensor) -> Tensor:
 
 
 def _terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Luminance, and contrast with structure, at each place."""
+    """Luminance, and contrast times structure, at each pixel."""
     size = min(_WINDOW, *a.shape[-2:])
-    at = torch.arange(size, dtype=a.dtype, device=a.device) - (size - 1) / 2
-    line = (-0.5 * (at / _SIGMA).square()).exp()
+    offsets = torch.arange(size, dtype=a.dtype, device=a.device) - (size - 1) / 2
+    line = (-0.5 * (offsets / _SIGMA).square()).exp()
     line = line / line.sum()
     channels = a.shape[1]
     window = (line[:, None] * line).expand(channels, 1, size, size)

@@ -16,15 +16,15 @@ def parzen_log_likelihood(
 ) -> tuple[float, float, float]:
     """Mean log-density of test data under Gaussians around samples, its standard error over the data, and the scale.
 
-    The protocol of Goodfellow et al. 2014 and Makhzani et al. 2015 (which take 10,000 samples): the scale is the one
+    This is the protocol of Goodfellow et al. 2014 and Makhzani et al. 2015 (with 10,000 samples): the scale is the one
     with the highest mean on the validation data. Do not choose a model by this number: in many dimensions it is far
-    from the log-likelihood at any feasible number of samples, and models that memorise, or k-means centres, beat the
-    data's own samples (Theis et al. 2016, arXiv 1511.01844, section 3.2). Where a pair has a likelihood,
-    `pv.log_marginal` estimates the real one.
+    from the log-likelihood at any feasible number of samples, and models that memorize, or k-means centers, beat the
+    data's own samples (Theis et al. 2016, arXiv 1511.01844, section 3.2). For a pair with a likelihood,
+    `pv.log_marginal` estimates the true one.
 
     Args:
         samples, valid, test: `(N, ...)` of each kind.
-        scales: Candidates; default 20 from 0.05 to 1, evenly in their logarithm.
+        scales: Candidate scales; by default 20 from 0.05 to 1, evenly spaced in the logarithm.
 
     >>> zero = torch.zeros(1, 1)
     >>> mean, _, _ = parzen_log_likelihood(zero, zero, zero + 2.0, scales=[1.0])
@@ -32,17 +32,17 @@ def parzen_log_likelihood(
     -2.9189
     """
     scales = torch.logspace(math.log10(0.05), 0, 20).tolist() if scales is None else list(scales)
-    centres, held, x = (v.flatten(1).double() for v in (samples, valid, test))
-    best = max(scales, key=lambda scale: float(_log_density(centres, held, scale).mean()))
-    found = _log_density(centres, x, best)
+    centers, validation, x = (v.flatten(1).double() for v in (samples, valid, test))
+    best = max(scales, key=lambda scale: float(_log_density(centers, validation, scale).mean()))
+    found = _log_density(centers, x, best)
     error = float(found.std()) / math.sqrt(len(found)) if len(found) > 1 else math.nan
     return float(found.mean()), error, best
 
 
-def _log_density(centres: Tensor, x: Tensor, scale: float) -> Tensor:
+def _log_density(centers: Tensor, x: Tensor, scale: float) -> Tensor:
     dims = x.shape[1]
     parts = [
-        torch.logsumexp(-0.5 * (torch.cdist(part, centres) / scale).square(), 1) - math.log(len(centres))
+        torch.logsumexp(-0.5 * (torch.cdist(part, centers) / scale).square(), 1) - math.log(len(centers))
         for part in x.split(500)
     ]
     return torch.cat(parts) - dims * (math.log(scale) + 0.5 * math.log(2 * math.pi))

@@ -1,4 +1,4 @@
-"""What `sample_quality` found: metrics of the samples beside those of the data."""
+"""The result of `sample_quality`: metrics of the samples, and of held-out data for comparison."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ ROWS = {
 
 @dataclass(frozen=True)
 class SampleQualityMetrics:
-    """Metrics of one set of images against the data; NaN where there is none.
+    """Metrics of one set of images against the data; NaN where a metric does not exist.
 
     Attributes:
         frechet: Squared Fréchet distance of the features to those of the data; 0 is best.
         kernel, kernel_error: Kernel distance, unbiased, and its standard error.
         precision, recall, density, coverage: See `manifold_scores`.
         class_score: From 1 to the number of classes; NaN without a classifier.
-        ms_ssim: Mean likeness of pairs within the set.
-        sharpness: Mean strength of edges; noise is none.
+        ms_ssim: Mean similarity of pairs within the set.
+        sharpness: Mean strength of edges; noise does not count.
     """
 
     frechet: float
@@ -65,10 +65,10 @@ class SampleQuality(Result):
 
     Attributes:
         samples: Metrics of the samples against one half of the data.
-        data: The same metrics of the other half of the data: what perfect samples would have.
+        data: The same metrics of the other half of the data: the values of perfect samples.
         num_samples, num_data: Images compared, of each kind; `num_data` in each half.
         num_features: F; 0 if pixels were compared.
-        images: A few samples, `(N, C, H, W)`.
+        images: Some of the samples, `(N, C, H, W)`.
     """
 
     title: ClassVar[str] = "sample quality"
@@ -82,12 +82,12 @@ class SampleQuality(Result):
 
     @property
     def warning(self) -> str:
-        """What is wrong with the samples as a set; "" if nothing stands out."""
+        """The problems of the samples as a set; "" if there are none."""
         found = []
         if self.samples.coverage < 0.5 * self.data.coverage:
             found.append(
                 f"the samples cover {self.samples.coverage:.0%} of the data (unseen data: {self.data.coverage:.0%}): "
-                "modes are missing, or the samples lie beside the data"
+                "modes are missing, or the samples are off the data"
             )
         if self.samples.ms_ssim > self.data.ms_ssim + 0.15:
             found.append(
@@ -97,7 +97,7 @@ class SampleQuality(Result):
         elif self.samples.ms_ssim < 0.5 * self.data.ms_ssim:
             found.append(
                 f"too much diversity: pairs of samples are less alike ({self.samples.ms_ssim:.2f}) than of data "
-                f"({self.data.ms_ssim:.2f}): noise, say"
+                f"({self.data.ms_ssim:.2f}), as noise is"
             )
         return "; ".join(found)
 
@@ -111,8 +111,8 @@ class SampleQuality(Result):
 
     def table(self) -> Group:
         """The metrics as a rich table, with a warning if one is due."""
-        of = f"{self.num_features} features" if self.num_features else "pixels"
-        title = f"{self.num_samples} samples against {self.num_data} data, by {of}"
+        source = f"{self.num_features} features" if self.num_features else "pixels"
+        title = f"{self.num_samples} samples against {self.num_data} data, by {source}"
         table = new_table(title, "", "samples", "unseen data")
         for name, label in ROWS.items():
             cells = []
@@ -125,7 +125,7 @@ class SampleQuality(Result):
         return Group(table, *([Text(f"WARNING: {self.warning}")] if self.warning else []))
 
     def _draw(self) -> Figure:
-        """The samples, and the metrics between 0 and 1 beside those of unseen data."""
+        """The samples, and the metrics between 0 and 1 with those of unseen data."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(10, 4.2), layout="constrained")
@@ -140,10 +140,11 @@ class SampleQuality(Result):
         left.set_axis_off()
         names = ["precision", "recall", "density", "coverage", "ms_ssim"]
         for offset, label, metrics in ((-0.2, "samples", self.samples), (0.2, "unseen data", self.data)):
-            at = [i + offset for i in range(len(names))]
-            right.barh(at, drawable((getattr(metrics, name) for name in names), math.nan), height=0.38, label=label)
+            positions = [i + offset for i in range(len(names))]
+            widths = drawable((getattr(metrics, name) for name in names), math.nan)
+            right.barh(positions, widths, height=0.38, label=label)
         right.set_yticks(range(len(names)), [ROWS[name] for name in names])
-        right.set(xlabel="share of images; MS-SSIM: mean likeness")
+        right.set(xlabel="fraction of images; MS-SSIM: mean similarity")
         right.invert_yaxis()
         right.set_title(
             f"Fréchet distance {self.samples.frechet:.3g} (unseen data {self.data.frechet:.3g})", fontsize=10

@@ -1,1 +1,1 @@
-"""What a latent space is good for: codes, clusters, traversals."""
+"""Uses of a latent space: codes, clusters, traversals."""

@@ -1,4 +1,4 @@
-"""How well clusters that were found without labels agree with the labels."""
+"""Agreement of clusters, found without labels, with the labels."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["clustering_accuracy"]
 
 
 def clustering_accuracy(clusters: Tensor, labels: Tensor) -> float:
-    """The share of data whose label is that of their cluster, under the best one-to-one match of clusters and labels.
+    """The fraction of data whose label is that of their cluster, under the best one-to-one matching.
 
-    A cluster beyond the number of labels is left without one, and all its data count as wrong, so that more clusters do
-    not help by themselves.
+    If there are more clusters than labels, the data of unmatched clusters count as wrong, so more clusters do not raise
+    the accuracy by themselves.
 
     Args:
         clusters, labels: Integers from 0, `(N,)` each.
@@ -35,9 +35,7 @@ def clustering_accuracy(clusters: Tensor, labels: Tensor) -> float:
                 "expected, as many clusters as labels: take the argmax of probabilities"
             )
         if bool((found < 0).any()):
-            raise ValueError(
-                f"{name} hold the number {int(found.min())}: expected 0 or more, leave unlabelled data out"
-            )
+            raise ValueError(f"{name} hold the number {int(found.min())}: expected 0 or more, leave unlabeled data out")
     size = int(max(clusters.max(), labels.max())) + 1
     pairs = clusters.cpu().long() * size + labels.cpu().long()
     counts = torch.bincount(pairs, minlength=size * size).reshape(size, size).numpy()

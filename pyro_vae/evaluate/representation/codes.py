@@ -1,4 +1,4 @@
-"""From data to codes and back, for any pair: posterior means side by side, and the model at given latents."""
+"""From data to codes and back, for any pair: posterior means, and the model at given latents."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.evaluate.generate import choose_observed, mean_of
-from pyro_vae.evaluate.latent.sites import rows_of
+from pyro_vae.evaluate.generate import choose_observed, site_mean
+from pyro_vae.evaluate.latent.sites import as_rows
 from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
-from pyro_vae.pair.networks import beside_networks, eval_mode
+from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.planning import data_that_fit
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Data, Program
@@ -34,22 +34,22 @@ def encode(
     seed: int | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """The latents of each datum as one row of numbers, `(N, E)`: the means of the guide's distributions, or draws.
+    """The latents of each datum as one row, `(N, E)`: the means of the guide's distributions, or draws.
 
     Args:
         guide: The guide.
         *args, **kwargs: The data `x` of shape `(N, ...)`, then whatever else the pair takes; tensors with N rows are
             per-datum.
-        latents: The site, or the sites in this order. Default: all, in the guide's order.
-        mean: The mean of q of each site, given the draws of the sites before it; False: a draw. A site that has no
-            mean (a categorical one) gives its draw.
-        memory: Bytes that the intermediate tensors of a run may take, about, which sets how many data run at once.
-            Default: a thousand data.
+        latents: The sites, in this order. Default: all, in the guide's order.
+        mean: True gives the mean of each site given the draws of earlier sites, False a draw. A site without a mean (a
+            categorical one) always gives a draw.
+        memory: Approximate bytes for the intermediate tensors of a run, which sets how many data run at once. Default:
+            1000 data.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
 
     Raises:
-        ValueError: If there is no such site, or a site stands outside the plate over the data.
+        ValueError: If there is no such site, or a site is outside the plate over the data.
         TypeError: For a keyword that neither this call nor the guide knows.
 
     Example:
@@ -60,18 +60,18 @@ def encode(
     """
     n = check_data(args)
     check_keywords(encode, kwargs, guide)
-    data = beside_networks(args, guide), kwargs
+    data = to_networks_device(args, guide), kwargs
 
-    def run(some: Data) -> tuple[Any, DataPlate]:
-        trace = prune_subsample_sites(poutine.trace(guide).get_trace(*some[0], **some[1]))
-        return trace, data_plate(PairTrace(Trace(), trace), len(some[0][0]))
+    def run(part: Data) -> tuple[Any, DataPlate]:
+        trace = prune_subsample_sites(poutine.trace(guide).get_trace(*part[0], **part[1]))
+        return trace, data_plate(PairTrace(Trace(), trace), len(part[0][0]))
 
     parts: list[Tensor] = []
     with torch.no_grad(), eval_mode(guide), seeded(seed):
         for start, stop in slices(n, data_that_fit(run, data, memory)):
             trace, plate = run(take(*data, start, stop))
             chosen = _latents(trace, latents)
-            values = [rows_of(_value(site, mean), site, plate) for site in chosen.values()]
+            values = [as_rows(_value(site, mean), site, plate) for site in chosen.values()]
             parts.append(torch.cat([value.to(torch.get_default_dtype()) for value in values], 1))
     return torch.cat(parts)
 
@@ -86,22 +86,22 @@ def decode(
     seed: int | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """What a model makes of given latents: the mean of its observed site, or a draw.
+    """The observed site of a model at given latents: its mean, or a draw.
 
     Args:
         model: The model.
-        codes: `(M, E)`, rows as `encode` gives them.
-        *args, **kwargs: The arguments that the model takes. Of each tensor that has as many rows as `args[0]`, the
-            first row is repeated M times, unless there are M rows already. The data serve for their shape alone, if the
-            model does not condition on them.
-        latents: The sites that the codes are for, as in `encode`; other latents are drawn from the model.
+        codes: `(M, E)`, as from `encode`.
+        *args, **kwargs: The arguments that the model takes. The first row of each per-datum tensor is repeated
+            M times, unless it has M rows already. Only the shape of the data matters, unless the model conditions on
+            them.
+        latents: The sites that the codes hold, as in `encode`; other latents are drawn from the model.
         site: Which observed site. Default: the first of the shape of x, else the first.
-        mean: False for draws.
+        mean: True gives the mean of the observed site, False a draw.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
 
     Raises:
-        ValueError: If there is no such site, if the codes have another size than the sites, or if the observed site
+        ValueError: If there is no such site, if the codes do not have the size of the sites, or if the observed site
             has no mean.
         TypeError: For a keyword that neither this call nor the model knows.
 
@@ -120,27 +120,29 @@ def decode(
         per_datum = isinstance(a, Tensor) and a.dim() > 0 and len(a) == n
         return a[:1].expand(total, *a.shape[1:]) if per_datum and n != total else a
 
-    args = beside_networks(tuple(map(repeated, args)), model)
+    args = to_networks_device(tuple(map(repeated, args)), model)
     kwargs = {name: repeated(a) for name, a in kwargs.items()}
     with torch.no_grad(), eval_mode(model), seeded(seed):
         trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
         plate = data_plate(PairTrace(trace, Trace()), total)
         chosen = _latents(trace, latents)
-        held: Any = trace.copy()
-        at = 0
+        replayed: Any = trace.copy()
+        column = 0
         for name, latent in chosen.items():
             size = latent["value"].numel() // total
-            held.nodes[name] = {**latent, "value": _as_value(codes[:, at : at + size], latent, plate)}
-            at += size
-        if at != codes.shape[1]:
-            raise ValueError(f"codes have {codes.shape[1]} columns, but the latents {list(chosen)} have {at} elements")
+            replayed.nodes[name] = {**latent, "value": _as_value(codes[:, column : column + size], latent, plate)}
+            column += size
+        if column != codes.shape[1]:
+            raise ValueError(
+                f"codes have {codes.shape[1]} columns, but the latents {list(chosen)} have {column} elements"
+            )
         for name, other in sample_sites(trace):
             if not other["is_observed"] and name not in chosen:
-                held.remove_node(name)
-        run = prune_subsample_sites(poutine.trace(poutine.replay(model, trace=held)).get_trace(*args, **kwargs))
+                replayed.remove_node(name)
+        run = prune_subsample_sites(poutine.trace(poutine.replay(model, trace=replayed)).get_trace(*args, **kwargs))
         observed = {name: s for name, s in sample_sites(run) if s["is_observed"]}
         name, found = choose_observed(observed, site, args[0])
-        return mean_of(name, found) if mean else found["fn"].sample()
+        return site_mean(name, found) if mean else found["fn"].sample()
 
 
 def _latents(trace: Any, names: str | Sequence[str] | None) -> dict[str, Site]:
@@ -153,7 +155,7 @@ def _latents(trace: Any, names: str | Sequence[str] | None) -> dict[str, Site]:
             )
         found = {name: found[name] for name in wanted}
     if not found:
-        raise ValueError("there is no latent site: nothing can be encoded or decoded")
+        raise ValueError("there is no latent site, so nothing can be encoded or decoded")
     return found
 
 
@@ -163,13 +165,13 @@ def _value(site: Site, mean: bool) -> Tensor:
             value = torch.as_tensor(site["fn"].mean)
         except (NotImplementedError, AttributeError):
             return site["value"]
-        if not bool(value.isnan().any()):  # as torch has it for a categorical distribution
+        if not bool(value.isnan().any()):  # the mean of a categorical distribution in torch
             return value
     return site["value"]
 
 
 def _as_value(rows: Tensor, site: Site, plate: DataPlate) -> Tensor:
-    """Rows `(M, size)` in the layout of the site's value: the inverse of `rows_of`."""
+    """Rows `(M, size)` in the layout of the site's value: the inverse of `as_rows`."""
     shape = list(site["value"].shape)
     axis = plate.dim - site["fn"].event_dim + len(shape)
     rest = list(itertools.chain(shape[:axis], shape[axis + 1 :]))

@@ -1,4 +1,4 @@
-"""Moves in a latent space: between two codes, along an attribute, along one dimension, over a plane."""
+"""Traversals of a latent space: between two codes, along an attribute, along one dimension, over a plane."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["attribute_vector", "embed", "interpolate", "manifold", "traverse"]
 
 
 def interpolate(a: Tensor, b: Tensor, steps: int = 8, path: Literal["linear", "spherical"] = "linear") -> Tensor:
-    r"""Codes on the way from `a` to `b`, both `(*, E)`: `(steps, *, E)`, ends included.
+    r"""Interpolate from `a` to `b`, both `(*, E)`: codes `(steps, *, E)`, both ends included.
 
     .. math:: \text{linear: } (1-t)\,a + t\,b, \qquad \text{spherical: }
         \frac{\sin((1-t)\,\omega)}{\sin \omega}\, a + \frac{\sin(t\,\omega)}{\sin \omega}\, b, \quad
         \cos \omega = \frac{a \cdot b}{|a|\,|b|}
 
-    Draws from a standard normal in many dimensions have nearly one length. The straight line between two of them
-    passes nearer to the origin than any datum; the spherical path keeps the length. It is linear where `a` and `b`
-    have the same direction or opposite ones.
+    Draws from a standard normal in many dimensions have nearly the same norm. The straight line between two of them
+    passes closer to the origin than typical draws; the spherical path keeps the norm. It is linear where `a` and `b`
+    are parallel.
 
     Raises:
         ValueError: For codes of different shapes, fewer than two steps, or an unknown path.
@@ -52,9 +52,9 @@ def interpolate(a: Tensor, b: Tensor, steps: int = 8, path: Literal["linear", "s
 
 
 def attribute_vector(codes: Tensor, has: Tensor) -> Tensor:
-    """The step in latent space towards an attribute, `(E,)`: mean code of the data that have it minus that of the rest.
+    """The direction of an attribute in latent space, `(E,)`: mean code of the data that have it minus that of the rest.
 
-    Add multiples of it to a code and decode. Any labelled attribute will do: the published one is a smile.
+    Add multiples of it to a code and decode. Any labeled attribute works; the published example is a smile.
 
     Args:
         codes: `(N, E)`.
@@ -73,7 +73,7 @@ def attribute_vector(codes: Tensor, has: Tensor) -> Tensor:
             f"codes (N, E) and booleans (N,) expected, got {tuple(codes.shape)} and {tuple(has.shape)} of {has.dtype}"
         )
     if bool(has.all()) or not bool(has.any()):
-        raise ValueError(f"{int(has.sum())} of {len(has)} data have the attribute: some must have it and some not")
+        raise ValueError(f"{int(has.sum())} of {len(has)} data have the attribute: some must have it and some must not")
     return codes[has].mean(0) - codes[~has].mean(0)
 
 
@@ -81,7 +81,7 @@ def traverse(code: Tensor, values: Tensor, dims: Sequence[int] | None = None) ->
     """One code with one dimension at a time set to each of some values: `(dims, values, E)`.
 
     Args:
-        code: `(E,)`, where to start.
+        code: `(E,)`, the starting point.
         values: `(V,)`, for example `torch.linspace(-2, 2, 9)`.
         dims: Which dimensions. Default: all.
 
@@ -100,7 +100,7 @@ def traverse(code: Tensor, values: Tensor, dims: Sequence[int] | None = None) ->
 def manifold(side: int = 20) -> Tensor:
     """Codes over a plane with a standard normal prior, `(side * side, 2)`: quantiles in equal steps, row by row.
 
-    The first coordinate rises to the right, the second upwards. Each code stands for the same share of the prior.
+    The first coordinate increases to the right, the second upward. Each code represents the same prior probability.
 
     Reference: Kingma and Welling 2014, arXiv 1312.6114, appendix A.
 
@@ -118,14 +118,14 @@ def embed(
 ) -> Tensor:
     """Codes `(N, E)` as points in a plane, `(N, 2)`, by t-SNE or by UMAP; seconds for a few thousand.
 
-    Distances between groups and the sizes of groups mean nothing in such a picture; who is whose neighbour does. UMAP,
-    of the optional package umap-learn (`pip install pyro-vae[umap]`), draws groups denser, and is faster for many data.
+    Only neighborhoods are meaningful in such a plot, not the distances between groups or their sizes. UMAP, from the
+    optional package umap-learn (`pip install pyro-vae[umap]`), draws denser groups and is faster for many data.
 
     Args:
         codes: `(N, E)`.
         method: "tsne" or "umap".
-        perplexity: How many neighbours of a datum count, effectively; rounded, the `n_neighbors` of UMAP.
-        seed: Of the layout. None takes one from torch's generator.
+        perplexity: Effective number of neighbors of a datum; rounded, the `n_neighbors` of UMAP.
+        seed: Seed of the layout. None draws one from torch's generator.
 
     Raises:
         ValueError: For codes of another shape, too few of them, or an unknown method.
@@ -149,7 +149,7 @@ def embed(
 
 def _umap(flat: Any, neighbors: int, seed: int) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of TensorFlow, which is not there, and of threads, which the seed rules out
+        warnings.simplefilter("ignore")  # about the absent TensorFlow, and about threads, which a seed excludes
         try:
             from umap import UMAP
         except ImportError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pyro_vae.support.snapshots import FIGURES, TENSORS, Snapshot, read_snapshot, write_snapshot
+from pyro_vae.support.snapshots import TENSORS, VALUES, Snapshot, read_snapshot, write_snapshot
 
 __all__ = ["Checkpoints", "FollowedCheckpoints"]
 
@@ -150,12 +150,12 @@ class Checkpoints:
 
     def _steps_found(self) -> list[int]:
         """The steps of the checkpoints that are here, ascending."""
-        steps = (_step_of(file) for file in self.path.glob(f"checkpoint-*{FIGURES}"))
+        steps = (_step_of(file) for file in self.path.glob(f"checkpoint-*{VALUES}"))
         return sorted(step for step in steps if step is not None)
 
     def _remove(self, step: int) -> None:
-        # the figures first: without them nobody looks for the tensors
-        for ending in (FIGURES, TENSORS):
+        # the values first: without them, the tensors do not count as a checkpoint
+        for ending in (VALUES, TENSORS):
             with suppress(FileNotFoundError):
                 name = self._name(step)
                 name.with_name(name.name + ending).unlink()

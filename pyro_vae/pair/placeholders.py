@@ -1,4 +1,4 @@
-"""Something to run a model on where there are no data: it has a length, and nothing else."""
+"""A placeholder for the data, to run a model on where only the number of data is known."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["OnlyLength", "only_length"]
+__all__ = ["DataPlaceholder", "explain_placeholder"]
 
 
 class UnknownShape:
-    """A shape of which only the first size is known."""
+    """The shape of a placeholder: only its first size is known."""
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -23,25 +23,25 @@ class UnknownShape:
             return self.length
         if index == slice(None, 1):
             return torch.Size([self.length])
-        raise _too_much(f"shape[{index!r}]")
+        raise _unknown_data_error(f"shape[{index!r}]")
 
     def __len__(self) -> int:
-        raise _too_much("len(shape)")
+        raise _unknown_data_error("len(shape)")
 
     def __iter__(self) -> Iterator[Any]:
-        raise _too_much("shape")
+        raise _unknown_data_error("shape")
 
 
-class OnlyLength(Tensor):
-    """A tensor of N data that are unknown, for models that take `x` for its length alone.
+class DataPlaceholder(Tensor):
+    """A tensor of N unknown data, for models that use only the length of `x`.
 
-    `len(x)`, `x.shape[0]`, `x.size(0)`, `x.device` and `x.dtype` work, and so does `obs=x` where observations are not
-    looked at. Anything else raises `ValueError`: a made-up value must not get into a sample.
+    `len(x)`, `x.shape[0]`, `x.size(0)`, `x.device` and `x.dtype` work, and so does `obs=x` where observations are
+    ignored. Anything else raises `ValueError`: no made-up value can reach a sample.
     """
 
     @staticmethod
-    def __new__(cls: type[OnlyLength], length: int, device: torch.device | None = None) -> OnlyLength:
-        result: OnlyLength = torch.empty(length, device=device).as_subclass(cls)
+    def __new__(cls: type[DataPlaceholder], length: int, device: torch.device | None = None) -> DataPlaceholder:
+        result: DataPlaceholder = torch.empty(length, device=device).as_subclass(cls)
         return result
 
     @classmethod
@@ -50,7 +50,7 @@ class OnlyLength(Tensor):
     ) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
             name = getattr(func, "__name__", "")
-            # of a property there comes its __get__
+            # a property arrives as its __get__
             name = getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
             if name in _KNOWN:
                 return func(*args, **(kwargs or {}))
@@ -58,25 +58,25 @@ class OnlyLength(Tensor):
                 return UnknownShape(len(args[0]))
             if name == "size" and args[1:] == (0,):
                 return len(args[0])
-        raise _too_much(name or str(func))
+        raise _unknown_data_error(name or str(func))
 
 
 _KNOWN = ("__len__", "__hash__", "device", "dtype", "is_cuda", "requires_grad")
 
 
 @contextmanager
-def only_length() -> Iterator[None]:
-    """Say what is wrong where a model gives torch the shape of an `OnlyLength`, which torch refuses."""
+def explain_placeholder() -> Iterator[None]:
+    """Explain the error of torch where a model passes it the shape of a `DataPlaceholder`."""
     try:
         yield
     except TypeError as error:
         if UnknownShape.__name__ in str(error):
-            raise _too_much("shape") from error
+            raise _unknown_data_error("shape") from error
         raise
 
 
-def _too_much(what: str) -> ValueError:
+def _unknown_data_error(what: str) -> ValueError:
     return ValueError(
-        f"the model looks at more of the data than their number ({what}), so that a number alone will not do: pass a "
-        "tensor with as many rows as there shall be samples in its place"
+        f"the model uses more of the data than their number ({what}), so a number of samples is not enough: pass a "
+        "tensor with one row per sample in its place"
     )

@@ -1,10 +1,8 @@
-"""The public names of the package: whatever stands here is `pyro_vae.NAME`."""
+"""The public names: whatever stands here is `pyro_vae.NAME`, and is imported when it is first asked for."""
 
-from importlib.metadata import version
-
-from pyro_vae import conditionals, data, elbo, evaluate, models, nets, oracles, plots, priors
-from pyro_vae.distributed.ranks import Ranks, launch
-from pyro_vae.evaluate import (
+from . import conditionals, data, elbo, evaluate, models, nets, oracles, plots, priors
+from .distributed.ranks import Ranks, launch
+from .evaluate import (
     AIS,
     BDMC,
     Importance,
@@ -26,20 +24,20 @@ from pyro_vae.evaluate import (
     sample_quality,
     summarize,
 )
-from pyro_vae.evaluate.disentanglement.report import disentanglement
-from pyro_vae.evaluate.preflight.report import preflight
-from pyro_vae.models import VAE, Autoencoder, AuxiliaryVAE
-from pyro_vae.runs import load_pair, load_run, save_pair, train
-from pyro_vae.training import tracking
-from pyro_vae.training.checkpoints import Checkpoints
-from pyro_vae.training.comparison.compare import compare_training
-from pyro_vae.training.comparison.result import TrainingComparison
-from pyro_vae.training.fitting import State, fit
-from pyro_vae.training.history import Epoch, History
-from pyro_vae.training.nonfinite import NonFiniteLoss
-from pyro_vae.training.svi import SVI
+from .evaluate.disentanglement.report import disentanglement
+from .evaluate.preflight.report import preflight
+from .models import VAE, Autoencoder, AuxiliaryVAE
+from .runs import load_pair, load_run, save_pair, train
+from .training import tracking
+from .training.checkpoints import Checkpoints
+from .training.comparison.compare import compare_training
+from .training.comparison.result import TrainingComparison
+from .training.fitting import State, fit
+from .training.history import Epoch, History
+from .training.nonfinite import NonFiniteLoss
+from .training.svi import SVI
 
-__version__ = version("pyro-vae")
+__version__: str
 
 __all__ = [
     "AIS",

@@ -1,4 +1,4 @@
-"""From the draws of a pair to the figures of its latents."""
+"""The metrics of latent dimensions, from the values of single draws."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.evaluate.latent.dimensions import ACTIVE, NEGLIGIBLE, LatentDimension, LatentSite
-from pyro_vae.evaluate.latent.sites import Figures
+from pyro_vae.evaluate.latent.sites import Metrics
 
-__all__ = ["dimensions_of", "over_data", "surgery"]
+__all__ = ["measure_dimensions", "mean_over_data", "decompose_kl"]
 
 
-def over_data(value: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over draws and data `(S, N, ...)`, and its standard error over data."""
+def mean_over_data(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over draws and data `(S, N, ...)`, and its standard error over the data."""
     per_datum = value.mean(0)
     return per_datum.mean(0), per_datum.std(0) / math.sqrt(len(per_datum))
 
 
-def surgery(found: Figures) -> tuple[tuple[float, float], tuple[float, float]]:
-    """I(n; z) and KL(q(z) || p(z)), each with its Monte Carlo standard error for these data."""
-    ratio = found["", "log_q"] - found["", "log_q_of_all"]  # (S, N)
-    # a KL in closed form less the same of the draw has mean zero: it takes noise away that the two have in common
+def decompose_kl(found: Metrics) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Split the KL into I(n; z) and KL(q(z) || p(z)), each with its Monte Carlo standard error for these data."""
+    ratio = found["", "log_q"] - found["", "log_aggregate"]  # (S, N)
+    # a control variate: the KL of the draw minus its closed form has mean zero and shares noise with the ratio
     noise = found["", "log_q"] - found["", "log_p"] - found["", "kl"]
-    centred = noise - noise.mean(0)
-    if 1e-6 < float(centred.square().mean()) < math.inf:  # more than rounding
-        ratio = ratio - (centred * ratio).sum() / centred.square().sum() * noise
+    centered = noise - noise.mean(0)
+    if 1e-6 < float(centered.square().mean()) < math.inf:  # more than rounding
+        ratio = ratio - (centered * ratio).sum() / centered.square().sum() * noise
 
     def with_error(value: Tensor) -> tuple[float, float]:
         return float(value.mean()), float((value.var(0) / len(value)).mean() / value.shape[1]) ** 0.5
@@ -36,13 +36,13 @@ def surgery(found: Figures) -> tuple[tuple[float, float], tuple[float, float]]:
     return with_error(ratio), with_error(found["", "kl"] - ratio)
 
 
-def dimensions_of(names: list[str], site: LatentSite, found: Figures, *, auxiliary: bool) -> list[LatentDimension]:
-    """The figures of each element of a site."""
+def measure_dimensions(names: list[str], site: LatentSite, found: Metrics, *, auxiliary: bool) -> list[LatentDimension]:
+    """The metrics of each element of a site."""
     missing = torch.full((len(names),), math.nan, dtype=torch.float64)
     each = found.get((site.name, "kl_each"))
-    kl, kl_error = (missing, missing) if each is None else over_data(each)
+    kl, kl_error = (missing, missing) if each is None else mean_over_data(each)
     mean, variance = found[site.name, "mean"], found[site.name, "variance"]
-    # the noise of the mean over S draws adds a share of the variance between draws
+    # the mean over S draws adds 1/S of the variance between draws
     activity = (mean.mean(0).var(0) - mean.var(0).mean(0) / len(mean)).clamp_min(0)
     scale = (variance.mean((0, 1)) + mean.var((0, 1), correction=0)).sqrt()
     prior_kl = missing
