@@ -52,7 +52,9 @@ def main() -> None:
 
     strings = molecules(options.num_molecules, options.length)
     cut = len(strings) - len(strings) // 10
-    vocabulary = pv.data.Vocabulary.of(strings[:cut], split=lambda s: list(selfies.split_selfies(s)), joint="")
+    vocabulary = pv.data.Vocabulary.from_sentences(
+        strings[:cut], split=lambda s: list(selfies.split_selfies(s)), separator=""
+    )
     rows = vocabulary.encode(strings, options.length)
     values = torch.tensor([score(molecule(s)) for s in strings])
     print(f"{cut} molecules to train on, {len(vocabulary)} tokens; mean {options.property} {values.mean():.3f}")

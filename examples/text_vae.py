@@ -69,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
 
     sentences = corpus(options.corpus, options.length)
-    vocabulary = pv.data.Vocabulary.of(sentences, max_size=options.vocab_size)
+    vocabulary = pv.data.Vocabulary.from_sentences(sentences, max_size=options.vocab_size)
     rows = vocabulary.encode(sentences, options.length)
     rows = rows[(rows != 2).all(1)]  # no word that is unknown
     cut = len(rows) - max(20, len(rows) // 10)

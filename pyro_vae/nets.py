@@ -69,7 +69,7 @@ def leading_shape(x: Tensor, event_shape: torch.Size, what: str) -> torch.Size:
     return x.shape[:split]
 
 
-def same_shape(x: Tensor, shape: torch.Size, what: str) -> None:
+def check_shape(x: Tensor, shape: torch.Size, what: str) -> None:
     """Check that `x` has exactly `shape`.
 
     Raises:
@@ -132,7 +132,7 @@ class MLP(nn.Module):
 
     def set_output_bias(self, features: Tensor) -> None:
         """Make `features`, of shape `out_shape`, the output that a zero last hidden layer gives."""
-        same_shape(features, self.out_shape, "set_output_bias")
+        check_shape(features, self.out_shape, "set_output_bias")
         with torch.no_grad():
             self.final.bias.copy_(features.reshape(-1))
 
@@ -153,7 +153,7 @@ class _Residual(nn.Module):
         return torch.add(x, self.branch(x), alpha=0.1)
 
 
-def _residuals(channels: int, blocks: int, act: Callable[[], nn.Module]) -> list[nn.Module]:
+def residual_blocks(channels: int, blocks: int, act: Callable[[], nn.Module]) -> list[nn.Module]:
     if blocks < 0:
         raise ValueError(f"blocks must be at least 0, got {blocks}")
     return [_Residual(channels, act) for _ in range(blocks)]
@@ -195,7 +195,7 @@ class ConvEncoder(nn.Module):
         self.body = nn.Sequential()
         for after in as_sizes(channels, "channels"):
             conv = nn.Conv2d(before, after, 3, stride=2, padding=1)
-            self.body.extend([conv, *_residuals(after, blocks, act), act()])
+            self.body.extend([conv, *residual_blocks(after, blocks, act), act()])
             before, height, breadth = after, -(-height // 2), -(-breadth // 2)
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(before * height * breadth, width), act())
         self.final = nn.Linear(width, self.out_shape.numel())
@@ -251,14 +251,14 @@ class ConvDecoder(nn.Module):
             act(),
             nn.Linear(width, math.prod(start)),
             nn.Unflatten(-1, start),
-            *_residuals(widths[0], blocks, act),
+            *residual_blocks(widths[0], blocks, act),
             act(),
         )
         self.body = nn.ModuleList()
         # a kernel that the stride divides leaves no checkerboard; it doubles the size, and `forward` crops odd ones
         for before, after in itertools.pairwise(widths):
             conv = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)
-            self.body.append(nn.Sequential(conv, *_residuals(after, blocks, act), act()))
+            self.body.append(nn.Sequential(conv, *residual_blocks(after, blocks, act), act()))
         self.final = nn.ConvTranspose2d(widths[-1], self.out_shape[0], 4, stride=2, padding=1)
         self.apply(_glorot)
 
@@ -271,7 +271,7 @@ class ConvDecoder(nn.Module):
 
     def set_output_bias(self, features: Tensor) -> None:
         """Center the output on `features`, of shape `out_shape`: each channel's bias becomes its spatial mean."""
-        same_shape(features, self.out_shape, "set_output_bias")
+        check_shape(features, self.out_shape, "set_output_bias")
         with torch.no_grad():
             self.final.get_parameter("bias").copy_(features.mean((-2, -1)))
 

@@ -122,7 +122,7 @@ class Grid(constraints.Constraint):
         return f"multiples of 1/{self.levels - 1} in [0, 1]"
 
 
-class _OnGrid(dist.TorchDistribution):
+class _GridDistribution(dist.TorchDistribution):
     """A distribution over the values of a `Grid`; a value off the grid is refused, or rounded without validation."""
 
     levels: int
@@ -137,7 +137,7 @@ class _OnGrid(dist.TorchDistribution):
         return (value * (self.levels - 1)).round()
 
 
-class GridCategorical(_OnGrid):
+class GridCategorical(_GridDistribution):
     """A categorical distribution over the values `k / (levels - 1)`.
 
     Args:
@@ -174,7 +174,7 @@ class GridCategorical(_OnGrid):
         return logits.gather(-1, level[..., :1]).squeeze(-1)
 
 
-class DiscretizedLogisticMixture(_OnGrid):
+class DiscretizedLogisticMixture(_GridDistribution):
     """A mixture of logistic distributions, rounded to the values `k / (levels - 1)`.
 
     Level k gets the mass between the midpoints to its neighbors; the first and last level get the tails, so the

@@ -19,7 +19,7 @@ from pyro_vae.conditionals.distributions import (
     Grid,
     GridCategorical,
 )
-from pyro_vae.nets import as_sizes, same_shape
+from pyro_vae.nets import as_sizes, check_shape
 
 __all__ = [
     "Bernoulli",
@@ -84,7 +84,7 @@ class Likelihood(Conditional):
         Raises:
             ValueError: for a mean of another shape.
         """
-        same_shape(data_mean, self.event_shape, f"{type(self).__name__}.init_features")
+        check_shape(data_mean, self.event_shape, f"{type(self).__name__}.init_features")
         with torch.no_grad():
             return self.features_at(data_mean)
 

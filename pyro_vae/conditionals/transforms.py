@@ -25,37 +25,37 @@ Elementwise = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]
 class Bijection(Transform):
     """A transform of vectors `(*, D)` that finds its log-determinant `(*,)` along with its value.
 
-    A subclass defines `push(x) -> (y, log_det)` and `pull(y) -> (x, log_det)`, the determinant being that of dy/dx both
+    A subclass defines `forward_log_det(x) -> (y, log_det)` and `inverse_log_det(y) -> (x, log_det)`, the determinant being that of dy/dx both
     times.
     """
 
     domain = codomain = constraints.real_vector
     bijective = True
-    _known: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
+    _last: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
 
-    def push(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The image of `x`, and log |dy/dx|."""
-        raise NotImplementedError(f"{type(self).__name__} must define push(x)")
+        raise NotImplementedError(f"{type(self).__name__} must define forward_log_det(x)")
 
-    def pull(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_log_det(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """The origin of `y`, and log |dy/dx|."""
-        raise NotImplementedError(f"{type(self).__name__} must define pull(y)")
+        raise NotImplementedError(f"{type(self).__name__} must define inverse_log_det(y)")
 
     def _call(self, x: Tensor) -> Tensor:
-        y, log_det = self.push(x)
-        self._known = x, y, log_det
+        y, log_det = self.forward_log_det(x)
+        self._last = x, y, log_det
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
-        x, log_det = self.pull(y)
-        self._known = x, y, log_det
+        x, log_det = self.inverse_log_det(y)
+        self._last = x, y, log_det
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        known_x, known_y, log_det = self._known
+        known_x, known_y, log_det = self._last
         if log_det is not None and x is known_x and y is known_y:
             return log_det
-        return self.push(x)[1]
+        return self.forward_log_det(x)[1]
 
 
 class Planar(Bijection):
@@ -78,11 +78,11 @@ class Planar(Bijection):
         self.u = u + (self.dot - given) * w / (w.square().sum(-1, keepdim=True) + 1e-12)
         self.w, self.b = w, b
 
-    def push(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         t = torch.tanh((self.w * x).sum(-1, keepdim=True) + self.b)
         return x + self.u * t, self._log_det(t)
 
-    def pull(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_log_det(self, y: Tensor) -> tuple[Tensor, Tensor]:
         t = torch.tanh(self._solve((self.w * y).sum(-1, keepdim=True) + self.b))
         return y - self.u * t, self._log_det(t)
 
@@ -120,12 +120,12 @@ class Radial(Bijection):
         self.center, self.alpha = center, softplus(log_alpha)
         self.beta = softplus(log_sum) - self.alpha
 
-    def push(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         away = x - self.center
         r = away.norm(dim=-1, keepdim=True)
         return x + self.beta / (self.alpha + r) * away, self._log_det(r, x.shape[-1])
 
-    def pull(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_log_det(self, y: Tensor) -> tuple[Tensor, Tensor]:
         away = y - self.center
         s = away.norm(dim=-1, keepdim=True)  # = r + beta r / (alpha + r), a quadratic equation for r
         b, product = self.alpha + self.beta - s, self.alpha * s
@@ -269,11 +269,11 @@ class Autoregressive(Bijection):
         super().__init__()
         self.net, self.degrees, self.passes, self.elementwise = net, degrees, passes, elementwise
 
-    def push(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y, log_slope = self.elementwise(x, self.net(x), False)
         return y, log_slope.sum(-1)
 
-    def pull(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_log_det(self, y: Tensor) -> tuple[Tensor, Tensor]:
         x, log_slope = torch.zeros_like(y), y
         for degree in range(self.passes):
             found, log_slope = self.elementwise(y, self.net(x), True)

@@ -11,7 +11,7 @@ from pyro_vae.support.memory import physical_memory
 
 __all__ = ["read_arrays"]
 
-UNKNOWN_MEMORY = 64 * 2**30
+DEFAULT_MEMORY = 64 * 2**30
 
 
 def read_arrays(path: Path, keys: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -22,7 +22,7 @@ def read_arrays(path: Path, keys: Sequence[str]) -> tuple[dict[str, np.ndarray],
     """
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise ValueError(f"{str(path)!r} is not an .npz file; write one with numpy.savez(path, x=...)")
-    limit = physical_memory() or UNKNOWN_MEMORY
+    limit = physical_memory() or DEFAULT_MEMORY
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}

@@ -97,7 +97,7 @@ def load(
     if labels is not None:
         for name, split in splits.items():
             if labels == "all" or name == "train":
-                split.given = _given(split.y, labels, for_labels)
+                split.given = _observed_labels(split.y, labels, for_labels)
     origin = {"data": os.fspath(source)} if isinstance(source, str | os.PathLike) else {}
     settings = {"binarize": binarize, "flatten": flatten, "valid": valid, "test": test, "labels": labels, "seed": seed}
     return Data(
@@ -148,7 +148,7 @@ def _splits(
     return found
 
 
-def _given(y: Tensor | None, labels: int | str, generator: torch.Generator) -> Tensor:
+def _observed_labels(y: Tensor | None, labels: int | str, generator: torch.Generator) -> Tensor:
     """The labels, or those of some of the data and -1 for the rest."""
     if y is None or y.dim() != 1:
         came = "none" if y is None else f"those of shape {tuple(y.shape)}"

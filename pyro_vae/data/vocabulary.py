@@ -30,35 +30,35 @@ class Vocabulary:
     Args:
         tokens: All tokens but these three, each once.
         split: What makes tokens of a sentence.
-        joint: What stands between tokens when a sentence is written.
+        separator: What stands between tokens when a sentence is written.
 
     Example:
-        >>> vocabulary = Vocabulary.of(["the cat sat .", "the dog sat ."])
+        >>> vocabulary = Vocabulary.from_sentences(["the cat sat .", "the dog sat ."])
         >>> rows = vocabulary.encode(["the dog ran ."], length=6)
         >>> rows.tolist(), vocabulary.decode(rows)
         ([[3, 7, 2, 5, 1, 0]], ['the dog <unk> .'])
     """
 
-    def __init__(self, tokens: Sequence[str], split: Callable[[str], list[str]] = words, joint: str = " ") -> None:
+    def __init__(self, tokens: Sequence[str], split: Callable[[str], list[str]] = words, separator: str = " ") -> None:
         if len(set(tokens)) < len(tokens) or set(tokens) & set(SPECIAL):
             raise ValueError(f"tokens must differ from each other and from {', '.join(SPECIAL)}")
         self.tokens = (*SPECIAL, *tokens)
         self.index = {token: i for i, token in enumerate(self.tokens)}
-        self.split, self.joint = split, joint
+        self.split, self.separator = split, separator
 
     @classmethod
-    def of(
+    def from_sentences(
         cls,
         sentences: Iterable[str],
         *,
         max_size: int | None = None,
         split: Callable[[str], list[str]] = words,
-        joint: str = " ",
+        separator: str = " ",
     ) -> Vocabulary:
         """The tokens of some sentences, the most frequent first, at most `max_size` with the three special ones."""
         counts = Counter(token for sentence in sentences for token in split(sentence))
         most = None if max_size is None else max(0, max_size - len(SPECIAL))
-        return cls([token for token, _ in counts.most_common(most)], split, joint)
+        return cls([token for token, _ in counts.most_common(most)], split, separator)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -85,7 +85,7 @@ class Vocabulary:
         sentences = []
         for row in rows.tolist():
             tokens = row[: row.index(END)] if END in row else row
-            sentences.append(self.joint.join(self.tokens[i] for i in tokens if i != PAD))
+            sentences.append(self.separator.join(self.tokens[i] for i in tokens if i != PAD))
         return sentences
 
     def __repr__(self) -> str:

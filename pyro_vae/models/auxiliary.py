@@ -60,13 +60,13 @@ class AuxiliaryVAE(VAE):
         decoder: nn.Module | NetworkFactory | None = None,
     ) -> None:
         posterior = as_posterior(posterior, latent_dim)
-        encoder = _Joint(data_shape, auxiliary_dim, hidden, posterior.param_shape, activation)
+        encoder = _JointEncoder(data_shape, auxiliary_dim, hidden, posterior.param_shape, activation)
         super().__init__(
             data_shape, latent_dim, hidden, activation, likelihood, posterior, prior, encoder=encoder, decoder=decoder
         )
         self.auxiliary = DiagonalNormal(auxiliary_dim)
         self.auxiliary_encoder = MLP(data_shape, hidden, self.auxiliary.param_shape, activation)
-        self.reverse = _Joint(data_shape, latent_dim, hidden, self.auxiliary.param_shape, activation)
+        self.reverse = _JointEncoder(data_shape, latent_dim, hidden, self.auxiliary.param_shape, activation)
 
     def model(self, x: Tensor) -> None:
         """The generative model of the data `x`, `(N, *data_shape)`, with the auxiliary latent after them."""
@@ -92,7 +92,7 @@ class AuxiliaryVAE(VAE):
         return self.posterior(self.encoder(x, a))
 
 
-class _Joint(nn.Module):
+class _JointEncoder(nn.Module):
     """A network `(*, *shape), (*, in) -> (*, *out_shape)`; what comes first goes through its first layers alone."""
 
     def __init__(

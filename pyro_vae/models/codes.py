@@ -62,7 +62,7 @@ class Codebook(nn.Module):
         return distance.min(-1).indices.reshape(encoding.shape[:-1])
 
     @torch.no_grad()
-    def follow(self, encoding: Tensor) -> Tensor:
+    def update(self, encoding: Tensor) -> Tensor:
         """Move the vectors to the averages so far, dead ones to some of the encodings `(*, d)`; returns their codes."""
         flat = encoding.reshape(-1, encoding.shape[-1]).to(self.vectors.dtype)
         if self.decay is not None:
@@ -107,8 +107,8 @@ class NearestCode(Conditional):
         self.codebook = codebook
 
     def distribution(self, h: Tensor) -> Quantized:
-        follows = self.training and torch.is_grad_enabled()
-        codes = self.codebook.follow(h.detach()) if follows else self.codebook.nearest(h)
+        learns = self.training and torch.is_grad_enabled()
+        codes = self.codebook.update(h.detach()) if learns else self.codebook.nearest(h)
         return Quantized(h, self.codebook.vectors[codes], len(self.event_shape))
 
 
@@ -131,7 +131,7 @@ class _InCodebook(constraints.Constraint):
         return apart <= 1e-5 * (1 + vectors.abs().amax())
 
 
-class OnCodebook(dist.TorchDistribution):
+class CodeDistribution(dist.TorchDistribution):
     """A distribution over arrays of codes as one over their vectors, `(*grid, d)`; a mass function."""
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
@@ -145,8 +145,8 @@ class OnCodebook(dist.TorchDistribution):
         """The arrays of vectors that are all in the codebook."""
         return _InCodebook(self.codebook, len(self.event_shape))
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> OnCodebook:
-        return OnCodebook(self.prior, self.codebook, batch_shape)
+    def expand(self, batch_shape: Any, _instance: Any = None) -> CodeDistribution:
+        return CodeDistribution(self.prior, self.codebook, batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p of the codes that the vectors are; -inf for a vector that is none."""
@@ -173,8 +173,8 @@ class CodePrior(Prior):
         self.grid, self.codes = torch.Size(grid), codebook.vectors.shape[0]
         self._codebook = [codebook]  # in a list, since its weights belong to the posterior
 
-    def forward(self) -> OnCodebook:
-        return OnCodebook(self, self._codebook[0])
+    def forward(self) -> CodeDistribution:
+        return CodeDistribution(self, self._codebook[0])
 
     def log_prob(self, codes: Tensor) -> Tensor:
         """log p of arrays of codes, `(*, *grid) -> (*)`."""

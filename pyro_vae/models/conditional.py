@@ -62,9 +62,9 @@ class ConditionalVAE(VAE):
         posterior: str | Conditional = "diagonal_normal",
     ) -> None:
         shape = as_sizes(data_shape, "data_shape")
-        given_shape = as_sizes(condition, "condition")
+        condition_shape = as_sizes(condition, "condition")
         likelihood, posterior = as_likelihood(likelihood, shape), as_posterior(posterior, latent_dim)
-        size, down = given_shape.numel(), tuple(reversed(hidden))
+        size, down = condition_shape.numel(), tuple(reversed(hidden))
         encoder = MLP(shape.numel() + size, hidden, posterior.param_shape, activation)
         decoder = MLP(latent_dim + size, down, likelihood.param_shape, activation)
         super().__init__(
@@ -77,18 +77,18 @@ class ConditionalVAE(VAE):
             encoder=encoder,
             decoder=decoder,
         )
-        self.condition_shape, self.labels = given_shape, isinstance(condition, int)
+        self.condition_shape, self.labels = condition_shape, isinstance(condition, int)
         self.prior_net = MLP(size, hidden, 2 * latent_dim, activation)
         self.prior_family = DiagonalNormal(latent_dim)
 
     def model(self, x: Tensor, condition: Tensor | None = None) -> None:
         """The generative model of the data `x`, `(N, *data_shape)`, given N conditions."""
         self._check(x, batch=True)
-        c = self._given(condition, len(x))
+        c = self._encode_condition(condition, len(x))
         self._register("prior_net", "decoder", "likelihood")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior_family(self.prior_net(c)))
-            pyro.sample("x", self.likelihood(self.decoder(_beside(z, c))), obs=x)
+            pyro.sample("x", self.likelihood(self.decoder(_concatenate(z, c))), obs=x)
 
     def guide(self, x: Tensor, condition: Tensor | None = None) -> None:
         """The amortised posterior of the latents of `x`, `(N, *data_shape)`, given N conditions."""
@@ -100,17 +100,17 @@ class ConditionalVAE(VAE):
     def encode(self, x: Tensor, condition: Tensor | None = None) -> Any:
         """q(z|x, c) as a distribution: batch shape `(N,)`, event shape `(latent_dim,)`."""
         self._check(x, batch=True)
-        return self.posterior(self.encoder(_beside(x.flatten(1), self._given(condition, len(x)))))
+        return self.posterior(self.encoder(_concatenate(x.flatten(1), self._encode_condition(condition, len(x)))))
 
     def decode(self, z: Tensor, condition: Tensor | None = None) -> Any:
         """p(x|z, c) as a distribution: batch shape `(*, N)`, event shape `data_shape`, for z `(*, N, latent_dim)`."""
-        return self.likelihood(self.decoder(_beside(z, self._given(condition, z.shape[-2]))))
+        return self.likelihood(self.decoder(_concatenate(z, self._encode_condition(condition, z.shape[-2]))))
 
     @torch.no_grad()
     def sample(self, n: int, *, mean: bool = False, condition: Tensor | None = None) -> Tensor:
         """`(n, *data_shape)`, drawn for each of n conditions, or the means of p(x|z, c) with `mean=True`."""
-        c = self._given(condition, n)
-        p = self.likelihood(self.decoder(_beside(self.prior_family(self.prior_net(c)).sample(), c)))
+        c = self._encode_condition(condition, n)
+        p = self.likelihood(self.decoder(_concatenate(self.prior_family(self.prior_net(c)).sample(), c)))
         return p.mean if mean else p.sample()
 
     @torch.no_grad()
@@ -119,7 +119,7 @@ class ConditionalVAE(VAE):
         p = self.decode(self.encode(x, condition).sample(), condition)
         return p.mean if mean else p.sample()
 
-    def _given(self, condition: Tensor | None, n: int) -> Tensor:
+    def _encode_condition(self, condition: Tensor | None, n: int) -> Tensor:
         """The conditions as the networks see them, `(N, E)`."""
         what = f"labels ({n},)" if self.labels else f"a tensor ({', '.join(map(str, (n, *self.condition_shape)))})"
         if condition is None:
@@ -152,7 +152,7 @@ def _out_of_range(labels: Tensor, classes: int) -> ValueError:
     )
 
 
-def _beside(a: Tensor, b: Tensor) -> Tensor:
+def _concatenate(a: Tensor, b: Tensor) -> Tensor:
     """`(*, N, A)` and `(N, B)` as `(*, N, A + B)`."""
     lead = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
     return torch.cat([a.expand(*lead, a.shape[-1]), b.expand(*lead, b.shape[-1])], -1)

@@ -136,12 +136,12 @@ class GaussianMixture(Named, nn.Module, Pair):
         loc = weight.T @ x / total.unsqueeze(-1)
         self.logits.copy_(total.log())
         self.loc.copy_(loc)
-        apart = x.unsqueeze(1) - loc  # (N, C, D)
+        centered = x.unsqueeze(1) - loc  # (N, C, D)
         if self.covariance == "diagonal":
-            variance = torch.einsum("nc,ncd->cd", weight, apart.square()) / total.unsqueeze(-1)
+            variance = torch.einsum("nc,ncd->cd", weight, centered.square()) / total.unsqueeze(-1)
             self._set_scale((variance + self.min_scale**2).sqrt())
             return
-        cov = torch.einsum("nc,ncd,nce->cde", weight, apart, apart) / total.reshape(-1, 1, 1)
+        cov = torch.einsum("nc,ncd,nce->cde", weight, centered, centered) / total.reshape(-1, 1, 1)
         tril = torch.linalg.cholesky(cov + self.min_scale**2 * torch.eye(x.shape[-1]).to(x))
         row, column = torch.tril_indices(x.shape[-1], x.shape[-1], -1, device=x.device)
         self.lower.copy_(tril[:, row, column])

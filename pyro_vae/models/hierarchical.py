@@ -84,7 +84,7 @@ class HierarchicalVAE(VAE):
         with pyro.plate("data", len(x)):
             z = pyro.sample(f"z{len(self.latent_dims)}", self.prior())
             for i in reversed(range(len(self.down))):
-                z = pyro.sample(f"z{i + 1}", self.below(i, z))
+                z = pyro.sample(f"z{i + 1}", self.layer_prior(i, z))
             pyro.sample("x", self.decode(z), obs=x)
 
     def guide(self, x: Tensor) -> None:
@@ -96,7 +96,7 @@ class HierarchicalVAE(VAE):
             for i, net in enumerate(self.up):
                 z = pyro.sample(f"z{i + 2}", self.normals[i + 1](net(z)))
 
-    def below(self, i: int, z: Tensor) -> Any:
+    def layer_prior(self, i: int, z: Tensor) -> Any:
         """p(z_{i+1} | z_{i+2} = z), counting layers from 1: the conditional number `i`, from 0 at the bottom."""
         return self.normals[i](self.down[i](z))
 
@@ -107,7 +107,7 @@ class HierarchicalVAE(VAE):
             raise ValueError(f"sample({n}): expected at least 1")
         z = self.prior().sample((n,))
         for i in reversed(range(len(self.down))):
-            z = self.below(i, z).sample()
+            z = self.layer_prior(i, z).sample()
         p = self.decode(z)
         return p.mean if mean else p.sample()
 
@@ -181,7 +181,7 @@ class LadderVAE(HierarchicalVAE):
         q = self.normals[i](evidence)
         if above is None:
             return q
-        p = self.below(i, above)
+        p = self.layer_prior(i, above)
         precisions = q.base_dist.scale.square().reciprocal(), p.base_dist.scale.square().reciprocal()
         total = precisions[0] + precisions[1]
         loc = (q.mean * precisions[0] + p.mean * precisions[1]) / total

@@ -84,7 +84,7 @@ class SemiSupervisedVAE(VAE):
             likelihood,
             posterior,
             prior,
-            encoder=_LabelledEncoder(shape, num_classes, hidden, posterior.param_shape, activation),
+            encoder=_LabeledEncoder(shape, num_classes, hidden, posterior.param_shape, activation),
             decoder=self.make_decoder(latent_dim, num_classes, hidden, likelihood.param_shape, activation),
         )
         self.num_classes = num_classes
@@ -110,7 +110,7 @@ class SemiSupervisedVAE(VAE):
         self._check(x, batch=True)
         self._register("encoder", "posterior", "classifier")
         with pyro.plate("data", len(x)):
-            one_hot = pyro.sample("y", self._posterior_of_labels(x, y), infer={"enumerate": "parallel"})
+            one_hot = pyro.sample("y", self._label_posterior(x, y), infer={"enumerate": "parallel"})
             pyro.sample("z", self.posterior(self.encoder(x, one_hot)))
 
     def label_prior(self) -> Any:
@@ -159,7 +159,7 @@ class SemiSupervisedVAE(VAE):
         p = self.decode(self.encode(x, y).sample(), y)
         return p.mean if mean else p.sample()
 
-    def _posterior_of_labels(self, x: Tensor, y: Tensor | None) -> Any:
+    def _label_posterior(self, x: Tensor, y: Tensor | None) -> Any:
         q = self.classify(x)
         if y is None:
             return q
@@ -183,7 +183,7 @@ class SemiSupervisedVAE(VAE):
         return (y.unsqueeze(-1) == every).to(next(self.parameters()).dtype)
 
 
-class _LabelledEncoder(nn.Module):
+class _LabeledEncoder(nn.Module):
     """A network `(*, *shape), (*, C) -> (*, *out_shape)`; the classes only enter before the last nonlinearity."""
 
     def __init__(

@@ -134,15 +134,15 @@ class TokenSequence(dist.TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
             z = self.z.expand(*sample_shape, *self.z.shape)
-            return self._write(z.reshape(-1, z.shape[-1]), greedy=False).reshape(*z.shape[:-1], -1)
+            return self._generate(z.reshape(-1, z.shape[-1]), greedy=False).reshape(*z.shape[:-1], -1)
 
     @property
     def mode(self) -> Tensor:
         """The likeliest token at each step, given those before it: `(*, T)`."""
         with torch.no_grad():
-            return self._write(self.z.reshape(-1, self.z.shape[-1]), greedy=True).reshape(*self.batch_shape, -1)
+            return self._generate(self.z.reshape(-1, self.z.shape[-1]), greedy=True).reshape(*self.batch_shape, -1)
 
-    def _write(self, z: Tensor, *, greedy: bool) -> Tensor:
+    def _generate(self, z: Tensor, *, greedy: bool) -> Tensor:
         length, state = self.event_shape[0], None
         token = torch.full((len(z), 1), END, device=z.device)
         ended = torch.zeros(len(z), 1, dtype=torch.bool, device=z.device)

@@ -13,8 +13,7 @@ from pyro_vae.conditionals import Likelihood
 from pyro_vae.models.codes import AutoregressiveCodes, Codebook, NearestCode, UniformCodes
 from pyro_vae.models.parts import as_likelihood
 from pyro_vae.models.vae import VAE
-from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, leading_shape, lookup, same_shape
-from pyro_vae.nets import _residuals as residuals
+from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, check_shape, leading_shape, lookup, residual_blocks
 
 __all__ = ["VQVAE"]
 
@@ -132,7 +131,9 @@ class _Encoder(nn.Module):
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise((shape[0], *widths)):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), act()]
-        self.body = nn.Sequential(*layers, *residuals(widths[-1], blocks, act), act(), nn.Conv2d(widths[-1], dim, 1))
+        self.body = nn.Sequential(
+            *layers, *residual_blocks(widths[-1], blocks, act), act(), nn.Conv2d(widths[-1], dim, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         lead = leading_shape(x, self.shape, "VQVAE")
@@ -149,7 +150,9 @@ class _Decoder(nn.Module):
         act = lookup(ACTIVATIONS, activation, "activation")
         widths = tuple(reversed(as_sizes(channels, "channels")))
         self.sizes = list(reversed(_sizes(shape, len(widths))[:-1]))
-        self.head = nn.Sequential(nn.Conv2d(dim, widths[0], 3, padding=1), *residuals(widths[0], blocks, act), act())
+        self.head = nn.Sequential(
+            nn.Conv2d(dim, widths[0], 3, padding=1), *residual_blocks(widths[0], blocks, act), act()
+        )
         self.body = nn.ModuleList()
         for before, after in itertools.pairwise(widths):
             self.body.append(nn.Sequential(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), act()))
@@ -164,6 +167,6 @@ class _Decoder(nn.Module):
 
     def set_output_bias(self, features: Tensor) -> None:
         """Centre the output on `features`, of shape `(C, H, W)`: each channel's bias becomes its spatial mean."""
-        same_shape(features, self.shape, "set_output_bias")
+        check_shape(features, self.shape, "set_output_bias")
         with torch.no_grad():
             self.final.get_parameter("bias").copy_(features.mean((-2, -1)))

@@ -265,7 +265,7 @@ class Grid(Oracle):
         log_p = dist.Bernoulli(logits=self.prior).log_prob(b).sum((-4, -2, -1))  # (16, 1)
         return (log_p + dist.Normal(self.signal(b, 1), 2**0.5).log_prob(x[..., 0])).logsumexp(0)
 
-    def parts_of_log_w(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def log_weight_parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log p(x|z, b), log p(z, b) - log q(z, b|x), and log q, of points `(M, 16, N)` or `(M, 16, 1)`."""
         noise, log_mass = normal_grid(1, x)
         q_z, b = dist.Normal(self.slope * x[..., 0], 0.7), self.states()
@@ -279,12 +279,12 @@ class Grid(Oracle):
 
     def elbo(self, x: Tensor, weight: float = 1.0) -> Tensor:
         """The ELBO with its KL times `weight`, `(N,)`."""
-        given, log_ratio, log_q = self.parts_of_log_w(x)
+        given, log_ratio, log_q = self.log_weight_parts(x)
         return (log_q.exp() * (given + weight * log_ratio)).sum((0, 1))
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Of every state of the bits, on a grid over z."""
-        given, log_ratio, log_q = self.parts_of_log_w(x)
+        given, log_ratio, log_q = self.log_weight_parts(x)
         return (given + log_ratio).flatten(0, 1), log_q.flatten(0, 1)
 
 

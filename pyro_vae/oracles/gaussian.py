@@ -56,7 +56,7 @@ class LinearGaussian(Oracle):
         pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.given(z), obs=x)
+            pyro.sample("x", self.likelihood(z), obs=x)
 
     def guide(self, x: Tensor) -> None:
         """The diagonal guide."""
@@ -95,7 +95,7 @@ class LinearGaussian(Oracle):
         """p(z)."""
         return dist.Normal(torch.zeros_like(self.offset), 1.0).to_event(1)
 
-    def given(self, z: Tensor) -> Any:
+    def likelihood(self, z: Tensor) -> Any:
         """p(x|z) for `z`, `(*, L)`."""
         return dist.Normal(z @ self.weight.T + self.bias, self.scale).to_event(1)
 
@@ -106,7 +106,7 @@ class LinearGaussian(Oracle):
     def simulate(self, n: int) -> Tensor:
         """`n` data from the model, `(n, D)`."""
         with torch.no_grad():
-            return self.given(self.prior().sample((n,))).sample()
+            return self.likelihood(self.prior().sample((n,))).sample()
 
     def posterior(self, x: Tensor) -> Any:
         """p(z|x), batch shape `(N,)`."""
@@ -145,7 +145,7 @@ class LinearGaussian(Oracle):
         noise, log_mass = normal_grid(len(self.offset), x)
         q = self.q(x)
         z = q.mean + noise.unsqueeze(1) * q.stddev  # (M, N, L)
-        log_w = self.prior().log_prob(z) + self.given(z).log_prob(x) - q.log_prob(z)
+        log_w = self.prior().log_prob(z) + self.likelihood(z).log_prob(x) - q.log_prob(z)
         return log_w, log_mass.unsqueeze(-1)
 
 

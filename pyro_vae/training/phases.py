@@ -74,7 +74,7 @@ def loss_phases(loss: Any, model: Program, guide: Program, registry: ParameterRe
         # watched once, so that what an objective remembers of a pair fits at the next step
         pair = registry.watch("model", model), registry.watch("guide", guide)
         phases = [_bound(phase, *pair) for phase in loss.phases]
-        return Phases(phases, loss, loss.critics, loss.updated, loss.prepared)
+        return Phases(phases, loss, loss.critics, loss.on_step, loss.on_prepare)
     return Phases([_whole(loss, model, guide)], loss, {}, _ignore, _ignore)
 
 

@@ -373,7 +373,7 @@ def test_sticking_the_landing_leaves_out_the_score(case: str) -> None:
     torch.manual_seed(3)
     z = pair.family(pair.h).rsample()
     held = copy.deepcopy(pair.family).requires_grad_(False)(pair.h.detach())
-    log_p = oracle.prior().log_prob(z) + oracle.given(z).log_prob(x)
+    log_p = oracle.prior().log_prob(z) + oracle.likelihood(z).log_prob(x)
     for one, other in zip(found, torch.autograd.grad((held.log_prob(z) - log_p).sum(), inputs), strict=True):
         torch.testing.assert_close(one, other)
 
@@ -473,7 +473,7 @@ def gap(family: Conditional, steps: int = 300) -> tuple[float, float]:
     def log_w(draws: int) -> Tensor:
         q = pair.family(pair.h)
         z = q.rsample((draws,))
-        return oracle.prior().log_prob(z) + oracle.given(z).log_prob(x) - q.log_prob(z)
+        return oracle.prior().log_prob(z) + oracle.likelihood(z).log_prob(x) - q.log_prob(z)
 
     for _ in range(steps):
         optimizer.zero_grad()

@@ -50,7 +50,7 @@ def test_log_marginal_is_conditional(condition: Any) -> None:
         svi.step(x, c)
     z = torch.linspace(-12, 12, 3001, dtype=torch.double).reshape(-1, 1, 1)
     with torch.no_grad():
-        prior = vae.prior_family(vae.prior_net(vae._given(c, 6)))
+        prior = vae.prior_family(vae.prior_net(vae._encode_condition(c, 6)))
         joint = prior.log_prob(z.expand(-1, 6, 1)) + vae.decode(z.expand(-1, 6, 1), c).log_prob(x)
     exact = joint.logsumexp(0) + math.log(24 / 3000)
     found = pv.log_marginal(vae.model, vae.guide, x, c, num_samples=5000, seed=0)

@@ -28,7 +28,7 @@ SENTENCES = [
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
-    return Vocabulary.of(SENTENCES)
+    return Vocabulary.from_sentences(SENTENCES)
 
 
 def tiny(length: int = 3, **options: Any) -> TextVAE:
@@ -165,14 +165,14 @@ def test_vocabulary(vocabulary: Vocabulary) -> None:
     assert vocabulary.decode(rows) == SENTENCES
     assert [getattr(sequences, name) for name in ("PAD", "END", "UNKNOWN")] == [0, 1, 2]  # models know no data
     assert [getattr(numbers, name) for name in ("PAD", "END", "UNKNOWN")] == [0, 1, 2]
-    small = Vocabulary.of(SENTENCES, max_size=6)
+    small = Vocabulary.from_sentences(SENTENCES, max_size=6)
     assert (len(small), small.tokens[:3]) == (6, ("<pad>", "<end>", "<unk>"))
     assert "<unk>" in small.decode(small.encode(SENTENCES, 10))[0]
     with pytest.raises(ValueError, match="sentence 0 has 6 tokens, at most length - 1 = 4 have room"):
         vocabulary.encode(["the cat sleeps in the house"], 5)
     with pytest.raises(ValueError, match="must differ"):
         Vocabulary(["a", "a"])
-    letters = Vocabulary.of(["abc"], split=list, joint="")
+    letters = Vocabulary.from_sentences(["abc"], split=list, separator="")
     assert letters.decode(letters.encode(["cab"], 4)) == ["cab"]
 
 
