@@ -57,7 +57,7 @@ def as_sizes(sizes: int | Iterable[int], name: str, length: int | None = None, e
 
 
 def leading_shape(x: Tensor, event_shape: torch.Size, what: str) -> torch.Size:
-    """The leading dimensions of `x`, once its trailing ones are known to be `event_shape`.
+    """The leading dimensions of `x`, after a check that its trailing ones are `event_shape`.
 
     Raises:
         ValueError: if `x` does not end in `event_shape`.
@@ -82,7 +82,7 @@ def check_shape(x: Tensor, shape: torch.Size, what: str) -> None:
 def _glorot(module: nn.Module) -> None:
     """Glorot-uniform weights and zero biases, as Burda et al. (2016, arXiv 1509.00519) use."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-        # an output of a transposed convolution sees one in stride**2 of the kernel's weights
+        # an output of a transposed convolution depends on one in stride**2 of the kernel's weights
         gain = module.stride[0] if isinstance(module, nn.ConvTranspose2d) else 1
         nn.init.xavier_uniform_(module.weight, gain)
         if module.bias is not None:
@@ -131,7 +131,7 @@ class MLP(nn.Module):
         return y if len(self.out_shape) == 1 else y.reshape(lead + self.out_shape)
 
     def set_output_bias(self, features: Tensor) -> None:
-        """Make `features`, of shape `out_shape`, the output that a zero last hidden layer gives."""
+        """Set the output for a last hidden layer of zeros to `features`, of shape `out_shape`."""
         check_shape(features, self.out_shape, "set_output_bias")
         with torch.no_grad():
             self.final.bias.copy_(features.reshape(-1))
@@ -141,7 +141,7 @@ class _Residual(nn.Module):
     """`x + f(x) / 10` with two convolutions, `(N, C, H, W) -> (N, C, H, W)`.
 
     No batch norm: it would couple the data of a batch, and log p(x|z) of one datum would depend on its neighbors
-    and on the batch size. The factor keeps blocks near the identity at first, however many there are.
+    and on the batch size. The factor keeps any number of blocks near the identity at first.
     """
 
     def __init__(self, channels: int, act: Callable[[], nn.Module]) -> None:
@@ -154,6 +154,11 @@ class _Residual(nn.Module):
 
 
 def residual_blocks(channels: int, blocks: int, act: Callable[[], nn.Module]) -> list[nn.Module]:
+    """Residual blocks `(N, C, H, W) -> (N, C, H, W)`, `blocks` of them.
+
+    Raises:
+        ValueError: For a negative number of blocks.
+    """
     if blocks < 0:
         raise ValueError(f"blocks must be at least 0, got {blocks}")
     return [_Residual(channels, act) for _ in range(blocks)]
@@ -255,7 +260,7 @@ class ConvDecoder(nn.Module):
             act(),
         )
         self.body = nn.ModuleList()
-        # a kernel that the stride divides leaves no checkerboard; it doubles the size, and `forward` crops odd ones
+        # a kernel size divisible by the stride avoids a checkerboard; sizes double, and `forward` crops odd ones
         for before, after in itertools.pairwise(widths):
             conv = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)
             self.body.append(nn.Sequential(conv, *residual_blocks(after, blocks, act), act()))

@@ -36,7 +36,7 @@ def test_as_images_clips() -> None:
 
 @pytest.mark.parametrize("shape", [(5, 783), (5, 2, 6, 7), (5, 1, 1, 6, 7), (784,), (0, 784), (0, 1, 6, 7)])
 def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"no images: expected \(N, 1 or 3, H, W\)"):
+    with pytest.raises(ValueError, match=r"not images: expected \(N, 1 or 3, H, W\)"):
         plots.as_images(torch.zeros(shape))
 
 

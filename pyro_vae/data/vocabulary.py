@@ -1,4 +1,4 @@
-"""Sentences as rows of whole numbers, and back."""
+"""Conversion between sentences and rows of token numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPECIAL = ("<pad>", "<end>", "<unk>")
 
 
 def words(sentence: str) -> list[str]:
-    """Lower-case words and marks of punctuation.
+    """The lower-case words and punctuation marks of a sentence.
 
     >>> words("The cat's here, again.")
     ['the', "cat's", 'here', ',', 'again', '.']
@@ -25,12 +25,15 @@ def words(sentence: str) -> list[str]:
 
 
 class Vocabulary:
-    """Tokens and their numbers. 0 fills a row after its end, 1 ends a sentence, and 2 stands for any other token.
+    """Tokens and their numbers: 0 is padding after the end of a row, 1 ends a sentence, and 2 is any unknown token.
 
     Args:
-        tokens: All tokens but these three, each once.
-        split: What makes tokens of a sentence.
-        separator: What stands between tokens when a sentence is written.
+        tokens: All tokens except these three, each once.
+        split: A function from a sentence to its tokens.
+        separator: String between the tokens of a decoded sentence.
+
+    Raises:
+        ValueError: For repeated tokens, or tokens equal to a special one.
 
     Example:
         >>> vocabulary = Vocabulary.from_sentences(["the cat sat .", "the dog sat ."])
@@ -55,7 +58,7 @@ class Vocabulary:
         split: Callable[[str], list[str]] = words,
         separator: str = " ",
     ) -> Vocabulary:
-        """The tokens of some sentences, the most frequent first, at most `max_size` with the three special ones."""
+        """The vocabulary of some sentences, most frequent tokens first; `max_size` includes the special tokens."""
         counts = Counter(token for sentence in sentences for token in split(sentence))
         most = None if max_size is None else max(0, max_size - len(SPECIAL))
         return cls([token for token, _ in counts.most_common(most)], split, separator)
@@ -64,17 +67,17 @@ class Vocabulary:
         return len(self.tokens)
 
     def encode(self, sentences: Sequence[str], length: int) -> Tensor:
-        """Rows `(N, length)`, int64: the tokens of each sentence, its end, and filling.
+        """Rows `(N, length)`, int64: the tokens of each sentence, its end, and padding.
 
         Raises:
-            ValueError: If a sentence has `length` tokens or more, so that its end finds no place.
+            ValueError: If a sentence has `length` tokens or more, with no room for its end.
         """
         rows = torch.full((len(sentences), length), PAD)
         for i, sentence in enumerate(sentences):
             tokens = [self.index.get(token, UNKNOWN) for token in self.split(sentence)] + [END]
             if len(tokens) > length:
                 raise ValueError(
-                    f"sentence {i} has {len(tokens) - 1} tokens, at most length - 1 = {length - 1} have room: "
+                    f"sentence {i} has {len(tokens) - 1} tokens, expected at most length - 1 = {length - 1}: "
                     f"{sentence[:60]!r}"
                 )
             rows[i, : len(tokens)] = torch.tensor(tokens)

@@ -1,4 +1,4 @@
-"""The conditional variational autoencoder: data given a label, or given a part of themselves."""
+"""The conditional variational autoencoder: data given a label, or given a visible part."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ConditionalVAE(VAE):
 
     The pair takes the condition beside the data, `model(x, c)` and `guide(x, c)`: train it with
     `pv.fit(vae.model, vae.guide, (x, c))`, ask `pv.log_marginal(vae.model, vae.guide, x, c)` for log p(x|c). With a
-    label for c it draws a chosen class; with the visible part of an image for c and the hidden part for x it in-paints,
-    see `Quadrants`. The prior depends on c as well, as a diagonal normal; all networks are MLPs on flattened inputs.
+    label as c it draws a chosen class. With the visible part of an image as c and the hidden part as x it inpaints, see
+    `Quadrants`. The prior is a diagonal normal that depends on c; all networks are MLPs on flattened inputs.
 
     Args:
         data_shape: Shape of one datum: an int D, or an image shape (C, H, W).
@@ -39,8 +39,8 @@ class ConditionalVAE(VAE):
         activation, likelihood, posterior: As for `VAE`.
 
     Raises:
-        ValueError: As `VAE` does. When run, for data without a condition, or with one of another shape; while Pyro
-            validates values, also for labels outside 0, ..., C - 1 (unlabelled data are no data of this model).
+        ValueError: As `VAE` does. When run, for data without a condition, or for one of another shape; while Pyro
+            validates values, also for labels outside 0, ..., C - 1 (there is no class for unlabeled data).
 
     Reference: Sohn, Lee and Yan 2015, NIPS 28, eq. 4; Kingma et al. 2014, arXiv 1406.5298 (labels).
 
@@ -91,7 +91,7 @@ class ConditionalVAE(VAE):
             pyro.sample("x", self.likelihood(self.decoder(_concatenate(z, c))), obs=x)
 
     def guide(self, x: Tensor, condition: Tensor | None = None) -> None:
-        """The amortised posterior of the latents of `x`, `(N, *data_shape)`, given N conditions."""
+        """The amortized posterior of the latents of `x`, `(N, *data_shape)`, given N conditions."""
         self._check(x, batch=True)
         self._register("encoder", "posterior")
         with pyro.plate("data", len(x)):
@@ -120,26 +120,26 @@ class ConditionalVAE(VAE):
         return p.mean if mean else p.sample()
 
     def _encode_condition(self, condition: Tensor | None, n: int) -> Tensor:
-        """The conditions as the networks see them, `(N, E)`."""
-        what = f"labels ({n},)" if self.labels else f"a tensor ({', '.join(map(str, (n, *self.condition_shape)))})"
+        """The conditions as the networks take them, `(N, E)`: flattened, or one-hot labels."""
+        expected = f"labels ({n},)" if self.labels else f"a tensor ({', '.join(map(str, (n, *self.condition_shape)))})"
         if condition is None:
             raise ValueError(
-                f"the data came without their condition, {what} was expected beside them: pass "
-                "`pv.fit(model, guide, (x, c))` when training (`--labels all` on the command line), and `(model, "
-                "guide, x, c)` to whatever asks about the pair; data without a label are for a semi-supervised model"
+                f"expected a condition as second argument, {expected}, got none: train with `pv.fit(model, guide, "
+                "(x, c))` (`--labels all` on the command line), and evaluate with `(model, guide, x, c)`; for data "
+                "without labels use a semi-supervised model"
             )
         if condition.shape != ((n,) if self.labels else (n, *self.condition_shape)):
-            raise ValueError(f"a condition of shape {tuple(condition.shape)} came, {what} was expected")
+            raise ValueError(f"expected as condition {expected}, got one of shape {tuple(condition.shape)}")
         if not self.labels:
             return condition.flatten(1)
         (classes,) = self.condition_shape
         labels = condition.long()
-        # looked at only where Pyro looks at values too: it would wait for a GPU
+        # read only where Pyro reads values as well, since it waits for a GPU
         if pyro.distributions.is_validation_enabled() and not bool(((labels >= 0) & (labels < classes)).all()):
             raise _out_of_range(labels, classes)
         try:
             return one_hot(labels, classes).to(next(self.prior_net.parameters()))
-        except RuntimeError as error:  # on a CPU, torch looks itself
+        except RuntimeError as error:  # on a CPU, torch checks by itself
             if "Class values" not in str(error):
                 raise
             raise _out_of_range(labels, classes) from error
@@ -147,8 +147,8 @@ class ConditionalVAE(VAE):
 
 def _out_of_range(labels: Tensor, classes: int) -> ValueError:
     return ValueError(
-        f"labels from {int(labels.min())} to {int(labels.max())} came, 0 to {classes - 1} were expected: leave "
-        "unlabelled data out, or use a semi-supervised model"
+        f"expected labels from 0 to {classes - 1}, got {int(labels.min())} to {int(labels.max())}: leave unlabeled "
+        "data out, or use a semi-supervised model"
     )
 
 
@@ -160,13 +160,18 @@ def _concatenate(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Quadrants:
-    """Cuts images `(N, C, H, W)` into a hidden and a visible part, both as vectors, and puts them together again.
+    """Cuts images `(N, C, H, W)` into a hidden and a visible part, both as vectors, and joins them again.
 
-    The part that is visible begins with the bottom left quadrant and goes on clockwise.
+    The visible quadrants start at the bottom left and continue clockwise.
 
     Args:
         shape: `(C, H, W)`.
-        visible: how many quadrants are, 1 to 3.
+        visible: Number of visible quadrants, 1 to 3.
+
+    Raises:
+        ValueError: For another number of quadrants, or images of another shape.
+
+    Reference: Sohn, Lee and Yan 2015, NIPS 28, section 5.1.
 
     >>> cut = Quadrants((1, 4, 4), visible=1)
     >>> hidden, visible = cut.split(torch.arange(16.0).reshape(1, 1, 4, 4))
@@ -186,7 +191,7 @@ class Quadrants:
 
     @property
     def seen(self) -> Tensor:
-        """Which elements are visible, booleans of the image's shape."""
+        """The mask of visible elements, booleans `(C, H, W)`."""
         _, height, width = self.shape
         seen = torch.zeros(self.shape, dtype=torch.bool)
         top, left = slice(None, height // 2), slice(None, width // 2)
@@ -198,7 +203,8 @@ class Quadrants:
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The hidden part `(N, Dh)` and the visible part `(N, Dv)`."""
         if x.shape[1:] != self.shape:
-            raise ValueError(f"images of shape {tuple(x.shape)} came, (N, {', '.join(map(str, self.shape))}) expected")
+            expected = ", ".join(map(str, self.shape))
+            raise ValueError(f"expected images of shape (N, {expected}), got {tuple(x.shape)}")
         seen = self.seen.flatten().to(x.device)
         return x.flatten(1)[:, ~seen], x.flatten(1)[:, seen]
 
