@@ -70,8 +70,8 @@ class DiscreteVAE(VAE):
             raise ValueError(f"latents must be 'categorical' or 'bernoulli', got {latents!r}")
         if latents == "categorical" and shape[-1] < 2:
             raise ValueError(
-                f"a one-hot variable needs two or more classes, and latent_dim={tuple(shape)} ends in their number: write "
-                "(20, 10) for 20 variables of 10 classes"
+                f"a one-hot variable needs two or more classes, and latent_dim={tuple(shape)} ends in their number: "
+                "write (20, 10) for 20 variables of 10 classes"
             )
         super().__init__(
             data_shape,

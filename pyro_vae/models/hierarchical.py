@@ -70,7 +70,8 @@ class HierarchicalVAE(VAE):
         prior = as_prior(prior, sizes[-1], sizes[-2:-1] if len(sizes) > 1 else self.data_shape)
         if prior.uses_encoder:
             raise ValueError(
-                f"{type(prior).__name__} cannot be the prior here: it needs an encoder of the data, and the top layer encodes a latent"
+                f"{type(prior).__name__} cannot be the prior here: it needs an encoder of the data, and the top layer "
+                "encodes a latent"
             )
         self.prior, self.latent_dims = prior, sizes
         self.up, self.down = nn.ModuleList(), nn.ModuleList()
