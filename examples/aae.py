@@ -98,10 +98,10 @@ def main() -> None:
     }
     figure = Figure(figsize=(12, 8), layout="constrained")
     samples = {}
-    for (name, (system, elbo, options_of_system)), ax in zip(cases.items(), figure.subplots(2, 3).flat, strict=True):
+    for (name, (system, elbo, arguments)), ax in zip(cases.items(), figure.subplots(2, 3).flat, strict=True):
         torch.manual_seed(options.seed)
         likelihood = pv.conditionals.Normal(data.shape, 0.3)
-        vae = system(data.shape, 2, hidden, "relu", likelihood=likelihood, **options_of_system)
+        vae = system(data.shape, 2, hidden, "relu", likelihood=likelihood, **arguments)
         vae.start_at_mean(data.mean)
         objective: Any = elbo
         labeled = system is Labeled

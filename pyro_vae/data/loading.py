@@ -37,7 +37,7 @@ def load(
     gets one channel, and one of shape `(N, H, W, C)`, C being 1, 3 or 4, has its channels moved (unless its dim 1 is
     1, 3 or 4 as well: then that is the channels). Sources of any other shape `(N, *)` keep it.
 
-    A source with a test set of its own (every built-in name but `digits` and `sprites`, and an `.npz` with `x_test`)
+    A source with a test set of its own (every built-in name except `digits` and `sprites`, and an `.npz` with `x_test`)
     keeps it, in its own order. Otherwise a random permutation cuts the test split off first, then the validation split
     from what remains. Where nothing is cut off, the training data keep their order. The global random state is never
     touched.

@@ -26,7 +26,7 @@ class ConditionalVAE(VAE):
     .. math:: z \sim N(z; f(c)), \quad x \sim p(x \mid \mathrm{decoder}(z, c)); \qquad
         q(z \mid x, c) = \mathrm{posterior}(\mathrm{encoder}(x, c))
 
-    The pair takes the condition beside the data, `model(x, c)` and `guide(x, c)`: train it with
+    The pair takes the condition as a second argument, `model(x, c)` and `guide(x, c)`: train it with
     `pv.fit(vae.model, vae.guide, (x, c))`, ask `pv.log_marginal(vae.model, vae.guide, x, c)` for log p(x|c). With a
     label as c it draws a chosen class. With the visible part of an image as c and the hidden part as x it inpaints, see
     `Quadrants`. The prior is a diagonal normal that depends on c; all networks are MLPs on flattened inputs.

@@ -19,7 +19,7 @@ __all__ = ["GMVAE"]
 
 
 class GMVAE(SemiSupervisedVAE):
-    r"""A `VAE` whose prior is a mixture of Gaussians, with the component as a latent of its own.
+    r"""A `VAE` whose prior is a mixture of Gaussians, with the component as a second latent.
 
     .. math:: y \sim \mathrm{Cat}(1/C), \quad z \mid y \sim N(\mu_y, \mathrm{diag}(\sigma_y^2)), \quad
         x \sim p(x \mid z); \qquad q(y \mid x)\, q(z \mid x, y)

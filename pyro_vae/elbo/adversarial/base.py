@@ -49,7 +49,7 @@ class Adversarial(PhasedELBO):
     Reference: Goodfellow et al. 2014, arXiv 1406.2661; `GAMES` and the penalties name theirs.
     """
 
-    watched: ClassVar[bool] = True  # whether a critic that tells everything apart is a sign of trouble
+    watched: ClassVar[bool] = True  # whether to warn when a critic has won or samples have collapsed
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ class AlphaGAN(Adversarial):
         if weight < 0:
             raise ValueError(f"weight must be at least 0, got {weight}")
         if self.condition is not None:
-            raise ValueError(f"{type(self).__name__} takes no condition")
+            raise ValueError(f"{type(self).__name__} does not take a condition: leave it out")
         self.weight, self.samples = weight, samples
         self.phases = (self.critic_phase(self._critic), Phase("pair", self._pair, ("model", "guide")))
 

@@ -45,7 +45,7 @@ class VAEGAN(Adversarial):
         if not (gamma > 0 and scale > 0):
             raise ValueError(f"gamma and scale must be above 0, got {gamma} and {scale}")
         if self.condition is not None:
-            raise ValueError("the features are of the data alone: VAEGAN takes no condition")
+            raise ValueError("VAEGAN does not take a condition, since its features are of the data alone: leave it out")
         self.gamma, self.scale = gamma, scale
         self.phases = (
             self.critic_phase(self._critic),

@@ -43,9 +43,9 @@ class REBAR(TensorELBO):
         \;\text{(+ for } b_i = 1\text{)}, \qquad
         \frac{\partial \tilde z_i}{\partial \log \pi_i} = 1 - e^{z_i - \max_j z_j}
 
-    which takes one run of the model on relaxed values beside the one on b. At relaxed values the discrete densities
-    are continued linearly (any continuation leaves the estimator unbiased). `f(y)` acts through y alone: what it
-    contributes through other parameters has expectation zero. The value and the model's gradient are of b alone.
+    which takes one run of the model on relaxed values in addition to the one on b. At relaxed values the discrete
+    densities are continued linearly (any continuation leaves the estimator unbiased). `f(y)` acts through y alone: what
+    it contributes through other parameters has expectation zero. The value and the model's gradient are of b alone.
 
     Unbiased for the ELBO's gradient. The variance is far below the plain score function's if the relaxed model
     resembles the discrete one; eta = 0 is the score function without baseline. RELAX is the same estimator with a
