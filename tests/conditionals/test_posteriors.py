@@ -260,13 +260,13 @@ def test_planar_step_by_hand() -> None:
 
 
 def test_radial_step_by_hand() -> None:
-    centre, x = torch.tensor([1.0, 0.0]).double(), torch.tensor([4.0, 4.0]).double()
-    step = Radial(centre, torch.tensor([0.0]).double(), torch.tensor([2.0]).double())
+    center, x = torch.tensor([1.0, 0.0]).double(), torch.tensor([4.0, 4.0]).double()
+    step = Radial(center, torch.tensor([0.0]).double(), torch.tensor([2.0]).double())
     alpha, total = math.log(2), math.log1p(math.exp(2))
-    torch.testing.assert_close(step(x), x + (total - alpha) / (alpha + 5) * (x - centre))
-    torch.testing.assert_close(step._inv_call(centre.clone()), centre)
-    inward = Radial(centre, torch.tensor([1.0]).double(), torch.tensor([-7.0]).double())
-    y = centre + torch.logspace(-4, 3, 50).double().unsqueeze(-1)
+    torch.testing.assert_close(step(x), x + (total - alpha) / (alpha + 5) * (x - center))
+    torch.testing.assert_close(step._inv_call(center.clone()), center)
+    inward = Radial(center, torch.tensor([1.0]).double(), torch.tensor([-7.0]).double())
+    y = center + torch.logspace(-4, 3, 50).double().unsqueeze(-1)
     torch.testing.assert_close(inward(inward._inv_call(y)), y)
 
 

@@ -197,7 +197,7 @@ def test_penalties_reach_the_critic(options: dict[str, Any]) -> None:
     losses[1].backward()
 
 
-def test_spectral_normalisation_bounds_each_layer() -> None:
+def test_spectral_normalization_bounds_each_layer() -> None:
     critic = Critic((1, 8, 8), hidden=(16,), channels=(4,), spectral=True)
     for _ in range(50):
         critic(torch.randn(4, 1, 8, 8))

@@ -49,7 +49,7 @@ def test_every_objective(name: str, kind: str) -> None:
 )
 @pytest.mark.parametrize("name", ["gan", "veegan", "vae_gan"])
 def test_every_option(name: str, options: dict[str, Any]) -> None:
-    """Penalties differentiate twice, spectral normalisation changes buffers within the loss."""
+    """Penalties differentiate twice, spectral normalization changes buffers within the loss."""
     pair, batch = pair_and_batch("vae")
     assert_same_gradients(pair, batch, partial(narrow, name, **options))
 

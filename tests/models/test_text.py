@@ -1,4 +1,4 @@
-"""The sequence VAE: a normalised distribution over rows of tokens, its posterior of missing words, its training."""
+"""The sequence VAE: a normalized distribution over rows of tokens, its posterior of missing words, its training."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_what_stands_after_the_end_does_not_matter() -> None:
     torch.testing.assert_close(short.decode(z).log_prob(rows), long.decode(z).log_prob(padded))
 
 
-def test_particles_vectorise_and_dropout_is_for_training() -> None:
+def test_particles_vectorize_and_dropout_is_for_training() -> None:
     vae, rows = tiny(word_dropout=0.9), all_rows()[:6]
     assert not particles_agree(vae.model, vae.guide, (rows,))
     vae.eval()

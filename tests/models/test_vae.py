@@ -55,12 +55,12 @@ def test_every_parameter_gets_a_gradient(likelihood: str, posterior: str) -> Non
 
 
 @pytest.mark.parametrize(("likelihood", "posterior"), PARTS)
-def test_particles_vectorise(likelihood: str, posterior: str) -> None:
+def test_particles_vectorize(likelihood: str, posterior: str) -> None:
     vae = small(likelihood=likelihood, posterior=posterior).eval()
     assert particles_agree(vae.model, vae.guide, (data_for(vae),))
 
 
-def test_convolutions_vectorise() -> None:
+def test_convolutions_vectorize() -> None:
     vae = conv()
     assert particles_agree(vae.model, vae.guide, (data_for(vae),))
 

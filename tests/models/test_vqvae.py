@@ -144,12 +144,12 @@ def test_equal_data_train() -> None:
 def test_the_codebook_follows_the_means_of_its_encodings() -> None:
     """K-means: with no memory each code is the mean of what it stood for, and at last of its group."""
     torch.manual_seed(0)
-    centres = torch.tensor([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
+    centers = torch.tensor([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
     codebook = Codebook(3, 2, decay=1e-6, revive=0.0)
-    codebook.vectors.copy_(centres + 1.0)
-    x = centres.repeat_interleave(50, 0) + 0.1 * torch.randn(150, 2)
+    codebook.vectors.copy_(centers + 1.0)
+    x = centers.repeat_interleave(50, 0) + 0.1 * torch.randn(150, 2)
     codebook.update(x)
-    torch.testing.assert_close(codebook.vectors, centres + 1.0)  # nothing was counted before
+    torch.testing.assert_close(codebook.vectors, centers + 1.0)  # nothing was counted before
     codebook.update(x)
     torch.testing.assert_close(codebook.vectors, x.reshape(3, 50, 2).mean(1), atol=1e-4, rtol=0)
     torch.testing.assert_close(codebook.uses, torch.full((3,), 50.0), atol=1e-3, rtol=0)

@@ -79,7 +79,7 @@ def test_contract(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(PRIORS))
 def test_in_a_vae(name: str) -> None:
-    """Every parameter gets a gradient, particles vectorise, a copy is apart."""
+    """Every parameter gets a gradient, particles vectorize, a copy is apart."""
     vae = pv.VAE(6, 3, hidden=(8,), prior=name)
     x = (torch.rand(5, 6) < 0.5).float()
     pv.elbo.make("trace").loss_and_grads(vae.model, vae.guide, x)
