@@ -56,7 +56,7 @@ check: lint types docs test ## all that a change must pass
 bench: install ## run the benchmarks at small sizes: that they work, not how fast anything is
 	$(BENCH)/training.py --batch_size 32 --rounds 3 --block 3
 	$(BENCH)/epoch.py --data digits --epochs 3
-	$(BENCH)/growth.py --rounds 3 --most 0.1
+	$(BENCH)/growth.py --rounds 3 --max_fraction 0.1
 	$(BENCH)/particles.py --repeats 3
 	$(BENCH)/likelihood.py --num_data 20 --num_samples 100 --num_temperatures 5
 	$(BENCH)/precision.py --epochs 3 --particles 1

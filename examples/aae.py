@@ -3,16 +3,16 @@
     python examples/aae.py                                  # MNIST
     python examples/aae.py --data digits --steps 500        # no download
 
-A VAE beside adversarial autoencoders: a deterministic encoder, a Gaussian one and one that draws noise of its own, all
-with a standard normal prior; then a mixture of ten Gaussians as the prior, without labels and with a component for each
-label. How well the codes of test images fit the prior is measured by the squared MMD between the two, with
+A VAE and adversarial autoencoders: with a deterministic encoder, a Gaussian one and one that draws noise of its own,
+all with a standard normal prior; then with a mixture of ten Gaussians as the prior, without labels and with a component
+for each label. The fit of the codes of test images to the prior is measured by the squared MMD between the two, with
 the cubic kernel of `pv.sample_quality`: 0 for a perfect fit.
 
 Measured with 800 steps (2-core CPU, busy with other work, one thread), squared error and MMD^2 of the codes: VAE 34.1
 and 0.63 +- 0.07; AAE deterministic 36.7 and 0.13 +- 0.02, Gaussian 36.9 and 0.27 +- 0.04, with noise inside 37.1 and
 0.29 +- 0.03, mixture 36.7 and 0.46 +- 0.08, mixture with labels 39.0 and 0.38 +- 0.06 (17 to 152 seconds of training,
-by what else ran). With the labels each digit has a petal of its own by then; without, the codes lie on a ring with the
-digits in sectors. With `--steps 400` the game is not settled: mixture with labels 41.2 and 1.69, and no petals.
+depending on what else ran). With the labels each digit then has a petal of its own; without, the codes lie on a ring
+with the digits in sectors. With `--steps 400` training has not converged: mixture with labels 41.2 and 1.69, no petals.
 """
 
 import math
@@ -47,16 +47,16 @@ class Petals(pv.priors.Prior):
         self.register_buffer("shift", 2.0 * torch.stack([angle.cos(), angle.sin()], 1))
         self.register_buffer("scales", torch.tensor([0.5, 0.12]))
 
-    def of(self, y: Tensor) -> Any:
-        """The components `y`."""
+    def components(self, y: Tensor) -> Any:
+        """The components with indices `y`, batch shape that of `y`."""
         turn: Any = self.turn
         shift: Any = self.shift
         return dist.MultivariateNormal(shift[y], scale_tril=torch.linalg.cholesky(self._covariance(turn[y])))
 
     def forward(self) -> Any:
-        everything = torch.arange(10, device=self.scales.device)
+        indices = torch.arange(10, device=self.scales.device)
         weights = dist.Categorical(logits=torch.zeros(10, device=self.scales.device))
-        return dist.MixtureSameFamily(weights, self.of(everything))
+        return dist.MixtureSameFamily(weights, self.components(indices))
 
     def _covariance(self, turn: Tensor) -> Tensor:
         return turn * self.scales.square() @ turn.mT
@@ -69,7 +69,7 @@ class Labeled(pv.VAE):
         self._register("prior", "decoder", "likelihood")
         prior: Any = self.prior
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", prior.of(y))
+            z = pyro.sample("z", prior.components(y))
             pyro.sample("x", self.decode(z), obs=x)
 
     def guide(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
@@ -98,12 +98,13 @@ def main() -> None:
     }
     figure = Figure(figsize=(12, 8), layout="constrained")
     samples = {}
-    for (name, (kind, elbo, more)), ax in zip(cases.items(), figure.subplots(2, 3).flat, strict=True):
+    for (name, (system, elbo, arguments)), ax in zip(cases.items(), figure.subplots(2, 3).flat, strict=True):
         torch.manual_seed(options.seed)
         likelihood = pv.conditionals.Normal(data.shape, 0.3)
-        vae = kind(data.shape, 2, hidden, "relu", likelihood=likelihood, **more).start_at_mean(data.mean)
+        vae = system(data.shape, 2, hidden, "relu", likelihood=likelihood, **arguments)
+        vae.start_at_mean(data.mean)
         objective: Any = elbo
-        labeled = kind is Labeled
+        labeled = system is Labeled
         if elbo == "aae":
             critic = partial(Critic, hidden=(100, 100))
             objective = pv.elbo.AAE(critic=critic, **(labels if labeled else {}))

@@ -1,27 +1,27 @@
-"""What can an adversarial autoencoder do with a few labels, and with none? Classes and clusters on MNIST.
+"""How well does an adversarial autoencoder classify with few labels, and cluster with none? MNIST.
 
     python examples/aae_labels.py                                           # MNIST
     python examples/aae_labels.py --data digits --steps 600 --labels 20 --clusters 16    # no download
 
-The pair is a `SemiSupervisedVAE`: a class y, a style z. Under `pv.elbo.CategoricalAAE` the guide hands on the
-probabilities of the class, a critic makes them look like one-hot draws, another one makes z look like draws of N(0, I),
-and the labels that there are teach the guide (Makhzani et al. 2015, arXiv 1511.05644, section 5). Without any it is a
-clustering (section 6): each cluster takes the label of the validation image that belongs to it most surely.
+The pair is a `SemiSupervisedVAE`: a class y, a style z. Under `pv.elbo.CategoricalAAE` the guide passes on the
+probabilities of the class. One critic makes them look like one-hot draws, another one makes z look like draws of
+N(0, I), and the labels train the guide (Makhzani et al. 2015, arXiv 1511.05644, section 5). Without labels it is a
+clustering (section 6): each cluster gets the label of the validation image that belongs to it most certainly.
 
-The encoder of z stands on the hidden layers of the classifier, with noise on their input. What y says about x is what
-helps to reconstruct beyond z, so z is small, 5 with labels and 2 without; and without labels the critic of y has a
-penalty on its gradient, or it wins before the clusters are of use (see `CHOICES`).
+The encoder of z shares the hidden layers of the classifier, with noise on their input. y is useful only where z does
+not already explain x, so z is small: 5 with labels and 2 without. Without labels the critic of y has a penalty on its
+gradient; otherwise it wins before the clusters are useful (see `SETTINGS`).
 
 Measured with the defaults, 2000 steps of 100 unlabeled images (2-core CPU, busy with other work, one thread; seed 0):
-error on the test images, that of the paper, which trains far longer with 1000 units in a layer, seconds of training.
+error on the test images, that of the paper, which trains far longer with 1000 units per layer, seconds of training.
 
     100 labels    16.7 %    1.90 %    300
     1000 labels    5.6 %    1.60 %    375
     16 clusters   43.2 %    9.55 %    207
     30 clusters   25.3 %    4.10 %    230
 
-All classes are in use, and the likeliest one has a probability of 0.89 to 0.98 on average. In the picture a style is
-alike in all columns and a class in all rows. The choices were made in shorter runs by errors on the test images.
+All classes are in use, and the likeliest one has a probability of 0.89 to 0.98 on average. In the picture a row
+has one style and a column one class. The settings were chosen in shorter runs by errors on the test images.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from common import choose_labeled, make_parser, sheet
 
 PAPER = {("labels", 100): 1.90, ("labels", 1000): 1.60, ("clusters", 16): 9.55, ("clusters", 30): 4.10}  # error in %
 
-CHOICES: dict[str, dict[str, Any]] = {"labels": {"weight": 0.3}, "clusters": {"weight": 2.0, "r1": 3.0}}
+SETTINGS: dict[str, dict[str, Any]] = {"labels": {"weight": 0.3}, "clusters": {"weight": 2.0, "r1": 3.0}}
 
 
 class Noise(nn.Module):
@@ -59,7 +59,7 @@ class Noise(nn.Module):
 
 
 def build(shape: Any, classes: int, latent_dim: int, options: argparse.Namespace) -> SemiSupervisedVAE:
-    """A pair whose classifier is one layer on the hidden layers of the encoder."""
+    """A pair whose classifier is one layer on top of the hidden layers of the encoder."""
     likelihood, posterior = pv.conditionals.Normal(shape, 0.3), pv.conditionals.Point(latent_dim)
     vae = SemiSupervisedVAE(shape, classes, latent_dim, options.hidden, "relu", likelihood, posterior)
     encoder: Any = vae.encoder
@@ -69,7 +69,7 @@ def build(shape: Any, classes: int, latent_dim: int, options: argparse.Namespace
 
 
 class Batches:
-    """Batches `(x, y)` of unlabeled data, y = -1, behind some labeled ones, which are in every batch."""
+    """Batches `(x, y)` of some labeled data, drawn for every batch, followed by unlabeled data with y = -1."""
 
     def __init__(self, x: Tensor, y: Tensor, labeled: Tensor, size: int) -> None:
         self.x, self.y, self.labeled, self.size = x, y, labeled, size
@@ -80,14 +80,14 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.x))
         for i in range(len(self)):
-            few = self.labeled[torch.randint(len(self.labeled), (self.size // 2,))]
+            known = self.labeled[torch.randint(len(self.labeled), (self.size // 2,))]
             rows = order[i * self.size : (i + 1) * self.size]
             hidden = torch.full((len(rows),), -1)
-            yield torch.cat([self.x[few], self.x[rows]]), torch.cat([self.y[few], hidden])
+            yield torch.cat([self.x[known], self.x[rows]]), torch.cat([self.y[known], hidden])
 
 
 @torch.no_grad()
-def guess(vae: SemiSupervisedVAE, x: Tensor) -> Tensor:
+def class_probabilities(vae: SemiSupervisedVAE, x: Tensor) -> Tensor:
     vae.eval()
     probs: Tensor = vae.classify(x).probs
     vae.train()
@@ -119,7 +119,7 @@ def main() -> None:
         latent_dim = options.latent_dims[kind == "clusters"]
         vae = build(data.shape, digits if kind == "labels" else count, latent_dim, options).start_at_mean(data.mean)
         critic = partial(Critic, hidden=(200, 200))
-        objective = pv.elbo.CategoricalAAE(labels=kind == "labels", critic=critic, **CHOICES[kind])
+        objective = pv.elbo.CategoricalAAE(labels=kind == "labels", critic=critic, **SETTINGS[kind])
         history = pv.fit(
             vae.model,
             vae.guide,
@@ -134,12 +134,12 @@ def main() -> None:
             device="cpu",  # networks this small do not need a GPU
             preflight=False,  # a loader's batches are checked as they come
         )
-        probs = guess(vae, test_x)
-        found = probs.argmax(-1)
+        probs = class_probabilities(vae, test_x)
+        predicted = probs.argmax(-1)
         if kind == "clusters":
-            surest = guess(vae, valid_x).argmax(0)
-            found = valid_y[surest][found]
-        error = 100 * float((found != test_y).float().mean())
+            most_certain = class_probabilities(vae, valid_x).argmax(0)
+            predicted = valid_y[most_certain][predicted]
+        error = 100 * float((predicted != test_y).float().mean())
         used, certain = len(probs.argmax(-1).unique()), float(probs.max(-1).values.mean())
         paper = f" (paper: {PAPER[kind, count]:.2f} %)" if options.data == "mnist" and (kind, count) in PAPER else ""
         print(
@@ -148,13 +148,13 @@ def main() -> None:
             games.health(objective),
             flush=True,
         )
-        # one style a row, one class a column
+        # one style per row, one class per column
         torch.manual_seed(options.seed)
         z = torch.randn(8, latent_dim)
-        every = torch.arange(vae.num_classes)
+        classes = torch.arange(vae.num_classes)
         with torch.no_grad():
-            made = torch.stack([vae.decode(row.expand(len(every), -1), every).mean for row in z])
-        ax.imshow(sheet(made.flatten(0, 1).clamp(0, 1), len(every)).numpy(), cmap="gray", vmin=0, vmax=1)
+            images = torch.stack([vae.decode(row.expand(len(classes), -1), classes).mean for row in z])
+        ax.imshow(sheet(images.flatten(0, 1).clamp(0, 1), len(classes)).numpy(), cmap="gray", vmin=0, vmax=1)
         ax.set_axis_off()
         ax.set_title(f"{count} {kind}: error {error:.1f} %", fontsize=10)
     print(pv.plots.save(figure, options.pictures / f"aae_labels_{options.data}.png"))

@@ -1,4 +1,4 @@
-"""What several examples do alike: options, training and measuring a pair, paired differences, curves, sheets of images.
+"""Code that several examples share: options, training and measuring, paired differences, curves, sheets of images.
 
 Not an example itself: the examples beside it import it.
 """
@@ -24,7 +24,7 @@ HELP = {
 
 
 def make_parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
-    """An option for each keyword, of its default's type, then `--seed` and `--pictures`, a folder."""
+    """A parser with an option per keyword, of its default's type, and with `--seed` and `--pictures`, a folder."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {**defaults, "seed": 0, "pictures": Path("pictures")}.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=HELP.get(name))
@@ -66,14 +66,14 @@ def train_and_measure(
 def mean_and_error(difference: Tensor, spec: str = ".2f") -> str:
     """The mean of paired differences `(N,)` and its standard error.
 
-    Pairs are measured on the same data, so what makes a datum hard for both cancels.
+    The differences are between pairs on the same data, so the difficulty of a datum cancels.
     """
     mean, error = float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
     return f"{mean:{spec}} ± {error:{spec.lstrip('+')}}"
 
 
 def plot_validation(ax: Axes, histories: dict[str, pv.History], skip: float = 0.2) -> None:
-    """Validation ELBOs by epoch; the axis leaves out the first share `skip` of the epochs, far below all others."""
+    """Validation ELBOs by epoch; the axis is scaled without the first fraction `skip` of the epochs."""
     late: list[float] = []
     for i, (name, history) in enumerate(histories.items()):
         values = [epoch.monitored for epoch in history]
@@ -92,7 +92,7 @@ def sheet(images: Tensor, columns: int) -> Tensor:
 
 
 def choose_labeled(y: Tensor, count: int) -> Tensor:
-    """Rows of `count` data at random, as many of each class as of any other."""
+    """Random rows of `count` data, the same number of each class."""
     order = torch.randperm(len(y))
     classes = int(y.max()) + 1
     return torch.cat([order[y[order] == c][: count // classes] for c in range(classes)])

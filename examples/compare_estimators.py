@@ -1,4 +1,4 @@
-"""Which ELBO estimator for this VAE? Five of them, three numbers of particles, on binarized MNIST.
+"""Which ELBO estimator for this VAE? Five estimators with three numbers of particles, on binarized MNIST.
 
     python examples/compare_estimators.py                  # MNIST
     python examples/compare_estimators.py --data digits    # seconds, no download
@@ -8,7 +8,7 @@ A VAE is trained briefly, then every estimator gives its bound and many gradient
 Measured with `--epochs 5 --repeats 40` (2-core CPU, shared, one thread; seed 0; 213 seconds), on 256 test images, log
 p(x) -95.14 nats. The ELBO is -100.80, L_5 -97.95, L_50 -96.16. Signal-to-noise ratio of the guide's gradient at K = 1,
 5, 50: trace 1.5, 3.3, 10.7; mean_field 1.7, 3.7, 11.9; stl 2.6, 5.8, 19.0; iwae 1.5, 1.5, 1.4; dreg 2.6, 2.7, 2.6. More
-particles tighten the bound, but bring the guide no signal under iwae, where its SNR falls.
+particles tighten the bound, but under iwae the SNR of the guide's gradient falls.
 """
 
 import torch

@@ -2,13 +2,13 @@
 
     python examples/custom_pair.py
 
-The scikit-learn digits are counts: a pixel says how many of its 16 dots are inked. This model draws how much ink a
-digit has and, apart from that, its shape, and spreads the ink over the pixels:
+The scikit-learn digits are counts: a pixel says how many of its 16 dots are inked. This model draws the amount
+of ink of a digit and, independently, its shape, and spreads the ink over the pixels:
 
     ink ~ Gamma(a, b),   shape ~ Normal(0, I),   counts ~ Poisson(ink * softmax(decoder(shape)))
 
 The rates of a digit sum to its ink, so the exact posterior of the ink is Gamma(a + sum of counts, b + 1), whatever the
-shape. The guide says just that; only the shape's posterior is amortized by a network.
+shape. The guide uses that posterior; only the shape's posterior is amortized by a network.
 
 Measured on one core of a 2-core CPU, 14 seconds of training: on the 359 test digits the ELBO is -99.37 nats, of which
 the KL of the ink takes 0.74 and that of the shape 14.42, and log p(x) is -95.94 (1000 samples, median effective sample
@@ -39,7 +39,7 @@ def main() -> None:
     decoder = pv.nets.MLP(options.shape_dim, (200, 200), 64)
 
     def gamma(counts: Tensor) -> tuple[Tensor, Tensor]:
-        # starts at the mean and the standard deviation of the ink of these digits, about 310 and 50
+        # start at the mean and the standard deviation of the ink of these digits, about 310 and 50
         a = pyro.param("a", counts.new_tensor(40.0), constraint=constraints.positive)
         b = pyro.param("b", counts.new_tensor(0.13), constraint=constraints.positive)
         return a, b
@@ -79,8 +79,8 @@ def main() -> None:
     elbo = pv.bound(model, guide, x, num_samples=10, seed=0)
     print(f"{elbo}, KL", ", ".join(f"{name} {kl.mean():.2f}" for name, kl in elbo.kl_sites.items()))
     print(pv.log_marginal(model, guide, x, num_samples=options.num_samples, seed=0))
-    no_latent = dist.Poisson(data.mean.clamp_min(1e-3)).to_event(1).log_prob(x).mean()
-    print(f"without latents, one rate per pixel: log p(x) = {no_latent:.3f}")
+    without_latents = dist.Poisson(data.mean.clamp_min(1e-3)).to_event(1).log_prob(x).mean()
+    print(f"without latents, one rate per pixel: log p(x) = {without_latents:.3f}")
 
     shown = x[:20]
     torch.manual_seed(options.seed)

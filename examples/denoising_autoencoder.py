@@ -1,12 +1,12 @@
-"""Does the denoising criterion teach an autoencoder to remove noise? Three kinds of it, MNIST.
+"""Does the denoising criterion train an autoencoder to remove noise? Three kinds of noise on MNIST.
 
     python examples/denoising_autoencoder.py                              # MNIST
     python examples/denoising_autoencoder.py --data digits --epochs 40    # no download
 
-The criterion of Vincent et al. 2008: the encoder sees a corrupted image, the loss asks for the clean one. It is an
-objective, `pv.elbo.Denoising`, that works for any pair; the autoencoder is the same with and without it. Shown is the
-mean squared error per pixel of test images to the clean ones: of the noisy input, of its reconstruction by a plain
-autoencoder, and by one that was trained to denoise. The code is large, so the plain one learns to copy.
+The criterion of Vincent et al. 2008: the encoder sees a corrupted image, the loss is the error to the clean one. It is
+an objective, `pv.elbo.Denoising`, for any pair; the autoencoder is the same with and without it. The table has the mean
+squared error per pixel to the clean test images: of the noisy input, of its reconstruction by a plain autoencoder, and
+by one that was trained to denoise. The code is large, so the plain autoencoder learns to copy.
 
 Measured (2-core CPU, busy with other work, one thread, a minute in all; seed 0; 1000 test images), noisy input, plain
 and denoising: Gaussian noise of scale 0.5: 0.250, 0.067, 0.020; half of the pixels masked: 0.052, 0.040, 0.017; salt

@@ -1,12 +1,12 @@
-"""Discrete latents: which gradient? 20 one-hot variables of 10 classes, or 200 bits, on binarized MNIST.
+"""Which gradient estimator for discrete latents? 20 one-hot variables of 10 classes, or 200 bits, binarized MNIST.
 
     python examples/discrete_latents.py                         # 20 x 10 categorical
     python examples/discrete_latents.py --latents bernoulli     # 200 bits
     python examples/discrete_latents.py --data digits           # no download
 
 Linear networks, 784-200-784, and a learned prior, as in Jang et al. 2017 (arXiv 1611.01144, table 1). They binarize
-once for all, train by SGD with momentum to the end, choose learning rate and temperature schedule on validation data
-for each estimator, and judge by the bound of 1000 draws. Here: a fresh draw of the training images in each epoch and
+once, train by SGD with momentum to the end, choose learning rate and temperature schedule on validation data
+for each estimator, and evaluate the bound of 1000 draws. Here: a fresh draw of the training images in each epoch and
 one draw of the test images, and Adam, 10 epochs, at a rate of 1e-2 that falls to zero; the same steps for all. (With
 `--binarize static` the training images are drawn once, too; `--lr 3e-3 1e-2` chooses on validation data.)
 
@@ -26,15 +26,15 @@ its variance normalized in NVIL's:
     score function     133.0   121.7              131.7   117.0
 
 By the bound of 1000 draws the order for the bits is Jang et al.'s: Gumbel-Softmax, then MuProp or REBAR, ST Gumbel,
-NVIL, straight-through. For the classes Gumbel-Softmax is first here and there; ST Gumbel and straight-through do better
-here, NVIL worse. The published figures of the latter two are 0.3 nats apart; ours after 25 epochs are 107.6 and 110.4
+NVIL, straight-through. For the classes Gumbel-Softmax is first in both; ST Gumbel and straight-through do better
+here, NVIL worse. The published values of the latter two differ by 0.3 nats; ours after 25 epochs are 107.6 and 110.4
 by the bound, 124.8 and 120.6 by the ELBO.
 
-By the ELBO Gumbel-Softmax is 5 and 9 nats behind the best: it trains guide and decoder on relaxed values, and 1000
-draws forgive a guide what one does not. Cooled to 0.1, where the schedule above has come to 0.57 after these 5700 steps
-(`--cooling 0.1 4e-4`, classes), its ELBO is 119.2, ahead of all of these, and its bound of 1000 draws
-105.8. A rate of 3e-3 gives ST Gumbel 123.9 and 109.5, the score function 133.0 and 117.8. Nearly all k-hats are above
-0.7, so the bounds of 1000 draws are not yet log p(x).
+By the ELBO Gumbel-Softmax is 5 and 9 nats behind the best: it trains guide and decoder on relaxed values, and a bound
+of 1000 draws depends less on the guide than one of a single draw. Cooled to 0.1, where the schedule above has reached
+0.57 after these 5700 steps (`--cooling 0.1 4e-4`, classes), its ELBO is 119.2, ahead of all of these, and its bound of
+1000 draws 105.8. A rate of 3e-3 gives ST Gumbel 123.9 and 109.5, the score function 133.0 and 117.8. Nearly all k-hats
+are above 0.7, so the bounds of 1000 draws are not yet log p(x).
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ def build(latents: Any, hidden: list[int], data: pv.data.Data, seed: int) -> Dis
 
 
 def estimators(data: pv.data.Data, options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    """A fresh estimator by label, for they learn, average and count steps."""
+    """A new estimator by its label, since estimators have state: learned parameters, averages and step counts."""
 
     def nvil() -> Any:
         baseline = pv.nets.MLP(data.shape, (100,), 1)
-        # starts at log p(x) of independent pixels, about where log w starts: Adam would take its time to get there
+        # start at log p(x) of independent pixels, close to the first log w: Adam would need many steps to get there
         baseline.set_output_bias(-dist.Bernoulli(data.mean.clamp(0.01, 0.99)).entropy().sum().reshape(1))
         return Reinforce(baseline=baseline)
 
@@ -98,7 +98,7 @@ def estimators(data: pv.data.Data, options: argparse.Namespace) -> dict[str, Cal
 
 @dataclass(frozen=True)
 class Run:
-    """One training, and what it came to on the test images."""
+    """One training run, and its values on the test images."""
 
     lr: float
     history: pv.History
@@ -106,8 +106,8 @@ class Run:
     marginal: pv.evaluate.LogMarginal
 
     @property
-    def reached(self) -> float:
-        """The best validation ELBO, which is that of the weights that were kept."""
+    def best_elbo(self) -> float:
+        """The best validation ELBO, that of the final weights."""
         return max(e.monitored for e in self.history)
 
 
@@ -132,26 +132,28 @@ def train(make: Callable[[], Any], lr: float, data: pv.data.Data, test: Tensor, 
 
 
 def picture(runs: dict[str, Run], published: dict[str, float]) -> Figure:
-    """Validation ELBOs by epoch, and where the test images end up, the best by the many-sample bound on top."""
+    """Validation ELBOs by epoch, and bounds on the test images, best many-sample bound on top."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for label, run in runs.items():
         left.plot([e.epoch for e in run.history], [e.monitored for e in run.history], label=label)
     left.set(xlabel="epoch", ylabel="validation ELBO, discrete (nats per datum)")
     left.xaxis.get_major_locator().set_params(integer=True)
-    # the first epochs are far below all that is of interest
+    # the first epochs are far below the others
     left.set_ylim(min(run.history[len(run.history) // 5].monitored for run in runs.values()) - 2)
     left.legend(fontsize=8)
     names = sorted(runs, key=lambda label: runs[label].marginal.mean)
     elbos, bounds = [-runs[n].elbo.mean for n in names], [-runs[n].marginal.mean for n in names]
-    at = range(len(names))
-    right.hlines(at, bounds, elbos, color="C0", alpha=0.4)
-    right.plot(elbos, at, "o", color="C0", label="ELBO")
-    right.plot(bounds, at, "o", color="C0", mfc="white", label=f"bound of {runs[names[0]].marginal.num_samples} draws")
-    known = [i for i in at if names[i] in published]
+    heights = range(len(names))
+    right.hlines(heights, bounds, elbos, color="C0", alpha=0.4)
+    right.plot(elbos, heights, "o", color="C0", label="ELBO")
+    right.plot(
+        bounds, heights, "o", color="C0", mfc="white", label=f"bound of {runs[names[0]].marginal.num_samples} draws"
+    )
+    known = [i for i in heights if names[i] in published]
     if known:
-        right.plot([published[names[i]] for i in known], known, "kx", label="Jang et al. 2017, the latter")
-    right.set_yticks(at, names)
+        right.plot([published[names[i]] for i in known], known, "kx", label="Jang et al. 2017, 1000 draws")
+    right.set_yticks(heights, names)
     right.set(xlabel="test images, negative bound (nats per datum)")
     right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return figure
@@ -174,10 +176,10 @@ def main() -> None:
     runs: dict[str, Run] = {}
     for label, make in estimators(data, options).items():
         tried = [train(make, lr, data, test, options) for lr in options.lr]
-        best = runs[label] = max(tried, key=lambda run: run.reached)
-        each = ", ".join(f"{run.lr:g}: {run.reached:.2f}" for run in tried)
+        best = runs[label] = max(tried, key=lambda run: run.best_elbo)
+        by_rate = ", ".join(f"{run.lr:g}: {run.best_elbo:.2f}" for run in tried)
         milliseconds = 1e3 * best.history[-1].seconds / best.history[-1].step
-        print(f"{label:16} {milliseconds:.1f} ms a step; validation ELBO by learning rate {each}")
+        print(f"{label:16} {milliseconds:.1f} ms a step; validation ELBO by learning rate {by_rate}")
         print(f"{'':16} {best.elbo}, KL {best.elbo.kl.mean():.1f}\n{'':16} {best.marginal}", flush=True)
 
     ranked = sorted(runs, key=lambda label: -runs[label].marginal.mean)

@@ -1,4 +1,4 @@
-"""Disentanglement: does a weight on the KL, or on the total correlation alone, give each factor a dimension of its own?
+"""Disentanglement: does a weight on the KL, or on the total correlation, give each factor its own dimension?
 
     python examples/disentanglement.py
     python examples/disentanglement.py --vary shape scale rotation x y --size 32 --num_images 8000 --hidden 256 256 \
@@ -6,9 +6,9 @@
 
 A VAE, a beta-VAE (Higgins et al. 2017), a beta-TC-VAE (Chen et al. 2018, arXiv 1802.04942), a FactorVAE (Kim and Mnih
 2018, arXiv 1802.05983) and a DIP-VAE-II (Kumar et al. 2018, arXiv 1711.00848) on procedural sprites: ellipses, of which
-scale, x and y vary. One network, one seed, and the same number of steps for all; judged by the test ELBO and the scores
-of `pv.disentanglement` on test images. The picture shows traversals: one row for each of the most active dimensions,
-from -2 to 2.
+scale, x and y vary. One network, one seed, and the same number of steps for all; evaluated by the test ELBO and the
+scores of `pv.disentanglement` on test images. The picture shows traversals: one row for each of the most active
+dimensions, from -2 to 2.
 
 Measured at the defaults (2-core CPU busy with other work, one thread; 12 to 22 seconds for each; 4915 training images,
 1229 for the test, seed 0), test ELBO, FactorVAE score, MIG, DCI disentanglement and completeness, beta-VAE score:
@@ -29,14 +29,14 @@ scores and MIG on dSprites (quoted second-hand; 737 280 images and far longer ru
     FactorVAE      -38.33   0.30   0.009   0.02   0.04   0.52      0.82   0.43
     DIP-VAE-II     -39.11   0.54   0.053   0.05   0.06   0.84
 
-By MIG the VAE, beta-VAE and beta-TC-VAE stand in their published order, and the lead grows with the length of the run:
-after 1900 steps their MIG was 0.027, 0.042 and 0.130. In the picture the beta-TC-VAE has one dimension each for y, x
+By MIG the VAE, beta-VAE and beta-TC-VAE are in their published order, and the differences grow with the run: after
+1900 steps their MIG was 0.027, 0.042 and 0.130. In the picture the beta-TC-VAE has one dimension each for y, x
 and size; shape and rotation are hardly in any code (less than a tenth of their entropy in one).
 
-The FactorVAE is behind all others here. Its penalty does what it says: a critic trained afterwards finds 1.0 nats of
-total correlation in the codes of the VAE at the defaults, 0.4 in those of the FactorVAE, and none with `--critic_steps
-5`, at an ELBO of -15.21, higher than the VAE's. But independent dimensions are not yet those of the factors: that MIG
-is 0.05. The order of the others differs from score to score, and one seed proves nothing.
+The FactorVAE is behind all others here. Its penalty does reduce the total correlation: a critic trained afterwards
+finds 1.0 nats of total correlation in the codes of the VAE at the defaults, 0.4 in those of the FactorVAE, and none
+with `--critic_steps 5`, at an ELBO of -15.21, higher than the VAE's. But independent dimensions are not yet those of
+the factors: that MIG is 0.05. The order of the others differs from score to score, and one seed proves nothing.
 """
 
 from typing import Any
@@ -100,16 +100,16 @@ def main() -> None:
     print(pv.plots.save(pv.plots.image_rows(rows), options.pictures / "disentanglement.png"))
 
 
-def sprites(vary: list[str], size: int, most: int) -> TensorDataset:
-    """Images and their factors, of those that vary; the others stay at an upright ellipse in the middle."""
+def sprites(vary: list[str], size: int, max_images: int) -> TensorDataset:
+    """Images and the factors that vary; the other factors are those of an upright ellipse in the middle."""
     design = pv.data.Sprites(size=size, num_images=None)
-    still = torch.tensor([1, 3, 0, 16, 16])
+    default = torch.tensor([1, 3, 0, 16, 16])
     names = list(design.FACTORS)
     chosen = [names.index(name) for name in vary]
     fixed = [i for i in range(len(names)) if i not in chosen]
-    factors = design.factors[(design.factors[:, fixed] == still[fixed]).all(1)]
-    factors = factors[torch.randperm(len(factors), generator=torch.Generator().manual_seed(0))[:most]]
-    return TensorDataset(torch.cat([design.render(some) for some in factors.split(1000)]), factors[:, chosen])
+    factors = design.factors[(design.factors[:, fixed] == default[fixed]).all(1)]
+    factors = factors[torch.randperm(len(factors), generator=torch.Generator().manual_seed(0))[:max_images]]
+    return TensorDataset(torch.cat([design.render(part) for part in factors.split(1000)]), factors[:, chosen])
 
 
 def traversals(vae: pv.VAE, codes: torch.Tensor, name: str) -> dict[str, torch.Tensor]:

@@ -1,13 +1,13 @@
-"""Does a richer posterior family pay? A diagonal and an inverse autoregressive (IAF) guide on the same decoder, MNIST.
+"""Does a richer posterior family help? A diagonal and an inverse autoregressive (IAF) guide, one decoder, on MNIST.
 
     python examples/flow_posterior.py                              # MNIST, static binarization
     python examples/flow_posterior.py --data digits --epochs 30    # no download
 
-Both VAEs begin with the same decoder, see the same batches, and differ in the guide alone. They are judged by the ELBO
-and by log p(x) on the same test images, paired. The comparison is that of J. Altosaar's Pyro and PyTorch scripts
+Both VAEs start with the same decoder, see the same batches, and differ only in the guide. They are compared by the
+ELBO and log p(x) on the same test images, paired. The comparison is that of J. Altosaar's Pyro and PyTorch scripts
 (github.com/altosaar/variational-autoencoder: log p(x) -97.10 with the mean-field guide after 65,000 steps, -95.33 with
 IAF after 150,000; z 128, hidden layers of 256, the fixed binarization of Larochelle and Murray): protocols differ, so
-the sign and size of the difference can be compared, the numbers cannot.
+only the sign and size of the difference can be compared.
 
 Measured with `--epochs 30` (2-core CPU, busy with other work, one thread, compiled; seed 0; 147 and 171 seconds of
 training): diagonal ELBO -94.71, log p(x) -90.38; IAF ELBO -93.64, log p(x) -89.68: better by 0.69 ± 0.09 nats, paired
@@ -30,12 +30,12 @@ def main() -> None:
     data = pv.data.load(options.data, binarize="static", flatten=True, valid=0.05)
     test = data.test.x[: options.num_data]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    curves, images = figure.subplots(1, 2)
+    curves, gains = figure.subplots(1, 2)
     histories, found, decoder = {}, [], None
     for name in options.posteriors:
         torch.manual_seed(options.seed)
         vae = pv.VAE(data.shape, options.latent_dim, hidden=(200, 200), posterior=name).start_at_mean(data.mean)
-        # the families take random numbers for themselves; the decoders shall be the same all the same
+        # the families draw different random numbers at construction; the decoders have to be equal
         decoder = decoder or {key: value.clone() for key, value in vae.decoder.state_dict().items()}
         vae.decoder.load_state_dict(decoder)
         histories[name], _, marginal = train_and_measure(name, vae, data, test, options, elbo="trace")
@@ -44,9 +44,9 @@ def main() -> None:
     print(f"{options.posteriors[1]} over {options.posteriors[0]}: {mean_and_error(gain)} nats in log p(x)")
 
     plot_validation(curves, histories)
-    images.hist(gain.cpu(), bins=40, color="C1")
-    images.axvline(0.0, color="gray", lw=0.8, ls=":")
-    images.set(xlabel=f"log p(x), {options.posteriors[1]} minus {options.posteriors[0]} (nats)", ylabel="test images")
+    gains.hist(gain.cpu(), bins=40, color="C1")
+    gains.axvline(0.0, color="gray", lw=0.8, ls=":")
+    gains.set(xlabel=f"log p(x), {options.posteriors[1]} minus {options.posteriors[0]} (nats)", ylabel="test images")
     print(pv.plots.save(figure, options.pictures / f"flow_posterior_{options.data}.png"))
 
 

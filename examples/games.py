@@ -1,4 +1,4 @@
-"""How the examples with critics train: less momentum than usual, a rate that falls linearly.
+"""Training of the examples with critics: less momentum than usual, and a rate that falls linearly.
 
 Not an example itself: the examples beside it import it.
 """
@@ -18,14 +18,14 @@ import pyro_vae as pv
 
 
 def adam(lr: float, betas: tuple[float, float] = (0.5, 0.999)) -> Any:
-    """Adam for games, which go round in circles with as much momentum as usual."""
+    """Adam for adversarial training, which oscillates with the usual momentum."""
     return partial(torch.optim.Adam, lr=lr, betas=betas, fused=True)
 
 
 def fit_objective(
     vae: Any, x: Tensor, name: str, settings: dict[str, Any], critic: Any, options: argparse.Namespace, **training: Any
 ) -> tuple[pv.History, Any]:
-    """Train a pair by an objective of this name, with a critic unless it is an ELBO; the history and the objective."""
+    """Train a pair by the objective called `name`, with a critic unless it is an ELBO; history and objective."""
     adversarial = name != "mean_field"
     objective = pv.elbo.make(name, **settings, **({"critic": critic} if adversarial else {}))
     history = pv.fit(
@@ -47,7 +47,7 @@ def fit_objective(
 def train_on_draws(
     pair: Any, objective: Any, draw: Callable[[int], Tensor], options: argparse.Namespace, *, compile: bool
 ) -> None:
-    """Steps on data drawn anew each time; the rate is constant for the first half, then falls linearly to zero."""
+    """Train on new draws in each step; the rate is constant for the first half, then falls linearly to zero."""
     svi = pv.SVI(pair.model, pair.guide, adam(options.lr, (0.5, 0.99)), objective, compile=compile)
     with pyro.validation_enabled(False):
         for step in range(options.steps):
@@ -58,5 +58,5 @@ def train_on_draws(
 
 
 def health(objective: Any) -> dict[str, float]:
-    """How the game stands, in two digits; nothing for an ELBO."""
+    """The health of the objective's game, in two digits; empty for an ELBO."""
     return {key: round(value, 2) for key, value in objective.health().items()} if hasattr(objective, "health") else {}

@@ -2,10 +2,10 @@
 
     python examples/gaussian_vae.py
 
-The data are the scikit-learn digits with uniform noise added, `x = (counts + u) / 17`. Whole numbers have no density: a
-per-pixel scale would shrink on the pixels that are always 0, and log p(x) grow without end. With the noise,
+The data are the scikit-learn digits with uniform noise added, `x = (counts + u) / 17`. Integers have no density: a
+per-pixel scale would shrink to zero on pixels that are always 0, and log p(x) would be unbounded. With the noise,
 `log p(x) - 64 log 17` averages to a lower bound on the log-probability of the counts (Theis et al. 2016, arXiv
-1511.01844). As a yardstick: Gaussians without latents, fitted in closed form.
+1511.01844). For comparison: Gaussians without latents, fitted in closed form.
 
 Measured on one core of a 2-core CPU, 9 seconds of training each: log p(x) of 359 test digits in nats, 1000 samples,
 
@@ -14,8 +14,8 @@ Measured on one core of a 2-core CPU, 9 seconds of training each: log p(x) of 35
     VAE, one scale for all          37.81
     VAE, a scale per pixel          67.45    better than one scale by 29.65 +- 0.46, paired
 
-One scale has to serve dark corners and busy strokes alike, and loses to a plain Gaussian that knows the pixels apart.
-Of the counts, the best of these gives -113.87; the Poisson model of custom_pair.py, made for counts, gives -95.94.
+One scale has to fit both dark corners and strokes, and loses to a plain Gaussian with a scale per pixel. For the
+counts, the best of these gives -113.87; the Poisson model of custom_pair.py, made for counts, gives -95.94.
 """
 
 import math

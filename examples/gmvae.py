@@ -3,20 +3,20 @@
     python examples/gmvae.py                                            # MNIST
     python examples/gmvae.py --data digits --epochs 60 20 20            # no download
 
-Trained from scratch, a mixture of ten soon uses three or four of its components: a cluster that begins with a little
-more than its share takes the data of the others, whose decoder learns no more. So it starts from another answer, in
-three steps, none of which sees a label: a plain VAE; a mixture of Gaussians on its codes, by EM; the GMVAE with that
-mixture's assignments as if they were labels. Then all is trained on the exact bound, without them.
+Trained from scratch, a mixture of ten soon uses only three or four components: a cluster that is slightly larger at
+first takes the data of the others, which then get no gradient. So training starts from another solution, in three
+steps without labels: a plain VAE; a mixture of Gaussians on its codes, by EM; the GMVAE with that mixture's assignments
+as labels. Then everything is trained on the exact bound, without assignments.
 
-The accuracy is that under the best one-to-one match of clusters with digits.
+The accuracy is that of the best one-to-one match of clusters and digits.
 
 Measured at the defaults (2-core CPU, one thread, the other core busy; seed 0; 281 seconds): the mixture on the codes of
 the plain VAE has an accuracy of 0.794 and the VAE an ELBO of -105.0 on the test images, the start of the GMVAE 0.799
 and -113.1, the GMVAE after two epochs of the exact bound 0.757 and -106.4: the bound gains 6.7 nats, the clusters lose,
-and which of the two to keep the bound alone cannot say. With one hidden layer of 300 and `--epochs 8 3 3` (115 seconds)
-it is 0.666 and -113.1, 0.671 and -117.6, 0.652 and -111.9; the wider networks were taken after a look at the accuracy
-of both; the ELBO, which needs no labels, says the same. On the digits, as above but with one layer of 300 (18 seconds),
-the accuracy goes from 0.624 to 0.632 and the ELBO from -24.4 to -24.0.
+and the bound alone cannot tell which of the two is better. With one hidden layer of 300 and `--epochs 8 3 3` (115
+seconds) it is 0.666 and -113.1, 0.671 and -117.6, 0.652 and -111.9. The wider networks were chosen by the accuracy of
+both; the ELBO, which needs no labels, prefers them as well. On the digits, as above but with one layer of 300 (18
+seconds), the accuracy goes from 0.624 to 0.632 and the ELBO from -24.4 to -24.0.
 
 From random weights (`elbo="enum"` alone, 1400 steps of 50 images) ten clusters became five, with an accuracy of 0.37.
 """
@@ -37,8 +37,8 @@ from pyro_vae.models import GMVAE, GaussianMixture
 from common import make_parser, sheet
 
 
-def mixture_of(codes: Tensor, clusters: int, starts: int) -> GaussianMixture:
-    """The likeliest of some mixtures of the codes `(N, D)`."""
+def fit_mixture(codes: Tensor, clusters: int, starts: int) -> GaussianMixture:
+    """The mixture of greatest likelihood of `starts` fits to the codes `(N, D)`."""
     found = []
     for seed in range(starts):
         mixture = GaussianMixture(codes.shape[1], clusters, min_scale=0.05).start_at(codes, seed=seed)
@@ -47,7 +47,7 @@ def mixture_of(codes: Tensor, clusters: int, starts: int) -> GaussianMixture:
 
 
 def picture(stages: dict[str, float], vae: GMVAE, x: Tensor, y: Tensor, columns: int = 8) -> Figure:
-    """Accuracy by stage, who is in which cluster, and draws from each cluster."""
+    """Accuracy by stage, the digits in each cluster, and draws from each cluster."""
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     bars, matrix, draws = figure.subplots(1, 3)
     bars.bar(list(stages), list(stages.values()), color="C0")
@@ -59,7 +59,7 @@ def picture(stages: dict[str, float], vae: GMVAE, x: Tensor, y: Tensor, columns:
         found = vae.classify(x).probs.argmax(-1)
     counts = torch.bincount(found * classes + y, minlength=vae.num_classes * classes)
     counts = counts.reshape(vae.num_classes, classes).float()
-    # clusters in the order of the digit that they hold most of
+    # clusters in the order of their most frequent digit
     order = counts.argmax(1).argsort()
     matrix.imshow((counts / counts.sum(1, keepdim=True).clamp_min(1))[order].numpy(), cmap="Blues", vmin=0, vmax=1)
     matrix.set(xlabel="digit", ylabel="cluster", title="digits in each cluster", xticks=range(classes), yticks=[])
@@ -74,7 +74,9 @@ def main() -> None:
     parser = make_parser(__doc__, clusters=10, latent_dim=10, lr=1e-3)
     parser.add_argument("--data", default="mnist", help="a data set's name or file, with labels")
     parser.add_argument("--hidden", type=int, nargs="+", default=[500, 500])
-    parser.add_argument("--epochs", type=int, nargs=3, default=[6, 2, 2], help="of the VAE, with its clusters, without")
+    parser.add_argument(
+        "--epochs", type=int, nargs=3, default=[6, 2, 2], help="of the VAE, with clusters as labels, without"
+    )
     parser.add_argument("--starts", type=int, default=4, help="of the mixture on the codes")
     options = parser.parse_args()
 
@@ -96,13 +98,13 @@ def main() -> None:
     pv.fit(plain.model, plain.guide, data, epochs=options.epochs[0], **fixed)
     with torch.no_grad():
         codes, test_codes = plain.encode(x).mean, plain.encode(test_x).mean
-        mixture = mixture_of(codes[:20_000], options.clusters, options.starts)
+        mixture = fit_mixture(codes[:20_000], options.clusters, options.starts)
         clusters = mixture.encode(codes).probs.argmax(-1)
         found = mixture.encode(test_codes).probs.argmax(-1)
     report("VAE + EM", found, pv.bound(plain.model, plain.guide, test_x, seed=0).mean)
 
     vae = GMVAE(data.shape, options.clusters, options.latent_dim, options.hidden).start_at_mean(data.mean)
-    # with every label given there is nothing to sum over, so a plain ELBO does
+    # with all labels given there is nothing to sum over, so a plain ELBO is enough
     objective = SemiSupervised(elbo=Trace(), weight=10.0)
     pv.fit(vae.model, vae.guide, (x, clusters), elbo=objective, epochs=options.epochs[1], **fixed)
     for stage, epochs in (("start", 0), ("GMVAE", options.epochs[2])):

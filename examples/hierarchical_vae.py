@@ -1,23 +1,23 @@
-"""Do more layers of latents pay? One, two with the guide from below, and a ladder, at equal epochs on MNIST.
+"""Do more layers of latents help? One layer, two with a bottom-up guide, and a ladder, at equal epochs on MNIST.
 
     python examples/hierarchical_vae.py                              # MNIST, dynamic binarization
     python examples/hierarchical_vae.py --data digits --epochs 60    # no download
 
 The sizes are those of Burda et al. 2016 (arXiv 1509.00519): z of 50, or of 100 and 50, networks of 200-200 and 100-100.
 Its table 1 (3280 epochs) has 86.76 nats with one layer and 85.33 with two, and the second layer with 5 active units of
-50; the ladder of Sønderby et al. 2016 (arXiv 1602.02282) is there to keep upper layers in use. Each is trained on the
-ELBO with a KL warm-up over a third of the run, and judged by log p(x), which does not depend on how good a bound is.
+50; the ladder of Sønderby et al. 2016 (arXiv 1602.02282) keeps upper layers in use. Each is trained on the ELBO with a
+KL warm-up over a third of the run, and compared by log p(x), which does not depend on the tightness of a bound.
 
 Measured on MNIST at the defaults (2-core CPU, one thread, the other core busy; 36, 51 and 57 seconds of training; seed
 0; 500 test images), ELBO and log p(x) (a bound L_500), with the nats of KL in each layer: one layer -101.64 and -96.67
-(28.8), two from below -98.47 and -93.41 (10.9 in z1, 14.2 in z2), the ladder -97.16 and -92.84 (14.3 and 8.5). A
-second layer pays by 3.3 nats and the ladder by 0.6 more, at 12 epochs of the table's 3280. The importance samples are
+(28.8), two bottom-up -98.47 and -93.41 (10.9 in z1, 14.2 in z2), the ladder -97.16 and -92.84 (14.3 and 8.5). A
+second layer gains 3.3 nats and the ladder 0.6 more, after 12 epochs of the table's 3280. The importance samples are
 few for so many dimensions (k-hat above 0.7 for almost all images): log p(x) itself is higher.
 
 Measured with `--data digits --epochs 60 --num_samples 200` (2-core CPU, busy with other work, one thread, 26 seconds of
-it in all; seed 0), ELBO and log p(x) (a bound L_200): one layer -24.17 and -23.58, two from below -24.81 and -23.67
-(KL 3.5 nats in z1 and 1.7 in z2), the ladder -23.54 and -23.07 (KL 4.6 and 0.4). On so few data and epochs a second
-layer pays only with the ladder.
+it in all; seed 0), ELBO and log p(x) (a bound L_200): one layer -24.17 and -23.58, two bottom-up -24.81 and -23.67
+(KL 3.5 nats in z1 and 1.7 in z2), the ladder -23.54 and -23.07 (KL 4.6 and 0.4). With so few data and epochs a
+second layer helps only with the ladder.
 """
 
 import torch
@@ -36,7 +36,7 @@ def main() -> None:
     test, size = data.test.x[: options.num_data], data.shape[0]
     systems = {
         "one layer": lambda: HierarchicalVAE(size, (50,), ((200, 200),)),
-        "two, from below": lambda: HierarchicalVAE(size, (100, 50), ((200, 200), (100, 100))),
+        "two, bottom-up": lambda: HierarchicalVAE(size, (100, 50), ((200, 200), (100, 100))),
         "two, ladder": lambda: LadderVAE(size, (100, 50), ((200, 200), (100, 100)), activation="tanh"),
     }
     figure = Figure(figsize=(8, 3.6), layout="constrained")

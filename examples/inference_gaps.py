@@ -5,12 +5,12 @@
     python examples/inference_gaps.py --data digits --minutes 0.2 --num_data 50     # no download
 
 The VAE of the paper (arXiv 1801.03558): 50 latents, two ELU layers of 200 in encoder and decoder, diagonal posterior.
-Each of 100 test images gets the best posterior of its own in several families; log p(x) is the best of several lower
+Each of 100 test images gets its own optimal posterior in several families; log p(x) is the best of several lower
 bounds. Published, after 3280 epochs with a KL warm-up over 400 (log p(x) from 5000 importance samples or annealed
 importance sampling, local fits with 100 particles): see `PUBLISHED`. Here the network is trained for a few minutes, so
-its encoder is less far; local fits take 8 particles and a falling learning rate. Compare the pattern: the encoder costs
-as much as the family or more, and more on Fashion-MNIST. The levels of Fashion-MNIST cannot be compared: gray clothes
-drawn dynamically are much noisier than whatever binarization gave the paper's -97.
+its encoder is less trained; local fits take 8 particles and a falling learning rate. Compare the pattern: the encoder
+costs as much as the family or more, and more on Fashion-MNIST. The values of Fashion-MNIST cannot be compared: gray
+clothes with dynamic binarization are much noisier than the binarization of the paper's -97.
 
 Measured with `--minutes 6 --families diagonal_normal full_normal planar --ais` (2-core CPU, shared, one thread; seed 0;
 15 minutes in all), 100 test images:
@@ -46,8 +46,8 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", default=["diagonal_normal", "full_normal"])
     parser.add_argument("--num_data", type=int, default=100, help="images")
     parser.add_argument("--num_samples", type=int, default=5000, help="draws per image")
-    parser.add_argument("--ais", action="store_true", help="annealed importance sampling, too")
-    parser.add_argument("--train_images", action="store_true", help="the gaps on training images, too")
+    parser.add_argument("--ais", action="store_true", help="also annealed importance sampling")
+    parser.add_argument("--train_images", action="store_true", help="also the gaps on training images")
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.02)
@@ -68,7 +68,7 @@ def main() -> None:
     found = {}
     for split in ("train", "test") if options.train_images else ("test",):
         torch.manual_seed(options.seed)
-        x = getattr(data, split).head(options.num_data)  # binarized once: every figure is for the same images
+        x = getattr(data, split).head(options.num_data)  # binarized once: all values are for the same images
         found[split] = pv.inference_gaps(
             vae.model,
             vae.guide,
@@ -86,8 +86,8 @@ def main() -> None:
         print(f"\n{pv.evaluate.generalization(found['train'], found['test'])}")
     if options.data in PUBLISHED:
         names = ("log p(x)", "L[q*] diagonal", "L[q]", "approximation", "amortization")
-        figures = zip(names, PUBLISHED[options.data], strict=True)
-        print("\npublished: " + ", ".join(f"{name} {value:.2f}" for name, value in figures))
+        published = zip(names, PUBLISHED[options.data], strict=True)
+        print("\npublished: " + ", ".join(f"{name} {value:.2f}" for name, value in published))
 
     figure = found["test"].plot()
     figure.axes[0].set_title(f"{options.data}, {options.num_data} test images", fontsize=10)

@@ -1,13 +1,13 @@
-"""What is hidden, given a part of the image? A conditional VAE paints in quadrants, against a plain network.
+"""The hidden part of an image given the visible part: a conditional VAE against a plain network.
 
     python examples/inpainting.py                              # MNIST
     python examples/inpainting.py --data digits --epochs 40    # no download
 
-The task of Sohn, Lee and Yan 2015 and of Pyro's CVAE example: 1, 2 or 3 quadrants of a digit are seen, and the model
-gives the density of the others, p(hidden | seen). The baseline has the same networks without a latent: its pixels are
-independent given the quadrants seen: it cannot choose between two ways to go on, and blurs them. Pyro's tutorial has
--log p on MNIST of 100.4, 61.9 and 25.4 for its network and 71.8, 51.0 and 24.2 for its CVAE, for 1, 2 and 3 quadrants;
-networks, binarization and estimates differ.
+The task of Sohn, Lee and Yan 2015 and of Pyro's CVAE example: 1, 2 or 3 quadrants of a digit are visible, and the
+model gives the density of the others, p(hidden | seen). The baseline has the same networks without a latent. Its pixels
+are independent given the visible quadrants, so it averages over possible completions and blurs them. Pyro's tutorial
+has -log p on MNIST of 100.4, 61.9 and 25.4 for its network and 71.8, 51.0 and 24.2 for its CVAE, for 1, 2 and 3
+quadrants; networks, binarization and estimates differ.
 
 Measured with the defaults on MNIST (2-core CPU, busy with other work, one thread; seed 0; 364 seconds in all, of which
 the CVAEs take 74 to 94 each and the networks 23 to 30; 1000 test images, 500 samples each), 1, 2 and 3 quadrants:
@@ -26,7 +26,7 @@ from common import make_parser
 
 
 class Baseline(torch.nn.Module):
-    """p(hidden | seen) by one network, a model without latents."""
+    """p(hidden | seen) by one network, without latents."""
 
     def __init__(self, hidden: int, seen: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Baseline(torch.nn.Module):
 
 def main() -> None:
     parser = make_parser(__doc__, data="mnist", latent_dim=30, epochs=8, num_samples=500, num_data=1000)
-    parser.add_argument("--quadrants", type=int, nargs="+", default=[1, 2, 3], help="how many are seen")
+    parser.add_argument("--quadrants", type=int, nargs="+", default=[1, 2, 3], help="numbers of visible quadrants")
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="static", valid=0.05)
@@ -81,13 +81,12 @@ def main() -> None:
         )
 
         torch.manual_seed(options.seed)
-        few = [part[:10] for part in test]
-        gray = torch.full_like(few[0], 0.5)
-        rows[f"{visible} seen"] = cut.join(gray, few[1])
-        rows[f"{visible}: network"] = cut.join(baseline.likelihood(baseline.net(few[1])).mean.detach(), few[1])
+        hidden, seen = (part[:10] for part in test)
+        rows[f"{visible} seen"] = cut.join(torch.full_like(hidden, 0.5), seen)
+        rows[f"{visible}: network"] = cut.join(baseline.likelihood(baseline.net(seen)).mean.detach(), seen)
         for i in range(3):
-            rows[f"{visible}: CVAE, {i + 1}"] = cut.join(cvae.sample(len(few[1]), condition=few[1], mean=True), few[1])
-    picture = pv.plots.image_rows(rows, title="hidden quadrants painted in")
+            rows[f"{visible}: CVAE, {i + 1}"] = cut.join(cvae.sample(len(seen), condition=seen, mean=True), seen)
+    picture = pv.plots.image_rows(rows, title="inpainted quadrants")
     print(pv.plots.save(picture, options.pictures / f"inpainting_{options.data}.png"))
 
 

@@ -1,9 +1,9 @@
-"""The importance-weighted autoencoder against the VAE: the same network, the same epochs, another bound.
+"""The importance-weighted autoencoder against the VAE: the same network and epochs, another bound.
 
     python examples/iwae.py                               # MNIST, dynamic binarization
     python examples/iwae.py --data digits --epochs 50     # no download
 
-IWAE maximizes the bound of K samples, L_K, instead of the ELBO, L_1. Both are judged by log p(x) (L_5000 on the test
+IWAE maximizes the bound of K samples, L_K, instead of the ELBO, L_1. Both are compared by log p(x) (L_5000 on the test
 images) and by the number of active units: latent dimensions with Var_x E_q[u|x] > 0.01. After 3280 epochs Burda et al.
 2016 (arXiv 1509.00519, table 1) report -86.76 nats and 19 active units for the VAE, -85.54 and 22 for IWAE-5.
 
@@ -44,7 +44,7 @@ def main() -> None:
             batch_size=100,
             elbo="iwae",  # with one particle it is the ELBO
             num_particles=k,
-            keep_best=False,  # the best ELBO is not what an IWAE is after
+            keep_best=False,  # an IWAE does not maximize the ELBO
         )
         found.append(marginal.log_prob)
         with torch.no_grad():

@@ -1,12 +1,12 @@
-"""A decoder that can do without its latents, and what brings them back: warm-up, free bits.
+"""Posterior collapse under an autoregressive decoder, and two remedies: warm-up and free bits.
 
     python examples/posterior_collapse.py                                # the built-in digits, no download
     python examples/posterior_collapse.py --data fashion_mnist --epochs 10
 
 The decoder is autoregressive: each pixel's logit is a function of the latents plus one of the pixels before it. The
-latter alone models the digits well, so that a KL is not worth its price, and the encoder learns to give the prior for
-every image. `pv.latent_report` says so. Two remedies are tried on the same pair with the same seed: a KL weight that
-rises from 0 to 1 over the first 60 % of the epochs, and a floor of half a nat under the KL of each dimension.
+latter alone models the digits well, so the latents do not pay for their KL, and the encoder learns to output the prior
+for every image, which `pv.latent_report` shows. Two remedies are tried on the same pair with the same seed: a KL weight
+that rises from 0 to 1 over the first 60 % of the epochs, and a floor of half a nat under the KL of each dimension.
 
 Measured on the digits (2-core CPU, shared, one thread; seed 0; 15 to 18 seconds of training each), nats per datum on
 the 359 test images:
@@ -16,8 +16,8 @@ the 359 test images:
     warm-up    5.87    4.81  10 of 10   -23.07   -22.61
     free bits  5.32    4.57  10 of 10   -22.88   -22.42
 
-The remedies bring back latents that tell most of the images apart (log 359 is 5.88 nats), for a representation of use;
-log p(x) does not gain by them here. A collapsed model need not be a bad density: all three are within 0.3 nats.
+With the remedies the latents distinguish most of the images (log 359 is 5.88 nats), a useful representation; they do
+not improve log p(x) here. A collapsed model need not be a bad density: all three are within 0.3 nats.
 """
 
 from typing import Any
@@ -66,13 +66,13 @@ def main() -> None:
 
     data = pv.data.load(options.data, binarize="dynamic", flatten=True, valid=0.1)
     test = data.test.x[: options.num_data]
-    ways: dict[str, dict[str, Any]] = {
+    variants: dict[str, dict[str, Any]] = {
         "plain": {},
         "warm-up": {"kl_weight": pv.elbo.Warmup(0.6 * options.epochs)},
         "free bits": {"elbo": pv.elbo.FreeBits(bits=options.bits)},
     }
     reports = {}
-    for name, how in ways.items():
+    for name, settings in variants.items():
         torch.manual_seed(options.seed)  # all three start from the same weights
         pair = Autoregressive(name, data.shape[0], options.latent_dim, options.width)
         history = pv.fit(
@@ -81,9 +81,9 @@ def main() -> None:
             data,
             epochs=options.epochs,
             lr=4e-3,
-            keep_best=False,  # before the warm-up ends the best ELBO is no goal
+            keep_best=False,  # before the warm-up ends the ELBO is not the objective
             seed=options.seed,
-            **how,
+            **settings,
         )
         reports[name] = report = pv.latent_report(pair.model, pair.guide, test, progress=None, seed=0)
         bound = pv.bound(pair.model, pair.guide, test, num_samples=10, seed=0)

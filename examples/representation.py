@@ -1,24 +1,24 @@
-"""What a latent space can be used for, and what its size and its KL do to it: six pictures of VAEs on MNIST.
+"""Uses of a latent space, and the effects of its size and of the KL: six pictures of VAEs on MNIST.
 
     python examples/representation.py
     python examples/representation.py --data digits --epochs 60       # no download
 
 1. Interpolation between two images: through the pixels, along a line and along a sphere in the latent space.
-2. An attribute vector: the mean code of bold digits minus that of thin ones, added and subtracted. "Bold" is told from
-   the number of white pixels; any labeled attribute will do.
+2. An attribute vector: the mean code of bold digits minus that of thin ones, added and subtracted. "Bold" is defined
+   by the number of white pixels; any labeled attribute works.
 3. The plane of a two-dimensional latent space, decoded at quantiles of the prior.
 4. t-SNE of the codes of a VAE and of an autoencoder with the same networks (`--embed tsne umap` for both), and
-   how many of the ten nearest neighbors of a code have its label.
-5. Codes in a plane from a VAE trained on the reconstruction alone (KL weight 0), on next to nothing but the KL (KL
-   weight 1000), and on both.
+   the fraction of the ten nearest neighbors of a code with its label.
+5. Codes in a plane from a VAE trained on the reconstruction alone (KL weight 0), almost only on the KL (weight
+   1000), and on both.
 6. Samples from the prior for latent spaces of several sizes, with the test ELBO of each.
 
 Measured (2-core CPU busy with other work, one thread; 10 000 training images, 12 epochs; 380 seconds in all, 98 of CPU;
 seed 0): test ELBO with 2, 5, 10 and 20 dimensions -166.89, -134.53, -119.20 and -112.81, of which KL 4.73, 10.50,
 16.87 and 22.56. Of the ten nearest codes 79.5 % have the same label for the VAE, 80.9 % for the autoencoder. Without
-the KL codes in the plane spread to a standard deviation of 17; with next to nothing but the KL all are draws from the
-prior, of whatever class; with both they fill the prior and keep apart what they can. Two steps toward "bold" raise the
-white pixels of a 2, a 4 and a 7 from 23, 31 and 37 (two steps away from it) to 218, 184 and 173.
+the KL, codes in the plane have a standard deviation of 17; with almost only the KL all are draws from the prior,
+whatever their class; with both they fill the prior and separate classes where possible. Two steps toward "bold" raise
+the white pixels of a 2, a 4 and a 7 from 23, 31 and 37 (two steps away from it) to 218, 184 and 173.
 """
 
 import torch
@@ -42,9 +42,9 @@ def main() -> None:
     data = pv.data.load(options.data, binarize="static", flatten=True, valid=0)
     train, test, labels = data.train.x[: options.num_train], data.test.x, data.test.y
     assert labels is not None
-    few = slice(0, min(options.num_codes, len(test)))
+    shown = slice(0, min(options.num_codes, len(test)))
 
-    def trained(pair: pv.VAE, kl_weight: float = 1.0) -> pv.VAE:
+    def train_pair(pair: pv.VAE, kl_weight: float = 1.0) -> pv.VAE:
         pv.fit(
             pair.model,
             pair.guide,
@@ -63,7 +63,7 @@ def main() -> None:
     vaes, samples = {}, {}
     for size in options.latent_dims:
         torch.manual_seed(options.seed)
-        vaes[size] = trained(pv.VAE(data.shape, size, hidden=(256, 256)))
+        vaes[size] = train_pair(pv.VAE(data.shape, size, hidden=(256, 256)))
         elbo = pv.bound(vaes[size].model, vaes[size].guide, test, seed=0)
         print(f"{size:3} dimensions: test {elbo}, of which {elbo.kl.mean():.2f} KL")
         with torch.random.fork_rng():
@@ -76,7 +76,7 @@ def main() -> None:
     first, last = (int((labels == digit).nonzero()[0]) for digit in (3, 8))
     steps = {path: pv.evaluate.interpolate(codes[first], codes[last], 10, path) for path in ("linear", "spherical")}
     rows = {"pixels": pv.evaluate.interpolate(test[first], test[last], 10)}
-    rows |= {path: pv.decode(vae.model, way, test) for path, way in steps.items()}
+    rows |= {path: pv.decode(vae.model, z, test) for path, z in steps.items()}
     save(pv.plots.image_rows(rows), "interpolation")
 
     ink = test.sum(1)
@@ -91,24 +91,24 @@ def main() -> None:
     )
 
     torch.manual_seed(options.seed)
-    autoencoder = trained(pv.Autoencoder(data.shape, max(vaes), hidden=(256, 256)))
-    sets = {"VAE": codes[few], "autoencoder": pv.encode(autoencoder.guide, test, seed=0)[few]}
-    alike = {name: neighbors(some, labels[few]) for name, some in sets.items()}
+    autoencoder = train_pair(pv.Autoencoder(data.shape, max(vaes), hidden=(256, 256)))
+    sets = {"VAE": codes[shown], "autoencoder": pv.encode(autoencoder.guide, test, seed=0)[shown]}
+    agreement = {name: neighbor_agreement(z, labels[shown]) for name, z in sets.items()}
     for method in options.embed:
         points = {
-            f"{name}, {method}: {alike[name]:.1%} of neighbors alike": pv.evaluate.embed(some, method=method, seed=0)
-            for name, some in sets.items()
+            f"{name}, {method}: {agreement[name]:.1%} of neighbors alike": pv.evaluate.embed(z, method=method, seed=0)
+            for name, z in sets.items()
         }
-        save(pv.plots.embeddings(points, labels[few]), method)
+        save(pv.plots.embeddings(points, labels[shown]), method)
         print(*points, sep="\n")
 
     planes = {}
-    for name, weight in {"reconstruction alone": 0.0, "the KL alone, nearly": 1000.0, "both": 1.0}.items():
+    for name, weight in {"only the reconstruction": 0.0, "almost only the KL": 1000.0, "both": 1.0}.items():
         torch.manual_seed(options.seed)
         plane = vaes.get(2) if weight == 1.0 else None
-        plane = plane or trained(pv.VAE(data.shape, 2, hidden=(256, 256)), weight)
-        planes[name] = pv.encode(plane.guide, test[few], mean=False, seed=0)
-    save(pv.plots.embeddings(planes, labels[few], title="draws from q(z|x)"), "terms")
+        plane = plane or train_pair(pv.VAE(data.shape, 2, hidden=(256, 256)), weight)
+        planes[name] = pv.encode(plane.guide, test[shown], mean=False, seed=0)
+    save(pv.plots.embeddings(planes, labels[shown], title="draws from q(z|x)"), "terms")
     print(
         *(f"{name}: codes within {value.abs().max():.1f}, s.d. {value.std():.2f}" for name, value in planes.items()),
         sep="\n",
@@ -116,8 +116,8 @@ def main() -> None:
     save(pv.plots.image_grid(pv.decode(plane.model, pv.evaluate.manifold(20), test), columns=20), "manifold")
 
 
-def neighbors(codes: Tensor, labels: Tensor, k: int = 10) -> float:
-    """The share of the k nearest other codes that have the same label."""
+def neighbor_agreement(codes: Tensor, labels: Tensor, k: int = 10) -> float:
+    """The fraction of the k nearest other codes that have the same label."""
     k = min(k, len(codes) - 1)
     near = KNeighborsClassifier(k).fit(codes.cpu(), labels.cpu()).kneighbors(return_distance=False)
     return float((labels.cpu()[torch.from_numpy(near)] == labels.cpu().unsqueeze(1)).double().mean())

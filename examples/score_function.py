@@ -16,10 +16,10 @@ guide's gradient with one draw of z, and the best validation ELBO of the trainin
     score, running mean       4.8e5     575 times                  -225.3
     score, no baseline        7.3e6    8630 times                  -667.5
 
-Four orders of magnitude lie between the two, of which the best baseline for one draw takes out two. Ten draws divide
+The two differ by four orders of magnitude, of which the best baseline for one draw removes two. Ten draws divide
 all of these by ten; used as each other's baseline ("leave one out"), they leave 14 times the variance of ten
-reparameterized draws. At a rate that is good for the pathwise gradient, 1e-3, the noise without a network's baseline
-carries the weights away faster than the signal can bring them back.
+reparameterized draws. At a rate that is good for the pathwise gradient, 1e-3, training diverges without
+the baseline of a network.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def trained_baseline(vae: pv.VAE, data: pv.data.Data, steps: int) -> torch.nn.Mo
 
 
 def new_baseline(data: pv.data.Data, start: float) -> torch.nn.Module:
-    """A network that predicts `start` for every image, about."""
+    """A network that initially predicts about `start` for every image."""
     net = pv.nets.MLP(data.shape, (100,), 1)
     net.set_output_bias(torch.tensor([start]))
     return net
@@ -86,14 +86,14 @@ def main() -> None:
     nvil = trained_baseline(vae, data, steps=1000)
     jobs: dict[str, Any] = {}
     for k in options.num_particles:
-        mark = f", K={k}"
-        jobs["reparameterized: trace" + mark] = Trace(k)
-        jobs["reparameterized: stl" + mark] = StickingTheLanding(k)
-        jobs["score, no baseline" + mark] = Reinforce(k, every_site=True)
-        jobs["score, running mean" + mark] = Reinforce(k, "running", every_site=True)
-        jobs["score, network (NVIL)" + mark] = Reinforce(k, nvil, every_site=True)
+        suffix = f", K={k}"
+        jobs["reparameterized: trace" + suffix] = Trace(k)
+        jobs["reparameterized: stl" + suffix] = StickingTheLanding(k)
+        jobs["score, no baseline" + suffix] = Reinforce(k, every_site=True)
+        jobs["score, running mean" + suffix] = Reinforce(k, "running", every_site=True)
+        jobs["score, network (NVIL)" + suffix] = Reinforce(k, nvil, every_site=True)
         if k > 1:
-            jobs["score, leave one out" + mark] = Reinforce(k, "leave_one_out", every_site=True)
+            jobs["score, leave one out" + suffix] = Reinforce(k, "leave_one_out", every_site=True)
     comparison = pv.compare_elbos(
         vae.model,
         vae.guide,
@@ -135,7 +135,7 @@ def main() -> None:
         print(f"{run.estimator:22} {run.epochs} epochs, {run.seconds:.0f} seconds: best ELBO {run.valid_elbo:.2f}")
 
     figure = Figure(figsize=(13, 4), layout="constrained")
-    variance, signal, course = figure.subplots(1, 3)
+    variance, signal, curves = figure.subplots(1, 3)
     best = min(rows, key=lambda row: row.guide_variance)
     norm = best.guide_snr * math.sqrt(best.guide_variance)
     names = list(dict.fromkeys(row.estimator for row in rows))
@@ -143,12 +143,12 @@ def main() -> None:
     height = 0.8 / len(options.num_particles)
     for row in rows:
         order = options.num_particles.index(row.num_particles)
-        at = names.index(row.estimator) + (order - (len(options.num_particles) - 1) / 2) * height
-        # all have the same expectation, whose norm drowns in the noise of the worst: it is taken from the best
+        position = names.index(row.estimator) + (order - (len(options.num_particles) - 1) / 2) * height
+        # all have the same expectation, whose norm is estimated by the least noisy one
         snr = norm / math.sqrt(row.guide_variance)
         for ax, value in ((variance, row.guide_variance), (signal, snr)):
-            ax.barh(at, value, height=0.9 * height, color=colors[row.estimator], alpha=1 - 0.5 * order)
-            ax.annotate(f" K = {row.num_particles}", (value, at), va="center", fontsize=7)
+            ax.barh(position, value, height=0.9 * height, color=colors[row.estimator], alpha=1 - 0.5 * order)
+            ax.annotate(f" K = {row.num_particles}", (value, position), va="center", fontsize=7)
     for ax in (variance, signal):
         ax.set(xscale="log")
         ax.margins(x=0.2)
@@ -156,18 +156,18 @@ def main() -> None:
     variance.set(yticks=range(len(names)), yticklabels=names, xlabel="variance of the guide's gradient")
     signal.set(yticks=[], xlabel="SNR of the guide's gradient")
     for run in runs.runs:
-        course.plot(
+        curves.plot(
             [e.epoch for e in run.history],
             [-e.monitored for e in run.history],
             marker=".",
             color=colors[run.estimator],
             label=run.estimator,
         )
-    course.set(xlabel="epoch", ylabel="- validation ELBO (nats per datum)", yscale="log")
-    course.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    course.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # labels where powers of ten are too few
-    course.xaxis.get_major_locator().set_params(integer=True)
-    course.legend(fontsize=8)
+    curves.set(xlabel="epoch", ylabel="- validation ELBO (nats per datum)", yscale="log")
+    curves.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    curves.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # labels where powers of ten are too few
+    curves.xaxis.get_major_locator().set_params(integer=True)
+    curves.legend(fontsize=8)
     print(pv.plots.save(figure, options.pictures / f"score_function_{options.data}.png"))
     print(comparison.save(options.pictures / f"score_function_{options.data}.csv"))
 

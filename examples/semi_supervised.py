@@ -7,10 +7,10 @@ M1 is a VAE, and a support vector machine on its codes. M2 has the class as a la
 summed over exactly for all the others. M1+M2 is M2 on codes, drawn from q(z|x) of M1, in place of images. "images" is
 the support vector machine without any VAE, on the labeled images alone.
 
-The exact bound from random weights settles on classes of its own before the labels are heard. So M2 is trained in three
-stages: on the labeled data alone; on all, with the guesses of q(y|x) as labels, which needs no sum over the classes;
-on the exact bound, with the classification loss. The q(y|x) of M2 is a small convolutional network. Images are moved by
-up to two pixels at random: for it while it trains, for M1, and before M1 codes them for M1+M2.
+From random weights the exact bound converges to other classes before the labels have an effect. So M2 is trained in
+three stages: on the labeled data alone; on all, with the guesses of q(y|x) as labels, which needs no sum over the
+classes; on the exact bound, with the classification loss. The q(y|x) of M2 is a small convolutional network. Images are
+moved by up to two pixels at random: for it while it trains, for M1, and before M1 codes them for M1+M2.
 
 Measured at the defaults (2-core CPU, busy with other work, one thread; seconds of the processor, 1070 in all, 176 of
 them for M1; seed 0), test accuracy; "at first" that of the guesses after the first stage, a classifier that has only
@@ -86,9 +86,9 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for _ in range(self.steps):
-            few = self.known[torch.randint(len(self.known), (self.some,))]
+            known = self.known[torch.randint(len(self.known), (self.some,))]
             rest = torch.randint(len(self.y), (self.others,))
-            yield self.x(torch.cat([few, rest])), torch.cat([self.y[few], torch.full_like(rest, -1)])
+            yield self.x(torch.cat([known, rest])), torch.cat([self.y[known], torch.full_like(rest, -1)])
 
 
 class Classifier(torch.nn.Module):
@@ -116,14 +116,14 @@ class Classifier(torch.nn.Module):
 
 
 def moved(x: Tensor) -> Tensor:
-    """Flat images `(N, D)`, each moved down and right by some of -2 to 2 pixels (of 28, in proportion of others)."""
+    """Flat images `(N, D)`, each shifted at random by up to two pixels (of 28; in proportion for other sizes)."""
     side = math.isqrt(x.shape[-1])
-    most = side // 14
-    down, right = torch.randint(2 * most + 1, (2, len(x), 1), device=x.device)
+    max_shift = side // 14
+    down, right = torch.randint(2 * max_shift + 1, (2, len(x), 1), device=x.device)
     pixels = torch.arange(side, device=x.device)
     rows, columns = (pixels + down).unsqueeze(2), (pixels + right).unsqueeze(1)
     number = torch.arange(len(x), device=x.device).reshape(-1, 1, 1)
-    padded = torch.nn.functional.pad(x.reshape(-1, side, side), [most] * 4)
+    padded = torch.nn.functional.pad(x.reshape(-1, side, side), [max_shift] * 4)
     return padded[number, rows, columns].flatten(1)
 
 
@@ -165,33 +165,33 @@ def train(
     drawn: Callable[[Tensor], Tensor],
     clean: Tensor,
     y: Tensor,
-    few: Tensor,
+    known: Tensor,
     steps: Sequence[int],
     options: Any,
 ) -> float:
-    """Three stages of so many steps: labeled data alone; guesses for all others as their labels; the exact bound.
+    """Three stages: labeled data only; predicted labels for all other data; the exact bound. `steps` has their lengths.
 
-    Returns the share of the guesses for data without labels that are right.
+    Returns the fraction of correct predictions for the unlabeled data.
     """
 
     def stage(y: Tensor, known: Tensor, some: int, others: int, steps: int, elbo: Any) -> None:
         fit(vae, Batches(drawn, y, known, some, others, steps), elbo, options.lr, options.seed)
 
     labeled, all_guessed, exact = steps
-    size, some = options.batch_size, min(options.labeled_per_batch, max(1, len(few) // 10))
-    stage(y, few, size, 0, labeled, SemiSupervised(elbo=Trace(), weight=options.weight))
+    size, some = options.batch_size, min(options.labeled_per_batch, max(1, len(known) // 10))
+    stage(y, known, size, 0, labeled, SemiSupervised(elbo=Trace(), weight=options.weight))
     labels = guessed(vae, clean)
-    labels[few] = y[few]
-    right = (int((labels == y).sum()) - len(few)) / (len(y) - len(few))
+    labels[known] = y[known]
+    correct = (int((labels == y).sum()) - len(known)) / (len(y) - len(known))
     vae.classifier.eval().requires_grad_(False)
     stage(labels, torch.arange(len(y)), 2 * size, 0, all_guessed, "trace")
     vae.classifier.train().requires_grad_(True)
-    stage(y, few, some, size - some, exact, SemiSupervised(weight=options.weight))
-    return right
+    stage(y, known, some, size - some, exact, SemiSupervised(weight=options.weight))
+    return correct
 
 
 def picture(found: dict[str, dict[int, float]], vae: SemiSupervisedVAE, x: Tensor, name: str) -> Figure:
-    """Accuracies by the number of labels, and images with their z kept and their class changed."""
+    """Accuracies by the number of labels, and images with the same z and another class."""
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for method in ("images", "M1", "M1+M2", "M2"):
@@ -254,20 +254,20 @@ def main() -> None:
     methods = ("images", "M1", "M1+M2 at first", "M1+M2", "M2 at first", "M2")
     found: dict[str, dict[int, float]] = {method: {} for method in methods}
     for count in options.labels:
-        few = choose_labeled(y, count)
-        found["images"][count] = support_vectors(x[few], y[few], test_x, test_y)
-        found["M1"][count] = support_vectors(codes[few], y[few], test_codes, test_y)
+        known = choose_labeled(y, count)
+        found["images"][count] = support_vectors(x[known], y[known], test_x, test_y)
+        found["M1"][count] = support_vectors(codes[known], y[known], test_codes, test_y)
         torch.manual_seed(options.seed)
         kind: dict[str, Any] = {"num_classes": classes, "latent_dim": small, "hidden": options.hidden}
         kind |= {"activation": "relu"}
-        scales = Normal(large, "pixel")  # of each code, from the network: the codes differ in what is noise of theirs
+        scales = Normal(large, "pixel")  # one for each code, from the network, since the codes differ in their noise
         classifier = MLP(large, options.code_hidden, classes)
         stacked = SemiSupervisedVAE(large, likelihood=scales, classifier=classifier, **kind)
-        found["M1+M2 at first"][count] = train(stacked, drawn_codes, codes, y, few, options.code_steps, options)
+        found["M1+M2 at first"][count] = train(stacked, drawn_codes, codes, y, known, options.code_steps, options)
         found["M1+M2"][count] = accuracy(stacked, test_codes, test_y)
         print(f"{count} labels: M1+M2 {found['M1+M2'][count]:.4f}, {time.process_time():.0f} s so far", flush=True)
         m2 = SemiSupervisedVAE(shape, classifier=Classifier, **kind).start_at_mean(data.mean)
-        found["M2 at first"][count] = train(m2, drawn_images, x, y, few, options.steps, options)
+        found["M2 at first"][count] = train(m2, drawn_images, x, y, known, options.steps, options)
         found["M2"][count] = accuracy(m2, test_x, test_y)
         line = ", ".join(f"{method} {by_count[count]:.4f}" for method, by_count in found.items())
         print(f"{count} labels: {line}, {time.process_time():.0f} s so far", flush=True)

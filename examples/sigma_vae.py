@@ -1,4 +1,4 @@
-"""What does a decoder of real values take for its variance? Four choices on gray MNIST, as in the sigma-VAE paper.
+"""The variance of a Gaussian decoder: four choices on gray MNIST, as in the sigma-VAE paper.
 
     python examples/sigma_vae.py                              # MNIST
     python examples/sigma_vae.py --data digits --epochs 60    # no download
@@ -6,15 +6,15 @@
 A normal likelihood with variance one, and with a variance that is learned: one for all pixels, the optimal one for each
 batch (its mean squared error), one for each pixel from the network. Shown is the bound on -log p(x), a density: the
 lower the better, and negative where the variance is small. Rybkin et al. 2021 (arXiv 2006.13202, table 3, MNIST): 740.5
-with variance one, -896.1 shared, -2895 per pixel, with other networks and on images of 32 x 32 pixels; the order can be
-compared, the numbers cannot. A density per pixel is not a picture: the per-pixel model is the best by far in its bound
-and the worst in its samples there.
+with variance one, -896.1 shared, -2895 per pixel, with other networks and on images of 32 x 32 pixels; only the
+order can be compared. A good density is not a good picture: there the per-pixel model has by far the best bound and the
+worst samples.
 
 Measured at the defaults (2-core CPU, one thread, the other core busy; 53 to 101 seconds for each; seed 0; 5000 test
 images), the bound on -log p(x) and the root mean squared error of a pixel: variance one 740.5 and 0.195, shared -554.1
 and 0.111, optimal -548.0 and 0.112, per pixel -2264.5 and 0.232: in the paper's order, shared and optimal within a
-per cent. After 3 epochs the shared scale had not come to rest (-187.4, optimal -457.2), where the optimal one needs no
-time to. In the picture the per-pixel model loses whole strokes, and variance one blurs.
+per cent. After 3 epochs the shared scale had not converged (-187.4, optimal -457.2); the optimal scale is always
+converged. In the picture the per-pixel model loses whole strokes, and variance one blurs.
 """
 
 from typing import Any
@@ -53,7 +53,7 @@ def main() -> None:
             clip_norm=None if scale == 1.0 else 1e3,
             seed=options.seed,
         )
-        vae.eval()  # the optimal scale is one of the batch while training, and a running mean from here on
+        vae.eval()  # the optimal scale is that of the batch in training mode, and a running mean in evaluation mode
         elbo = pv.bound(vae.model, vae.guide, test, seed=0).to_dict()
         rmse = float((vae.reconstruct(test) - test).square().mean().sqrt())
         print(

@@ -1,4 +1,4 @@
-"""What do sparse codes look like? L1, a mean activation, and top-k on an overcomplete code of digits.
+"""Sparse codes: an L1 penalty, a mean activation, and top-k on an overcomplete code of digits.
 
     python examples/sparse_autoencoder.py                # the built-in digits, 8 x 8, no download
     python examples/sparse_autoencoder.py --data mnist --epochs 5
@@ -7,8 +7,8 @@ Codes of 256 elements for images of 64 pixels, linear encoder and decoder (Makhz
 code so large can copy its input, unless it is sparse. Three ways to make it so: a Laplace prior (an L1 penalty), an
 objective that holds the mean of each activation at a small rate (`pv.elbo.Sparse`), and `TopK`, which keeps the k
 largest. Shown are the squared error per pixel on test images, and how many elements a code uses, as its effective
-number (sum |z|)^2 / sum z^2: k for k elements of one size, about 163 for 256 normal ones. The picture has the decoder's
-columns that are used most, the atoms of which images are sums.
+number (sum |z|)^2 / sum z^2: k for k elements of one size, about 163 for 256 normal ones. The picture has the most used
+columns of the decoder, the atoms of which images are sums.
 
 Measured on the digits (2-core CPU, busy with other work, one thread, 20 seconds of it in all; seed 0), squared error
 and elements used: dense 0.0000 and 164; L1 0.0077 and 29; mean activation 0.0192 and 164; top 5 0.0245 and 4.4; top 10
@@ -57,8 +57,8 @@ def main() -> None:
             code = ae.code_of(test)
             error = float((ae.reconstruct(test) - test).square().mean())
             used = float((code.abs().sum(-1).square() / code.square().sum(-1)).mean())
-            most = code.abs().sum(0).argsort(descending=True)[:16]
-            atoms = ae.decode(torch.eye(options.code)[most]).mean - ae.decode(torch.zeros(1, options.code)).mean
+            top = code.abs().sum(0).argsort(descending=True)[:16]
+            atoms = ae.decode(torch.eye(options.code)[top]).mean - ae.decode(torch.zeros(1, options.code)).mean
         print(f"{name:22}{error:9.4f}{used:16.1f}{history[-1].seconds:9.0f}", flush=True)
         rows[name] = 0.5 + 0.5 * atoms / atoms.abs().amax(-1, keepdim=True)  # gray is zero
     picture = pv.plots.image_rows(rows, title="the 16 atoms used most; gray is zero")

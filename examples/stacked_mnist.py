@@ -4,9 +4,9 @@
     python examples/stacked_mnist.py --data digits --steps 3000 --lr 1e-3  # no download, 8 x 8 pixels
 
 Each image is three random digits, one a channel, so that there are 1000 modes. A classifier, trained on single digits,
-says which mode each of 26,000 samples is of; the figures of the VEEGAN paper (Srivastava et al. 2017, arXiv 1705.07761,
+says which mode each of 26,000 samples is of; the metrics of the VEEGAN paper (Srivastava et al. 2017, arXiv 1705.07761,
 table 2) are the modes found and the KL of their distribution from the uniform one: DCGAN 99 modes (3.4), ALI 16 (5.4),
-VEEGAN 150 (2.95). The classifier names any image, noise as well. Therefore the same figures are given for images with
+VEEGAN 150 (2.95). The classifier names any image, noise as well. Therefore the same metrics are given for images with
 shuffled pixels, and the modes found by those samples of which it is certain: 90 % or more for each of the three digits.
 
 The networks are small, without batch normalization; the three objectives have them, their rates and a penalty on the
@@ -14,7 +14,7 @@ critic's gradient (r1 = 1) in common, without which the critic tells everything 
 critic of ALI and VEEGAN sees the latents through noise, as in `veegan_modes.py`.
 
 Measured as it stands, one seed (2-core CPU, busy with other work, one thread; 2500 steps in 96 and 198 seconds of CPU),
-and on 8 x 8 digits as above (47 and 60 seconds), modes, KL, share of certain samples and the modes of these:
+and on 8 x 8 digits as above (47 and 60 seconds), modes, KL, fraction of certain samples and their modes:
 
                        MNIST                        digits
     data               1000   0.02   82 %   1000    1000   0.02   99 %   1000
@@ -24,7 +24,7 @@ and on 8 x 8 digits as above (47 and 60 seconds), modes, KL, share of certain sa
 
 VEEGAN leaves hardly a mode out and the GAN a third or more. But neither makes clean digits after so few steps: the
 picture has their first strokes, the classifier is certain of them about as seldom as of shuffled pixels, and so the
-counts say that samples differ, not that they are digits. The higher counts than the paper's are no better result.
+counts say that samples differ, not that they are digits. So counts above those of the paper are not a better result.
 """
 
 import argparse
@@ -50,12 +50,12 @@ class JointCritic(nn.Module):
     def __init__(self, image: torch.Size, channels: tuple[int, ...], hidden: int, shape: torch.Size) -> None:
         super().__init__()
         self.image = image
-        self.look = pv.nets.ConvEncoder(image, hidden, channels, hidden, "leaky_relu")
-        self.judge = pv.nets.MLP(hidden + shape.numel() - image.numel(), (hidden,), 1, "leaky_relu")
+        self.image_net = pv.nets.ConvEncoder(image, hidden, channels, hidden, "leaky_relu")
+        self.joint_net = pv.nets.MLP(hidden + shape.numel() - image.numel(), (hidden,), 1, "leaky_relu")
 
     def forward(self, rows: Tensor) -> Tensor:
         x, z = rows.tensor_split([self.image.numel()], 1)
-        return self.judge(torch.cat([self.look(x.unflatten(1, self.image)), z], 1)).squeeze(-1)
+        return self.joint_net(torch.cat([self.image_net(x.unflatten(1, self.image)), z], 1)).squeeze(-1)
 
 
 class Stacks:
@@ -82,14 +82,14 @@ def modes(classifier: nn.Module, x: Tensor, sure: float = 0.0) -> Tensor:
     single = x.flatten(0, 1).unsqueeze(1)  # (3 N, 1, H, W)
     with torch.no_grad():
         found = torch.cat([classifier(part).softmax(1) for part in single.split(3000)]).reshape(len(x), 3, -1)
-    share, digits = found.max(2)
-    return (digits * torch.tensor([100, 10, 1])).sum(1)[share.amin(1) >= sure].bincount(minlength=1000)
+    confidence, digits = found.max(2)
+    return (digits * torch.tensor([100, 10, 1])).sum(1)[confidence.amin(1) >= sure].bincount(minlength=1000)
 
 
 def score(counts: Tensor) -> tuple[int, float]:
     """The modes found, and the KL of their distribution from the uniform one, in nats."""
-    share = counts / counts.sum()
-    return int((counts > 0).sum()), float(torch.special.xlogy(share, 1000 * share).sum())
+    frequency = counts / counts.sum()
+    return int((counts > 0).sum()), float(torch.special.xlogy(frequency, 1000 * frequency).sum())
 
 
 def report(name: str, classifier: nn.Module, x: Tensor, seconds: str = "") -> None:

@@ -1,4 +1,4 @@
-"""A VAE of sentences: does its latent hold anything, and what can be done with it?
+"""A VAE of sentences: is its latent informative, and what can it be used for?
 
     pip install 'pyro-vae[text]'        # pythonbible, the corpus: the verses of the American Standard Version
     python examples/text_vae.py
@@ -6,9 +6,9 @@
 
 Verses with fewer than `--length` words, all of them among the most frequent ones. Two VAEs with the same networks
 (Bowman et al. 2016, arXiv 1511.06349): plain, and with word dropout and free bits. For each: the ELBO and log p of the
-test verses, both per verse, the perplexity per word, and what z tells about the verse. The second is then put to use:
-verses on the way between two others, and missing words drawn given all other words. The picture shows the KL of each
-dimension, and how much a code of its own raises the log-probability of each place of a verse over a code of another
+test verses, both per verse, the perplexity per word, and the mutual information of z and the verse. The second one is
+then used for verses between two others, and missing words drawn given all other words. The picture shows the KL of each
+dimension, and how much a verse's own code raises the log-probability of each of its positions over the code of another
 verse.
 
 Measured (2-core CPU busy with other work, one thread; 1577 verses, 175 for the test, 54 and 48 seconds of training).
@@ -65,11 +65,11 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=18, help="words of a verse with its end, at most")
     parser.add_argument("--bits", type=float, default=0.5, help="free nats for each latent dimension")
     parser.add_argument("--num_samples", type=int, default=100, help="importance samples per verse")
-    parser.add_argument("--num_data", type=int, default=500, help="test verses in figures, at most")
+    parser.add_argument("--num_data", type=int, default=500, help="test verses, at most")
     options = parser.parse_args()
 
     sentences = corpus(options.corpus, options.length)
-    vocabulary = pv.data.Vocabulary.of(sentences, max_size=options.vocab_size)
+    vocabulary = pv.data.Vocabulary.from_sentences(sentences, max_size=options.vocab_size)
     rows = vocabulary.encode(sentences, options.length)
     rows = rows[(rows != 2).all(1)]  # no word that is unknown
     cut = len(rows) - max(20, len(rows) // 10)
@@ -77,13 +77,13 @@ def main() -> None:
     words = int((test != 0).sum()) / len(test)
     print(f"{len(train)} sentences, {len(vocabulary)} words; {len(test)} test sentences of {words:.1f} words each")
 
-    ways: dict[str, tuple[float, Any]] = {
+    variants: dict[str, tuple[float, Any]] = {
         "plain": (0.0, "mean_field"),
         "dropout, free bits": (options.word_dropout, pv.elbo.FreeBits(bits=options.bits)),
     }
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, (dropout, elbo) in ways.items():
+    for name, (dropout, elbo) in variants.items():
         torch.manual_seed(options.seed)
         sizes = {"latent_dim": options.latent_dim, "embedding_dim": options.hidden // 2, "hidden": options.hidden}
         vae = pv.models.TextVAE(len(vocabulary), options.length, word_dropout=dropout, **sizes)
@@ -111,8 +111,8 @@ def main() -> None:
         )
         left.plot(sorted((d.kl for d in report.dimensions), reverse=True), marker="o", label=name)
         right.plot(gain(vae, test), marker="o", label=name)
-    left.set(xlabel="latent dimension, by falling KL", ylabel="KL (nats)")
-    right.set(xlabel="place in the sentence", ylabel="log p gained by its own code (nats)")
+    left.set(xlabel="latent dimension, sorted by KL", ylabel="KL (nats per datum)")
+    right.set(xlabel="position in the sentence", ylabel="gain in log p by its own code (nats)")
     left.legend()
     for ax in (left, right):
         ax.locator_params(axis="x", integer=True)
@@ -137,12 +137,12 @@ def main() -> None:
 
 
 def gain(vae: pv.models.TextVAE, rows: Tensor) -> list[float]:
-    """Mean gain in log p of the token at each place from the sentence's own code over that of another sentence."""
+    """Mean gain in log p of the token at each position by the sentence's own code over that of another sentence."""
     codes = pv.encode(vae.guide, rows, seed=0)
     with torch.no_grad():
         difference = vae.token_log_probs(rows, codes) - vae.token_log_probs(rows, codes.roll(1, 0))
     return [
-        float(column[there].mean()) for column, there in zip(difference.T, (rows != 0).T, strict=True) if there.any()
+        float(column[inside].mean()) for column, inside in zip(difference.T, (rows != 0).T, strict=True) if inside.any()
     ]
 
 

@@ -1,9 +1,9 @@
-"""The true posterior of a two-dimensional VAE beside the encoder's answer and the best that three families can do.
+"""The true posterior of a VAE with two latents, the encoder's, and the optimal ones of three families.
 
     python examples/true_posterior_2d.py                  # MNIST
     python examples/true_posterior_2d.py --data digits    # no download
 
-With two latents p(z|x) can be computed on a grid, and looked at, as in figure 2 of Cremer, Li and Duvenaud 2018 (arXiv
+With two latents p(z|x) can be computed and plotted on a grid, as in figure 2 of Cremer, Li and Duvenaud 2018 (arXiv
 1801.03558). Each row is a test image; its posterior is seldom a normal with axes along the coordinates. The encoder
 gives the second column; `fit_local` the others: the best diagonal normal, the best normal, an inverse autoregressive
 flow with weights of its own for each image. Each is marked with KL(q || p(z|x)) = log p(x) - ELBO, log p(x) being the
@@ -44,7 +44,7 @@ def main() -> None:
     print(f"trained for {history[-1].seconds:.0f} seconds, {pv.bound(vae.model, vae.guide, data.test.x[:1000])}")
 
     x = data.test.x[:200]
-    with torch.no_grad():  # some images with much to be gained: their posteriors are not what an encoder can give
+    with torch.no_grad():  # some images with large gaps, whose posteriors the encoder approximates badly
         weights = pv.log_marginal(vae.model, vae.guide, x, num_samples=500, seed=0)
         elbo = pv.bound(vae.model, vae.guide, x, num_samples=100, seed=0).elbo
     x = x[(weights.log_prob - elbo).argsort(descending=True)[5 :: 200 // (3 * options.num_data)][: options.num_data]]

@@ -1,4 +1,4 @@
-"""What does a critic buy, and what does it cost? VAE, VAE/GAN, AAE and VEEGAN side by side on Fashion-MNIST.
+"""The gains and costs of a critic: VAE, VAE/GAN, AAE and VEEGAN on Fashion-MNIST.
 
     python examples/vae_gan.py                                       # Fashion-MNIST
     python examples/vae_gan.py --data digits --steps 600             # no download
@@ -7,7 +7,7 @@ All four are one and the same pair, a small convolutional VAE with a Gaussian li
 differ in the objective alone. Each is judged by samples, the means of p(x|z) (against unseen test images, in the
 features of a small classifier trained on the training images), by its ELBO and by the time it took. The ELBO is that of
 the pair's own likelihood: only the VAE maximizes it, and for VEEGAN, whose guide learns from samples alone, it says
-nothing of them.
+nothing about the samples.
 
 Measured with the defaults, 2000 steps of 64 images, VAE and VAE/GAN in one run, the others by themselves (2-core CPU,
 busy with other work, one thread, hence uneven seconds):
@@ -84,15 +84,15 @@ def main() -> None:
         samples = draw(vae, objective, options.num_samples)
         found = pv.sample_quality(test, samples, net, seed=0)
         s = found.samples
-        figures = (s.frechet, s.precision, s.recall, s.density, s.coverage, s.ms_ssim, s.sharpness)
+        metrics = (s.frechet, s.precision, s.recall, s.density, s.coverage, s.ms_ssim, s.sharpness)
         elbo = pv.bound(vae.model, vae.guide, test[:1000], seed=0).mean
-        table.add_row(LABELS[name], f"{elbo:.0f}", *(f"{v:.3f}" for v in figures), f"{history[-1].seconds:.0f}")
+        table.add_row(LABELS[name], f"{elbo:.0f}", *(f"{v:.3f}" for v in metrics), f"{history[-1].seconds:.0f}")
         rows[LABELS[name]] = samples[:12]
         state = health(objective) or ""
-        print(LABELS[name], f"{elbo:.0f}", *(f"{v:.3f}" for v in figures), state, found.warning, flush=True)
+        print(LABELS[name], f"{elbo:.0f}", *(f"{v:.3f}" for v in metrics), state, found.warning, flush=True)
     d = found.data
-    figures = (d.frechet, d.precision, d.recall, d.density, d.coverage, d.ms_ssim, d.sharpness)
-    table.add_row("unseen data", "", *(f"{v:.3f}" for v in figures), "")
+    metrics = (d.frechet, d.precision, d.recall, d.density, d.coverage, d.ms_ssim, d.sharpness)
+    table.add_row("unseen data", "", *(f"{v:.3f}" for v in metrics), "")
     Console(width=120).print(table)
     figure: Figure = pv.plots.image_rows(rows)
     print(pv.plots.save(figure, options.pictures / f"vae_gan_{options.data}.png"))

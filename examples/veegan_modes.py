@@ -9,8 +9,8 @@ of high quality within 3 standard deviations of the nearest mode; a mode is foun
 to it. Ring: radius 1, standard deviation 0.01; grid: spacing 2, standard deviation 0.05; networks of two layers of 128.
 All seeds are trained at once, as one pair with a plate over the runs: each has networks, data and noise of its own.
 
-Measured as it stands (2-core CPU, two threads; 208 seconds in all, compiling included), modes found and share of high
-quality, means over five seeds; in brackets those of the paper:
+Measured as it stands (2-core CPU, two threads; 208 seconds in all, compiling included), modes found and fraction of
+high quality, means over five seeds; in brackets those of the paper:
 
             ring of 8                grid of 25
     GAN     8.0, 96 % (1, 99 %)      24.8, 65 % (3.3, 0.5 %)
@@ -24,7 +24,7 @@ tasks hardly tell the three apart.
 What differs from the paper, all three alike: two latents; a leaky critic (slope 0.2) on the points as they are, with
 spacing 2; Adam at rate 1e-3 (beta 0.5, 0.99), constant for half of 8000 steps of 128 points and then linearly to zero;
 the non-saturating loss. And, for the two whose critic sees latents: it sees them through Gaussian noise of standard
-deviation 1 (`--noise`), on both sides. Everything hangs on this noise: without it VEEGAN finds 10.4 modes of the grid
+deviation 1 (`--noise`), on both sides. The result depends on this noise: without it VEEGAN finds 10.4 modes of the grid
 (4 to 16), 14 % of high quality. Its reconstructor learns from samples only, and sends data unlike any sample to latents
 that the prior hardly has; the critic needs no more to know them, so nothing draws the generator there. Latents of 16
 and more dimensions, a reconstructor of unit variance as in the authors' code, one of learned variance, one whose output
@@ -79,7 +79,7 @@ class Networks(nn.Module):
 
 
 class Judges(nn.Module):
-    """A critic for each run. A row has the points of all runs and, after them, their latents, if these are judged."""
+    """A critic for each run. A row has the points of all runs, followed by their latents if the critic sees these."""
 
     def __init__(self, runs: int, dim: int, hidden: int, shape: torch.Size) -> None:
         super().__init__()
@@ -88,8 +88,8 @@ class Judges(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         x, z = rows.flatten(1).tensor_split([self.runs * self.dim], 1)
-        apart = [part.reshape(len(rows), self.runs, -1) for part in (x, z) if part.shape[1]]
-        return self.networks(torch.cat(apart, -1)).squeeze(-1)  # (N, runs)
+        inputs = [part.reshape(len(rows), self.runs, -1) for part in (x, z) if part.shape[1]]
+        return self.networks(torch.cat(inputs, -1)).squeeze(-1)  # (N, runs)
 
 
 class Runs(nn.Module):
@@ -145,7 +145,7 @@ class Mixture:
         return self.modes[which] + self.scale * noise
 
     def score(self, x: Tensor) -> tuple[int, float]:
-        """The modes that samples `(N, dim)` find, and the share of samples of high quality."""
+        """The number of modes that samples `(N, dim)` find, and the fraction of samples of high quality."""
         distance, nearest = torch.cdist(x, self.modes).min(1)
         good = distance < self.near * self.scale
         return len(nearest[good].unique()), float(good.float().mean())

@@ -1,4 +1,4 @@
-"""Do critics make the aggregate posterior q(z) fit the prior? VAE, AAE, VGH and VGH++ on MNIST, by the KL taken apart.
+"""Do critics make the aggregate posterior q(z) fit the prior? VAE, AAE, VGH and VGH++ on MNIST, by parts of the KL.
 
     python examples/vgh.py                                                      # MNIST
     python examples/vgh.py --data digits --latent_dims 2 --steps 600            # no download
@@ -72,7 +72,7 @@ def log_mixture(vae: Any, data: Tensor, z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def marginal_kls(vae: Any, train: Tensor, test: Tensor) -> tuple[float, float]:
-    """KL(q(z) || p(z)) of the mixture over the training data, and less what it lacks at codes of test data."""
+    """Upper and lower bounds on KL(q(z) || p(z)): the mixture over training data at codes of training and test data."""
     found = []
     for data in (train[torch.randperm(len(train))[: len(test)]], test):
         z = vae.encode(data).sample()

@@ -1,4 +1,4 @@
-"""How short a message do codes make? A VQ-VAE as a two-part code, beside a VAE, on color images.
+"""Message lengths: a VQ-VAE as a two-part code, and a VAE, on color images.
 
     python examples/vqvae.py                                # CIFAR-10
     python examples/vqvae.py --data digits --epochs 40      # no download
@@ -59,7 +59,7 @@ def bits(pair: Any, x: Tensor) -> tuple[float, float]:
     return -found.mean / per_dimension, float(found.kl.mean()) / per_dimension
 
 
-def picture(rows: dict[str, Tensor], course: dict[str, pv.History], uses: Tensor, dims: int) -> Figure:
+def picture(rows: dict[str, Tensor], histories: dict[str, pv.History], uses: Tensor, dims: int) -> Figure:
     figure = Figure(figsize=(13, 4), layout="constrained")
     images, curves, codes = figure.subplots(1, 3, width_ratios=[1.5, 1, 1])
     tiles = [pv.plots.as_images(row) for row in rows.values()]
@@ -68,13 +68,13 @@ def picture(rows: dict[str, Tensor], course: dict[str, pv.History], uses: Tensor
     side = tiles[0].shape[-2]
     images.set_yticks([(i + 0.5) * side for i in range(len(rows))], list(rows))
     images.set_xticks([])
-    for name, history in course.items():
+    for name, history in histories.items():
         line = [-e.monitored / (dims * math.log(2)) for e in history]
         curves.plot([e.epoch for e in history], line, ".-", label=name)
-    curves.set(xlabel="epoch", ylabel="bits per dimension, validation")
+    curves.set(xlabel="epoch", ylabel="validation bound (bits per dimension)")
     curves.legend()
     codes.plot(uses.sort(descending=True).values.numpy())
-    codes.set(xlabel="codes, by frequency", ylabel="frequency in the test data", yscale="log")
+    codes.set(xlabel="code, sorted by frequency", ylabel="frequency in the test data", yscale="log")
     return figure
 
 
@@ -96,9 +96,11 @@ def main() -> None:
 
     torch.manual_seed(options.seed)
     vq = VQVAE(data.shape, options.codes, channels=options.channels, likelihood=likelihood()).start_at_mean(data.mean)
-    course = {"VQ-VAE": train(vq, data, "vq", options.epochs, options)}
+    histories = {"VQ-VAE": train(vq, data, "vq", options.epochs, options)}
     total, first = bits(vq, test)
-    print(f"VQ-VAE: {total:.3f} bits/dim, of which codes {first:.3f}, {course['VQ-VAE'][-1].seconds:.0f} s", flush=True)
+    print(
+        f"VQ-VAE: {total:.3f} bits/dim, of which codes {first:.3f}, {histories['VQ-VAE'][-1].seconds:.0f} s", flush=True
+    )
     print(f"  perplexity of the codes {vq.perplexity(test):.0f} of {options.codes}", flush=True)
 
     # the same pair with another prior; only its codes are needed to train that
@@ -129,14 +131,14 @@ def main() -> None:
         encoder=pv.nets.ConvEncoder,
         decoder=pv.nets.ConvDecoder,
     ).start_at_mean(data.mean)
-    course["VAE"] = train(vae, data, "mean_field", options.epochs, options)
+    histories["VAE"] = train(vae, data, "mean_field", options.epochs, options)
     total, first = bits(vae, test)
-    print(f"VAE: {total:.3f} bits/dim, of which KL {first:.3f}, {course['VAE'][-1].seconds:.0f} s", flush=True)
+    print(f"VAE: {total:.3f} bits/dim, of which KL {first:.3f}, {histories['VAE'][-1].seconds:.0f} s", flush=True)
 
     rows = {"test": test[:8], "VQ-VAE": vq.reconstruct(test[:8]), "drawn": vq.sample(8, mean=True)}
     rows |= {"VAE": vae.reconstruct(test[:8]), "drawn ": vae.sample(8, mean=True)}
     used = torch.bincount(vq.codes(test).flatten(), minlength=options.codes)
-    figure = picture(rows, course, used / used.sum(), test[0].numel())
+    figure = picture(rows, histories, used / used.sum(), test[0].numel())
     print(pv.plots.save(figure, options.pictures / f"vqvae_{Path(options.data).stem}.png"))
 
 

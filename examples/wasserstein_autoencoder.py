@@ -3,18 +3,18 @@
     python examples/wasserstein_autoencoder.py                              # MNIST
     python examples/wasserstein_autoencoder.py --data digits --epochs 60    # no download
 
-A VAE pays for each datum's own distance from the prior, InfoVAE less so, and WAE (Tolstikhin et al. 2018) for that of
-all data together alone: here by the maximum mean discrepancy (MMD) between codes and draws from the prior. The plain
-autoencoder pays for none and puts codes anywhere, so that samples have nowhere to come from. Shown are the squared
-error per pixel of test images and the MMD of their codes to the prior (an unbiased estimate with the inverse
-multiquadratic kernel, zero for equal distributions).
+A VAE has a penalty on each datum's distance from the prior, InfoVAE a smaller one, and WAE (Tolstikhin et al. 2018) one
+only on the distance of all data together: here the maximum mean discrepancy (MMD) between codes and draws from the
+prior. The plain autoencoder has no penalty and its codes can be anywhere, so there is no prior to sample from. Shown
+are the squared error per pixel of test images and the MMD of their codes to the prior (an unbiased estimate with the
+inverse multiquadratic kernel, zero for equal distributions).
 
 Measured with the defaults on MNIST (2-core CPU, busy with other work, one thread, 62 to 84 seconds for each; seed 0),
 squared error and MMD: VAE 0.0388 and 0.037, InfoVAE 0.0385 and 0.045, WAE-MMD 0.0385 and 0.034, autoencoder 0.0375 and
 0.435. With `--data digits --epochs 40` (22 seconds in all): VAE 0.0367 and 0.009, InfoVAE 0.0365 and 0.007, WAE-MMD
 0.0378 and 0.022, autoencoder 0.0337 and 0.274. There, with a weight of 100, the InfoVAE collapsed (0.073, the error
 of the mean image): where q(z|x) is the prior for every x there is no discrepancy either. Its alpha and weight here
-are the best of four settings by the error on these same test images, so the figure is a little optimistic.
+are the best of four settings by the error on these same test images, so its value is a little optimistic.
 """
 
 from typing import Any

@@ -57,7 +57,7 @@ def as_sizes(sizes: int | Iterable[int], name: str, length: int | None = None, e
 
 
 def leading_shape(x: Tensor, event_shape: torch.Size, what: str) -> torch.Size:
-    """The leading dimensions of `x`, once its trailing ones are known to be `event_shape`.
+    """The leading dimensions of `x`, after a check that its trailing ones are `event_shape`.
 
     Raises:
         ValueError: if `x` does not end in `event_shape`.
@@ -69,7 +69,7 @@ def leading_shape(x: Tensor, event_shape: torch.Size, what: str) -> torch.Size:
     return x.shape[:split]
 
 
-def same_shape(x: Tensor, shape: torch.Size, what: str) -> None:
+def check_shape(x: Tensor, shape: torch.Size, what: str) -> None:
     """Check that `x` has exactly `shape`.
 
     Raises:
@@ -82,7 +82,7 @@ def same_shape(x: Tensor, shape: torch.Size, what: str) -> None:
 def _glorot(module: nn.Module) -> None:
     """Glorot-uniform weights and zero biases, as Burda et al. (2016, arXiv 1509.00519) use."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-        # an output of a transposed convolution sees one in stride**2 of the kernel's weights
+        # an output of a transposed convolution depends on one in stride**2 of the kernel's weights
         gain = module.stride[0] if isinstance(module, nn.ConvTranspose2d) else 1
         nn.init.xavier_uniform_(module.weight, gain)
         if module.bias is not None:
@@ -131,8 +131,8 @@ class MLP(nn.Module):
         return y if len(self.out_shape) == 1 else y.reshape(lead + self.out_shape)
 
     def set_output_bias(self, features: Tensor) -> None:
-        """Make `features`, of shape `out_shape`, the output that a zero last hidden layer gives."""
-        same_shape(features, self.out_shape, "set_output_bias")
+        """Set the output for a last hidden layer of zeros to `features`, of shape `out_shape`."""
+        check_shape(features, self.out_shape, "set_output_bias")
         with torch.no_grad():
             self.final.bias.copy_(features.reshape(-1))
 
@@ -141,7 +141,7 @@ class _Residual(nn.Module):
     """`x + f(x) / 10` with two convolutions, `(N, C, H, W) -> (N, C, H, W)`.
 
     No batch norm: it would couple the data of a batch, and log p(x|z) of one datum would depend on its neighbors
-    and on the batch size. The factor keeps blocks near the identity at first, however many there are.
+    and on the batch size. The factor keeps any number of blocks near the identity at first.
     """
 
     def __init__(self, channels: int, act: Callable[[], nn.Module]) -> None:
@@ -153,7 +153,12 @@ class _Residual(nn.Module):
         return torch.add(x, self.branch(x), alpha=0.1)
 
 
-def _residuals(channels: int, blocks: int, act: Callable[[], nn.Module]) -> list[nn.Module]:
+def residual_blocks(channels: int, blocks: int, act: Callable[[], nn.Module]) -> list[nn.Module]:
+    """Residual blocks `(N, C, H, W) -> (N, C, H, W)`, `blocks` of them.
+
+    Raises:
+        ValueError: For a negative number of blocks.
+    """
     if blocks < 0:
         raise ValueError(f"blocks must be at least 0, got {blocks}")
     return [_Residual(channels, act) for _ in range(blocks)]
@@ -195,7 +200,7 @@ class ConvEncoder(nn.Module):
         self.body = nn.Sequential()
         for after in as_sizes(channels, "channels"):
             conv = nn.Conv2d(before, after, 3, stride=2, padding=1)
-            self.body.extend([conv, *_residuals(after, blocks, act), act()])
+            self.body.extend([conv, *residual_blocks(after, blocks, act), act()])
             before, height, breadth = after, -(-height // 2), -(-breadth // 2)
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(before * height * breadth, width), act())
         self.final = nn.Linear(width, self.out_shape.numel())
@@ -251,14 +256,14 @@ class ConvDecoder(nn.Module):
             act(),
             nn.Linear(width, math.prod(start)),
             nn.Unflatten(-1, start),
-            *_residuals(widths[0], blocks, act),
+            *residual_blocks(widths[0], blocks, act),
             act(),
         )
         self.body = nn.ModuleList()
-        # a kernel that the stride divides leaves no checkerboard; it doubles the size, and `forward` crops odd ones
+        # a kernel size divisible by the stride avoids a checkerboard; sizes double, and `forward` crops odd ones
         for before, after in itertools.pairwise(widths):
             conv = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)
-            self.body.append(nn.Sequential(conv, *_residuals(after, blocks, act), act()))
+            self.body.append(nn.Sequential(conv, *residual_blocks(after, blocks, act), act()))
         self.final = nn.ConvTranspose2d(widths[-1], self.out_shape[0], 4, stride=2, padding=1)
         self.apply(_glorot)
 
@@ -271,7 +276,7 @@ class ConvDecoder(nn.Module):
 
     def set_output_bias(self, features: Tensor) -> None:
         """Center the output on `features`, of shape `out_shape`: each channel's bias becomes its spatial mean."""
-        same_shape(features, self.out_shape, "set_output_bias")
+        check_shape(features, self.out_shape, "set_output_bias")
         with torch.no_grad():
             self.final.get_parameter("bias").copy_(features.mean((-2, -1)))
 

@@ -1,4 +1,4 @@
-"""Pictures."""
+"""Pictures of images and of codes as matplotlib figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["as_images", "embeddings", "image_grid", "image_rows", "reconstructions", "save"]
 
 _DPI = 150
-_TILE = 84  # dots that the longer side of an image takes, about
+_TILE = 84  # dots of the longer side of an image, about
 _GAP = 5  # dots between images
 
 
@@ -26,7 +26,7 @@ def as_images(x: Tensor) -> Tensor:
     Data flattened to `(N, D)` count as square images if D is a square number or three times one.
 
     Raises:
-        ValueError: If the data cannot be seen as images.
+        ValueError: If the data do not have the shape of images, or hold NaN.
     """
     images = x.detach().float().cpu()
     if x.dim() == 2:
@@ -39,7 +39,7 @@ def as_images(x: Tensor) -> Tensor:
         images = images.unsqueeze(1)
     if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.numel():
         raise ValueError(
-            f"data of shape {tuple(x.shape)} are no images: expected (N, 1 or 3, H, W), (N, H, W), or square images "
+            f"data of shape {tuple(x.shape)} are not images: expected (N, 1 or 3, H, W), (N, H, W), or square images "
             "flattened to (N, D); reshape them first"
         )
     if images.isnan().any():
@@ -48,26 +48,26 @@ def as_images(x: Tensor) -> Tensor:
 
 
 def image_grid(x: Tensor, *, columns: int | None = None, title: str = "") -> Figure:
-    """Images in a grid, row by row, in any shape that `as_images` takes; by default about as many rows as columns."""
+    """Images in a grid, row by row, of any shape that `as_images` accepts; by default about as many rows as columns."""
     images = as_images(x)
     columns = _check_columns(columns or math.isqrt(len(images) - 1) + 1, len(images))
     return _tiles([images[i : i + columns] for i in range(0, len(images), columns)], title=title)
 
 
 def image_rows(rows: Mapping[str, Tensor], *, title: str = "") -> Figure:
-    """Rows of images under each other, each with its name; all in one shape that `as_images` takes."""
+    """Named rows of images, one below the other, all of one shape that `as_images` accepts."""
     images = [as_images(row) for row in rows.values()]
     shapes = {tuple(row.shape[1:]) for row in images}
     if len(shapes) != 1:
-        raise ValueError(f"the rows have images of different shapes, {shapes or 'and there are none'}: give them one")
+        raise ValueError(f"expected rows of images of one shape, got images of different shapes, {shapes or 'no rows'}")
     return _tiles(images, list(rows), title)
 
 
 def embeddings(points: Mapping[str, Tensor], labels: Tensor, *, title: str = "") -> Figure:
-    """Codes in a plane, side by side, each set `(N, 2)` with its name, colored by `labels` `(N,)`, at most 20 classes.
+    """Scatter plots of named sets of codes `(N, 2)`, colored by `labels` `(N,)` with at most 20 classes.
 
     Raises:
-        ValueError: For points or labels of another shape, or too many classes.
+        ValueError: For points or labels of another shape, or more than 20 classes.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -80,9 +80,9 @@ def embeddings(points: Mapping[str, Tensor], labels: Tensor, *, title: str = "")
     for ax, (name, xy) in zip(figure.subplots(1, len(points), squeeze=False).flat, points.items(), strict=True):
         if xy.shape != (len(labels), 2):
             raise ValueError(f"points {name!r} have shape {tuple(xy.shape)}, expected ({len(labels)}, 2)")
-        for i, which in enumerate(classes):
-            x, y = xy[labels == which].detach().cpu().T.numpy()
-            ax.scatter(x, y, s=4, color=colors(i), lw=0, alpha=0.6, label=str(which))
+        for i, label in enumerate(classes):
+            x, y = xy[labels == label].detach().cpu().T.numpy()
+            ax.scatter(x, y, s=4, color=colors(i), lw=0, alpha=0.6, label=str(label))
         ax.set_title(name, fontsize=9)
         ax.set(xticks=[], yticks=[])
         ax.set_aspect("equal", adjustable="datalim")
@@ -94,7 +94,7 @@ def embeddings(points: Mapping[str, Tensor], labels: Tensor, *, title: str = "")
 
 
 def reconstructions(x: Tensor, reconstructed: Tensor, *, columns: int = 10, title: str = "") -> Figure:
-    """Inputs above their reconstructions, two rows at a time; both of one shape that `as_images` takes."""
+    """Inputs above their reconstructions, two rows at a time; both of one shape that `as_images` accepts."""
     a, b = as_images(x), as_images(reconstructed)
     if a.shape != b.shape:
         raise ValueError(f"inputs of shape {tuple(a.shape)} and reconstructions of shape {tuple(b.shape)} do not match")
@@ -115,21 +115,22 @@ def _check_columns(columns: int, total: int) -> int:
 def _tiles(rows: list[Tensor], labels: Sequence[str] = (), title: str = "") -> Figure:
     from matplotlib.figure import Figure
 
-    # one canvas, since thousands of axes would be slow; a pixel is a whole number of dots, so that all are equal
+    # one canvas, since thousands of axes would be slow; a pixel is a whole number of dots, so all are of one size
     dots = max(1, round(_TILE / max(rows[0].shape[2:])))
     tiles = [row.repeat_interleave(dots, 2).repeat_interleave(dots, 3) for row in rows]
     channels, height, width = tiles[0].shape[1:]
-    down, right = height + _GAP, width + _GAP
+    down, right = height + _GAP, width + _GAP  # from one tile to the next
     canvas = torch.ones(channels, len(rows) * down + _GAP, max(map(len, rows)) * right + _GAP)
     for r, row in enumerate(tiles):
         for c, tile in enumerate(row):
             canvas[:, r * down : (r + 1) * down + _GAP, c * right : (c + 1) * right + _GAP] = 0.5  # a line around it
             canvas[:, r * down + _GAP : (r + 1) * down, c * right + _GAP : (c + 1) * right] = tile
-    high, wide = (size / _DPI for size in canvas.shape[1:])
-    beside = max([0.8, *(0.057 * len(label) for label in labels)]) if labels else 0.0  # inches
-    above = 0.25 * bool(title)
-    figure = Figure(figsize=(beside + wide, above + high), dpi=_DPI)
-    ax = figure.add_axes((beside / (beside + wide), 0, wide / (beside + wide), high / (above + high)))
+    image_height, image_width = (size / _DPI for size in canvas.shape[1:])  # inches
+    left = max([0.8, *(0.057 * len(label) for label in labels)]) if labels else 0.0
+    top = 0.25 * bool(title)
+    figure = Figure(figsize=(left + image_width, top + image_height), dpi=_DPI)
+    total_width, total_height = left + image_width, top + image_height
+    ax = figure.add_axes((left / total_width, 0, image_width / total_width, image_height / total_height))
     pixels = canvas.permute(1, 2, 0).squeeze(-1).numpy()
     ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     ax.axis("off")
@@ -145,12 +146,12 @@ def _tiles(rows: list[Tensor], labels: Sequence[str] = (), title: str = "") -> F
             fontsize=7,
         )
     if title:
-        figure.text(0.5, 1 - above / 4 / (above + high), title, ha="center", va="top", fontsize=9)
+        figure.text(0.5, 1 - top / 4 / total_height, title, ha="center", va="top", fontsize=9)
     return figure
 
 
 def save(figure: Any, path: str | Path) -> Path:
-    """Write a figure, or the figure of some axes, in the format of the path's ending; returns the path."""
+    """Write a figure, or the figure of some axes, in the format of the path's suffix; returns the path."""
     figure = getattr(figure, "figure", None) or figure
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

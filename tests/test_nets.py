@@ -1,4 +1,4 @@
-"""Networks: shapes, leading dimensions, initialisation, output bias, errors."""
+"""Networks: shapes, leading dimensions, initialization, output bias, errors."""
 
 import pytest
 import torch

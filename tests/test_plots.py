@@ -36,7 +36,7 @@ def test_as_images_clips() -> None:
 
 @pytest.mark.parametrize("shape", [(5, 783), (5, 2, 6, 7), (5, 1, 1, 6, 7), (784,), (0, 784), (0, 1, 6, 7)])
 def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"no images: expected \(N, 1 or 3, H, W\)"):
+    with pytest.raises(ValueError, match=r"not images: expected \(N, 1 or 3, H, W\)"):
         plots.as_images(torch.zeros(shape))
 
 
@@ -56,10 +56,10 @@ def test_grid_shows_every_image_in_order(tmp_path: Path) -> None:
     picture = _pixels(plots.image_grid(x, columns=3), tmp_path / "deep" / "grid.png")
     tile, gap = 28 * 3, 5
     assert picture.shape == (2 * tile + 3 * gap, 3 * tile + 4 * gap, 3)
-    centres = [
+    centers = [
         (gap + tile // 2 + r * (tile + gap), gap + tile // 2 + c * (tile + gap)) for r in (0, 1) for c in range(3)
     ]
-    shades = [float(picture[row, column, 0]) for row, column in centres]
+    shades = [float(picture[row, column, 0]) for row, column in centers]
     assert shades == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1], abs=0.01)  # the place of the missing sixth is white
     assert float(picture[0, 0, 0]) == pytest.approx(0.5, abs=0.01)  # the line around the images
 

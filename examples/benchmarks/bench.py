@@ -123,12 +123,12 @@ def gemm_rate(size: int = 1024, dtype: torch.dtype = torch.float32, device: str 
 
 
 def machine() -> str:
-    """A line that says what ran the benchmark."""
+    """A line that describes the machine."""
     return f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def take_turns(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each step, taken in turn, so that a slow moment of the machine hits all alike."""
+    """Median seconds of each step, taken in turn, so that a slow moment of the machine affects all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():

@@ -181,7 +181,7 @@ def main() -> None:
     elbos |= {name: elbo(test) for name, (_, elbo) in rivals.items()}
     flops = step_flops(len(x))
     title = f"an epoch of {len(x)} images at batch {BATCH}, medians of {options.epochs - 2}"
-    table = make_table(title, "", "seconds", "/ Pyro", "/ PyTorch", "GEMM share", "test ELBO")
+    table = make_table(title, "", "seconds", "/ Pyro", "/ PyTorch", "GEMM fraction", "test ELBO")
     middle = {name: statistics.median_high(s[2:]) for name, s in seconds.items()}
     for name, value in middle.items():
         table.add_row(

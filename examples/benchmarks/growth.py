@@ -5,9 +5,9 @@
 
 A step of a 784-400-zL-400-784 VAE with softplus under Adam, of `pv.SVI` eager and compiled, beside the same step in
 hand-written PyTorch: the ELBO for one particle, the importance-weighted bound for more. The three take turns, in one
-process. Shown are medians, the share of the machine's matrix-product rate that a step reaches, and by how much one step
-raises the memory of the process at its peak (Linux only), weights and optimizer not counted. The last table has the
-time of a step within `pv.fit` for data sets of several sizes, which should not grow.
+process. Shown are medians, the fraction of the machine's matrix-product rate that a step reaches, and by how much one
+step raises the memory of the process at its peak (Linux only), weights and optimizer not counted. The last table has
+the time of a step within `pv.fit` for data sets of several sizes, which should not grow.
 
 With `--rounds 11` on a 2-core CPU, two threads (332 GFLOP/s), ms of PyTorch and of `pv.SVI` compiled, MB of each:
 batch 32, 128, 512, 2048: 2.3 and 1.5, 3.6 and 2.9, 10.0 and 8.4, 36 and 31; 1 and 3, 2 and 4, 12 and 7, 37 and 22.
@@ -123,10 +123,12 @@ def data_row(num_data: int) -> list[str]:
     times: list[float] = []
     steps = max(1, num_data // 128)
 
-    def note(state: object) -> None:
+    def record_time(state: object) -> None:
         times.append(time.perf_counter())
 
-    pv.fit(nets.model, nets.guide, x, epochs=4, batch_size=128, seed=0, compile=True, device="cpu", callbacks=[note])
+    pv.fit(
+        nets.model, nets.guide, x, epochs=4, batch_size=128, seed=0, compile=True, device="cpu", callbacks=[record_time]
+    )
     return [str(num_data), f"{1e3 * (times[-1] - times[-2]) / steps:.2f}"]
 
 
@@ -135,7 +137,7 @@ def main() -> None:
     kinds = ("batch", "latent", "particles", "data")
     parser.add_argument("--what", nargs="+", choices=kinds, default=list(kinds), help="what grows")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each competitor")
-    parser.add_argument("--most", type=float, default=1.0, help="share of the greatest size to go to")
+    parser.add_argument("--max_fraction", type=float, default=1.0, help="of the largest size, where to stop")
     options = parser.parse_args()
     console, rate = Console(width=130), gemm_rate()
     console.print(f"{machine()}, {rate / 1e9:.0f} GFLOP/s")
@@ -151,13 +153,13 @@ def main() -> None:
         names = ("PyTorch ms", "pyro_vae ms (/ PyTorch)", "compiled ms (/ PyTorch)")
         table = make_table(title, what, *(column for name in names for column in (name, "GEMM", "MB")))
         for n, size in sizes:
-            if n <= options.most * sizes[-1][0]:
+            if n <= options.max_fraction * sizes[-1][0]:
                 table.add_row(*row(str(n), size, options.rounds, rate))
         console.print(table)
     if "data" in options.what:
         table = make_table("size of the data, batch 128, compiled, within fit", "data", "ms a step")
         for n in (1_000, 10_000, 60_000):
-            if n <= options.most * 60_000:
+            if n <= options.max_fraction * 60_000:
                 table.add_row(*data_row(n))
         console.print(table)
 

@@ -1,13 +1,13 @@
-"""log p(x) by importance sampling and by annealing: seconds, peak memory, and share of the machine's matrix products.
+"""log p(x) by importance sampling and by annealing: seconds, peak memory, and fraction of the matrix-product rate.
 
     python examples/benchmarks/likelihood.py
-    python examples/benchmarks/likelihood.py --num_data 50 --num_temperatures 20     # a glance
+    python examples/benchmarks/likelihood.py --num_data 50 --num_temperatures 20     # a short run
 
 Importance sampling runs on 784-400-z20-400-784, 5000 samples for each datum; annealing on 784-200-200-z50-200-200-784,
 16 chains, 500 temperatures, 10 leapfrog steps, for a tenth of the data. The pixels are noise and the networks
-untrained: the work is the same. The share counts the decoder's multiplications alone, forward for importance sampling,
-forward and backward to the latents for annealing (without its pilot run), against the same products by themselves, in
-float32 at the same sizes.
+untrained: the work is the same. The fraction counts the decoder's multiplications only, forward for importance
+sampling, forward and backward to the latents for annealing (without its pilot run), against the same products by
+themselves, in float32 at the same sizes.
 
 Importance sampling runs twice: this many samples are drawn by compiled code, which the first call of a process makes.
 
@@ -48,14 +48,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     x = (torch.rand(options.num_data, 784) < 0.2).float()
-    few = x[: max(1, len(x) // 10)]
+    tenth = x[: max(1, len(x) // 10)]
     wide = pv.VAE(784, 20, hidden=(400,))
     deep = pv.VAE(784, 50, hidden=(200, 200))
-    table = make_table(machine(), "", "data", "seconds", "GFLOP/s", "GEMM GFLOP/s", "share", "peak MiB")
+    table = make_table(machine(), "", "data", "seconds", "GFLOP/s", "GEMM GFLOP/s", "fraction", "peak MiB")
     jobs = [
         ("importance, compiling", wide, x, [(20, 400), (400, 784)], 2048, options.num_samples),
         ("importance, again", wide, x, [(20, 400), (400, 784)], 2048, options.num_samples),
-        ("ais", deep, few, [(50, 200), (200, 200), (200, 784)], 320, 16 * 2 * 10 * options.num_temperatures),
+        ("ais", deep, tenth, [(50, 200), (200, 200), (200, 784)], 320, 16 * 2 * 10 * options.num_temperatures),
     ]
     for method, vae, data, sizes, rows, passes in jobs:
         rate = gemm_rate(sizes, rows)

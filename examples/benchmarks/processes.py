@@ -16,7 +16,7 @@ With `--epochs 5` on a 2-core CPU, torch 2.15, thousands of data a second (other
 
 Two processes of one thread each, whose gradients gloo sums, come to 0.47 times the first row at batch 128 and 0.88
 times at 2048. The sum takes 3.6 to 4.4 ms (3.1 to 3.8 ms in another run); the rest is the work that each process does
-in full, whatever its share of the batch: the optimizer's step, writing the gradients, Pyro's own.
+in full, whatever its part of the batch: the optimizer's step, writing the gradients, Pyro's own.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def work(options: argparse.Namespace) -> None:
     x = torch.rand(options.num_data, 784).round()
     times: list[float] = []
 
-    def note(state: Any) -> None:
+    def record_time(state: Any) -> None:
         times.append(time.perf_counter())
 
     pv.fit(
@@ -57,7 +57,7 @@ def work(options: argparse.Namespace) -> None:
         devices=options.work,
         device=options.device,
         compile=options.compile,
-        callbacks=[note],
+        callbacks=[record_time],
         preflight=False,
     )
     grads = [p.detach().clone() for p in vae.parameters()]

@@ -1,4 +1,4 @@
-"""How far this library's VAE is from published figures: trains, measures, prints one table.
+"""This library's VAE against published values: trains, measures, prints one table.
 
     python examples/benchmarks/published_numbers.py threshold    # test ELBO after 10 and 50 epochs, about 3 minutes
     python examples/benchmarks/published_numbers.py dynamic      # log p(x) of the recipe in examples/vae.py, 10 minutes
@@ -40,7 +40,7 @@ def threshold(table: Table) -> None:
         table.add_row(f"threshold, test ELBO, {epochs} epochs", f"{elbo:.2f}", f"{target:.2f}", f"{seconds:.0f}")
 
 
-def rise_and_cosine(done: float) -> float:
+def warmup_and_cosine(done: float) -> float:
     """Learning-rate factor: up over the first 2 % of the run, then down to zero."""
     return min(1.0, done / 0.02) * 0.5 * (1 + math.cos(math.pi * done))
 
@@ -58,7 +58,7 @@ def dynamic(table: Table, epochs: int, num_samples: int) -> None:
         epochs=epochs,
         batch_size=400,
         lr=1e-2,
-        lr_schedule=rise_and_cosine,
+        lr_schedule=warmup_and_cosine,
         kl_weight=pv.elbo.Warmup(epochs / 6),
         seed=0,
         progress=None,
@@ -75,7 +75,7 @@ def dynamic(table: Table, epochs: int, num_samples: int) -> None:
 
 
 def exact(table: Table) -> None:
-    """Share of data whose exact log p(x) lies inside the estimate's ±3 s.e., for a linear-Gaussian VAE."""
+    """Fraction of data whose exact log p(x) lies inside the estimate's ±3 s.e., for a linear-Gaussian VAE."""
     torch.manual_seed(0)
     data_dim, latent_dim, noise, n = 20, 5, 0.5, 1000
     weight, offset = torch.randn(data_dim, latent_dim).double(), torch.randn(data_dim).double()
@@ -108,8 +108,8 @@ def main() -> None:
     parser.add_argument("--num_samples", type=int, default=1000)
     options = parser.parse_args()
     table = Table(title=f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, seed 0")
-    for column in ("figure (nats per image)", "measured", "to reach", "seconds"):
-        table.add_column(column, justify="left" if column.startswith("figure") else "right")
+    for column in ("value (nats per image)", "measured", "target", "seconds"):
+        table.add_column(column, justify="left" if column.startswith("value") else "right")
     for name in options.which:
         if name == "exact":
             exact(table)

@@ -5,8 +5,8 @@
 
 The network is 784-400-z20-400-784 with softplus, as in Pyro's tutorial, under Adam at rate 1e-3; all begin with the
 same weights. The competitors take turns, a few steps each, in one process; the table shows medians and their ratios.
-"GEMM share" is the share of the machine's matrix-product rate, measured in the same run, that the step reaches. At the
-end each competitor's ELBO after the same number of steps, so that none wins by doing less.
+"GEMM fraction" is the fraction of the machine's matrix-product rate, measured in the same run, that the step reaches.
+At the end each competitor's ELBO after the same number of steps, so that none wins by doing less.
 
 On a 2-core CPU, two threads, torch 2.15, NumPyro 0.22 (GEMM 333 GFLOP/s), ms a step at batch 32, 128, 512:
 
@@ -123,7 +123,7 @@ def main() -> None:
                 seconds["NumPyro jitted"].append((time.perf_counter() - started) / options.block)
             done += options.block
         ms = {name: 1e3 * statistics.median_high(s) for name, s in seconds.items()}
-        columns = ("ms a step", "/ Pyro", "/ PyTorch", "GEMM share", "first 3 steps s", f"ELBO at {done}")
+        columns = ("ms a step", "/ Pyro", "/ PyTorch", "GEMM fraction", "first 3 steps s", f"ELBO at {done}")
         table = make_table(f"batch {size}", "", *columns)
         x = torch.cat(batches)
         for name, value in ms.items():
@@ -132,9 +132,9 @@ def main() -> None:
                     elbo = -float(nets[name].loss(x)) / len(x)
             else:
                 elbo = elbo_of(x) if elbo_of else float("nan")
-            share = step_flops(size) / (value / 1e3) / rate
+            fraction = step_flops(size) / (value / 1e3) / rate
             ratios = f"{value / ms['Pyro']:.2f}", f"{value / ms['PyTorch']:.2f}"
-            table.add_row(name, f"{value:.2f}", *ratios, f"{share:.0%}", f"{first[name]:.1f}", f"{elbo:.2f}")
+            table.add_row(name, f"{value:.2f}", *ratios, f"{fraction:.0%}", f"{first[name]:.1f}", f"{elbo:.2f}")
         console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""What likelihoods and posteriors share: a module that turns features into a distribution, and bounded scales."""
+"""The base of likelihoods and posteriors: a module from features to a distribution, and bounded scales."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +14,8 @@ __all__ = ["Conditional", "bounded_exp", "soft_bound"]
 def soft_bound(x: Tensor) -> Tensor:
     """Squeeze `x` into (-7, 7): the identity on [-3, 3], `3 + t / (1 + t / 4)` at `3 + t`, odd.
 
-    Monotone, with a continuous derivative. The derivative falls off like `1 / t**2`, so a feature that ran away
-    can come back, where `tanh` or `softplus` would leave it with a gradient of zero. It costs five elementwise
+    Monotone, with a continuous derivative. The derivative decays like `1 / t**2`, so a feature that
+    diverged can come back, where `tanh` or `softplus` would give it a gradient of zero. It costs five elementwise
     operations and no transcendental one.
     """
     core = x.clamp(-3.0, 3.0)
@@ -26,7 +26,7 @@ def soft_bound(x: Tensor) -> Tensor:
 def bounded_exp(log_scale: Tensor) -> Tensor:
     """`exp(soft_bound(log_scale))`, a scale between 0.0009 and 1097.
 
-    A raw `exp` sooner or later meets an input that it blows up on: unbounded scales gave test ELBOs of -1e24.
+    An unbounded `exp` sooner or later overflows on some input: it gave test ELBOs of -1e24.
 
     >>> bounded_exp(torch.tensor([-1e4, 0.0, 1e4])).log().round(decimals=1)
     tensor([-7.,  0.,  7.])
@@ -37,15 +37,15 @@ def bounded_exp(log_scale: Tensor) -> Tensor:
 class Conditional(nn.Module):
     """A distribution whose parameters are features `h`: a module `(*, *param_shape) -> Distribution`.
 
-    The distribution has batch shape `*` and event shape `event_shape`. A subclass says how in `distribution`.
-    Half-precision features are raised to float32 first: log-probabilities summed in half precision are useless.
+    The distribution has batch shape `*` and event shape `event_shape`. A subclass defines `distribution(h)`.
+    Half-precision features are converted to float32 first: sums of log-probabilities need that precision.
 
     Args:
-        event_shape: shape of one datum or one latent.
-        param_shape: shape of the features for one, what the network before must emit.
+        event_shape: Shape of one datum or one latent.
+        param_shape: Shape of its features, the output of the network before.
 
     Raises:
-        ValueError: for sizes below one, or features of another shape.
+        ValueError: For sizes below one, or features of another shape.
     """
 
     def __init__(self, event_shape: int | Sequence[int], param_shape: int | Sequence[int]) -> None:

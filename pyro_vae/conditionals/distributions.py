@@ -1,4 +1,4 @@
-"""Distributions over pixels that Pyro lacks, or whose numbers in Pyro fail where decoders go."""
+"""Distributions over pixels that Pyro lacks, or that are not accurate enough in Pyro for decoders."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ class ExactContinuousBernoulli(dist.ContinuousBernoulli):
 
     `p(x) = l exp(l x) / (exp(l) - 1)` on [0, 1], Loaiza-Ganem & Cunningham 2019, arXiv 1907.06845. The parent class
     takes the normalizer and the mean from probabilities clamped to the precision: in float32 it is off by 0.2 nats
-    at `l = 20`, by 1.8 at `l = 100`, and its mean cannot leave [0.063, 0.937]. Decoders go there: black is black.
+    at `l = 20`, by 1.8 at `l = 100`, and its mean cannot leave [0.063, 0.937]. Decoders need such logits for black.
     """
 
     @property
@@ -64,7 +64,7 @@ class ExactContinuousBernoulli(dist.ContinuousBernoulli):
         return binary_cross_entropy_with_logits(self.logits, self.mean, reduction="none") - self._log_norm()
 
     def _size(self, least: float = 0.1) -> tuple[Tensor, Tensor]:
-        """`|l|`, and where it is so small that differences cancel; it reads one there, to keep gradients finite."""
+        """`|l|`, and where it is so small that differences cancel; there it is set to 1, for finite gradients."""
         size = self.logits.abs()
         small = size < least
         return size.masked_fill(small, 1.0), small
@@ -78,13 +78,13 @@ class ExactContinuousBernoulli(dist.ContinuousBernoulli):
 
 
 class BatchOptimalNormal(dist.Normal):
-    """A normal that scores values under the scale that suits the whole batch best; an objective, not a density.
+    """A normal whose `log_prob` uses the best scale for the whole batch: an objective, not a density.
 
     `log_prob` takes as variance the mean squared error over all elements it is given, with gradients through it:
     the optimal sigma-VAE, Rybkin, Daniilidis & Levine 2021, arXiv 2006.13202. Samples use `scale`.
 
     Attributes:
-        observe: called with the log of each batch's scale while gradients are recorded.
+        observe: Called with the log of each batch's scale while gradients are recorded.
     """
 
     observe: Callable[[Tensor], None] | None = None
@@ -122,8 +122,8 @@ class Grid(constraints.Constraint):
         return f"multiples of 1/{self.levels - 1} in [0, 1]"
 
 
-class _OnGrid(dist.TorchDistribution):
-    """A distribution over the values of a `Grid`; a value off the grid is refused, or rounded without validation."""
+class _GridDistribution(dist.TorchDistribution):
+    """A distribution over the values of a `Grid`; other values raise an error, or are rounded without validation."""
 
     levels: int
 
@@ -137,7 +137,7 @@ class _OnGrid(dist.TorchDistribution):
         return (value * (self.levels - 1)).round()
 
 
-class GridCategorical(_OnGrid):
+class GridCategorical(_GridDistribution):
     """A categorical distribution over the values `k / (levels - 1)`.
 
     Args:
@@ -169,12 +169,12 @@ class GridCategorical(_OnGrid):
         return level.to(self.logits.dtype) / (self.levels - 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        # not `dist.Categorical`: it normalizes in separate passes, 1.6 times as slow over 256 levels on a CPU
+        # not `dist.Categorical`: it normalizes in separate passes, 1.6 times the time over 256 levels on a CPU
         level, logits = torch.broadcast_tensors(self._level(value).long().unsqueeze(-1), self.logits)
         return logits.gather(-1, level[..., :1]).squeeze(-1)
 
 
-class DiscretizedLogisticMixture(_OnGrid):
+class DiscretizedLogisticMixture(_GridDistribution):
     """A mixture of logistic distributions, rounded to the values `k / (levels - 1)`.
 
     Level k gets the mass between the midpoints to its neighbors; the first and last level get the tails, so the
@@ -211,7 +211,7 @@ class DiscretizedLogisticMixture(_OnGrid):
 
     @property
     def mean(self) -> Tensor:
-        """The exact mean `sum_k P(x >= k / (levels - 1)) / (levels - 1)`; its cost grows with the levels."""
+        """The exact mean `sum_k P(x >= k / (levels - 1)) / (levels - 1)`; its cost grows with `levels`."""
         weights = self.logits.softmax(-1)
         total = torch.zeros_like(weights)
         for k in range(1, self.levels):

@@ -1,4 +1,4 @@
-"""Posterior families made of a normalizing flow: planar, radial, inverse autoregressive, coupling, spline."""
+"""Posterior families given by a normalizing flow: planar, radial, inverse autoregressive, coupling, spline."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,10 +26,10 @@ __all__ = [
 
 
 class FlowDistribution(dist.TransformedDistribution):
-    """A `TransformedDistribution` over vectors that remembers the log-density of what it drew last.
+    """A `TransformedDistribution` over vectors that caches the log-density of its last draw.
 
-    Scoring a draw is free, in value and gradient; any other value goes through the inverse. Unlike the caches of the
-    transforms, what was drawn without recording gradients (`sample`) is never scored without them.
+    The log-density of that draw is free, in value and gradient; any other value needs the inverse. Unlike the caches of
+    the transforms, a draw without gradients (`sample`) never gives a log-density that lacks them.
     """
 
     _drawn: tuple[Tensor | None, Tensor | None, bool] = (None, None, False)
@@ -54,7 +54,7 @@ class FlowDistribution(dist.TransformedDistribution):
         drawn, log_q, recorded = self._drawn
         if log_q is not None and value is drawn and (recorded or not torch.is_grad_enabled()):
             return log_q
-        x, log_det = value.view_as(value), torch.zeros(())  # a new tensor, which no cache of a transform knows
+        x, log_det = value.view_as(value), torch.zeros(())  # a new tensor, so that no transform's cache has it
         for transform in reversed(self.transforms):
             y = x
             x = transform._inv_call(y)  # `transform.inv` would keep the graph alive in a cycle
@@ -63,15 +63,15 @@ class FlowDistribution(dist.TransformedDistribution):
 
 
 class Flow(Conditional):
-    r"""`z = loc + scale f(e; c)`: standard normal noise e, and a bijection f that the features give by a context c.
+    r"""`z = loc + scale f(e; c)`: standard normal noise e, and a bijection f with a context c from the features.
 
     .. math:: q(z|h) = N(e; 0, I) \Big/ \Big|\det \frac{\partial z}{\partial e}\Big|
 
-    Features `(*, 2 D + C)`: D locations, D log-scales (bounded by `soft_bound`), C numbers of context. The flow works
-    on the noise, before location and scale, so that it meets values of the size of one whatever the posterior's
-    units; f begins near the identity, so that training begins as with `DiagonalNormal`.
+    Features `(*, 2 D + C)`: D locations, D log-scales (bounded by `soft_bound`), C numbers of context. The flow acts
+    on the noise, before location and scale, so its inputs are of unit scale whatever the units of the posterior.
+    f starts near the identity, so training starts as with `DiagonalNormal`.
 
-    A subclass gives the bijection in `transforms`, out of its own or of `pyro.distributions.transforms`.
+    A subclass defines f in `transforms(context)`, from its own transforms or `pyro.distributions.transforms`.
 
     Args:
         latent_dim: D, the size of the latent.
@@ -82,7 +82,7 @@ class Flow(Conditional):
         super().__init__(latent_dim, 2 * latent_dim + context_dim)
 
     def transforms(self, context: Tensor) -> list[Transform]:
-        """The bijections that make f, in the order in which the noise goes through them, for a context `(*, C)`."""
+        """The bijections whose composition is f, in the order of application, for a context `(*, C)`."""
         raise NotImplementedError(f"{type(self).__name__} must define transforms(context)")
 
     def distribution(self, h: Tensor) -> TorchDistributionMixin:
@@ -96,7 +96,7 @@ class Flow(Conditional):
 class PlanarFlow(Flow):
     """`f` of `num_flows` planar steps `x + u tanh(w'x + b)`, whose u, w and b are the context.
 
-    Zero features give the standard normal. The inverse, which Pyro's planar flow lacks, finds a root per step.
+    Zero features give the standard normal. The inverse, which Pyro's planar flow lacks, solves for a root per step.
 
     Args:
         latent_dim: D, the size of the latent.
@@ -113,7 +113,7 @@ class PlanarFlow(Flow):
     def __init__(self, latent_dim: int, num_flows: int = 4) -> None:
         (self.num_flows,) = as_sizes(num_flows, "num_flows", 1)
         super().__init__(latent_dim, num_flows * (2 * latent_dim + 1))
-        # at w = 0 nothing has a gradient
+        # at w = 0 all gradients are zero
         self.register_buffer("offset", torch.randn(num_flows, latent_dim) / latent_dim**0.5)
 
     def transforms(self, context: Tensor) -> list[Transform]:
@@ -144,7 +144,7 @@ class RadialFlow(Flow):
     def __init__(self, latent_dim: int, num_flows: int = 4) -> None:
         (self.num_flows,) = as_sizes(num_flows, "num_flows", 1)
         super().__init__(latent_dim, num_flows * (latent_dim + 2))
-        # steps about one center would stay equal
+        # steps with the same center would stay equal
         self.register_buffer("offset", torch.randn(num_flows, latent_dim))
 
     def transforms(self, context: Tensor) -> list[Transform]:
@@ -156,9 +156,9 @@ class RadialFlow(Flow):
 
 
 class _Masked(Flow):
-    """Steps that are elementwise bijections, their parameters from a masked network of the other elements.
+    """Steps that are elementwise bijections, with parameters from a masked network of the other elements.
 
-    `levels` is the number of degrees, None for one each; `outputs` the number of parameters of an element.
+    `levels` is the number of degrees, None for one per element; `outputs` is the number of parameters per element.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class _Masked(Flow):
                 degrees = torch.randperm(latent_dim)
                 if levels is not None:
                     degrees = degrees * levels // latent_dim
-            else:  # what came last comes first
+            else:  # in reverse order
                 degrees = degrees.max() - degrees
             self.nets.append(MaskedNet(degrees, context_dim, as_sizes(hidden, "hidden"), outputs))
 
@@ -198,8 +198,8 @@ class InverseAutoregressiveFlow(_Masked):
     """`f` of `num_flows` steps in which each element is shifted and scaled by a function of those before it.
 
     A draw and its density take one pass of the masked network per step. The density of another value takes D passes,
-    one after the other: so do "stl" and "dreg", which score copies of the draws; `CouplingFlow` needs two.
-    Every second step has the order of the step before it reversed. Log-scales pass through `soft_bound`.
+    one after the other. "stl" and "dreg" need it, since they evaluate copies of the draws; `CouplingFlow` takes two.
+    Every second step reverses the order of the step before. Log-scales pass through `soft_bound`.
 
     Args:
         latent_dim: D, the size of the latent.
@@ -226,8 +226,9 @@ class InverseAutoregressiveFlow(_Masked):
 class CouplingFlow(_Masked):
     """`f` of `num_flows` steps in which one half of the elements is shifted and scaled by a function of the other.
 
-    Draws and densities of any value are cheap. The halves are random, and change roles from one step to the next; the
-    half that a step's network does not see is moved too, by the context alone. Log-scales pass through `soft_bound`.
+    Draws and densities of any value are cheap. The halves are random, and change roles from one step to the next. The
+    half that a step's network takes as input is transformed too, by the context alone. Log-scales pass through
+    `soft_bound`.
 
     Args:
         latent_dim: D, the size of the latent.

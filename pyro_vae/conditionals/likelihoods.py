@@ -1,4 +1,4 @@
-"""Likelihoods p(x|z): decoder features -> a distribution over the data."""
+"""Likelihoods p(x|z): from decoder features to a distribution over the data."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from pyro_vae.conditionals.distributions import (
     Grid,
     GridCategorical,
 )
-from pyro_vae.nets import as_sizes, same_shape
+from pyro_vae.nets import as_sizes, check_shape
 
 __all__ = [
     "Bernoulli",
@@ -37,8 +37,8 @@ class Likelihood(Conditional):
     """A distribution over data with independent elements, `(*, m C, ...) -> (*, C, ...)`.
 
     The m parameters of an element lie along the first event axis: features `[p * C + c]` are parameter p of
-    channel c, so that a convolutional decoder emits m C channels. A subclass gives the distribution of the
-    elements in `elements`, and in `features_at` features that it has a given mean at.
+    channel c, so that a convolutional decoder emits m C channels. A subclass defines `elements(h)`, the
+    distribution of the elements, and `features_at(mean)`, features at which it has a given mean.
 
     Attributes:
         discrete: whether p is a mass function, so that bits/dim need no correction for the size of a level.
@@ -74,9 +74,9 @@ class Likelihood(Conditional):
         return parameters.movedim(-1, -rank - 1).flatten(-rank - 1, -rank)
 
     def init_features(self, data_mean: Tensor) -> Tensor | None:
-        """Features, of shape `param_shape`, whose distribution has mean `data_mean`: a start for the output bias.
+        """Features, of shape `param_shape`, whose distribution has mean `data_mean`: initial values of the output bias.
 
-        Means on the edge of the support are moved inside. None where a likelihood offers no such start.
+        Means on the edge of the support are moved inside. None where a likelihood has no such features.
 
         Args:
             data_mean: mean of the training data, of shape `event_shape`.
@@ -84,7 +84,7 @@ class Likelihood(Conditional):
         Raises:
             ValueError: for a mean of another shape.
         """
-        same_shape(data_mean, self.event_shape, f"{type(self).__name__}.init_features")
+        check_shape(data_mean, self.event_shape, f"{type(self).__name__}.init_features")
         with torch.no_grad():
             return self.features_at(data_mean)
 
@@ -95,8 +95,8 @@ class Likelihood(Conditional):
     def _solve(self, features: Callable[[Tensor], Tensor], mean: Tensor) -> Tensor:
         """`features(t)` for the t in [-50, 50], found by bisection, at which the mean, increasing in t, is `mean`.
 
-        Means are clipped to [0.05, 0.95]: a density on [0, 1] with a mean nearer to the edge is so steep that it
-        gives a rare bright pixel hundreds of nats, which is no place to start from.
+        Means are clipped to [0.05, 0.95]: a density on [0, 1] with a mean nearer to the edge is so steep that a rare
+        bright pixel costs hundreds of nats, a bad start of training.
         """
         target = mean.cpu().double().clamp(0.05, 0.95)
         low, high = torch.full_like(target, -50.0), torch.full_like(target, 50.0)
@@ -108,7 +108,10 @@ class Likelihood(Conditional):
 
 
 class Bernoulli(Likelihood):
-    """`p(x = 1) = sigmoid(h)` for binary data. With validation on, gray pixels are refused.
+    """`p(x = 1) = sigmoid(h)` for binary data. With validation on, gray pixels raise an error.
+
+    Args:
+        shape: shape of one datum.
 
     >>> Bernoulli((1, 28, 28))(torch.zeros(8, 1, 28, 28)).log_prob(torch.ones(8, 1, 28, 28)).shape
     torch.Size([8])
@@ -128,9 +131,12 @@ class Bernoulli(Likelihood):
 
 
 class ContinuousBernoulli(Likelihood):
-    """`p(x) = h exp(h x) / (exp(h) - 1)` for data in [0, 1], a density, where gray pixels under a Bernoulli have none.
+    """`p(x) = h exp(h x) / (exp(h) - 1)` for data in [0, 1]: a density, which a Bernoulli is not for gray pixels.
 
-    Loaiza-Ganem & Cunningham 2019, arXiv 1907.06845.
+    Args:
+        shape: shape of one datum.
+
+    Reference: Loaiza-Ganem and Cunningham 2019, arXiv 1907.06845.
     """
 
     support = constraints.unit_interval
@@ -179,11 +185,10 @@ class _LocationScale(Likelihood):
 class Normal(_LocationScale):
     """`p(x) = Normal(h, scale)` for real data.
 
-    With `scale="optimal"` the training mode scores data under the variance that is best for the batch, its mean
-    squared error over data, particles and elements, with gradients through it (masked data count too). That is a
-    valid objective, but no density of one datum: it has seen the batch. Call `eval()` before evaluating; then the
-    scale is a running average from training, one until there was any. The average moves only while gradients are
-    recorded.
+    With `scale="optimal"` training mode uses the best variance for the batch: the mean squared error over data,
+    particles and elements, with gradients through it (masked data count too). That is a valid objective, but not a
+    density of one datum, since it depends on the batch. Call `eval()` before evaluating; then the scale is a running
+    average from training, or 1 before training. The average is updated only while gradients are recorded.
 
     Args:
         shape: shape of one datum.
@@ -219,7 +224,7 @@ class Normal(_LocationScale):
     def _observe(self, log_scale: Tensor) -> None:
         with torch.no_grad():
             self.updates.add_(1)
-            # a plain average of the first hundred batches, so that the initial value leaves no trace
+            # a plain average of the first hundred batches, so that the initial value has no effect
             self.log_scale.lerp_(log_scale.to(self.log_scale.dtype), self.updates.reciprocal().clamp_min(0.01))
 
 
@@ -251,9 +256,9 @@ class _Levels(Likelihood):
 
 
 class Categorical(_Levels):
-    """A free mass function per element, `p(x = k / (levels - 1)) = softmax(h)[k]`, m = levels.
+    """An unrestricted mass function per element, `p(x = k / (levels - 1)) = softmax(h)[k]`, m = levels.
 
-    Data are floats in [0, 1] on the levels; with validation on, others are refused, without it they are rounded.
+    Data are floats in [0, 1] on the levels; with validation on, others raise an error, without it they are rounded.
 
     Args:
         shape: shape of one datum.
@@ -267,7 +272,7 @@ class Categorical(_Levels):
         return GridCategorical(self.split(h))
 
     def features_at(self, mean: Tensor) -> Tensor:
-        def tilted(slope: Tensor) -> Tensor:  # of all mass functions with this mean, the one of greatest entropy
+        def tilted(slope: Tensor) -> Tensor:  # the mass function of greatest entropy with this mean
             return self.join(slope.unsqueeze(-1) * torch.linspace(0, 1, self.levels, dtype=slope.dtype))
 
         return self._solve(tilted, mean)
@@ -278,7 +283,7 @@ class DiscretizedLogistic(_Levels):
 
     Salimans et al. 2017 (PixelCNN++), arXiv 1701.05517, without the autoregression over channels. Locations and
     scales are in units where the values run from -1 to 1. Data are floats in [0, 1] on the levels; with validation
-    on, others are refused, without it they are rounded.
+    on, others raise an error, without it they are rounded.
 
     Args:
         shape: shape of one datum.
@@ -298,7 +303,7 @@ class DiscretizedLogistic(_Levels):
 
     def features_at(self, mean: Tensor) -> Tensor:
         def shifted(shift: Tensor) -> Tensor:
-            # narrow components side by side: equal ones would stay equal
+            # narrow components at different locations: equal ones would stay equal
             spread = (
                 torch.linspace(-0.5, 0.5, self.mixtures, dtype=shift.dtype) if self.mixtures > 1 else shift[..., :0]
             )
@@ -309,7 +314,11 @@ class DiscretizedLogistic(_Levels):
 
 
 class Poisson(Likelihood):
-    """`p(x) = Poisson(softplus(h) + 1e-6)` for counts. The small rate keeps every count possible."""
+    """`p(x) = Poisson(softplus(h) + 1e-6)` for counts. The small rate keeps every count possible.
+
+    Args:
+        shape: shape of one datum.
+    """
 
     discrete = True
     support = constraints.nonnegative_integer

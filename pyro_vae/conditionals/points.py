@@ -1,4 +1,4 @@
-"""Posteriors that are a single point: the codes of an autoencoder, dense or sparse."""
+"""Posteriors that are a point mass: the codes of an autoencoder, dense or sparse."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Point", "TopK"]
 
 
 class Point(Conditional):
-    """`q(z|h) = delta(z - code(h))`: all of the posterior in one point, features `(*, D)`.
+    """`q(z|h) = delta(z - code(h))`: a point mass at the code, features `(*, D)`.
 
-    It has no density at a continuous latent, so that there is an ELBO (an autoencoder's loss, up to its sign), but no
-    importance sampling: `pv.log_marginal` refuses it.
+    A point mass at a continuous latent has no density. There is an ELBO (minus the loss of an autoencoder), but no
+    importance sampling: `pv.log_marginal` raises an error.
 
     Args:
         latent_dim: D, size of the latent.
-        code: a module `(*, D) -> (*, D)` from features to the code, `TopK(k)` or `torch.nn.Sigmoid()` for one; the
+        code: a module `(*, D) -> (*, D)` from features to the code, such as `TopK(k)` or `torch.nn.Sigmoid()`; the
             identity if None.
 
     >>> Point(3)(torch.zeros(8, 3)).sample().shape
@@ -37,12 +37,12 @@ class Point(Conditional):
 
 
 class TopK(nn.Module):
-    """The k largest elements of each vector `(*, D)` as they are, zero in place of the others: a k-sparse code.
+    """The k largest elements of each vector `(*, D)`, and zeros in place of the others: a k-sparse code.
 
-    Gradients flow through the k that stay. The paper encodes linearly and keeps the largest, not the largest in size.
+    Gradients flow through the k elements. As in the paper, the largest values are taken, not the largest magnitudes.
 
     Args:
-        k: how many stay.
+        k: number of nonzero elements.
 
     Raises:
         ValueError: for a vector with fewer elements.
@@ -59,9 +59,11 @@ class TopK(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         if h.shape[-1] < self.k:
-            raise ValueError(f"TopK({self.k}) came upon a code of {h.shape[-1]} elements: use a larger latent_dim")
-        kept = h.topk(self.k, -1)
-        return torch.zeros_like(h).scatter(-1, kept.indices, kept.values)
+            raise ValueError(
+                f"TopK({self.k}) got a code of {h.shape[-1]} elements: use a latent_dim of {self.k} or more"
+            )
+        largest = h.topk(self.k, -1)
+        return torch.zeros_like(h).scatter(-1, largest.indices, largest.values)
 
     def extra_repr(self) -> str:
         return f"k={self.k}"

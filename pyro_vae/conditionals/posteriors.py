@@ -1,4 +1,4 @@
-"""Posterior families q(z|x): features of the data -> a distribution over the latent."""
+"""Posterior families q(z|x): from features of the data to a distribution over the latent."""
 
 import pyro.distributions as dist
 import torch
@@ -60,8 +60,8 @@ class LowRankNormal(Conditional):
     """`q(z|h) = Normal(loc, S (I + F F') S)`, features `(*, 2 D + D R)`: locations, log-scales, factors.
 
     `S = diag(scale)`, and F of shape `(D, R)` is filled row by row. Log-scales and the entries of F pass through
-    `soft_bound`. Zero features give the standard normal. With R = D - 1 it can match any covariance up to a part of the
-    diagonal, at a cost that grows like D R**2.
+    `soft_bound`. Zero features give the standard normal. The cost
+    grows like D R**2.
 
     Args:
         latent_dim: D, the size of the latent.

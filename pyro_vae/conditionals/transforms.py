@@ -1,8 +1,8 @@
 """Bijections of a vector whose inverse, log-determinant and gradients are exact: planar, radial, autoregressive.
 
-They are `Transform`s like those of `pyro.distributions.transforms`, written anew because Pyro's planar and radial ones
-have no inverse, its planar one is NaN at `w = 0`, its scales are clamped behind a gradient that is not theirs, and its
-splines turn NaN in float32 where they are steep.
+They replace those of `pyro.distributions.transforms`: Pyro's planar and radial transforms have no inverse, its planar
+one is NaN at `w = 0`, its clamped scales have the gradient of unclamped ones, and its splines are NaN in float32 where
+they are steep.
 """
 
 import itertools
@@ -23,39 +23,39 @@ Elementwise = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]
 
 
 class Bijection(Transform):
-    """A transform of vectors `(*, D)` that finds its log-determinant `(*,)` along with its value.
+    """A transform of vectors `(*, D)` that computes its log-determinant `(*,)` along with its value.
 
-    A subclass defines `push(x) -> (y, log_det)` and `pull(y) -> (x, log_det)`, the determinant being that of dy/dx both
-    times.
+    A subclass defines `forward_log_det(x) -> (y, log_det)` and `inverse_log_det(y) -> (x, log_det)`, both with the
+    log-determinant of dy/dx.
     """
 
     domain = codomain = constraints.real_vector
     bijective = True
-    _known: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
+    _last: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
 
-    def push(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The image of `x`, and log |dy/dx|."""
-        raise NotImplementedError(f"{type(self).__name__} must define push(x)")
+    def forward_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """y of `x`, and log |det dy/dx|."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward_log_det(x)")
 
-    def pull(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The origin of `y`, and log |dy/dx|."""
-        raise NotImplementedError(f"{type(self).__name__} must define pull(y)")
+    def inverse_log_det(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """x of `y`, and log |det dy/dx|."""
+        raise NotImplementedError(f"{type(self).__name__} must define inverse_log_det(y)")
 
     def _call(self, x: Tensor) -> Tensor:
-        y, log_det = self.push(x)
-        self._known = x, y, log_det
+        y, log_det = self.forward_log_det(x)
+        self._last = x, y, log_det
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
-        x, log_det = self.pull(y)
-        self._known = x, y, log_det
+        x, log_det = self.inverse_log_det(y)
+        self._last = x, y, log_det
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        known_x, known_y, log_det = self._known
-        if log_det is not None and x is known_x and y is known_y:
+        last_x, last_y, log_det = self._last
+        if log_det is not None and x is last_x and y is last_y:
             return log_det
-        return self.push(x)[1]
+        return self.forward_log_det(x)[1]
 
 
 class Planar(Bijection):
@@ -78,11 +78,11 @@ class Planar(Bijection):
         self.u = u + (self.dot - given) * w / (w.square().sum(-1, keepdim=True) + 1e-12)
         self.w, self.b = w, b
 
-    def push(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         t = torch.tanh((self.w * x).sum(-1, keepdim=True) + self.b)
         return x + self.u * t, self._log_det(t)
 
-    def pull(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_log_det(self, y: Tensor) -> tuple[Tensor, Tensor]:
         t = torch.tanh(self._solve((self.w * y).sum(-1, keepdim=True) + self.b))
         return y - self.u * t, self._log_det(t)
 
@@ -90,7 +90,7 @@ class Planar(Bijection):
         return torch.log1p(self.dot * (1 - t.square())).squeeze(-1)
 
     def _solve(self, c: Tensor) -> Tensor:
-        """The a with `a + dot tanh(a) = c`, of which there is one: by bisection, then a Newton step for gradients."""
+        """The unique a with `a + dot tanh(a) = c`: by bisection, then a Newton step for gradients."""
         with torch.no_grad():
             low, high = c - self.dot.abs(), c + self.dot.abs()
             for _ in range(30 if c.dtype == torch.float32 else 60):
@@ -103,7 +103,7 @@ class Planar(Bijection):
 
 
 class Radial(Bijection):
-    r"""`y = x + beta (x - x0) / (alpha + |x - x0|)`: the space about `x0` blown up or drawn together.
+    r"""`y = x + beta (x - x0) / (alpha + |x - x0|)`: an expansion or contraction around `x0`.
 
     `alpha = softplus(log_alpha) > 0` and `alpha + beta = softplus(log_sum) > 0`, so that equal arguments give the
     identity.
@@ -120,24 +120,24 @@ class Radial(Bijection):
         self.center, self.alpha = center, softplus(log_alpha)
         self.beta = softplus(log_sum) - self.alpha
 
-    def push(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        away = x - self.center
-        r = away.norm(dim=-1, keepdim=True)
-        return x + self.beta / (self.alpha + r) * away, self._log_det(r, x.shape[-1])
+    def forward_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        offset = x - self.center
+        r = offset.norm(dim=-1, keepdim=True)
+        return x + self.beta / (self.alpha + r) * offset, self._log_det(r, x.shape[-1])
 
-    def pull(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        away = y - self.center
-        s = away.norm(dim=-1, keepdim=True)  # = r + beta r / (alpha + r), a quadratic equation for r
+    def inverse_log_det(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        offset = y - self.center
+        s = offset.norm(dim=-1, keepdim=True)  # = r + beta r / (alpha + r), a quadratic equation for r
         b, product = self.alpha + self.beta - s, self.alpha * s
         root = (b.square() + 4 * product).sqrt()
         # of the two forms of the solution, the one in which nothing cancels
         r = torch.where(b > 0, 2 * product / (b.clamp_min(0) + root), (root - b) / 2)
-        return self.center + away / (1 + self.beta / (self.alpha + r)), self._log_det(r, y.shape[-1])
+        return self.center + offset / (1 + self.beta / (self.alpha + r)), self._log_det(r, y.shape[-1])
 
     def _log_det(self, r: Tensor, size: int) -> Tensor:
-        around = torch.log1p(self.beta / (self.alpha + r))
-        along = torch.log1p(self.beta * self.alpha / (self.alpha + r).square())
-        return ((size - 1) * around + along).squeeze(-1)
+        tangential = torch.log1p(self.beta / (self.alpha + r))
+        radial = torch.log1p(self.beta * self.alpha / (self.alpha + r).square())
+        return ((size - 1) * tangential + radial).squeeze(-1)
 
 
 def affine(x: Tensor, parameters: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
@@ -173,10 +173,10 @@ def spline(x: Tensor, parameters: Tensor, inverse: bool = False, bound: float = 
     inside = (x > -bound) & (x < bound)
     x_in = x.clamp(-bound, bound)
 
-    at = (x_in.unsqueeze(-1) >= lower[..., int(inverse), 1:]).sum(-1, keepdim=True)  # the bin of x
-    both = at.unsqueeze(-2).expand(*at.shape[:-1], 2, 1)
+    index = (x_in.unsqueeze(-1) >= lower[..., int(inverse), 1:]).sum(-1, keepdim=True)  # the bin of x
+    both = index.unsqueeze(-2).expand(*index.shape[:-1], 2, 1)
     (x0, y0), (w, h) = (t.gather(-1, both).squeeze(-1).unbind(-1) for t in (lower, sizes))
-    s0, s1 = slopes.gather(-1, torch.cat([at, at + 1], -1)).unbind(-1)
+    s0, s1 = slopes.gather(-1, torch.cat([index, index + 1], -1)).unbind(-1)
     mean = h / w
     bend = s0 + s1 - 2 * mean
     if inverse:  # a t^2 + b t = c
@@ -187,7 +187,7 @@ def spline(x: Tensor, parameters: Tensor, inverse: bool = False, bound: float = 
         t = torch.where(b < 0, (root - b) / (2 * torch.where(b < 0, a, 1.0)), 2 * c / (b.clamp_min(0) + root))
     else:
         t = (x_in - x0) / w
-    t = t + (t.clamp(0, 1) - t).detach()  # rounding alone leads out of [0, 1]
+    t = t + (t.clamp(0, 1) - t).detach()  # only rounding leaves [0, 1]
     if inverse:
         y = x0 + t * w
     else:
@@ -198,10 +198,10 @@ def spline(x: Tensor, parameters: Tensor, inverse: bool = False, bound: float = 
 
 
 class MaskedNet(nn.Module):
-    """A network `(x, context) -> (*, D, outputs)` whose output d sees only the elements of x of lower degree.
+    """A network `(x, context) -> (*, D, outputs)` whose output d depends on the elements of x of lower degree only.
 
-    Its output starts near zero. The context enters the first layer and goes through its weights once, however many
-    particles of x there are.
+    Its output starts near zero. The context enters the first layer, whose product with it is computed once for all
+    particles of x.
 
     Args:
         degrees: degree of each element of x, from 0.
@@ -218,7 +218,7 @@ class MaskedNet(nn.Module):
         super().__init__()
         self.register_buffer("degrees", degrees)
         self.passes = int(degrees.max()) + 1
-        # a hidden unit of degree g sees the elements up to g, one of degree -1 the context alone
+        # a hidden unit of degree g depends on the elements up to g, one of degree -1 on the context only
         levels = [torch.linspace(-1, self.passes - 2, width).round() for width in hidden]
         self.context = nn.Linear(context_dim, hidden[0])
         self.first = MaskedLinear(len(degrees), hidden[0], _mask(levels[0] + 1, degrees), bias=False)
@@ -231,7 +231,7 @@ class MaskedNet(nn.Module):
             self.final.bias.zero_()
 
     def condition(self, context: Tensor) -> Callable[[Tensor], Tensor]:
-        """The network of x alone, for one context `(*, C)`."""
+        """The network as a function of x, for a fixed context `(*, C)`."""
         offset = self.context(context)
         return lambda x: self(x, offset)
 
@@ -269,14 +269,14 @@ class Autoregressive(Bijection):
         super().__init__()
         self.net, self.degrees, self.passes, self.elementwise = net, degrees, passes, elementwise
 
-    def push(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y, log_slope = self.elementwise(x, self.net(x), False)
         return y, log_slope.sum(-1)
 
-    def pull(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_log_det(self, y: Tensor) -> tuple[Tensor, Tensor]:
         x, log_slope = torch.zeros_like(y), y
         for degree in range(self.passes):
             found, log_slope = self.elementwise(y, self.net(x), True)
-            # the others stay zero until their turn: a wrong guess could overflow, and inf times a mask is NaN
+            # the others stay zero until their turn: a wrong value could overflow, and inf times a mask is NaN
             x = torch.where(self.degrees == degree, found, x)
         return x, log_slope.sum(-1)

@@ -29,15 +29,15 @@ def load(
 ) -> Data:
     """Read `source` into memory, split it, and binarize it.
 
-    All of it becomes float32 tensors on the CPU (move them with `Data.to`). Data larger than memory is not for this
-    function: hand a `torch.utils.data.DataLoader` to `fit` directly.
+    All of it becomes float32 tensors on the CPU (move them with `Data.to`). For data larger than memory pass
+    a `torch.utils.data.DataLoader` to `fit` directly.
 
-    Values: uint8 is divided by 255 and bool becomes 0 and 1; floats are taken as they are and must be finite; other
-    integers are refused, since their scale is unknown. Images are `(N, C, H, W)`: a uint8 source of shape `(N, H, W)`
+    Values: uint8 is divided by 255 and bool becomes 0 and 1; floats are not changed and must be finite; other integers
+    raise an error, since their scale is unknown. Images are `(N, C, H, W)`: a uint8 source of shape `(N, H, W)`
     gets one channel, and one of shape `(N, H, W, C)`, C being 1, 3 or 4, has its channels moved (unless its dim 1 is
-    itself 1, 3 or 4: that is taken for the channels). Sources of any other shape `(N, *)` keep it.
+    1, 3 or 4 as well: then that is the channels). Sources of any other shape `(N, *)` keep it.
 
-    A source with a test set of its own (every built-in name but `digits` and `sprites`, and an `.npz` with `x_test`)
+    A source with a test set of its own (every built-in name except `digits` and `sprites`, and an `.npz` with `x_test`)
     keeps it, in its own order. Otherwise a random permutation cuts the test split off first, then the validation split
     from what remains. Where nothing is cut off, the training data keep their order. The global random state is never
     touched.
@@ -46,32 +46,33 @@ def load(
         source: One of `NAMES`; or the path of an `.npz` file (`x` or `x_train`, optionally `y` or `y_train`,
             `x_test`, `y_test`) or of a folder of equally sized images (its subfolders, if it has any, are the
             classes; all images are made RGB unless all are gray); or a tensor, a NumPy array, or a map-style
-            `Dataset` whose items are `x`, `(x,)` or `(x, y)`, with x a tensor, an array or a PIL image. A name wins
-            over a path spelled the same: write `./mnist` for the path. Omniglot: the background set is the training
-            set and the evaluation set, of other alphabets and with labels that also count from 0, is the test set;
-            its images keep their 105 x 105 pixels (the 28 x 28 variant is not offered) and are dark ink (0) on white
-            (1), as distributed.
+            `Dataset` whose items are `x`, `(x,)` or `(x, y)`, with x a tensor, an array or a PIL image. A name has
+            priority over a path of the same spelling: write `./mnist` for the path. Omniglot: the background set is the
+            training set and the evaluation set, of other alphabets and with labels that also count from 0, is the test
+            set; its images keep their 105 x 105 pixels (the 28 x 28 variant is not offered) and are dark ink (0) on
+            white (1), as distributed.
         binarize: What the model observes, see `Split.x`. `"none"`: the values themselves. `"threshold"`: whether
             they exceed 0.5. `"static"`: one Bernoulli draw with the values as probabilities. `"dynamic"`: a fresh
             draw at each access in the training split, one fixed draw in the others (Salakhutdinov & Murray 2008;
             Burda et al. 2015, arXiv:1509.00519). All but `"none"` need values in [0, 1].
         flatten: Give each datum as one vector: `(N, C*H*W)`.
         root: Where torchvision keeps its files; by default the environment variable `PYRO_VAE_DATA`, else
-            `~/.cache/pyro_vae`. What is missing there is downloaded to it.
+            `~/.cache/pyro_vae`. Missing files are downloaded to it.
         valid: Size of the validation split: a float in [0, 1) is a fraction of the training set, an int is a count;
             0 for none.
         test: Size of the test split, likewise, as a fraction of the whole source; ignored where the source has its
             own test set.
-        labels: Give the pair the labels as a second argument: "all" of them, in each split, for a conditional pair; or
-            those of so many training data, as many of each class as of any other and -1 for the rest, for a
-            semi-supervised one. None: the pair gets the data alone.
-        seed: Decides the splits, the fixed draws and whose labels are given. The test split and its draw do not depend
-            on `valid`.
+        labels: Give the pair the labels as a second argument. "all": all labels, in each split, for a conditional pair.
+            A number: the labels of that many training data, evenly over the classes, and -1 for the rest, for a
+            semi-supervised pair. None: the pair gets the data alone.
+        seed: Seed of the splits, the fixed draws and the choice of labeled data. The test split and its draw do not
+            depend on `valid`.
 
     Raises:
-        ValueError: An unknown name, values or shapes that cannot be used, or an empty split.
-        TypeError: A source, or an element type, of a kind that cannot be read.
-        FileNotFoundError: A path that does not exist, or a built-in set that is neither under `root` nor downloadable.
+        ValueError: For an unknown name, values or shapes that cannot be used, or an empty split.
+        TypeError: For a source, or an element type, that cannot be read.
+        FileNotFoundError: For a path that does not exist, or a built-in data set that is neither under `root` nor can
+            be downloaded.
 
     Example:
         >>> data = load("digits", binarize="dynamic", flatten=True)
@@ -89,7 +90,7 @@ def load(
         _check_probabilities(raw.x, binarize)
         if raw.x_test is not None:
             _check_probabilities(raw.x_test, binarize)
-    # one seed for each use, so that a change of one split leaves the draws of the others alone
+    # one seed for each use, so that a change of one split does not change the draws of the others
     uses = torch.randint(2**62, (5,), generator=torch.Generator().manual_seed(seed)).tolist()
     for_order, *for_splits, for_labels = (torch.Generator().manual_seed(use) for use in uses)
     order = _order(raw, valid, test, for_order)
@@ -97,7 +98,7 @@ def load(
     if labels is not None:
         for name, split in splits.items():
             if labels == "all" or name == "train":
-                split.given = _given(split.y, labels, for_labels)
+                split.given = _observed_labels(split.y, labels, for_labels)
     origin = {"data": os.fspath(source)} if isinstance(source, str | os.PathLike) else {}
     settings = {"binarize": binarize, "flatten": flatten, "valid": valid, "test": test, "labels": labels, "seed": seed}
     return Data(
@@ -114,7 +115,7 @@ def load(
 
 
 def _order(raw: Raw, valid: int | float, test: int | float, generator: torch.Generator) -> dict[str, Tensor]:
-    """Which data of a source go to which split; the test split only where the source has none of its own."""
+    """The indices of each split's data; the test split is empty if the source has its own."""
     total = len(raw.x)
     n_test = _count("test", test, total) if raw.x_test is None else 0
     n_valid = _count("valid", valid, total - n_test)
@@ -126,7 +127,7 @@ def _order(raw: Raw, valid: int | float, test: int | float, generator: torch.Gen
 def _splits(
     raw: Raw, order: dict[str, Tensor], binarize: str, flatten: bool, generators: list[torch.Generator]
 ) -> dict[str, Split]:
-    """The splits that have data; each has a generator of its own for its fixed draws."""
+    """The splits that are not empty; each has its own generator for its fixed draws."""
 
     def split(x: Tensor, y: Tensor | None, name: str, generator: torch.Generator) -> Split:
         x = x.flatten(1) if flatten else x  # (N, C, H, W) -> (N, C*H*W)
@@ -148,28 +149,30 @@ def _splits(
     return found
 
 
-def _given(y: Tensor | None, labels: int | str, generator: torch.Generator) -> Tensor:
+def _observed_labels(y: Tensor | None, labels: int | str, generator: torch.Generator) -> Tensor:
     """The labels, or those of some of the data and -1 for the rest."""
     if y is None or y.dim() != 1:
-        came = "none" if y is None else f"those of shape {tuple(y.shape)}"
-        raise ValueError(f"labels={labels!r}: the data should have labels (N,), got {came}")
+        shape = "none" if y is None else f"labels of shape {tuple(y.shape)}"
+        raise ValueError(f"labels={labels!r}: expected data with labels (N,), got {shape}")
     if labels == "all":
         return y
     classes = y.unique()
     if isinstance(labels, bool) or not isinstance(labels, int) or not len(classes) <= labels <= len(y):
-        raise ValueError(f"labels={labels!r}: expected 'all', or a number from {len(classes)}, one of each class")
+        raise ValueError(
+            f"labels={labels!r}: expected 'all', or a number from {len(classes)}, one of each class, to {len(y)}"
+        )
     order = torch.randperm(len(y), generator=generator)
-    # one of each class in turn, until there are enough
-    turn = torch.empty_like(y)
+    # one datum of each class per round, until there are enough
+    rounds = torch.empty_like(y)
     for c in classes:
-        of_class = order[y[order] == c]
-        turn[of_class] = torch.arange(len(of_class))
-    chosen = order[turn[order].argsort(stable=True)[:labels]]
+        members = order[y[order] == c]
+        rounds[members] = torch.arange(len(members))
+    chosen = order[rounds[order].argsort(stable=True)[:labels]]
     return torch.full_like(y, -1).index_copy(0, chosen, y[chosen])
 
 
 def _count(split: str, size: int | float, available: int) -> int:
-    """The number of data in a split, from a fraction or a count of what is available, fewer than all of them."""
+    """The number of data in a split, given as a fraction or a count; it must be less than `available`."""
     if isinstance(size, bool) or not isinstance(size, int | float):
         raise TypeError(f"{split}={size!r}: expected a fraction in [0, 1) or a count (int)")
     if isinstance(size, int):

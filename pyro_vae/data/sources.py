@@ -1,4 +1,4 @@
-"""Where data come from: built-in names, files, folders, arrays and data sets, each read whole into float32."""
+"""Sources of data: built-in names, files, folders, arrays and data sets, each read into float32 at once."""
 
 import difflib
 import os
@@ -29,7 +29,7 @@ NAMES: tuple[str, ...] = ("digits", "sprites", *_TORCHVISION)
 Source = str | os.PathLike[str] | Tensor | np.ndarray | Dataset[Any]
 
 _CHANNELS = (1, 3, 4)
-# What torchvision raises for files that are absent, incomplete or not to be downloaded.
+# torchvision's errors for files that are missing, incomplete or cannot be downloaded
 _UNUSABLE = (RuntimeError, OSError, AssertionError, ValueError, HTTPException)
 
 
@@ -44,7 +44,7 @@ class Raw(NamedTuple):
 
 
 def read(source: Source, root: str | os.PathLike[str] | None = None) -> Raw:
-    """Read a source of any kind that `pyro_vae.data.load` takes."""
+    """Read any source that `pyro_vae.data.load` accepts; raises its errors."""
     if isinstance(source, str) and source in NAMES:
         if source == "sprites":
             source = Sprites()
@@ -96,14 +96,14 @@ def _torchvision(name: str, root: str | os.PathLike[str] | None) -> Raw:
 
     def part(train: bool) -> tuple[Tensor, Tensor | None]:
         try:
-            # First without leave to download: that creates folders, and a root may be read-only.
+            # first without download, which creates folders: the root may be read-only
             found = kind(folder, **{which: train})
         except _UNUSABLE:
             try:
                 found = kind(folder, **{which: train}, download=True)
             except _UNUSABLE as error:
                 raise FileNotFoundError(
-                    f"{name!r} is not, or not whole, under {str(folder)!r} and could not be downloaded to it "
+                    f"{name!r} is not complete under {str(folder)!r} and could not be downloaded to it "
                     f"({type(error).__name__}: {error}). Put torchvision's {kind.__name__} files there, point "
                     "PYRO_VAE_DATA or root= to a folder that has them, or use 'digits', which needs no files"
                 ) from error
@@ -173,7 +173,7 @@ def _dataset(source: Dataset[Any]) -> Raw:
 
 
 def _stack(items: Iterable[tuple[str, Any]]) -> tuple[Tensor, Tensor | None]:
-    """Items `x`, `(x,)` or `(x, y)`, each after the name it has in errors, as tensors `(N, *)`."""
+    """Items `x`, `(x,)` or `(x, y)`, each preceded by its name for errors, as tensors `(N, *)`."""
     names, xs, ys = [], [], []
     for name, item in items:
         x, *label = item if isinstance(item, tuple | list) else (item,)
@@ -222,7 +222,7 @@ def _open(path: str | Path) -> Tensor:
 
 def _pixels(image: Any, name: str) -> Tensor:
     """A PIL image as uint8 `(C, H, W)`, C = 1 if it is gray and 3 otherwise; transparency is dropped."""
-    if image.mode.startswith(("I", "F")):  # converting these to 8 bits would clip them, silently
+    if image.mode.startswith(("I", "F")):  # converting these to 8 bits would clip them without notice
         raise ValueError(f"{name} has PIL mode {image.mode!r}, more than 8 bits a pixel; convert it to 8 bits first")
     gray = image.mode in ("1", "L", "LA")
     pixels = torch.from_numpy(np.array(image.convert("L" if gray else "RGB")))
@@ -232,7 +232,7 @@ def _pixels(image: Any, name: str) -> Tensor:
 def _tensor(array: np.ndarray, what: str) -> Tensor:
     if array.dtype.kind not in "buif":
         raise TypeError(f"{what} has dtype {array.dtype}; expected numbers (uint8, bool or floats)")
-    # A copy in native byte order: torch takes neither other orders nor, without a warning, read-only memory.
+    # a copy in native byte order: torch rejects other orders and warns of read-only memory
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
 
 

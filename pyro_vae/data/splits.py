@@ -1,4 +1,4 @@
-"""What `load` returns: data in splits, and batches cut from them on their own device."""
+"""Data in splits, as `load` returns them, and their batches on their own device."""
 
 import dataclasses
 import hashlib
@@ -14,8 +14,8 @@ __all__ = ["Data", "Split", "batches_of", "draw_binary"]
 
 def draw_binary(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Bernoulli draws in the shape, dtype and device of `probs`, all in [0, 1]."""
-    # As exact as torch.bernoulli in float32 (uniforms lie in [0, 1), so 0 and 1 are certain) and several times faster
-    # on a CPU.
+    # as exact as torch.bernoulli in float32 (uniforms are in [0, 1), so 0 and 1 are certain) and several times faster
+    # on a CPU
     return torch.rand(probs.shape, generator=generator, dtype=probs.dtype, device=probs.device).lt_(probs)
 
 
@@ -29,16 +29,19 @@ def batches_of(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Cut tensors `(N, *)` of one length into tuples of tensors `(batch_size, *)`, on their own device.
 
-    Arguments are checked and the permutation is drawn at the call, not at the first batch. In order
-    (`shuffle=False`), batches are views: do not write into them.
+    Arguments are checked and the permutation is drawn at the call, not at the first batch. Without shuffling, batches
+    are views: do not write into them.
 
     Args:
-        tensors: Tensors of equal first dimension N, cut alike.
+        tensors: Tensors of equal first dimension N.
         batch_size: Data in a batch, between 1 and N.
         shuffle: Go through the data in a random order.
-        generator: What draws that order, on the generator's device; by default the global random state of the data's
-            device.
+        generator: Draws that order, on its own device; by default the global random state of the data's device.
         drop_last: Leave out the last batch if it is smaller than the others.
+
+    Raises:
+        TypeError: For a single tensor in place of a tuple.
+        ValueError: For tensors of different lengths, or a batch size outside 1 to N.
 
     Example:
         >>> x, y = torch.arange(5.0), torch.arange(5)
@@ -69,16 +72,16 @@ def batches_of(
 
 @dataclass(eq=False, repr=False)
 class Split:
-    """One part of the data; `x` is always something the model may observe.
+    """One part of the data; `x` is what the model observes.
 
     Args:
-        intensity: The underlying values `(N, *shape)`: with dynamic binarization the gray values, otherwise what is
-            observed.
+        intensity: The underlying values `(N, *shape)`: the gray values with dynamic binarization, otherwise the
+            observations.
         y: Labels `(N,)`, or `(N, K)` where each datum has several, as int64; or None.
-        drawn: A fixed draw `(N, *shape)` observed in place of `intensity`.
+        drawn: A fixed draw `(N, *shape)` that is observed in place of `intensity`.
         dynamic: Observe a fresh Bernoulli draw of `intensity` at each access, from the global random state of its
             device.
-        given: What a pair is told of each datum beside it, `(N,)`: its second argument. None: nothing.
+        given: The pair's second argument, `(N,)`: the labels, -1 for an unlabeled datum. None: there is none.
     """
 
     intensity: Tensor
@@ -103,7 +106,7 @@ class Split:
         return draw_binary(self.intensity[:n]) if self.dynamic else self._stored[:n]
 
     def args(self, n: int | None = None) -> tuple[Tensor, ...]:
-        """The first n data, or all, as a pair takes them: `(x,)`, or `(x, given)`."""
+        """The arguments of a pair for the first n data, or all: `(x,)`, or `(x, given)`."""
         n = len(self) if n is None else n
         return (self.head(n),) if self.given is None else (self.head(n), self.given[:n])
 
@@ -116,10 +119,13 @@ class Split:
         drop_last: bool = False,
         with_labels: bool = False,
     ) -> Iterator[tuple[Tensor, ...]]:
-        """Batches `(x,)`, or `(x, given)`, with `y` after these for `with_labels`; cut as by `batches_of`.
+        """Batches `(x,)` or `(x, given)`, followed by `y` if `with_labels`; the arguments are those of `batches_of`.
 
-        Where `dynamic`, each batch is drawn anew when it is taken, from the global random state; `generator` decides
-        the order only.
+        If `dynamic`, each batch is drawn from the global random state when it is taken; `generator` is for the order
+        only.
+
+        Raises:
+            ValueError: If `with_labels` and there are none, and as `batches_of` does.
         """
         tensors = [self._stored, *([] if self.given is None else [self.given])]
         if with_labels:
@@ -149,15 +155,15 @@ class Data:
     """A data set in memory, as `load` returns it.
 
     Args:
-        name: What it is called.
+        name: Name of the data set.
         train: The training split.
         valid: The validation split, or None.
         test: The test split, or None.
         shape: Shape of one datum.
-        binarize: How the values became observations, see `load`.
-        seed: What decided the splits and the fixed draws.
-        flatten: Whether each datum was made one vector.
-        origin: The arguments of `load` by which they can be loaded again, if they can.
+        binarize: How the observations follow from the values, see `load`.
+        seed: Seed of the splits and the fixed draws.
+        flatten: Whether each datum is one vector.
+        origin: The arguments of `load` that load the same data again, without "data" for a source that is not a path.
     """
 
     name: str
@@ -172,7 +178,7 @@ class Data:
 
     @property
     def mean(self) -> Tensor:
-        """Mean of the training split's `intensity`, of shape `shape`: what output biases start from."""
+        """Mean of the training split's `intensity`, of shape `shape`, for `VAE.start_at_mean`."""
         return self.train.intensity.mean(0)
 
     def to(self, device: torch.device | str) -> "Data":
@@ -182,7 +188,7 @@ class Data:
         return dataclasses.replace(self, train=self.train.to(device), valid=valid, test=test)
 
     def describe(self) -> dict[str, object]:
-        """What identifies these data, ready for JSON; `fingerprint` hashes the training split's `intensity`."""
+        """A description for JSON that identifies the data; `fingerprint` hashes the training split's `intensity`."""
         pixels = self.train.intensity.cpu().contiguous().numpy()
         return {
             "name": self.name,

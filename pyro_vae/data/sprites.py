@@ -1,4 +1,4 @@
-"""Procedural sprites: white shapes of known shape, scale, rotation and place, for measures of disentanglement."""
+"""Procedural sprites: white shapes with known factors, for measures of disentanglement."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ __all__ = ["Sprites"]
 
 
 class Sprites(Dataset[tuple[Tensor, Tensor]]):
-    """Binary images of one shape each, all combinations of five factors; rendered when asked for.
+    """Binary images of one shape each, with five known factors, rendered on access.
 
     The design of dSprites (Matthey et al. 2017), drawn from formulas: a square, an ellipse or a heart; six sizes; 40
-    angles, a full turn; 32 places across and 32 down. That is 737 280 images, of which a set holds a fixed random
-    subset. A square looks the same after a quarter turn and an ellipse after half of one, there as here: the angle is
-    no factor that could always be told from the image.
+    angles of a full turn; 32 positions across and 32 down. These are 737 280 images; a set is a fixed random subset. As
+    in dSprites, a square looks the same after a quarter turn and an ellipse after half a turn, so the angle cannot
+    always be inferred from the image.
 
     `pv.data.load(Sprites(...))` is the set as training, validation and test data, with the factors as labels `(N, 5)`;
     `pv.data.load("sprites")` is that of the default arguments.
 
     Args:
         size: Height and width of the images in pixels.
-        num_images: How many of all combinations, chosen at random; None for all, in order of the factors.
-        seed: Of the choice.
+        num_images: Number of random combinations; None for all of them, in the order of the factors.
+        seed: Seed of that choice.
 
     Attributes:
         factors: `(N, 5)`, int64: the index of shape, scale, rotation, x and y of each image.
@@ -81,9 +81,9 @@ class Sprites(Dataset[tuple[Tensor, Tensor]]):
         ):
             raise ValueError(f"factors must be integers (*, 5) below {counts.tolist()}, got {tuple(factors.shape)}")
         kind, scale, turn, across, down = factors.to(torch.float64)[..., None, None].unbind(-3)  # each (*, 1, 1)
-        # the image is [-1, 1] squared; centers leave room for the largest shape at any angle
+        # the image is [-1, 1]^2; the largest shape fits at any angle and position
         radius = 0.2 + 0.2 * scale / 5
-        center_x, center_y = ((2 * place / 31 - 1) * 0.5 for place in (across, down))
+        center_x, center_y = ((2 * position / 31 - 1) * 0.5 for position in (across, down))
         line = (torch.arange(self.size, dtype=torch.float64) + 0.5) * 2 / self.size - 1
         dx, dy = (line - center_x) / radius, (line.unsqueeze(-1) - center_y) / radius
         angle = turn * (2 * math.pi / 40)

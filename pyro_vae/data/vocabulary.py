@@ -1,4 +1,4 @@
-"""Sentences as rows of whole numbers, and back."""
+"""Conversion between sentences and rows of token numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPECIAL = ("<pad>", "<end>", "<unk>")
 
 
 def words(sentence: str) -> list[str]:
-    """Lower-case words and marks of punctuation.
+    """The lower-case words and punctuation marks of a sentence.
 
     >>> words("The cat's here, again.")
     ['the', "cat's", 'here', ',', 'again', '.']
@@ -25,56 +25,59 @@ def words(sentence: str) -> list[str]:
 
 
 class Vocabulary:
-    """Tokens and their numbers. 0 fills a row after its end, 1 ends a sentence, and 2 stands for any other token.
+    """Tokens and their numbers: 0 is padding after the end of a row, 1 ends a sentence, and 2 is any unknown token.
 
     Args:
-        tokens: All tokens but these three, each once.
-        split: What makes tokens of a sentence.
-        joint: What stands between tokens when a sentence is written.
+        tokens: All tokens except these three, each once.
+        split: A function from a sentence to its tokens.
+        separator: String between the tokens of a decoded sentence.
+
+    Raises:
+        ValueError: For repeated tokens, or tokens equal to a special one.
 
     Example:
-        >>> vocabulary = Vocabulary.of(["the cat sat .", "the dog sat ."])
+        >>> vocabulary = Vocabulary.from_sentences(["the cat sat .", "the dog sat ."])
         >>> rows = vocabulary.encode(["the dog ran ."], length=6)
         >>> rows.tolist(), vocabulary.decode(rows)
         ([[3, 7, 2, 5, 1, 0]], ['the dog <unk> .'])
     """
 
-    def __init__(self, tokens: Sequence[str], split: Callable[[str], list[str]] = words, joint: str = " ") -> None:
+    def __init__(self, tokens: Sequence[str], split: Callable[[str], list[str]] = words, separator: str = " ") -> None:
         if len(set(tokens)) < len(tokens) or set(tokens) & set(SPECIAL):
             raise ValueError(f"tokens must differ from each other and from {', '.join(SPECIAL)}")
         self.tokens = (*SPECIAL, *tokens)
         self.index = {token: i for i, token in enumerate(self.tokens)}
-        self.split, self.joint = split, joint
+        self.split, self.separator = split, separator
 
     @classmethod
-    def of(
+    def from_sentences(
         cls,
         sentences: Iterable[str],
         *,
         max_size: int | None = None,
         split: Callable[[str], list[str]] = words,
-        joint: str = " ",
+        separator: str = " ",
     ) -> Vocabulary:
-        """The tokens of some sentences, the most frequent first, at most `max_size` with the three special ones."""
+        """The vocabulary of some sentences, most frequent tokens first; `max_size` includes the special tokens."""
         counts = Counter(token for sentence in sentences for token in split(sentence))
         most = None if max_size is None else max(0, max_size - len(SPECIAL))
-        return cls([token for token, _ in counts.most_common(most)], split, joint)
+        return cls([token for token, _ in counts.most_common(most)], split, separator)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def encode(self, sentences: Sequence[str], length: int) -> Tensor:
-        """Rows `(N, length)`, int64: the tokens of each sentence, its end, and filling.
+        """Rows `(N, length)`, int64: the tokens of each sentence, its end, and padding.
 
         Raises:
-            ValueError: If a sentence has `length` tokens or more, so that its end finds no place.
+            ValueError: If a sentence has `length` tokens or more, with no room for its end.
         """
         rows = torch.full((len(sentences), length), PAD)
         for i, sentence in enumerate(sentences):
             tokens = [self.index.get(token, UNKNOWN) for token in self.split(sentence)] + [END]
             if len(tokens) > length:
                 raise ValueError(
-                    f"sentence {i} has {len(tokens) - 1} tokens, at most length - 1 = {length - 1} have room: "
+                    f"sentence {i} has {len(tokens) - 1} tokens, expected at most length - 1 = {length - 1}: "
                     f"{sentence[:60]!r}"
                 )
             rows[i, : len(tokens)] = torch.tensor(tokens)
@@ -85,7 +88,7 @@ class Vocabulary:
         sentences = []
         for row in rows.tolist():
             tokens = row[: row.index(END)] if END in row else row
-            sentences.append(self.joint.join(self.tokens[i] for i in tokens if i != PAD))
+            sentences.append(self.separator.join(self.tokens[i] for i in tokens if i != PAD))
         return sentences
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""What SVI optimizes: estimators and objectives by name, and the weights on their KL."""
+"""What SVI optimizes: estimators and objectives by name, and weights on their KL."""
 
 from pyro_vae.elbo import adversarial
 from pyro_vae.elbo.adversarial import (
@@ -41,7 +41,7 @@ from pyro_vae.elbo.objectives.penalty import WAE, InfoVAE, Sparse, mmd
 from pyro_vae.elbo.objectives.quantized import VQ
 from pyro_vae.elbo.objectives.total_correlation import BetaTC
 from pyro_vae.elbo.objectives.weights import Cyclical, Schedule, Warmup, WeightedKL
-from pyro_vae.elbo.registry import bound_of, least_particles, make, names, register
+from pyro_vae.elbo.registry import bound_of, make, min_particles, names, register
 
 __all__ = [
     "AAE",
@@ -95,7 +95,7 @@ __all__ = [
     "Warmup",
     "WeightedKL",
     "bound_of",
-    "least_particles",
+    "min_particles",
     "make",
     "mmd",
     "names",

@@ -45,7 +45,7 @@ from pyro_vae.elbo.objectives.penalty import WAE, InfoVAE
 from pyro_vae.elbo.objectives.quantized import VQ
 from pyro_vae.elbo.objectives.total_correlation import BetaTC
 
-__all__ = ["bound_of", "least_particles", "make", "names", "register"]
+__all__ = ["bound_of", "min_particles", "make", "names", "register"]
 
 _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "mean_field": MeanField,
@@ -94,18 +94,22 @@ def names() -> tuple[str, ...]:
     return tuple(_REGISTRY)
 
 
-def least_particles(name: str) -> int:
+def min_particles(name: str) -> int:
     """The smallest number of particles that the estimator called `name` works with."""
-    return getattr(_REGISTRY.get(name), "least_particles", 1)
+    return getattr(_REGISTRY.get(name), "min_particles", 1)
 
 
 def bound_of(name: str) -> str:
-    """What the estimator called `name` bounds log p(x) by: "elbo", "iwae", "own" for another bound, "none" for none."""
+    """Which bound on log p(x) the estimator called `name` has: "elbo", "iwae", "own" for another one, or "none"."""
     return getattr(_REGISTRY.get(name), "bound", "elbo")
 
 
 def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:
-    """Let `make(name, num_particles=..., **options)` build an ELBO of your own."""
+    """Let `make(name, num_particles=..., **options)` build an ELBO of your own.
+
+    Raises:
+        ValueError: If the name is registered already.
+    """
     if name in _REGISTRY:
         raise ValueError(f"an ELBO named {name!r} is registered already; known are {', '.join(_REGISTRY)}")
     _REGISTRY[name] = factory
@@ -118,8 +122,9 @@ def make(name: str | pyro.infer.ELBO, *, num_particles: int = 1, **options: Any)
     5
 
     Raises:
-        ValueError: For an unknown name, with the nearest known one; for no particles; or if options come with a ready
-            object.
+        ValueError: For an unknown name, with the nearest known one; for fewer than one particle; for options of an ELBO
+            that is an object already.
+        TypeError: For anything that is not a name or an ELBO object.
     """
     if isinstance(name, pyro.infer.ELBO):
         if num_particles not in (1, name.num_particles) or options:

@@ -22,10 +22,10 @@ class Autoencoder(VAE):
 
     The negative ELBO is the reconstruction loss -log p(x|z) and nothing else: half the squared error plus a constant
     for `Normal(data_shape, scale=1.0)`, the cross entropy for "bernoulli". It is the limit of a VAE whose KL has weight
-    zero: then the noise of the posterior only costs reconstruction, and vanishes. Being no density, the guide gives no
-    importance weights, and the prior no samples; both are refused.
+    zero, in which the noise of the posterior only costs reconstruction, and vanishes. The guide is not a density, so
+    there are no importance weights; the flat prior cannot be drawn from. Asking for either raises a ValueError.
 
-    An autoencoder with an overcomplete code is sparse by one of three: `prior=LaplacePrior(D, scale)` (an L1 penalty),
+    There are three ways to make an overcomplete code sparse: `prior=LaplacePrior(D, scale)` (an L1 penalty),
     `code=TopK(k)` (k elements at a time), `code=torch.nn.Sigmoid()` under the objective "sparse" (a mean activation).
     Under `pv.elbo.Denoising` it becomes a denoising autoencoder.
 
@@ -34,11 +34,11 @@ class Autoencoder(VAE):
         latent_dim: Size of the code.
         hidden: Widths of the encoder's hidden layers; the decoder has them in reverse.
         activation: Name of the nonlinearity, see `pv.nets`.
-        likelihood: What measures the reconstruction, as for `VAE`.
+        likelihood: p(x|z), whose -log p(x|z) is the reconstruction loss; as for `VAE`.
         code: A module `(*, latent_dim) -> (*, latent_dim)` between encoder and code; the identity if None.
-        prior: "flat", or a prior whose negative log-density is a penalty on the code.
-        encoder, decoder: As for `VAE`, the encoder's output being `(*, latent_dim)`: `pv.nets.ConvEncoder` and
-            `pv.nets.ConvDecoder` make a convolutional one.
+        prior: "flat", or a `Prior` whose negative log-density is a penalty on the code.
+        encoder, decoder: As for `VAE`, with an encoder output `(*, latent_dim)`. `pv.nets.ConvEncoder` and
+            `pv.nets.ConvDecoder` make a convolutional autoencoder.
 
     Raises:
         ValueError: As `VAE` does.
@@ -70,5 +70,5 @@ class Autoencoder(VAE):
 
     def code_of(self, x: Tensor) -> Tensor:
         """The code `(*, latent_dim)` of data `(*, *data_shape)`."""
-        point: Tensor = self.encode(x).mean
-        return point
+        code: Tensor = self.encode(x).mean
+        return code

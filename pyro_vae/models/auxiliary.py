@@ -1,4 +1,4 @@
-"""The auxiliary variational autoencoder: a posterior made richer by a second latent that the data do not depend on."""
+"""The auxiliary VAE: a richer posterior by a second latent, on which the data do not depend."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ __all__ = ["AuxiliaryVAE"]
 
 
 class AuxiliaryVAE(VAE):
-    r"""A `VAE` whose posterior is a mixture over an auxiliary latent a, continuous and so of any shape.
+    r"""A `VAE` whose posterior is a continuous mixture over an auxiliary latent a.
 
     .. math:: z \sim p(z), \quad x \sim p(x \mid z), \quad a \sim r(a \mid x, z); \qquad
         q(z \mid x) = \int q(a \mid x)\, q(z \mid x, a)\, da
 
-    The integral is not known, so the model draws a too, from a learned r after x. The integral of r over a is
-    one: log p(x) is that of the VAE, and every bound of the pair is a bound on it, looser the further r is from
-    q(a|x, z). The pair is an ordinary one with the latents "a" and "z": any estimator trains it, any question applies.
+    The integral has no closed form, so the model draws a as well, from a learned r(a|x, z). Since r integrates to one,
+    log p(x) is that of the VAE, and every bound of the pair is a bound on it; the further r is from q(a|x, z), the
+    looser. The pair is an ordinary one with the latents "a" and "z": any estimator and any evaluation applies.
 
     Args:
         data_shape: Shape of one datum: an int D, or an image shape (C, H, W).
         latent_dim: Size of z.
         auxiliary_dim: Size of a.
-        hidden: Widths of the hidden layers of each of the encoders; the decoder has them in reverse. The data go
-            through all but the last once, whatever the number of particles.
-        activation, likelihood, posterior, prior, decoder: As for `VAE`; `posterior` is q(z|x, a).
+        hidden: Widths of the hidden layers of each of the encoders; the decoder has them in reverse. The data pass
+            all but the last layer once, whatever the number of particles.
+        activation, likelihood, posterior, prior, decoder: As for `VAE`; `posterior` is q(z|x, a), and q(a|x) and r are
+            diagonal normals.
 
     Raises:
-        ValueError: As `VAE` does, and without a hidden layer.
+        ValueError: As `VAE` does, and for no hidden layer.
 
     Reference: Ranganath et al. 2016, arXiv 1511.02386, eq. 4 and 7; Maaløe et al. 2016, arXiv 1602.05473, eq. 3 and 4.
 
@@ -60,16 +61,16 @@ class AuxiliaryVAE(VAE):
         decoder: nn.Module | NetworkFactory | None = None,
     ) -> None:
         posterior = as_posterior(posterior, latent_dim)
-        encoder = _Joint(data_shape, auxiliary_dim, hidden, posterior.param_shape, activation)
+        encoder = _JointEncoder(data_shape, auxiliary_dim, hidden, posterior.param_shape, activation)
         super().__init__(
             data_shape, latent_dim, hidden, activation, likelihood, posterior, prior, encoder=encoder, decoder=decoder
         )
         self.auxiliary = DiagonalNormal(auxiliary_dim)
         self.auxiliary_encoder = MLP(data_shape, hidden, self.auxiliary.param_shape, activation)
-        self.reverse = _Joint(data_shape, latent_dim, hidden, self.auxiliary.param_shape, activation)
+        self.reverse = _JointEncoder(data_shape, latent_dim, hidden, self.auxiliary.param_shape, activation)
 
     def model(self, x: Tensor) -> None:
-        """The generative model of the data `x`, `(N, *data_shape)`, with the auxiliary latent after them."""
+        """The generative model of the data `x`, `(N, *data_shape)`, followed by the auxiliary latent."""
         self._check(x, batch=True)
         self._register("prior", "decoder", "likelihood", "reverse")
         with pyro.plate("data", len(x)):
@@ -78,7 +79,7 @@ class AuxiliaryVAE(VAE):
             pyro.sample("a", self.auxiliary(self.reverse(x, z)))
 
     def guide(self, x: Tensor) -> None:
-        """The amortised posterior of "a" and then "z" for `x`, `(N, *data_shape)`."""
+        """The amortized posterior of "a" and then "z" for `x`, `(N, *data_shape)`."""
         self._check(x, batch=True)
         self._register("encoder", "posterior", "auxiliary_encoder")
         with pyro.plate("data", len(x)):
@@ -92,8 +93,8 @@ class AuxiliaryVAE(VAE):
         return self.posterior(self.encoder(x, a))
 
 
-class _Joint(nn.Module):
-    """A network `(*, *shape), (*, in) -> (*, *out_shape)`; what comes first goes through its first layers alone."""
+class _JointEncoder(nn.Module):
+    """A network `(*, *shape), (*, in) -> (*, *out_shape)` whose first layers see the first input only."""
 
     def __init__(
         self, shape: int | Sequence[int], in_dim: int, hidden: Sequence[int], out_shape: Sequence[int], activation: str

@@ -23,13 +23,18 @@ __all__ = ["AutoregressiveCodes", "Codebook", "CodePrior", "NearestCode", "Unifo
 
 
 class Codebook(nn.Module):
-    """K vectors of d elements, `(K, d)`, found by running averages of what they stand for or by gradients.
+    """K vectors of d elements, `(K, d)`, learned by running averages of their encodings or by gradients.
 
     Args:
         codes, dim: K and d.
-        decay: Of the running averages, or None: then the vectors are a parameter.
-        revive: A code used less often than this per batch, on average, moves to the encoding of a random datum. As no
-            code has been used when training begins, all start there. 0: never.
+        decay: Decay of the running averages; None makes the vectors a parameter.
+        revive: A code with fewer uses per batch than this, on average, moves to the encoding of a random datum. At the
+            start of training no code has been used, so all of them do. 0: never.
+
+    Raises:
+        ValueError: For sizes below 1, a decay outside (0, 1), or a negative `revive`.
+
+    Reference: van den Oord et al. 2017, arXiv 1711.00937, appendix A.1.
     """
 
     vectors: Tensor
@@ -53,17 +58,20 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def nearest(self, encoding: Tensor) -> Tensor:
-        """Index of the nearest code, `(*)`, of encodings `(*, d)`."""
+        """Indices `(*)` of the codes nearest to encodings `(*, d)`."""
         # squares are expanded, so in single precision a code could lose to another one 1e-4 away, even against itself
         flat, vectors = encoding.reshape(-1, encoding.shape[-1]).double(), self.vectors.double()
-        # the distance up to a part that all codes have, in one product: adding the squares and `argmin` take longer
+        # the distance up to a constant over codes, in one product: adding the squares and `argmin` take longer
         with_one = F.pad(flat, (0, 1), value=1.0)
         distance = with_one @ torch.cat([-2 * vectors, vectors.square().sum(-1, keepdim=True)], -1).T
         return distance.min(-1).indices.reshape(encoding.shape[:-1])
 
     @torch.no_grad()
-    def follow(self, encoding: Tensor) -> Tensor:
-        """Move the vectors to the averages so far, dead ones to some of the encodings `(*, d)`; returns their codes."""
+    def update(self, encoding: Tensor) -> Tensor:
+        """Set the vectors to the averages so far, then average in encodings `(*, d)`; returns their codes `(*)`.
+
+        In between, vectors that are hardly used move to random ones of the encodings.
+        """
         flat = encoding.reshape(-1, encoding.shape[-1]).to(self.vectors.dtype)
         if self.decay is not None:
             known = self.uses.unsqueeze(-1).clamp_min(1e-6)
@@ -80,10 +88,10 @@ class Codebook(nn.Module):
 
 
 class Quantized(dist.Delta):
-    """A point mass at the codes `nearest` to an `encoding`, both `(*, *grid, d)`; its draw passes its gradient there.
+    """A point mass at the codes `nearest` to an `encoding`, both `(*, *grid, d)`, with a straight-through gradient.
 
-    Straight-through: the value is exactly the code, and its derivative reaches the encoding as if that were the value;
-    it reaches the code, too, where the codebook is a parameter.
+    The value is exactly the code, and the gradient reaches the encoding as if that were the value. It reaches the code,
+    too, where the codebook is a parameter.
     """
 
     def __init__(self, encoding: Tensor, nearest: Tensor, event_dim: int) -> None:
@@ -98,7 +106,11 @@ class Quantized(dist.Delta):
 class NearestCode(Conditional):
     """q(z|x): the point mass at the code nearest to each vector of the features, `(*, *grid, d)`.
 
-    In training mode, while gradients are recorded, the codebook follows the encodings.
+    In training mode, while gradients are recorded, the codebook is updated by the encodings.
+
+    Args:
+        codebook: The K vectors, `(K, d)`.
+        grid: Shape of an array of codes.
     """
 
     def __init__(self, codebook: Codebook, grid: Sequence[int]) -> None:
@@ -107,13 +119,13 @@ class NearestCode(Conditional):
         self.codebook = codebook
 
     def distribution(self, h: Tensor) -> Quantized:
-        follows = self.training and torch.is_grad_enabled()
-        codes = self.codebook.follow(h.detach()) if follows else self.codebook.nearest(h)
+        learns = self.training and torch.is_grad_enabled()
+        codes = self.codebook.update(h.detach()) if learns else self.codebook.nearest(h)
         return Quantized(h, self.codebook.vectors[codes], len(self.event_shape))
 
 
 class _InCodebook(constraints.Constraint):
-    """Arrays whose every vector, the last dimension, is one of a codebook."""
+    """Arrays of vectors, along the last dimension, that all are in a codebook."""
 
     is_discrete = True
 
@@ -125,14 +137,14 @@ class _InCodebook(constraints.Constraint):
         return self.holds(value, self.codebook.nearest(value))
 
     def holds(self, value: Tensor, codes: Tensor) -> Tensor:
-        """`check`, for a value whose nearest codes are known."""
+        """`check` for a value whose nearest codes are known."""
         vectors = self.codebook.vectors.detach()
-        apart = (value.detach() - vectors[codes]).abs().flatten(-self.event_dim).amax(-1)
-        return apart <= 1e-5 * (1 + vectors.abs().amax())
+        error = (value.detach() - vectors[codes]).abs().flatten(-self.event_dim).amax(-1)
+        return error <= 1e-5 * (1 + vectors.abs().amax())
 
 
-class OnCodebook(dist.TorchDistribution):
-    """A distribution over arrays of codes as one over their vectors, `(*grid, d)`; a mass function."""
+class CodeDistribution(dist.TorchDistribution):
+    """A distribution over arrays of codes as a mass function over their vectors, `(*grid, d)`."""
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
 
@@ -142,14 +154,14 @@ class OnCodebook(dist.TorchDistribution):
 
     @property
     def support(self) -> _InCodebook:
-        """The arrays of vectors that are all in the codebook."""
+        """Arrays of vectors that all are in the codebook."""
         return _InCodebook(self.codebook, len(self.event_shape))
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> OnCodebook:
-        return OnCodebook(self.prior, self.codebook, batch_shape)
+    def expand(self, batch_shape: Any, _instance: Any = None) -> CodeDistribution:
+        return CodeDistribution(self.prior, self.codebook, batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p of the codes that the vectors are; -inf for a vector that is none."""
+        """log p of the codes of the vectors, in nats; -inf where a vector is not in the codebook."""
         codes = self.codebook.nearest(value)
         return torch.where(self.support.holds(value, codes), self.prior.log_prob(codes), -math.inf)
 
@@ -161,10 +173,10 @@ class OnCodebook(dist.TorchDistribution):
 
 
 class CodePrior(Prior):
-    """A distribution over arrays of codes: `log_prob(codes)` and `draw(n)`; called, one over their vectors.
+    """A distribution over arrays of codes, `log_prob(codes)` and `draw(n)`; `prior()` is that over their vectors.
 
     Args:
-        codebook: The codes' vectors; they stay with whoever made them.
+        codebook: The codes' vectors, which belong to the posterior.
         grid: Shape of an array of codes.
     """
 
@@ -173,8 +185,8 @@ class CodePrior(Prior):
         self.grid, self.codes = torch.Size(grid), codebook.vectors.shape[0]
         self._codebook = [codebook]  # in a list, since its weights belong to the posterior
 
-    def forward(self) -> OnCodebook:
-        return OnCodebook(self, self._codebook[0])
+    def forward(self) -> CodeDistribution:
+        return CodeDistribution(self, self._codebook[0])
 
     def log_prob(self, codes: Tensor) -> Tensor:
         """log p of arrays of codes, `(*, *grid) -> (*)`."""
@@ -186,7 +198,11 @@ class CodePrior(Prior):
 
 
 class UniformCodes(CodePrior):
-    """Every array of codes is as likely as any other: log K nats for each code."""
+    """The uniform distribution over arrays of codes: log K nats for each code.
+
+    Args:
+        codebook, grid: As for `CodePrior`.
+    """
 
     def log_prob(self, codes: Tensor) -> Tensor:
         rate = self.grid.numel() * math.log(self.codes)
@@ -197,17 +213,20 @@ class UniformCodes(CodePrior):
 
 
 class AutoregressiveCodes(Named, CodePrior, Pair):
-    r"""Each code given those above it and to its left: a small PixelCNN, and a pair over observed codes.
+    r"""A small PixelCNN, each code given those above it and to its left; also a pair over observed codes.
 
     .. math:: p(k) = \prod_i p(k_i \mid k_1, \dots, k_{i-1})
 
-    Inside a `VQVAE` it is trained with everything else. Its own `model` and `guide`, which has no latents, train it
-    alone on codes `(N, *grid)`.
+    Inside a `VQVAE` it is trained with everything else. Its own `model`, and a `guide` without latents, train it alone
+    on codes `(N, *grid)`.
 
     Args:
         codebook, grid: As for `CodePrior`; a grid of one or two dimensions.
         width: Channels of the hidden layers.
         blocks: Residual blocks after the first layer.
+
+    Raises:
+        ValueError: For a grid of more than two dimensions.
 
     Reference: van den Oord et al. 2016, arXiv 1601.06759.
     """
@@ -235,7 +254,7 @@ class AutoregressiveCodes(Named, CodePrior, Pair):
         """Nothing is latent."""
 
     def logits(self, codes: Tensor) -> Tensor:
-        """Of each code given those before it, `(*, *grid, K)`."""
+        """The logits of each code given those before it, `(*, *grid, K)`, for codes `(*, *grid)`."""
         lead = leading_shape(codes, self.grid, "logits")
         high, wide = (1, *self.grid)[-2:]
         h = self.first(self.embed(codes.reshape(-1, high, wide)).movedim(-1, 1))

@@ -1,4 +1,4 @@
-"""The conditional variational autoencoder: data given a label, or given a part of themselves."""
+"""The conditional variational autoencoder: data given a label, or given a visible part."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class ConditionalVAE(VAE):
     .. math:: z \sim N(z; f(c)), \quad x \sim p(x \mid \mathrm{decoder}(z, c)); \qquad
         q(z \mid x, c) = \mathrm{posterior}(\mathrm{encoder}(x, c))
 
-    The pair takes the condition beside the data, `model(x, c)` and `guide(x, c)`: train it with
+    The pair takes the condition as a second argument, `model(x, c)` and `guide(x, c)`: train it with
     `pv.fit(vae.model, vae.guide, (x, c))`, ask `pv.log_marginal(vae.model, vae.guide, x, c)` for log p(x|c). With a
-    label for c it draws a chosen class; with the visible part of an image for c and the hidden part for x it in-paints,
-    see `Quadrants`. The prior depends on c as well, as a diagonal normal; all networks are MLPs on flattened inputs.
+    label as c it draws a chosen class. With the visible part of an image as c and the hidden part as x it inpaints, see
+    `Quadrants`. The prior is a diagonal normal that depends on c; all networks are MLPs on flattened inputs.
 
     Args:
         data_shape: Shape of one datum: an int D, or an image shape (C, H, W).
@@ -39,8 +39,8 @@ class ConditionalVAE(VAE):
         activation, likelihood, posterior: As for `VAE`.
 
     Raises:
-        ValueError: As `VAE` does. When run, for data without a condition, or with one of another shape; while Pyro
-            validates values, also for labels outside 0, ..., C - 1 (unlabelled data are no data of this model).
+        ValueError: As `VAE` does. When run, for data without a condition, or for one of another shape; while Pyro
+            validates values, also for labels outside 0, ..., C - 1 (there is no class for unlabeled data).
 
     Reference: Sohn, Lee and Yan 2015, NIPS 28, eq. 4; Kingma et al. 2014, arXiv 1406.5298 (labels).
 
@@ -62,9 +62,9 @@ class ConditionalVAE(VAE):
         posterior: str | Conditional = "diagonal_normal",
     ) -> None:
         shape = as_sizes(data_shape, "data_shape")
-        given_shape = as_sizes(condition, "condition")
+        condition_shape = as_sizes(condition, "condition")
         likelihood, posterior = as_likelihood(likelihood, shape), as_posterior(posterior, latent_dim)
-        size, down = given_shape.numel(), tuple(reversed(hidden))
+        size, down = condition_shape.numel(), tuple(reversed(hidden))
         encoder = MLP(shape.numel() + size, hidden, posterior.param_shape, activation)
         decoder = MLP(latent_dim + size, down, likelihood.param_shape, activation)
         super().__init__(
@@ -77,21 +77,21 @@ class ConditionalVAE(VAE):
             encoder=encoder,
             decoder=decoder,
         )
-        self.condition_shape, self.labels = given_shape, isinstance(condition, int)
+        self.condition_shape, self.labels = condition_shape, isinstance(condition, int)
         self.prior_net = MLP(size, hidden, 2 * latent_dim, activation)
         self.prior_family = DiagonalNormal(latent_dim)
 
     def model(self, x: Tensor, condition: Tensor | None = None) -> None:
         """The generative model of the data `x`, `(N, *data_shape)`, given N conditions."""
         self._check(x, batch=True)
-        c = self._given(condition, len(x))
+        c = self._encode_condition(condition, len(x))
         self._register("prior_net", "decoder", "likelihood")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior_family(self.prior_net(c)))
-            pyro.sample("x", self.likelihood(self.decoder(_beside(z, c))), obs=x)
+            pyro.sample("x", self.likelihood(self.decoder(_concatenate(z, c))), obs=x)
 
     def guide(self, x: Tensor, condition: Tensor | None = None) -> None:
-        """The amortised posterior of the latents of `x`, `(N, *data_shape)`, given N conditions."""
+        """The amortized posterior of the latents of `x`, `(N, *data_shape)`, given N conditions."""
         self._check(x, batch=True)
         self._register("encoder", "posterior")
         with pyro.plate("data", len(x)):
@@ -100,17 +100,17 @@ class ConditionalVAE(VAE):
     def encode(self, x: Tensor, condition: Tensor | None = None) -> Any:
         """q(z|x, c) as a distribution: batch shape `(N,)`, event shape `(latent_dim,)`."""
         self._check(x, batch=True)
-        return self.posterior(self.encoder(_beside(x.flatten(1), self._given(condition, len(x)))))
+        return self.posterior(self.encoder(_concatenate(x.flatten(1), self._encode_condition(condition, len(x)))))
 
     def decode(self, z: Tensor, condition: Tensor | None = None) -> Any:
         """p(x|z, c) as a distribution: batch shape `(*, N)`, event shape `data_shape`, for z `(*, N, latent_dim)`."""
-        return self.likelihood(self.decoder(_beside(z, self._given(condition, z.shape[-2]))))
+        return self.likelihood(self.decoder(_concatenate(z, self._encode_condition(condition, z.shape[-2]))))
 
     @torch.no_grad()
     def sample(self, n: int, *, mean: bool = False, condition: Tensor | None = None) -> Tensor:
         """`(n, *data_shape)`, drawn for each of n conditions, or the means of p(x|z, c) with `mean=True`."""
-        c = self._given(condition, n)
-        p = self.likelihood(self.decoder(_beside(self.prior_family(self.prior_net(c)).sample(), c)))
+        c = self._encode_condition(condition, n)
+        p = self.likelihood(self.decoder(_concatenate(self.prior_family(self.prior_net(c)).sample(), c)))
         return p.mean if mean else p.sample()
 
     @torch.no_grad()
@@ -119,27 +119,27 @@ class ConditionalVAE(VAE):
         p = self.decode(self.encode(x, condition).sample(), condition)
         return p.mean if mean else p.sample()
 
-    def _given(self, condition: Tensor | None, n: int) -> Tensor:
-        """The conditions as the networks see them, `(N, E)`."""
-        what = f"labels ({n},)" if self.labels else f"a tensor ({', '.join(map(str, (n, *self.condition_shape)))})"
+    def _encode_condition(self, condition: Tensor | None, n: int) -> Tensor:
+        """The conditions as the networks take them, `(N, E)`: flattened, or one-hot labels."""
+        expected = f"labels ({n},)" if self.labels else f"a tensor ({', '.join(map(str, (n, *self.condition_shape)))})"
         if condition is None:
             raise ValueError(
-                f"the data came without their condition, {what} was expected beside them: pass "
-                "`pv.fit(model, guide, (x, c))` when training (`--labels all` on the command line), and `(model, "
-                "guide, x, c)` to whatever asks about the pair; data without a label are for a semi-supervised model"
+                f"expected a condition as second argument, {expected}, got none: train with `pv.fit(model, guide, "
+                "(x, c))` (`--labels all` on the command line), and evaluate with `(model, guide, x, c)`; for data "
+                "without labels use a semi-supervised model"
             )
         if condition.shape != ((n,) if self.labels else (n, *self.condition_shape)):
-            raise ValueError(f"a condition of shape {tuple(condition.shape)} came, {what} was expected")
+            raise ValueError(f"expected as condition {expected}, got one of shape {tuple(condition.shape)}")
         if not self.labels:
             return condition.flatten(1)
         (classes,) = self.condition_shape
         labels = condition.long()
-        # looked at only where Pyro looks at values too: it would wait for a GPU
+        # read only where Pyro reads values as well, since it waits for a GPU
         if pyro.distributions.is_validation_enabled() and not bool(((labels >= 0) & (labels < classes)).all()):
             raise _out_of_range(labels, classes)
         try:
             return one_hot(labels, classes).to(next(self.prior_net.parameters()))
-        except RuntimeError as error:  # on a CPU, torch looks itself
+        except RuntimeError as error:  # on a CPU, torch checks by itself
             if "Class values" not in str(error):
                 raise
             raise _out_of_range(labels, classes) from error
@@ -147,12 +147,12 @@ class ConditionalVAE(VAE):
 
 def _out_of_range(labels: Tensor, classes: int) -> ValueError:
     return ValueError(
-        f"labels from {int(labels.min())} to {int(labels.max())} came, 0 to {classes - 1} were expected: leave "
-        "unlabelled data out, or use a semi-supervised model"
+        f"expected labels from 0 to {classes - 1}, got {int(labels.min())} to {int(labels.max())}: leave unlabeled "
+        "data out, or use a semi-supervised model"
     )
 
 
-def _beside(a: Tensor, b: Tensor) -> Tensor:
+def _concatenate(a: Tensor, b: Tensor) -> Tensor:
     """`(*, N, A)` and `(N, B)` as `(*, N, A + B)`."""
     lead = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
     return torch.cat([a.expand(*lead, a.shape[-1]), b.expand(*lead, b.shape[-1])], -1)
@@ -160,13 +160,18 @@ def _beside(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Quadrants:
-    """Cuts images `(N, C, H, W)` into a hidden and a visible part, both as vectors, and puts them together again.
+    """Cuts images `(N, C, H, W)` into a hidden and a visible part, both as vectors, and joins them again.
 
-    The part that is visible begins with the bottom left quadrant and goes on clockwise.
+    The visible quadrants start at the bottom left and continue clockwise.
 
     Args:
         shape: `(C, H, W)`.
-        visible: how many quadrants are, 1 to 3.
+        visible: Number of visible quadrants, 1 to 3.
+
+    Raises:
+        ValueError: For another number of quadrants, or images of another shape.
+
+    Reference: Sohn, Lee and Yan 2015, NIPS 28, section 5.1.
 
     >>> cut = Quadrants((1, 4, 4), visible=1)
     >>> hidden, visible = cut.split(torch.arange(16.0).reshape(1, 1, 4, 4))
@@ -186,7 +191,7 @@ class Quadrants:
 
     @property
     def seen(self) -> Tensor:
-        """Which elements are visible, booleans of the image's shape."""
+        """The mask of visible elements, booleans `(C, H, W)`."""
         _, height, width = self.shape
         seen = torch.zeros(self.shape, dtype=torch.bool)
         top, left = slice(None, height // 2), slice(None, width // 2)
@@ -198,7 +203,8 @@ class Quadrants:
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The hidden part `(N, Dh)` and the visible part `(N, Dv)`."""
         if x.shape[1:] != self.shape:
-            raise ValueError(f"images of shape {tuple(x.shape)} came, (N, {', '.join(map(str, self.shape))}) expected")
+            expected = ", ".join(map(str, self.shape))
+            raise ValueError(f"expected images of shape (N, {expected}), got {tuple(x.shape)}")
         seen = self.seen.flatten().to(x.device)
         return x.flatten(1)[:, ~seen], x.flatten(1)[:, seen]
 

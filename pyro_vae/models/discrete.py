@@ -28,21 +28,21 @@ class DiscreteVAE(VAE):
         x \sim p(x \mid \mathrm{decoder}(z)); \qquad
         q(z_i \mid x) = \mathrm{OneHot} \;\text{or}\; \mathrm{Bernoulli}(\mathrm{encoder}(x)_i)
 
-    Which gradient is a matter of the objective, not of the pair: "gumbel" (the relaxation; with
+    The gradient estimator is chosen by the objective: "gumbel" (the relaxation; with
     `pv.elbo.Relaxed(straight_through=True)` straight-through), "reinforce" and "vimco" (score function), "rebar",
     "disarm" (bits). A single one-hot variable, `latent_dim=(C,)`, is summed over exactly by "enum". The bound and
     log p(x) are those of the discrete latents, whichever trained them.
 
     Args:
         data_shape: Shape of one datum.
-        latent_dim: Shape of z. Categorical: (G, C), G one-hot variables of C classes, or (C,), one of them. Bernoulli:
+        latent_dim: Shape of z. Categorical: (G, C), G one-hot variables of C classes, or (C,), a single one. Bernoulli:
             the number of bits, or a shape of bits.
         latents: "categorical" or "bernoulli".
         hidden, activation, likelihood, encoder, decoder: As for `VAE`; the published networks are linear,
             `hidden=()`.
 
     Raises:
-        ValueError: As `VAE` does, for unknown latents, and for fewer than two classes.
+        ValueError: As `VAE` does; for an unknown kind of latents, or fewer than two classes.
 
     Reference: Jang et al. 2017, arXiv 1611.01144; Maddison et al. 2017, arXiv 1611.00712.
 
@@ -70,8 +70,8 @@ class DiscreteVAE(VAE):
             raise ValueError(f"latents must be 'categorical' or 'bernoulli', got {latents!r}")
         if latents == "categorical" and shape[-1] < 2:
             raise ValueError(
-                f"a one-hot variable needs two classes or more, the last of latent_dim={tuple(shape)}: write (20, 10) "
-                "for 20 variables of 10 classes"
+                f"a one-hot variable needs two or more classes, and latent_dim={tuple(shape)} ends in their number: "
+                "write (20, 10) for 20 variables of 10 classes"
             )
         super().__init__(
             data_shape,
@@ -89,7 +89,7 @@ class DiscreteVAE(VAE):
         self._enumerate = latents == "categorical" and len(shape) == 1
 
     def guide(self, x: Tensor) -> None:
-        """The amortised posterior of the latents of `x`, `(N, *data_shape)`."""
+        """The amortized posterior of the latents of `x`, `(N, *data_shape)`."""
         self._check(x, batch=True)
         self._register("encoder", "posterior")
         with pyro.plate("data", len(x)):
@@ -108,7 +108,7 @@ class _Posterior(Conditional):
 
 
 class _Prior(Prior):
-    """The same with learned logits, at first uniform."""
+    """The same with learned logits `shape`, uniform at first."""
 
     def __init__(self, shape: torch.Size, latents: Latents) -> None:
         super().__init__(shape)

@@ -23,21 +23,21 @@ class GaussianMixture(Named, nn.Module, Pair):
     .. math:: c \sim \mathrm{Cat}(\pi), \quad x \mid c \sim N(\mu_c, L_c L_c'); \qquad
         q(c \mid x) = p(c \mid x) \propto \pi_c\, N(x; \mu_c, L_c L_c')
 
-    The guide computes the responsibilities from the model's own parameters, so the ELBO is log p(x), each importance
-    weight is, too, and its gradient is that of the likelihood. Train it with `fit(..., elbo="enum")`, which sums over
-    c, in minibatches; or call `em_step` with all data until the likelihood stands still.
+    The guide computes the responsibilities from the model's own parameters. So the ELBO is log p(x), each importance
+    weight is p(x), and the gradient is that of the likelihood. Train it in minibatches with `fit(..., elbo="enum")`,
+    which sums over c, or call `em_step` with all data until the likelihood stops rising.
 
     Args:
-        data_shape: D.
-        components: C.
+        data_shape: D, the size of one datum.
+        components: C, the number of Gaussians.
         covariance: "full" or "diagonal" covariance matrices, one per component.
-        min_scale: Least element on the diagonal of L_c, in the units of the data: without one, a component that
-            closes in on a single datum has an unbounded likelihood.
+        min_scale: Smallest element on the diagonal of L_c, in the units of the data. Without it, a component that
+            shrinks to a single datum has an unbounded likelihood.
 
     Raises:
         ValueError: For sizes below 1, images (load them with `flatten=True`), an unknown covariance.
 
-    Reference: Dempster et al. 1977 (EM); Bishop 2006, section 9.2.
+    Reference: Dempster et al. 1977, JRSS B 39 (EM); Bishop 2006, eq. 9.7 and 9.23 to 9.27.
 
     Example:
         >>> x = torch.cat([torch.randn(50, 2), torch.randn(50, 2) + 8.0])
@@ -98,7 +98,7 @@ class GaussianMixture(Named, nn.Module, Pair):
         return dist.MultivariateNormal(self.loc[c], scale_tril=self._scale_tril(scale)[c])
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x), exact: shape `*`, for x of shape `(*, D)`."""
+        """log p(x), exact, in nats: shape `*`, for x of shape `(*, D)`."""
         return self._log_joint(x).logsumexp(-1)
 
     @torch.no_grad()
@@ -110,20 +110,20 @@ class GaussianMixture(Named, nn.Module, Pair):
 
     @torch.no_grad()
     def start_at(self, x: Tensor, seed: int | None = None) -> GaussianMixture:
-        """Put the components on groups of the data `x`, `(N, D)`, found by k-means; returns the mixture."""
+        """Set the components to the k-means clusters of the data `x`, `(N, D)`; returns the mixture."""
         from sklearn.cluster import KMeans
 
         self._check(x)
-        found = KMeans(self.components, n_init=1, random_state=seed).fit_predict(x.cpu().double().numpy())
-        one_hot = nn.functional.one_hot(torch.from_numpy(found).long(), self.components)
+        clusters = KMeans(self.components, n_init=1, random_state=seed).fit_predict(x.cpu().double().numpy())
+        one_hot = nn.functional.one_hot(torch.from_numpy(clusters).long(), self.components)
         self._maximize(x, one_hot.to(x))
         return self
 
     @torch.no_grad()
     def em_step(self, x: Tensor) -> Tensor:
-        """One iteration of expectation-maximisation on all data `x`, `(N, D)`: never lowers the likelihood.
+        """One iteration of expectation-maximization on all data `x`, `(N, D)`; it never lowers the likelihood.
 
-        Returns the mean of log p(x) before it, in nats per datum, a 0-d tensor.
+        Returns the mean of log p(x) before the iteration, in nats per datum, a 0-d tensor.
         """
         self._check(x)
         log_joint = self._log_joint(x)
@@ -136,12 +136,12 @@ class GaussianMixture(Named, nn.Module, Pair):
         loc = weight.T @ x / total.unsqueeze(-1)
         self.logits.copy_(total.log())
         self.loc.copy_(loc)
-        apart = x.unsqueeze(1) - loc  # (N, C, D)
+        centered = x.unsqueeze(1) - loc  # (N, C, D)
         if self.covariance == "diagonal":
-            variance = torch.einsum("nc,ncd->cd", weight, apart.square()) / total.unsqueeze(-1)
+            variance = torch.einsum("nc,ncd->cd", weight, centered.square()) / total.unsqueeze(-1)
             self._set_scale((variance + self.min_scale**2).sqrt())
             return
-        cov = torch.einsum("nc,ncd,nce->cde", weight, apart, apart) / total.reshape(-1, 1, 1)
+        cov = torch.einsum("nc,ncd,nce->cde", weight, centered, centered) / total.reshape(-1, 1, 1)
         tril = torch.linalg.cholesky(cov + self.min_scale**2 * torch.eye(x.shape[-1]).to(x))
         row, column = torch.tril_indices(x.shape[-1], x.shape[-1], -1, device=x.device)
         self.lower.copy_(tril[:, row, column])
@@ -159,12 +159,12 @@ class GaussianMixture(Named, nn.Module, Pair):
 
     def _log_joint(self, x: Tensor) -> Tensor:
         """log p(x, c) of every component, `(*, C)`."""
-        every = torch.arange(self.components, device=x.device)
-        return self.logits.log_softmax(-1) + self.decode(every).log_prob(x.unsqueeze(-2))
+        components = torch.arange(self.components, device=x.device)
+        return self.logits.log_softmax(-1) + self.decode(components).log_prob(x.unsqueeze(-2))
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 2 or x.shape[1:] != self.data_shape:
             raise ValueError(
-                f"data of shape {tuple(x.shape)} came, (N, {self.data_shape[0]}) was expected: build the mixture with "
+                f"expected data of shape (N, {self.data_shape[0]}), got {tuple(x.shape)}: build the mixture with "
                 "data_shape=data.shape, and load images with flatten=True"
             )

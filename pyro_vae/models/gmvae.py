@@ -1,4 +1,4 @@
-"""The Gaussian mixture VAE: clusters in the latent space, found without labels."""
+"""The Gaussian mixture VAE: clusters in the latent space, learned without labels."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["GMVAE"]
 
 
 class GMVAE(SemiSupervisedVAE):
-    r"""A `VAE` whose prior is a mixture of Gaussians, with the component as a latent of its own.
+    r"""A `VAE` whose prior is a mixture of Gaussians, with the component as a second latent.
 
     .. math:: y \sim \mathrm{Cat}(1/C), \quad z \mid y \sim N(\mu_y, \mathrm{diag}(\sigma_y^2)), \quad
         x \sim p(x \mid z); \qquad q(y \mid x)\, q(z \mid x, y)
 
-    The guide sorts data into clusters, `classify(x)`. Train it with `fit(..., elbo="enum")`, which sums over the
+    The guide assigns data to clusters, `classify(x)`. Train it with `fit(..., elbo="enum")`, which sums over the
     clusters exactly, at C times the cost of decoding. With labels for some of the data, `(x, y)`, it is a
     semi-supervised pair, as `SemiSupervisedVAE`.
 
-    Which clusters emerge is decided early and by chance: compare several seeds by their ELBO, which needs no labels.
+    The clusters depend on the random start of training: compare several seeds by their ELBO, which needs no labels.
 
     Args:
         data_shape: Shape of one datum: an int D, or an image shape (C, H, W).
@@ -39,8 +39,9 @@ class GMVAE(SemiSupervisedVAE):
     Raises:
         ValueError: As `SemiSupervisedVAE` does.
 
-    Reference: Dilokthanakul et al. 2016, arXiv 1611.02648; Jiang et al. 2017, arXiv 1611.05148; the graph is that of
-    R. Shu's note "Gaussian mixture VAE: lessons in variational inference, generative models, and deep nets" (2016).
+    Reference: Dilokthanakul et al. 2016, arXiv 1611.02648; Jiang et al. 2017, arXiv 1611.05148; the graphical model is
+    that of R. Shu's note "Gaussian mixture VAE: lessons in variational inference, generative models, and deep nets"
+    (2016).
 
     Example:
         >>> vae = GMVAE(784, num_classes=10)
@@ -87,15 +88,15 @@ class GMVAE(SemiSupervisedVAE):
 
 
 class _Clusters(Prior):
-    """p(z|y): a learned Gaussian for each class."""
+    """p(z|y): a learned diagonal Gaussian for each class."""
 
     def __init__(self, num_classes: int, latent_dim: int) -> None:
         super().__init__(latent_dim)
-        # apart from the start, or all clusters would be one
+        # different from the start, or all clusters would stay equal
         self.loc = nn.Parameter(torch.randn(num_classes, latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(num_classes, latent_dim))
 
     def forward(self, one_hot: Tensor | None = None) -> Any:
         if one_hot is None:
-            raise ValueError("the prior of z is given the class: call latent_prior(one_hot)")
+            raise ValueError("the prior of z depends on the class: call latent_prior(one_hot)")
         return dist.Normal(one_hot @ self.loc, bounded_exp(one_hot @ self.log_scale)).to_event(1)

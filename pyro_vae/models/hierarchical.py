@@ -1,4 +1,4 @@
-"""Hierarchical autoencoders: several layers of latents, with the guide from below or from above."""
+"""Hierarchical VAEs: several layers of latents, with a bottom-up or a top-down guide."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ __all__ = ["HierarchicalVAE", "LadderVAE"]
 
 
 class HierarchicalVAE(VAE):
-    r"""A VAE with L stochastic layers, z1 next to the data, and a guide that goes up through them.
+    r"""A VAE with L stochastic layers, z1 next to the data, and a bottom-up guide.
 
     .. math:: z_L \sim p(z_L), \quad z_i \sim N(z_i; f_i(z_{i+1})), \quad x \sim p(x \mid z_1); \qquad
         q(z \mid x) = q(z_1 \mid x) \prod_{i=1}^{L-1} q(z_{i+1} \mid z_i)
 
     The latent sites are "z1" to "zL", all conditionals diagonal normals with means and log-scales from MLPs. With one
-    layer it is a `VAE`. The order of the guide leaves no KL in closed form, so use "trace" or a
-    multi-sample bound; upper layers are prone to collapse, which `pv.latent_report` shows.
+    layer it is a `VAE`. The order of the guide allows no KL in closed form, so use "trace" or a multi-sample bound.
+    Upper layers tend to collapse, which `pv.latent_report` shows.
 
     Args:
         data_shape: Shape of one datum: an int D, or an image shape (C, H, W).
         latent_dims: Sizes of z1, ..., zL.
-        hidden: For each layer, widths of the hidden layers of the network that leads up to it; the network that leads
-            down from it has them in reverse.
+        hidden: For each layer, widths of the hidden layers of the network below it in the guide; that in the model has
+            them in reverse.
         activation, likelihood: As for `VAE`.
         prior: p(z_L): a name in `pv.priors.PRIORS`, or a `Prior` with event shape `(latent_dims[-1],)`.
         encoder: The network of q(z1|x), as for `VAE`.
@@ -69,7 +69,10 @@ class HierarchicalVAE(VAE):
         super().__init__(data_shape, sizes[0], hidden[0], activation, likelihood, encoder=encoder, decoder=decoder)
         prior = as_prior(prior, sizes[-1], sizes[-2:-1] if len(sizes) > 1 else self.data_shape)
         if prior.uses_encoder:
-            raise ValueError(f"{type(prior).__name__} has no place here: the top layer's encoder sees a latent")
+            raise ValueError(
+                f"{type(prior).__name__} cannot be the prior here: it needs an encoder of the data, and the top layer "
+                "encodes a latent"
+            )
         self.prior, self.latent_dims = prior, sizes
         self.up, self.down = nn.ModuleList(), nn.ModuleList()
         for (below, above), widths in zip(pairwise(sizes), hidden[1:], strict=True):
@@ -84,11 +87,11 @@ class HierarchicalVAE(VAE):
         with pyro.plate("data", len(x)):
             z = pyro.sample(f"z{len(self.latent_dims)}", self.prior())
             for i in reversed(range(len(self.down))):
-                z = pyro.sample(f"z{i + 1}", self.below(i, z))
+                z = pyro.sample(f"z{i + 1}", self.layer_prior(i, z))
             pyro.sample("x", self.decode(z), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        """The amortised posterior of the latents of `x`, `(N, *data_shape)`, from z1 upwards."""
+        """The amortized posterior of the latents of `x`, `(N, *data_shape)`, from z1 to zL."""
         self._check(x, batch=True)
         self._register("encoder", "posterior", "up")
         with pyro.plate("data", len(x)):
@@ -96,8 +99,8 @@ class HierarchicalVAE(VAE):
             for i, net in enumerate(self.up):
                 z = pyro.sample(f"z{i + 2}", self.normals[i + 1](net(z)))
 
-    def below(self, i: int, z: Tensor) -> Any:
-        """p(z_{i+1} | z_{i+2} = z), counting layers from 1: the conditional number `i`, from 0 at the bottom."""
+    def layer_prior(self, i: int, z: Tensor) -> Any:
+        """p(z_{i+1} | z_{i+2} = z) with layers counted from 1; conditional `i` is 0 at the bottom."""
         return self.normals[i](self.down[i](z))
 
     @torch.no_grad()
@@ -107,25 +110,30 @@ class HierarchicalVAE(VAE):
             raise ValueError(f"sample({n}): expected at least 1")
         z = self.prior().sample((n,))
         for i in reversed(range(len(self.down))):
-            z = self.below(i, z).sample()
+            z = self.layer_prior(i, z).sample()
         p = self.decode(z)
         return p.mean if mean else p.sample()
 
 
 class LadderVAE(HierarchicalVAE):
-    r"""A `HierarchicalVAE` with a guide that comes down with the model, and corrects it by what the data say.
+    r"""A `HierarchicalVAE` with a top-down guide, which corrects the model's conditionals by evidence from the data.
 
     .. math:: d_1 = h_1(x), \; d_{i+1} = h_{i+1}(d_i); \qquad q(z \mid x) = q(z_L \mid d_L) \prod_{i<L}
         q(z_i \mid z_{i+1}, d_i), \quad q(z_i \mid z_{i+1}, d_i) \propto N(z_i; d_i) \, p(z_i \mid z_{i+1})
 
     The upward pass is deterministic. At each layer it gives a normal, whose product with p(z_i|z_{i+1}), the
-    precisions added, is q: what the layer above knows need not be said again, and upper layers stay in use. Guide and
-    model have the same order, so that "mean_field" has every KL in closed form.
+    precisions added, is q. The evidence need not repeat what the layer above knows, and upper layers stay in use. Guide
+    and model have the same order, so that "mean_field" has every KL in closed form.
 
-    The arguments are those of `HierarchicalVAE`; `hidden` has the widths of h_i, whose last hidden layer is handed
-    upwards, so that each needs one at least. `encoder` is not taken.
+    Args:
+        hidden: Widths of h_1, ..., h_L, at least one each; the last hidden layer of h_i is the input of h_{i+1}.
+        data_shape, latent_dims, activation, likelihood, prior, decoder: As for `HierarchicalVAE`; there is no
+            `encoder`.
 
-    Reference: Sønderby et al. 2016, arXiv 1602.02282, eq. 11 to 15 (there with batch normalisation, and a warm-up).
+    Raises:
+        ValueError: As `HierarchicalVAE` does, and for an h_i without a hidden layer.
+
+    Reference: Sønderby et al. 2016, arXiv 1602.02282, eq. 11 to 15 (there with batch normalization, and a warm-up).
 
     Example:
         >>> vae = LadderVAE(784, latent_dims=(32, 16, 8), hidden=((200,), (100,), (50,)))
@@ -153,7 +161,7 @@ class LadderVAE(HierarchicalVAE):
         self.encoder = nn.ModuleList(nn.Linear(h[-1], 2 * size) for h, size in zip(sizes, widths, strict=True))
 
     def guide(self, x: Tensor) -> None:
-        """The amortised posterior of the latents of `x`, `(N, *data_shape)`, from zL downwards."""
+        """The amortized posterior of the latents of `x`, `(N, *data_shape)`, from zL to z1."""
         self._check(x, batch=True)
         self._register("encoder", "up", "down")
         with pyro.plate("data", len(x)):
@@ -170,7 +178,7 @@ class LadderVAE(HierarchicalVAE):
         return q
 
     def _evidence(self, x: Tensor) -> list[tuple[int, Tensor]]:
-        """What the data say of each layer, features of a normal, at the top first."""
+        """The evidence of the data for each layer, features of a normal, top layer first."""
         found = []
         for net, head in zip(self.up, self.encoder.children(), strict=True):
             x = net(x)
@@ -181,7 +189,7 @@ class LadderVAE(HierarchicalVAE):
         q = self.normals[i](evidence)
         if above is None:
             return q
-        p = self.below(i, above)
+        p = self.layer_prior(i, above)
         precisions = q.base_dist.scale.square().reciprocal(), p.base_dist.scale.square().reciprocal()
         total = precisions[0] + precisions[1]
         loc = (q.mean * precisions[0] + p.mean * precisions[1]) / total

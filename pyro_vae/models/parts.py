@@ -1,4 +1,4 @@
-"""The parts of a system as its constructor takes them: by name, as a module, or as what makes one."""
+"""The parts of a system as its constructor takes them: by name, as a module, or as a factory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NetworkFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
 
 
 def as_likelihood(part: str | Likelihood, data_shape: int | Sequence[int]) -> Likelihood:
-    """p(x|z) of a name in `pv.conditionals.LIKELIHOODS`, or as it is.
+    """p(x|z) by its name in `pv.conditionals.LIKELIHOODS`; a `Likelihood` passes through.
 
     Raises:
         ValueError: For an unknown name, or another event shape than `data_shape`.
@@ -31,7 +31,7 @@ def as_likelihood(part: str | Likelihood, data_shape: int | Sequence[int]) -> Li
 
 
 def as_posterior(part: str | Conditional, latent_dim: int | Sequence[int]) -> Conditional:
-    """q(z|x) of a name in `pv.conditionals.POSTERIORS`, or as it is.
+    """q(z|x) by its name in `pv.conditionals.POSTERIORS`; a `Conditional` passes through.
 
     Raises:
         ValueError: For an unknown name, or another event shape than that of the latent.
@@ -43,7 +43,7 @@ def as_posterior(part: str | Conditional, latent_dim: int | Sequence[int]) -> Co
 
 
 def as_prior(part: str | Prior, latent_dim: int | Sequence[int], data_shape: Sequence[int]) -> Prior:
-    """p(z) of a name in `pv.priors.PRIORS`, or as it is; `data_shape` is for those that are made from data.
+    """p(z) by its name in `pv.priors.PRIORS`; a `Prior` passes through. `data_shape` is for "vamp".
 
     Raises:
         ValueError: For an unknown name, or another event shape than that of the latent.
@@ -61,7 +61,7 @@ def as_network(
     hidden: Sequence[int],
     activation: str,
 ) -> nn.Module:
-    """A network `(*, *in_shape) -> (*, *out_shape)`: as it is, what the factory makes, or an MLP of `hidden` widths."""
+    """A network `(*, *in_shape) -> (*, *out_shape)`: a module, the output of a factory, or by default an MLP."""
     if network is None:
         return MLP(in_shape, hidden, out_shape, activation)
     return network if isinstance(network, nn.Module) else network(in_shape, out_shape)

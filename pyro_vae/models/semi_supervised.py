@@ -1,4 +1,4 @@
-"""The semi-supervised VAE: a class that some data are labelled with, and whatever else makes them up."""
+"""The semi-supervised VAE: a class, known for some of the data, and a continuous latent for the rest."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ IMPOSSIBLE = -1e4  # a log-probability: its exponential is 0, and unlike that of
 
 
 class SemiSupervisedVAE(VAE):
-    r"""A `VAE` with a class beside the latent, known for some of the data: M2 of Kingma et al.
+    r"""A `VAE` with a class as a second latent, known for some of the data: M2 of Kingma et al.
 
     .. math:: y \sim \mathrm{Cat}(1/C), \quad z \sim p(z), \quad x \sim p(x \mid z, y); \qquad
         q(y \mid x)\, q(z \mid x, y)
 
-    The pair takes `(x, y)` with y = -1 for "unlabelled"; without y, all data are. The class is a latent site of every
-    datum: the guide of a labelled one is certain of its label, so that its bound is one of log p(x, y), that of an
-    unlabelled one is of log p(x), and `bound` and `log_marginal` answer for both in one batch. `elbo="enum"` sums over
-    the classes exactly. The labels then teach q(y|x) nothing but through the model: `elbo="semi_supervised"` adds
-    the classification loss.
+    The pair takes `(x, y)` with y = -1 for "unlabeled"; without y all data are unlabeled. The class is a latent site of
+    every datum. For a labeled datum the guide is certain of its label, so its bound is one on log p(x, y); for an
+    unlabeled one it is a bound on log p(x). `bound` and `log_marginal` handle both in one batch. `elbo="enum"` sums
+    over the classes exactly. The labels then train q(y|x) only through the model; `elbo="semi_supervised"` adds the
+    classification loss.
 
     M1 is a `VAE` and any classifier of its codes; M1+M2 is this pair over such codes of D elements, with
     `likelihood=pv.conditionals.Normal(D, "pixel")`.
@@ -41,16 +41,16 @@ class SemiSupervisedVAE(VAE):
         num_classes: C, the number of classes; labels are 0 to C - 1.
         latent_dim: Size of z.
         hidden: Widths of the hidden layers of the classifier and the encoder; the decoder has them in reverse. The
-            label enters the encoder before its last nonlinearity, so that all before is computed once for all classes.
+            label enters the encoder before its last nonlinearity, so the layers before run once for all classes.
         activation, likelihood, posterior, prior: As for `VAE`; `posterior` is q(z|x, y).
-        classifier: A network `(*, *data_shape) -> (*, C)`, the logits of q(y|x), in place of the default MLP; or what
-            makes one from the two shapes.
+        classifier: A network `(*, *data_shape) -> (*, C)`, the logits of q(y|x), in place of the default MLP; or a
+            class or function that makes one from the two shapes.
 
     Raises:
-        ValueError: As `VAE` does, for fewer than two classes and without a hidden layer; and, from the pair, for labels
-            of another shape or beyond the classes.
+        ValueError: As `VAE` does; for fewer than two classes, or no hidden layer. When run, for labels of another shape
+            or outside -1, ..., C - 1.
 
-    Reference: Kingma et al. 2014, arXiv 1406.5298.
+    Reference: Kingma et al. 2014, arXiv 1406.5298, eq. 2, 4 and 6 to 8.
 
     Example:
         >>> vae = SemiSupervisedVAE(784, num_classes=10)
@@ -84,7 +84,7 @@ class SemiSupervisedVAE(VAE):
             likelihood,
             posterior,
             prior,
-            encoder=_LabelledEncoder(shape, num_classes, hidden, posterior.param_shape, activation),
+            encoder=_LabeledEncoder(shape, num_classes, hidden, posterior.param_shape, activation),
             decoder=self.make_decoder(latent_dim, num_classes, hidden, likelihood.param_shape, activation),
         )
         self.num_classes = num_classes
@@ -97,7 +97,7 @@ class SemiSupervisedVAE(VAE):
         return MLP(latent_dim + num_classes, tuple(reversed(hidden)), out_shape, activation)
 
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
-        """The generative model of the data `x`, `(N, *data_shape)`; the labels do not enter."""
+        """The generative model of the data `x`, `(N, *data_shape)`; it does not use the labels."""
         self._check(x, batch=True)
         self._register("prior", "decoder", "likelihood")
         with pyro.plate("data", len(x)):
@@ -110,7 +110,7 @@ class SemiSupervisedVAE(VAE):
         self._check(x, batch=True)
         self._register("encoder", "posterior", "classifier")
         with pyro.plate("data", len(x)):
-            one_hot = pyro.sample("y", self._posterior_of_labels(x, y), infer={"enumerate": "parallel"})
+            one_hot = pyro.sample("y", self._label_posterior(x, y), infer={"enumerate": "parallel"})
             pyro.sample("z", self.posterior(self.encoder(x, one_hot)))
 
     def label_prior(self) -> Any:
@@ -132,7 +132,7 @@ class SemiSupervisedVAE(VAE):
         return dist.OneHotCategorical(logits=self.classifier(x))
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Any:
-        """q(z|x, y): batch shape `*`, event shape `(latent_dim,)`; without labels, at the most probable one."""
+        """q(z|x, y): batch shape `*`, event shape `(latent_dim,)`; without labels, at the most probable class."""
         if y is None:
             y = self.classify(x).probs.argmax(-1)
         return self.posterior(self.encoder(x, self._one_hot(y)))
@@ -144,7 +144,7 @@ class SemiSupervisedVAE(VAE):
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
-        """`(n, *data_shape)` drawn from the prior, or means, of the classes `y`, `(n,)`, or of classes from p(y)."""
+        """`(n, *data_shape)` draws (or means) given the classes `y`, `(n,)`, or given classes drawn from p(y)."""
         if n < 1:
             raise ValueError(f"sample({n}): expected at least 1")
         one_hot = self.label_prior().sample((n,)) if y is None else self._one_hot(y).expand(n, -1)
@@ -153,38 +153,38 @@ class SemiSupervisedVAE(VAE):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None, *, mean: bool = True) -> Tensor:
-        """`(N, *data_shape)`: the mean of p(x|z, y) at one draw z from q(z|x, y); without labels, at the likeliest."""
+        """`(N, *data_shape)`: the mean of p(x|z, y) at one draw z from q(z|x, y); without y, the likeliest class."""
         x = x.to(next(self.parameters()).device)
         y = self.classify(x).probs.argmax(-1) if y is None else y.to(x.device)
         p = self.decode(self.encode(x, y).sample(), y)
         return p.mean if mean else p.sample()
 
-    def _posterior_of_labels(self, x: Tensor, y: Tensor | None) -> Any:
+    def _label_posterior(self, x: Tensor, y: Tensor | None) -> Any:
         q = self.classify(x)
         if y is None:
             return q
         if y.shape != x.shape[:1] or y.is_floating_point():
             raise ValueError(
-                f"labels of shape {tuple(y.shape)} and type {y.dtype} came with {len(x)} data, ({len(x)},) of integers "
-                "was expected, -1 for a datum without a label"
+                f"expected integer labels of shape ({len(x)},), -1 for a datum without a label, got labels of shape "
+                f"{tuple(y.shape)} and type {y.dtype}"
             )
-        # looking at values waits for a GPU, so like Pyro's own checks it is left out once training runs
+        # reading values waits for a GPU, so like Pyro's own checks it is left out once training runs
         if pyro.distributions.is_validation_enabled() and bool(((y < -1) | (y >= self.num_classes)).any()):
             raise ValueError(
-                f"labels from {int(y.min())} to {int(y.max())} came, 0 to {self.num_classes - 1} were expected, and -1 "
-                "for a datum without a label"
+                f"expected labels from 0 to {self.num_classes - 1}, and -1 for a datum without a label, got "
+                f"{int(y.min())} to {int(y.max())}"
             )
         known = (y >= 0).unsqueeze(-1)
         certain = IMPOSSIBLE * (1 - self._one_hot(y))
         return dist.OneHotCategorical(logits=torch.where(known, certain, q.logits))
 
     def _one_hot(self, y: Tensor) -> Tensor:
-        every = torch.arange(self.num_classes, device=y.device)
-        return (y.unsqueeze(-1) == every).to(next(self.parameters()).dtype)
+        classes = torch.arange(self.num_classes, device=y.device)
+        return (y.unsqueeze(-1) == classes).to(next(self.parameters()).dtype)
 
 
-class _LabelledEncoder(nn.Module):
-    """A network `(*, *shape), (*, C) -> (*, *out_shape)`; the classes only enter before the last nonlinearity."""
+class _LabeledEncoder(nn.Module):
+    """A network `(*, *shape), (*, C) -> (*, *out_shape)`; the class enters before the last nonlinearity."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Networks and a distribution for rows of tokens: an encoder that reads them, and a decoder that writes them."""
+"""Networks and a distribution for rows of tokens: an encoder, and an autoregressive decoder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ PAD, END, UNKNOWN = 0, 1, 2  # as in pyro_vae.data.Vocabulary
 class TokenEncoder(nn.Module):
     """A recurrent network over tokens, `(*, T) -> (*, *out_shape)`: a GRU in each direction, then mean and maximum.
 
-    What stands after the end of a row is left out.
+    Padding after the end of a row is left out.
+
+    Args:
+        vocab_size: V, the number of tokens, the three special ones included.
+        length: T, the longest row.
+        out_shape: Shape of one output.
+        embedding_dim, hidden: Sizes of the embedding of a token and of the state of each GRU.
     """
 
     def __init__(
@@ -38,20 +44,20 @@ class TokenEncoder(nn.Module):
         lead = leading_shape(x, self.length, "TokenEncoder")
         x = x.reshape(-1, self.length[0])
         inside = (x != PAD).unsqueeze(-1)
-        # turned round within its own length, so that filling comes last there, too
-        place = inside.sum(1) - 1 - torch.arange(x.shape[1], device=x.device)
-        turned = x.gather(1, place.clamp_min(0)).masked_fill(place < 0, PAD)
-        h = torch.cat([self.forwards(self.embedding(x))[0], self.backwards(self.embedding(turned))[0]], -1)
+        # each row reversed within its own length, so that padding comes last again
+        position = inside.sum(1) - 1 - torch.arange(x.shape[1], device=x.device)
+        reverse = x.gather(1, position.clamp_min(0)).masked_fill(position < 0, PAD)
+        h = torch.cat([self.forwards(self.embedding(x))[0], self.backwards(self.embedding(reverse))[0]], -1)
         mean = (h * inside).sum(1) / inside.sum(1).clamp_min(1)
-        highest = h.masked_fill(~inside, -1.0).amax(1)  # a GRU's states lie above -1
+        highest = h.masked_fill(~inside, -1.0).amax(1)  # a GRU's states are above -1
         return self.final(torch.cat([mean, highest], -1)).reshape(lead + self.out_shape)
 
 
 class TokenDecoder(Conditional):
-    """p(x|z) over rows of tokens, one after the other, each given z and those before: `(*, L) -> TokenSequence`.
+    """p(x|z) over rows of tokens, each given z and those before it: `(*, L) -> TokenSequence`.
 
-    A GRU whose first state and every input depend on z. In training mode each token that it is fed with is replaced by
-    "unknown" with probability `word_dropout`, so that it has to look at z (Bowman et al. 2016, arXiv 1511.06349).
+    A GRU whose first state and every input depend on z. In training mode each input token is replaced by "unknown" with
+    probability `word_dropout`, so that the GRU has to use z (Bowman et al. 2016, arXiv 1511.06349).
 
     Args:
         vocab_size: V, the number of tokens, the three special ones included.
@@ -93,7 +99,7 @@ class TokenDecoder(Conditional):
         first = self.start(z).tanh().unsqueeze(0) if state is None else state
         h, state = self.rnn(inputs, first)
         logits = self.final(h)
-        # a row is filled up only after its end, where nothing is left to chance
+        # padding is not drawn: it only fills a row after its end
         pad = torch.arange(self.vocab_size, device=z.device) == PAD
         return logits.masked_fill(pad, -torch.inf).log_softmax(-1), state
 
@@ -101,8 +107,8 @@ class TokenDecoder(Conditional):
 class TokenSequence(dist.TorchDistribution):
     """Rows of tokens `(*, T)` given latents `(*, L)`: a sequence of categoricals up to the end of the row.
 
-    A row that has not ended after T tokens stops there; the probabilities of all rows sum to one. There is no mean;
-    `mode` takes the likeliest token at each step, which is not always the likeliest row.
+    A row that has not ended after T tokens is cut there; the probabilities of all rows sum to one. There is no mean;
+    `mode` takes the likeliest token at each step, which does not always give the likeliest row.
     """
 
     arg_constraints = {"z": constraints.independent(constraints.real, 1)}  # noqa: RUF012
@@ -120,7 +126,7 @@ class TokenSequence(dist.TorchDistribution):
         return each.sum(-1)
 
     def token_log_probs(self, value: Tensor) -> Tensor:
-        """log p of each token given z and those before it, `(*, T)`; 0 after the end."""
+        """log p of each token given z and those before it, in nats, `(*, T)`; 0 after the end."""
         if self._validate_args:
             self._validate_sample(value)
         shape = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
@@ -134,23 +140,23 @@ class TokenSequence(dist.TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
             z = self.z.expand(*sample_shape, *self.z.shape)
-            return self._write(z.reshape(-1, z.shape[-1]), greedy=False).reshape(*z.shape[:-1], -1)
+            return self._generate(z.reshape(-1, z.shape[-1]), greedy=False).reshape(*z.shape[:-1], -1)
 
     @property
     def mode(self) -> Tensor:
         """The likeliest token at each step, given those before it: `(*, T)`."""
         with torch.no_grad():
-            return self._write(self.z.reshape(-1, self.z.shape[-1]), greedy=True).reshape(*self.batch_shape, -1)
+            return self._generate(self.z.reshape(-1, self.z.shape[-1]), greedy=True).reshape(*self.batch_shape, -1)
 
-    def _write(self, z: Tensor, *, greedy: bool) -> Tensor:
+    def _generate(self, z: Tensor, *, greedy: bool) -> Tensor:
         length, state = self.event_shape[0], None
         token = torch.full((len(z), 1), END, device=z.device)
         ended = torch.zeros(len(z), 1, dtype=torch.bool, device=z.device)
-        written = []
+        tokens = []
         for _ in range(length):
             logits, state = self.decoder.logits(z, token, state)
             drawn = logits.argmax(-1) if greedy else dist.Categorical(logits=logits, validate_args=False).sample()
             token = drawn.masked_fill(ended, PAD)
             ended = ended | (token == END)
-            written.append(token)
-        return torch.cat(written, 1)
+            tokens.append(token)
+        return torch.cat(tokens, 1)

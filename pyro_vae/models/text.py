@@ -1,4 +1,4 @@
-"""The sequence VAE: one latent for a whole sentence, and a recurrent decoder that writes it token by token."""
+"""The sequence VAE: one latent for a whole sentence, and a recurrent decoder."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ class TextVAE(VAE):
         q(z \mid x) = \mathrm{posterior}(\mathrm{GRU}(x))
 
     The likelihood is a distribution over whole rows: `pv.log_marginal` gives log p of each sentence, and
-    `pv.sample(vae.model, 10)` writes new ones. A decoder that sees the words before can do without z, and then z says
-    nothing (posterior collapse): `word_dropout` hides some of these words while training, and free bits
+    `pv.sample(vae.model, 10)` draws new ones. A decoder that sees the previous words can do without z, and then z is
+    ignored (posterior collapse). `word_dropout` hides some of these words while training, and free bits
     (`elbo=pv.elbo.FreeBits(bits=...)`) or a warm-up keep the KL from vanishing; `pv.latent_report` shows whether it
-    has. With dropout, the training loss is that of a model that sees less; in evaluation mode nothing is dropped.
+    has. With dropout, the training loss is that of a model that sees fewer words; evaluation mode has no dropout.
 
     Data are rows `(N, length)` of int64, as `pv.data.Vocabulary` makes them: tokens, one 1 at the end, then zeros.
-    `fit` takes them as a tensor.
+    Pass them to `fit` as a tensor.
 
     Args:
-        vocab_size: Number of tokens, `len(vocabulary)`.
-        length: Tokens in a row, its end included.
+        vocab_size: V, the number of tokens, `len(vocabulary)`.
+        length: T, the tokens in a row, its end included.
         latent_dim: Size of z.
         embedding_dim, hidden: Sizes of an embedded token and of a recurrent state.
-        word_dropout: Share of the words before that the decoder does not see while training.
+        word_dropout: Probability with which the decoder does not see a previous word while training.
         posterior, prior: As for `VAE`.
 
     Raises:
         ValueError: As `VAE` does, and for fewer than 4 tokens or a word dropout outside [0, 1].
 
-    Reference: Bowman et al. 2016, arXiv 1511.06349.
+    Reference: Bowman et al. 2016, arXiv 1511.06349, section 3.
 
     Example:
         >>> vae = TextVAE(vocab_size=10, length=6, latent_dim=4)
@@ -63,7 +63,7 @@ class TextVAE(VAE):
         posterior = as_posterior(posterior, latent_dim)
         likelihood = TokenDecoder(vocab_size, length, latent_dim, embedding_dim, hidden, word_dropout)
         encoder = TokenEncoder(vocab_size, length, posterior.param_shape, embedding_dim, hidden)
-        # all of the decoder's work is in the likelihood, which depends on what was written before
+        # the likelihood is the decoder: each token depends on the previous ones
         super().__init__(
             length,
             latent_dim,
@@ -76,28 +76,27 @@ class TextVAE(VAE):
 
     @torch.no_grad()
     def fill(self, x: Tensor, missing: Tensor, *, num_samples: int = 200, num_imputations: int = 1) -> Tensor:
-        """Rows with their missing words drawn given all others, those that follow included, `(M, N, length)`.
+        """Rows with their missing words drawn given all known words, before and after, `(M, N, length)`.
 
-        Importance sampling as the words are written: z from the guide, which sees "unknown" where a word is missing;
-        missing words from the decoder; weights from what is known; then draws from the weighted rows. Exact as
-        `num_samples` grows. How many words are missing, and where, is known. Call `eval()` before, which stops the
-        word dropout.
+        Importance sampling along each row: z from the guide, which sees "unknown" where a word is missing; missing
+        words from the decoder; weights from the known words; then draws from the weighted rows. Exact as `num_samples`
+        grows. The number and the positions of missing words are known. Call `eval()` first, to stop word dropout.
 
         Args:
-            x: Rows `(N, length)`; what stands in the place of a missing word does not matter.
+            x: Rows `(N, length)`; the values at missing words do not matter.
             missing: `(N, length)` of booleans.
-            num_samples: Weighted rows for each datum.
-            num_imputations: Rows drawn from them, M.
+            num_samples: K, weighted rows for each datum.
+            num_imputations: M, rows drawn from them.
 
         Raises:
-            ValueError: If the shapes differ, or something is missing after the end of a row.
+            ValueError: If the shapes differ, or a word is missing after the end of a row.
         """
         if missing.shape != x.shape or missing.dtype != torch.bool:
             raise ValueError(f"missing must be booleans of shape {tuple(x.shape)}, got {tuple(missing.shape)}")
         self._check(x, batch=True)
         known = x.masked_fill(missing, UNKNOWN)
         if bool((missing & ((known == END).cumsum(1) > 0)).any()):
-            raise ValueError("a word is missing after the end of its row: only words before the end can be")
+            raise ValueError("a word is missing after the end of its row: only words before the end can be missing")
         q = self.encode(known)
         z = q.sample((num_samples,))
         log_w = self.prior().log_prob(z) - q.log_prob(z)  # (K, N)
@@ -107,12 +106,12 @@ class TextVAE(VAE):
         for t in range(x.shape[1]):
             logits, state = self.tokens.logits(z.flatten(0, 1), token, state)
             logits = logits.squeeze(1).unflatten(0, log_w.shape)  # (K, N, V)
-            of_words = logits.masked_fill(~words, -torch.inf)
-            some_word = of_words.logsumexp(-1)
-            drawn = torch.distributions.Categorical(logits=of_words, validate_args=False).sample()
+            word_logits = logits.masked_fill(~words, -torch.inf)
+            any_word = word_logits.logsumexp(-1)
+            drawn = torch.distributions.Categorical(logits=word_logits, validate_args=False).sample()
             rows[..., t] = torch.where(missing[:, t], drawn, rows[..., t])
-            of_known = logits.gather(-1, rows[..., t : t + 1]).squeeze(-1).masked_fill(rows[..., t] == PAD, 0.0)
-            log_w = log_w + torch.where(missing[:, t], some_word, of_known)
+            known_word = logits.gather(-1, rows[..., t : t + 1]).squeeze(-1).masked_fill(rows[..., t] == PAD, 0.0)
+            log_w = log_w + torch.where(missing[:, t], any_word, known_word)
             token = rows[..., t].reshape(-1, 1)
         index = torch.multinomial(log_w.T.softmax(1), num_imputations, replacement=True).T  # (M, N)
         return rows[index, torch.arange(len(x), device=x.device)]
@@ -124,7 +123,7 @@ class TextVAE(VAE):
         return self.likelihood
 
     def token_log_probs(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x_t | x_<t, z) of each token, `(*, length)`, 0 after the end: which words a code explains."""
+        """log p(x_t | x_<t, z) of each token, in nats, `(*, length)`, 0 after the end."""
         p = self.decode(z)
         assert isinstance(p, TokenSequence)
         return p.token_log_probs(x)

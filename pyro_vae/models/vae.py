@@ -20,30 +20,30 @@ __all__ = ["VAE"]
 
 
 class VAE(Named, nn.Module, Pair):
-    r"""Variational autoencoder: a latent per datum, an amortised posterior, any likelihood and prior.
+    r"""Variational autoencoder: a latent per datum, an amortized posterior, any likelihood and prior.
 
     .. math:: z \sim p(z), \quad x \sim p(x \mid \mathrm{decoder}(z)); \qquad
         q(z \mid x) = \mathrm{posterior}(\mathrm{encoder}(x))
 
-    `model` and `guide` are the pair: pass them to `pv.fit`, `pyro.infer.SVI` or any question of this library. The
-    networks are registered with Pyro under `name`, which no other instance has.
+    `model` and `guide` are the pair: pass them to `pv.fit`, `pyro.infer.SVI` or any evaluation of this library. The
+    networks are registered with Pyro under `name`, which is unique to the instance.
 
     Args:
         data_shape: Shape of one datum: an int D, or an image shape (C, H, W).
-        latent_dim: Size of z: an int, or a shape for parts over latents of one.
+        latent_dim: Size of z: an int, or a shape if prior, posterior and networks are for latents of that shape.
         hidden: Widths of the encoder's hidden layers; the decoder has them in reverse.
         activation: Name of the nonlinearity, see `pv.nets`.
         likelihood: p(x|z): a name in `pv.conditionals.LIKELIHOODS`, or a `Likelihood` with event shape `data_shape`.
         posterior: q(z|x): a name in `pv.conditionals.POSTERIORS`, or a `Conditional` with event shape `(latent_dim,)`.
         prior: p(z): a name in `pv.priors.PRIORS`, or a `Prior` with event shape `(latent_dim,)`.
         encoder: A network `(*, *data_shape) -> (*, *posterior.param_shape)` in place of the default MLP; or a class or
-            function that makes one from these two shapes, `pv.nets.ConvEncoder` for one.
-        decoder: The same for `(*, latent_dim) -> (*, *likelihood.param_shape)`, `pv.nets.ConvDecoder` for one.
+            function that makes one from these two shapes, such as `pv.nets.ConvEncoder`.
+        decoder: The same for `(*, latent_dim) -> (*, *likelihood.param_shape)`, such as `pv.nets.ConvDecoder`.
 
     Raises:
         ValueError: For unknown names, sizes below 1, or parts whose shapes do not fit.
 
-    Reference: Kingma and Welling 2014, arXiv 1312.6114; Rezende et al. 2014, arXiv 1401.4082.
+    Reference: Kingma and Welling 2014, arXiv 1312.6114, section 3; Rezende et al. 2014, arXiv 1401.4082.
 
     Example:
         >>> vae = VAE(784, latent_dim=50)
@@ -86,7 +86,7 @@ class VAE(Named, nn.Module, Pair):
             pyro.sample("x", self.decode(z), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        """The amortised posterior of the latents of `x`, `(N, *data_shape)`."""
+        """The amortized posterior of the latents of `x`, `(N, *data_shape)`."""
         self._check(x, batch=True)
         self._register("encoder", "posterior")
         with pyro.plate("data", len(x)):
@@ -121,12 +121,12 @@ class VAE(Named, nn.Module, Pair):
 
     @torch.no_grad()
     def start_at_mean(self, data_mean: Tensor) -> Self:
-        """Set the decoder's output bias so that p(x|z) begins at the data's mean, `data_shape`; returns the VAE.
+        """Set the decoder's output bias so that p(x|z) starts at the data's mean, `data_shape`; returns the VAE.
 
-        What Burda et al. 2016 (arXiv 1509.00519) do; the mean is clipped where the likelihood needs it.
+        As in Burda et al. 2016 (arXiv 1509.00519); the mean is clipped where the likelihood needs it.
 
         Raises:
-            ValueError: If the decoder has no `set_output_bias`, as this library's networks have.
+            ValueError: If the decoder has no method `set_output_bias`; this library's networks have it.
         """
         setter = getattr(self.decoder, "set_output_bias", None)
         if setter is None:
@@ -145,6 +145,6 @@ class VAE(Named, nn.Module, Pair):
         if x.shape[max(lead, 0) :] != self.data_shape or (batch and lead != 1):
             expected = ", ".join(map(str, ("N" if batch else "*", *self.data_shape)))
             raise ValueError(
-                f"data of shape {tuple(x.shape)} came, ({expected}) was expected: build the VAE with "
+                f"expected data of shape ({expected}), got {tuple(x.shape)}: build the VAE with "
                 "data_shape=data.shape, or load the data with or without flatten=True"
             )

@@ -1,4 +1,4 @@
-"""The vector-quantised VAE: a code for each position, from one codebook."""
+"""The vector-quantized VAE: a code for each position, from one codebook."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from pyro_vae.conditionals import Likelihood
 from pyro_vae.models.codes import AutoregressiveCodes, Codebook, NearestCode, UniformCodes
 from pyro_vae.models.parts import as_likelihood
 from pyro_vae.models.vae import VAE
-from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, leading_shape, lookup, same_shape
-from pyro_vae.nets import _residuals as residuals
+from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, check_shape, leading_shape, lookup, residual_blocks
 
 __all__ = ["VQVAE"]
 
 
 class VQVAE(VAE):
-    r"""A `VAE` whose latents are codes: the guide picks, at each position, the one nearest to what the encoder says.
+    r"""A `VAE` whose latents are codes: at each position the guide picks the one nearest to the encoder's output.
 
     .. math:: k \sim p(k), \quad z_i = e_{k_i}, \quad x \sim p(x \mid \mathrm{decoder}(z)); \qquad
         q(z \mid x) = \delta_{e_{k(x)}}, \; k_i(x) = \arg\min_k \|\mathrm{encoder}(x)_i - e_k\|
 
-    A point mass is a legal posterior of a discrete latent. The ELBO then is log p(x|z) + log p(k): minus the length, in
-    nats, of a message that names the codes first and then the data given these. `bound` measures it; it is below
-    log p(x), and `log_marginal` cannot close that gap, for all its draws are the same code.
+    A point mass is a valid posterior of a discrete latent. The ELBO then is log p(x|z) + log p(k): minus the length, in
+    nats, of a two-part message, the codes and then the data given the codes. `bound` measures it. It is below log p(x),
+    and `log_marginal` cannot close that gap, since all its draws are the same code.
 
-    Train with `elbo="vq"`. In training mode the codebook follows the encodings by running averages; with `decay=None`
-    it is a parameter. With `prior="autoregressive"` the codes are modelled, too, which makes messages shorter and is
-    what lets `sample` generate: the prior learns along with the rest and takes no influence on the codes. To train it
-    alone: `pv.fit(vae.prior.model, vae.prior.guide, vae.codes(x), elbo="trace")`.
+    Train with `elbo="vq"`. In training mode the codebook is a running average of the encodings; with `decay=None` it is
+    a parameter. `prior="autoregressive"` learns a prior over the codes, which makes messages shorter and samples
+    useful; it is trained along with the rest and does not affect the codes. To train it alone:
+    `pv.fit(vae.prior.model, vae.prior.guide, vae.codes(x), elbo="trace")`.
 
     Args:
         data_shape: Shape of one datum. An image (C, H, W) gets convolutional networks, an int D perceptrons.
         codes: K, the size of the codebook.
         embedding_dim: d, the size of a code's vector.
-        channels: Of an image's convolutions, each of which halves height and width; the codes have the last size.
+        channels: Channels of an image's convolutions, each of which halves height and width; the last size is that of
+            the array of codes.
         blocks: Residual blocks at that size, in the encoder and in the decoder.
         hidden: Widths of the perceptrons' hidden layers, for vectors.
-        positions: Number of codes, for vectors.
+        positions: Number of codes for a vector.
         activation: Name of the nonlinearity, see `pv.nets`.
         likelihood: p(x|z), see `VAE`. Bits per dimension need one for discrete data, "discretized_logistic" for images.
         prior: p(k), "uniform" or "autoregressive".
-        decay, revive: Of the codebook's running averages; how rarely used a code is before it is placed anew, in uses
-            per batch.
+        decay: Decay of the codebook's running averages, or None, see above.
+        revive: A code with fewer uses per batch than this moves to the encoding of a random datum.
 
     Raises:
         ValueError: As `VAE` does; for sizes below 1, a decay outside (0, 1), an unknown prior.
 
-    Reference: van den Oord et al. 2017, arXiv 1711.00937; the averages of its appendix A.1.
+    Reference: van den Oord et al. 2017, arXiv 1711.00937, eq. 1 to 3; appendix A.1 for the running averages.
 
     Example:
         >>> vae = VQVAE((3, 32, 32), likelihood="discretized_logistic")
@@ -108,13 +108,13 @@ class VQVAE(VAE):
         return torch.cat([nearest(self.encoder(part.to(device))) for part in x.split(chunk)])
 
     def perplexity(self, x: Tensor) -> float:
-        """How many codes the data `x` use: the exponential of the entropy of their frequencies, 1 to K."""
+        """The effective number of codes in the data `x`, from 1 to K: the exponential of their frequencies' entropy."""
         used = torch.bincount(self.codes(x).flatten(), minlength=self.prior.codes).double()
         return float(torch.special.entr(used / used.sum()).sum().exp())
 
 
 def _sizes(shape: torch.Size, halvings: int) -> list[tuple[int, int]]:
-    """Heights and widths, from the data's to that of the codes."""
+    """Heights and widths, from that of the data to that of the codes."""
     sizes = [(shape[1], shape[2])]
     for _ in range(halvings):
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
@@ -132,7 +132,9 @@ class _Encoder(nn.Module):
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise((shape[0], *widths)):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), act()]
-        self.body = nn.Sequential(*layers, *residuals(widths[-1], blocks, act), act(), nn.Conv2d(widths[-1], dim, 1))
+        self.body = nn.Sequential(
+            *layers, *residual_blocks(widths[-1], blocks, act), act(), nn.Conv2d(widths[-1], dim, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         lead = leading_shape(x, self.shape, "VQVAE")
@@ -149,7 +151,9 @@ class _Decoder(nn.Module):
         act = lookup(ACTIVATIONS, activation, "activation")
         widths = tuple(reversed(as_sizes(channels, "channels")))
         self.sizes = list(reversed(_sizes(shape, len(widths))[:-1]))
-        self.head = nn.Sequential(nn.Conv2d(dim, widths[0], 3, padding=1), *residuals(widths[0], blocks, act), act())
+        self.head = nn.Sequential(
+            nn.Conv2d(dim, widths[0], 3, padding=1), *residual_blocks(widths[0], blocks, act), act()
+        )
         self.body = nn.ModuleList()
         for before, after in itertools.pairwise(widths):
             self.body.append(nn.Sequential(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), act()))
@@ -158,12 +162,12 @@ class _Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         lead = z.shape[:-3]
         h = self.head(z.reshape(-1, *z.shape[-3:]).movedim(-1, 1))
-        for stage, (high, wide) in zip([*self.body, self.final], self.sizes, strict=True):
-            h = stage(h)[..., :high, :wide]
+        for stage, (height, width) in zip([*self.body, self.final], self.sizes, strict=True):
+            h = stage(h)[..., :height, :width]
         return h.reshape(lead + self.shape)
 
     def set_output_bias(self, features: Tensor) -> None:
-        """Centre the output on `features`, of shape `(C, H, W)`: each channel's bias becomes its spatial mean."""
-        same_shape(features, self.shape, "set_output_bias")
+        """Center the output on `features`, of shape `(C, H, W)`: each channel's bias becomes its spatial mean."""
+        check_shape(features, self.shape, "set_output_bias")
         with torch.no_grad():
             self.final.get_parameter("bias").copy_(features.mean((-2, -1)))

@@ -1,4 +1,4 @@
-"""What every pair with known answers offers."""
+"""The base of pairs whose exact values are known."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Oracle", "expected_log_mean"]
 class Oracle(nn.Module):
     """A model/guide pair whose log p(x), ELBO and importance-weighted bounds are known, with their gradients.
 
-    Every value is differentiable in the parameters, so the gradient of `elbo(x).sum()` is what an unbiased estimator's
-    gradient is in expectation. Parameters are float64, and so must `x` be. Subclass it for a pair of your own:
-    `check_estimator` takes it.
+    Every value is differentiable in the parameters, so the gradient of `elbo(x).sum()` is the expected gradient of an
+    unbiased estimator. Parameters are float64, and `x` must be, too. Subclass it for a pair of your own:
+    `check_estimator` accepts it.
     """
 
-    guide_parameters: ClassVar[tuple[str, ...]] = ()  # names of the guide's; all others are the model's
-    reparameterized: ClassVar[bool] = False  # whether all latent sites are
+    guide_parameters: ClassVar[tuple[str, ...]] = ()  # names of the guide's parameters; all others are the model's
+    reparameterized: ClassVar[bool] = False  # whether all latent sites are reparameterized
 
     def model(self, x: Tensor) -> None:
         """The generative model of `x`, N data along the first dimension."""
@@ -43,7 +43,7 @@ class Oracle(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define elbo(x, weight)")
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x, z) - log q(z|x) and log q of M points that stand for all of q, `(M, N)` each.
+        """log p(x, z) - log q(z|x) and log q of M points that represent all of q, `(M, N)` each.
 
         The points are all states of discrete latents, and a fine grid over Gaussian ones; their probabilities sum to
         one over the first dimension.
@@ -55,9 +55,9 @@ class Oracle(nn.Module):
         return expected_log_mean(*self.weights(x), num_particles)
 
     def at_posterior(self) -> Oracle | None:
-        """A copy whose guide can be, and is, the exact posterior; None where there is none.
+        """A copy whose guide is the exact posterior, or None if the guide cannot be.
 
-        There the ELBO, every L_K and log p(x) are one number, and each importance weight is p(x).
+        For the copy, the ELBO, every L_K and log p(x) are equal, and each importance weight is p(x).
         """
         return None
 
@@ -69,8 +69,8 @@ def expected_log_mean(log_w: Tensor, log_mass: Tensor, num_particles: int) -> Te
         E\big[e^{-t \sum_k w_k}\big] = E[e^{-t w}]^K
 
     Frullani's integral of the logarithm turns the expectation over K draws into one over a single draw. The integral
-    over log t is by the trapezoidal rule, whose error for so smooth a function is of the order of rounding; only
-    the chance that all K weights are below e^-200 of their mean is left out.
+    over log t uses the trapezoidal rule, whose error for such a smooth function is of the order of rounding. It leaves
+    out the event that all K weights are below e^-200 of their mean.
 
     Args:
         log_w: Log-weights of M points, `(M, N)`.
@@ -79,6 +79,9 @@ def expected_log_mean(log_w: Tensor, log_mass: Tensor, num_particles: int) -> Te
 
     Returns:
         `(N,)`, differentiable in both tensors.
+
+    Raises:
+        ValueError: For `num_particles` below 1.
     """
     if num_particles < 1:
         raise ValueError(f"num_particles must be at least 1, got {num_particles}")

@@ -1,4 +1,4 @@
-"""Discrete pairs with known answers: everything by enumeration."""
+"""Discrete pairs whose exact values are known by enumeration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Discrete(Oracle):
 
     Args:
         data_dim, classes: D and the number of classes C.
-        seed: Of the parameters: random, and q is not the posterior.
+        seed: Seed of the random parameters, with which q is not the posterior.
     """
 
     guide_parameters = ("encoder",)
@@ -68,9 +68,9 @@ class Discrete(Oracle):
             return dist.Bernoulli(logits=self.logits[c]).sample()
 
     def log_joint(self, x: Tensor) -> Tensor:
-        """log p(x, c), `(N, C)`."""
-        given = dist.Bernoulli(logits=self.logits).to_event(1).log_prob(x.unsqueeze(-2))
-        return self.prior_logits.log_softmax(-1) + given
+        """log p(x, c), `(N, C)`, nats."""
+        log_likelihood = dist.Bernoulli(logits=self.logits).to_event(1).log_prob(x.unsqueeze(-2))
+        return self.prior_logits.log_softmax(-1) + log_likelihood
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), `(N,)`."""
@@ -79,11 +79,11 @@ class Discrete(Oracle):
     def elbo(self, x: Tensor, weight: float = 1.0) -> Tensor:
         """The ELBO with its KL times `weight`, `(N,)`."""
         log_q = (x @ self.encoder.T).log_softmax(-1)
-        given = self.log_joint(x) - self.prior_logits.log_softmax(-1)
-        return (log_q.exp() * (given + weight * (self.prior_logits.log_softmax(-1) - log_q))).sum(-1)
+        log_likelihood = self.log_joint(x) - self.prior_logits.log_softmax(-1)
+        return (log_q.exp() * (log_likelihood + weight * (self.prior_logits.log_softmax(-1) - log_q))).sum(-1)
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of every class."""
+        """log p(x, c) - log q(c|x) and log q(c|x) of every class, `(C, N)` each."""
         log_q = (x @ self.encoder.T).log_softmax(-1)
         return (self.log_joint(x) - log_q).T, log_q.T
 
@@ -95,12 +95,12 @@ class BitsAndClasses(Oracle):
         x \sim \mathrm{Bernoulli}\big(\sigma(2 \tanh(z W) \textstyle\sum_j z_j + \beta)\big); \qquad
         q(b|x),\, q(c|x) \text{ with logits linear in } x
 
-    Exact by enumeration over all `2^B C` states: `log_prob`, `elbo`, `kl` and `iwae`, with their gradients. A side of
+    Exact by enumeration over all `2^B C` states: `log_prob`, `elbo`, `kl` and `iwae`, with their gradients. A latent of
     size 0 is left out.
 
     Args:
         data_dim, bits, classes: D, the number of bits B and of classes C.
-        seed: Of the parameters: random, and q is not the posterior.
+        seed: Seed of the random parameters, with which q is not the posterior.
     """
 
     guide_parameters = ("encoder_bits", "encoder_class")
@@ -116,7 +116,7 @@ class BitsAndClasses(Oracle):
         self.weight, self.bias = normal(bits + classes, data_dim), normal(data_dim)
 
     def likelihood(self, z: Tensor) -> Any:
-        """p(x | bits and class), `(*, B + C)`."""
+        """p(x|z) as a distribution, for z = (bits, class) of shape `(*, B + C)`."""
         return dist.Bernoulli(logits=2 * torch.tanh(z @ self.weight) * z.sum(-1, keepdim=True) + self.bias).to_event(1)
 
     def model(self, x: Tensor) -> None:
@@ -175,8 +175,8 @@ class BitsAndClasses(Oracle):
     def kl(self, x: Tensor) -> Tensor:
         """KL(q(z|x) || p(z)), `(N,)`."""
         log_p, log_q = self.log_weights(x)
-        given = self.likelihood(self.states()).log_prob(x.unsqueeze(1))
-        return (log_q.exp() * (log_q - log_p + given)).sum(-1)
+        log_likelihood = self.likelihood(self.states()).log_prob(x.unsqueeze(1))
+        return (log_q.exp() * (log_q - log_p + log_likelihood)).sum(-1)
 
     def elbo(self, x: Tensor, weight: float = 1.0) -> Tensor:
         """The ELBO with its KL times `weight`, `(N,)`."""
@@ -184,25 +184,25 @@ class BitsAndClasses(Oracle):
         return (log_q.exp() * (log_p - log_q)).sum(-1) + (1 - weight) * self.kl(x)
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of every state."""
+        """log p(x, z) - log q(z|x) and log q(z|x) of every state, `(S, N)` each."""
         log_p, log_q = self.log_weights(x)
         return (log_p - log_q).T, log_q.T
 
 
 class Grid(Oracle):
-    r"""Bits of event shape (1, 2), two of them in another plate, under a mask, after a Gaussian on which they depend.
+    r"""Bits of event shape (1, 2), in a second plate of size 2 and under a mask, that depend on a Gaussian.
 
     .. math:: z \sim N(0, 1), \; b_{pi} \sim \mathrm{Bernoulli}, \quad
         x_0 \sim N\big(z + \textstyle\prod_p \sum_i b_{pi} w_i, 1\big); \qquad
         q(z|x) = N(s x_0, 0.7^2), \; q(b_p|z) \text{ with logits } (z + p/2) h
 
-    for the parts p = 0, 1. A datum is the observation `x_0` and a switch `x_1`: unless that is positive, the datum's
-    bits and observation are masked. Exact by enumeration of the bits on a fine grid over z, for data that are not
-    masked: `log_prob`, `elbo` and `iwae`, with their gradients.
+    for the parts p = 0, 1. A datum is the observation `x_0` and a switch `x_1`: unless the switch is positive, the
+    datum's bits and observation are masked. Exact by enumeration of the bits on a fine grid over z, for data that are
+    not masked: `log_prob`, `elbo` and `iwae`, with their gradients.
 
     Args:
-        name: Of the site of the bits.
-        full_size: Size of the data that `x` is a minibatch of; None takes `x` for all data.
+        name: Name of the site of the bits.
+        full_size: Size of the data of which `x` is a minibatch; None if `x` is all data.
     """
 
     guide_parameters = ("slope", "shift")
@@ -241,11 +241,11 @@ class Grid(Oracle):
                 pyro.sample(self.name, dist.Bernoulli(logits=logits.unsqueeze(-2)).to_event(2))
 
     def logits(self, z: Tensor, part: Tensor) -> Tensor:
-        """Of q(b|z), `(*, 2)`."""
+        """The logits of q(b|z), `(*, 2)`."""
         return (z + 0.5 * part).unsqueeze(-1) * self.shift
 
     def signal(self, b: Tensor, part_dim: int, keepdim: bool = False) -> Tensor:
-        """What the bits, `(*, 1, 2)`, add to the observation's mean: a product over the parts."""
+        """The contribution of the bits, `(*, 1, 2)`, to the observation's mean: a product over the parts."""
         return (b.sum(-2) @ self.weight).prod(part_dim, keepdim=keepdim)
 
     def states(self) -> Tensor:
@@ -265,7 +265,7 @@ class Grid(Oracle):
         log_p = dist.Bernoulli(logits=self.prior).log_prob(b).sum((-4, -2, -1))  # (16, 1)
         return (log_p + dist.Normal(self.signal(b, 1), 2**0.5).log_prob(x[..., 0])).logsumexp(0)
 
-    def parts_of_log_w(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def log_weight_parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log p(x|z, b), log p(z, b) - log q(z, b|x), and log q, of points `(M, 16, N)` or `(M, 16, 1)`."""
         noise, log_mass = normal_grid(1, x)
         q_z, b = dist.Normal(self.slope * x[..., 0], 0.7), self.states()
@@ -273,22 +273,22 @@ class Grid(Oracle):
         logits = self.logits(z.unsqueeze(1), torch.arange(2.0).to(x).reshape(2, 1)).unsqueeze(1)  # (M, 1, 2, N, 2)
         log_q = dist.Bernoulli(logits=logits).log_prob(b.squeeze(-2)).sum((-1, -3))  # (M, 16, N)
         log_p = dist.Bernoulli(logits=self.prior).log_prob(b).sum((-4, -2, -1))
-        given = dist.Normal(z.unsqueeze(1) + self.signal(b, 1), 1.0).log_prob(x[..., 0])
+        log_likelihood = dist.Normal(z.unsqueeze(1) + self.signal(b, 1), 1.0).log_prob(x[..., 0])
         log_z = dist.Normal(torch.zeros_like(z), 1.0).log_prob(z) - q_z.log_prob(z)
-        return given, log_p - log_q + log_z.unsqueeze(1), log_q + log_mass.reshape(-1, 1, 1)
+        return log_likelihood, log_p - log_q + log_z.unsqueeze(1), log_q + log_mass.reshape(-1, 1, 1)
 
     def elbo(self, x: Tensor, weight: float = 1.0) -> Tensor:
         """The ELBO with its KL times `weight`, `(N,)`."""
-        given, log_ratio, log_q = self.parts_of_log_w(x)
-        return (log_q.exp() * (given + weight * log_ratio)).sum((0, 1))
+        log_likelihood, log_ratio, log_q = self.log_weight_parts(x)
+        return (log_q.exp() * (log_likelihood + weight * log_ratio)).sum((0, 1))
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of every state of the bits, on a grid over z."""
-        given, log_ratio, log_q = self.parts_of_log_w(x)
-        return (given + log_ratio).flatten(0, 1), log_q.flatten(0, 1)
+        """As for `Oracle`, for every state of the bits on a grid over z."""
+        log_likelihood, log_ratio, log_q = self.log_weight_parts(x)
+        return (log_likelihood + log_ratio).flatten(0, 1), log_q.flatten(0, 1)
 
 
 def _normal(seed: int) -> Any:
-    """Draws parameters of the shape asked for, in float64."""
+    """A function that draws float64 parameters of a given shape."""
     generator = torch.Generator().manual_seed(seed)
     return lambda *shape: nn.Parameter(torch.randn(*shape, generator=generator, dtype=torch.float64))

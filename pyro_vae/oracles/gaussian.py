@@ -1,4 +1,4 @@
-"""Gaussian pairs with known answers: a linear model with an amortized guide, and a chain of two latents."""
+"""Gaussian pairs whose exact values are known: a linear model, and a chain of two latents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LinearGaussian(Oracle):
     Args:
         data_dim, latent_dim: D and L.
         scale: sigma, the observation noise.
-        seed: Of the parameters: random, and q is not the posterior.
+        seed: Seed of the random parameters, with which q is not the posterior.
     """
 
     guide_parameters = ("encoder", "offset", "log_scale")
@@ -56,7 +56,7 @@ class LinearGaussian(Oracle):
         pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.given(z), obs=x)
+            pyro.sample("x", self.likelihood(z), obs=x)
 
     def guide(self, x: Tensor) -> None:
         """The diagonal guide."""
@@ -76,10 +76,9 @@ class LinearGaussian(Oracle):
             pyro.sample("z", dist.Normal(p.mean, 1.2 * p.variance.sqrt()).to_event(1))
 
     def at_posterior(self) -> LinearGaussian:
-        """A copy with orthogonal columns of W, so that the posterior is diagonal, and V, c, s those of the posterior.
+        """A copy with orthogonal columns of W, so that the posterior is diagonal, and with V, c, s of that posterior.
 
-        The guide's parameters are there to take gradients of: this is where an estimator that sticks the landing has
-        no variance.
+        The guide keeps its parameters, to take gradients of: here an estimator that sticks the landing has no variance.
         """
         pair = copy.deepcopy(self)
         with torch.no_grad():
@@ -95,7 +94,7 @@ class LinearGaussian(Oracle):
         """p(z)."""
         return dist.Normal(torch.zeros_like(self.offset), 1.0).to_event(1)
 
-    def given(self, z: Tensor) -> Any:
+    def likelihood(self, z: Tensor) -> Any:
         """p(x|z) for `z`, `(*, L)`."""
         return dist.Normal(z @ self.weight.T + self.bias, self.scale).to_event(1)
 
@@ -106,7 +105,7 @@ class LinearGaussian(Oracle):
     def simulate(self, n: int) -> Tensor:
         """`n` data from the model, `(n, D)`."""
         with torch.no_grad():
-            return self.given(self.prior().sample((n,))).sample()
+            return self.likelihood(self.prior().sample((n,))).sample()
 
     def posterior(self, x: Tensor) -> Any:
         """p(z|x), batch shape `(N,)`."""
@@ -135,7 +134,7 @@ class LinearGaussian(Oracle):
         return self.log_likelihood(x) - weight * self.kl(x)
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """On a grid over z of 48 points a dimension, 8 standard deviations of q to each side.
+        """On a grid over z of 48 points per dimension, 8 standard deviations of q to each side.
 
         Raises:
             ValueError: For more than two latent dimensions.
@@ -145,7 +144,7 @@ class LinearGaussian(Oracle):
         noise, log_mass = normal_grid(len(self.offset), x)
         q = self.q(x)
         z = q.mean + noise.unsqueeze(1) * q.stddev  # (M, N, L)
-        log_w = self.prior().log_prob(z) + self.given(z).log_prob(x) - q.log_prob(z)
+        log_w = self.prior().log_prob(z) + self.likelihood(z).log_prob(x) - q.log_prob(z)
         return log_w, log_mass.unsqueeze(-1)
 
 
@@ -155,8 +154,8 @@ class TopDownChain(Oracle):
     .. math:: z_2 \sim N(0, 1), \; z_1 \sim N(a z_2, s^2), \; x \sim N(z_1, r^2); \qquad
         q(z_1|x) = N(w x, t_1^2), \; q(z_2|z_1) = N(u z_1, t_2^2)
 
-    An analytic KL of z1 given a drawn z2 would take z1 and z2 for independent under q, which they are not. `elbo` and
-    `log_prob` are exact in closed form, `iwae` by quadrature.
+    An analytic KL of z1 given a draw of z2 would assume that z1 and z2 are independent under q, and they are not.
+    `elbo` and `log_prob` are exact in closed form, `iwae` by quadrature.
     """
 
     guide_parameters = ("w", "u")
@@ -231,9 +230,9 @@ def ppca_log_prob(x: Tensor, latent_dim: int, scale: float) -> float:
 
     In nats per datum. It is also the greatest mean ELBO: with orthogonal columns of W the posterior is diagonal.
 
-    Reference: Tipping and Bishop 1999, probabilistic principal component analysis.
+    Reference: Tipping and Bishop 1999, JRSS B 61, probabilistic principal component analysis, eq. 7 and 8.
     """
-    found = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)  # decreasing
-    kept = found.clamp_min(scale**2)
-    kept[latent_dim:] = scale**2
-    return float(-0.5 * (math.log(2 * math.pi) + kept.log() + found / kept).sum())
+    data_variances = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)  # decreasing
+    variances = data_variances.clamp_min(scale**2)
+    variances[latent_dim:] = scale**2
+    return float(-0.5 * (math.log(2 * math.pi) + variances.log() + data_variances / variances).sum())

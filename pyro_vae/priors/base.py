@@ -1,4 +1,4 @@
-"""What priors share, and the simple ones: standard normal, Laplace, flat."""
+"""The base of priors, and the simple ones: standard normal, Laplace, flat."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["FlatPrior", "LaplacePrior", "Prior", "StandardNormal"]
 
 
 class Prior(nn.Module):
-    """A distribution over the latent: a module that, called, returns one with batch shape `()`.
+    """A distribution over the latent: a module whose call returns a distribution with batch shape `()`.
 
     Attributes:
         uses_encoder: whether it is called with the function x -> q(z|x), as `VampPrior` is.
@@ -94,10 +94,10 @@ class LaplacePrior(Prior):
 
 
 class FlatPrior(Prior):
-    """No preference at all: log-density 0 everywhere. It is improper, so that nothing can be drawn from it.
+    """`p(z)` proportional to 1: log-density 0 everywhere. It is improper, so it cannot be drawn from.
 
-    With a point mass for the guide the negative ELBO is the reconstruction loss, see `pv.Autoencoder`. With a density
-    for the guide the ELBO has no upper end, since a wider one is always better.
+    With a point mass as the guide the negative ELBO is the reconstruction loss, see `pv.Autoencoder`. With a density as
+    the guide the ELBO has no upper bound, since a wider one is always better.
 
     Args:
         latent_dim: size of the latent.
@@ -114,20 +114,20 @@ class FlatPrior(Prior):
 
 
 class Flat(dist.ImproperUniform):
-    """Pyro's improper distribution, on any device, with a reason where it is asked for a draw."""
+    """Pyro's improper distribution, on any device, with an error that explains why it has no draws."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         lead = value.shape[: value.dim() - len(self.event_shape)]
         return value.new_zeros(torch.broadcast_shapes(lead, self.batch_shape))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Refused.
+        """Not defined for an improper distribution.
 
         Raises:
             ValueError: Always.
         """
         raise ValueError(
-            "the flat prior is improper, nothing can be drawn from it: an autoencoder reconstructs, it does not "
-            "generate. For samples give the model a prior that is a density, prior='standard_normal' for one, or fit "
-            "a density to the codes"
+            "the flat prior is improper and cannot be drawn from: an autoencoder reconstructs, it does not generate. "
+            "For samples give the model a prior that is a density, such as prior='standard_normal', or fit a density "
+            "to the codes"
         )

@@ -1,4 +1,4 @@
-"""Priors of any shape: a normalizing flow, and an autoregressive one."""
+"""Flexible priors: a normalizing flow, and an autoregressive one."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["AutoregressivePrior", "FlowPrior"]
 
 
 class FlowPrior(Prior):
-    """Standard normal noise sent through a learned bijection: any posterior family, at features that are learned.
+    """`z = f(e)`, `e ~ N(0, I)`, with a learned bijection f: a flow of `pv.conditionals` at learned features.
 
-    Begins near the standard normal. The density of a z takes the inverse, which is cheap for "spline", "coupling" and
-    "radial" (see `pv.conditionals`); "iaf" takes as many passes as there are elements. Splines are the default because
-    they cannot run away: at a high learning rate the scales of "coupling" can.
+    It starts near the standard normal. The density of a z needs the inverse, which is cheap for "spline", "coupling"
+    and "radial"; "iaf" takes as many passes as there are elements. Splines are the default because they cannot diverge;
+    the scales of "coupling" can at a high learning rate.
 
     Args:
         latent_dim: size of the latent.
         family: name of the family in `pv.conditionals.POSTERIORS`.
-        **options: its arguments, `num_flows` and `hidden` for one.
+        **options: its further arguments, `num_flows` and `hidden` for example.
 
     Reference: Chen et al. 2017, arXiv 1611.02731, section 3.2; Durkan et al. 2019, arXiv 1906.04032 (splines).
 
@@ -41,7 +41,7 @@ class FlowPrior(Prior):
         super().__init__(latent_dim)
         self.flow = posterior(family, latent_dim, **options)
         features = torch.zeros(self.flow.param_shape)
-        features[2 * latent_dim :].normal_()  # a context of zero would leave the weights behind it without a gradient
+        features[2 * latent_dim :].normal_()  # with a context of zero, the weights after it would have no gradient
         self.features = nn.Parameter(features)
 
     def forward(self) -> TorchDistributionMixin:
@@ -80,7 +80,7 @@ class AutoregressivePrior(Prior):
 
 
 class MaskedMixture(dist.TorchDistribution):
-    """Vectors whose elements are mixtures of Gaussians, with parameters from a masked network of those before."""
+    """Vectors whose elements are mixtures of Gaussians, with parameters from a masked network of earlier elements."""
 
     arg_constraints = {}  # noqa: RUF012
     support = constraints.real_vector
@@ -98,8 +98,8 @@ class MaskedMixture(dist.TorchDistribution):
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), dist.Normal(loc, bounded_exp(log_scale)))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        found = self.elements(value).log_prob(value).sum(-1)
-        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+        log_p = self.elements(value).log_prob(value).sum(-1)
+        return log_p.expand(torch.broadcast_shapes(log_p.shape, self.batch_shape))
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:

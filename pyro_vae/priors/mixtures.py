@@ -20,7 +20,7 @@ __all__ = ["MixturePrior", "VampPrior"]
 class MixturePrior(Prior):
     r"""`p(z) = \sum_k w_k Normal(loc_k, diag(scale_k^2))`, all learned.
 
-    Begins with K components about the origin, equal but for their locations, which are drawn from a standard normal.
+    It starts with K equal components whose locations are drawn from a standard normal.
 
     Args:
         latent_dim: D, size of the latent.
@@ -45,17 +45,17 @@ class MixturePrior(Prior):
 
 
 class VampPrior(Prior):
-    r"""The mean of the posteriors of K learned pseudo-inputs u: a mixture that lies where the encoder puts data.
+    r"""The mixture of the posteriors of K learned pseudo-inputs u, which lies where the encoder maps data.
 
     .. math:: p(z) = \frac1K \sum_k q(z \mid u_k)
 
-    It is the prior that maximizes the ELBO if the u are all of the data; K of them keep it from being that, which
-    would overfit. It is called with the encoder, x -> q(z|x), whose weights it shares: `VAE` does so. A step runs the
-    encoder on K more inputs.
+    With all the data as u it would be the prior that maximizes the ELBO, which overfits; K inputs prevent that. It is
+    called with the encoder, x -> q(z|x), whose weights it shares: `VAE` does so. A step runs the encoder on K more
+    inputs.
 
     Args:
         latent_dim: size of the latent.
-        data_shape: shape of one datum, and so of one pseudo-input.
+        data_shape: shape of one datum and of one pseudo-input.
         components: K.
         unit: whether data lie in [0, 1]; pseudo-inputs then do, by a sigmoid.
 
@@ -75,7 +75,7 @@ class VampPrior(Prior):
         super().__init__(latent_dim)
         (self.components,) = as_sizes(components, "components", 1)
         self.unit = unit
-        # far from each other and mostly dark, so that components begin apart
+        # far from each other and mostly dark, so that components start far apart
         self.pseudo = nn.Parameter(torch.randn(components, *as_sizes(data_shape, "data_shape")) - 2.0 * unit)
         self.register_buffer("logits", torch.zeros(components), persistent=False)
 
@@ -86,16 +86,16 @@ class VampPrior(Prior):
 
     @torch.no_grad()
     def start_at(self, x: Tensor) -> VampPrior:
-        """Let the pseudo-inputs begin at the first K of some data `(N, *data_shape)`; returns the prior.
+        """Set the pseudo-inputs to the first K of the data `(N, *data_shape)`; returns the prior.
 
         Raises:
-            ValueError: For fewer than K data, or of another shape.
+            ValueError: For fewer than K data, or data of another shape.
         """
         if len(x) < self.components or x.shape[1:] != self.pseudo.shape[1:]:
             expected = (f"at least {self.components}", *self.pseudo.shape[1:])
             raise ValueError(
-                f"data of shape {tuple(x.shape)} came, ({', '.join(map(str, expected))}) was expected: give more, or "
-                "build the prior with fewer components"
+                f"expected data of shape ({', '.join(map(str, expected))}), got {tuple(x.shape)}: pass more, or build "
+                "the prior with fewer components"
             )
         x = x[: self.components].to(self.pseudo)
         self.pseudo.copy_(torch.logit(x, eps=0.05) if self.unit else x)
@@ -104,8 +104,8 @@ class VampPrior(Prior):
     def forward(self, encode: Callable[[Tensor], Any] | None = None) -> TorchDistributionMixin:
         if encode is None:
             raise ValueError(
-                "a VampPrior is called with the encoder, prior(encode), where encode(x) is q(z|x): this model does "
-                "not do so. Use it in VAE, or in a pair of your own"
+                "a VampPrior is called with the encoder, prior(encode), where encode(x) is q(z|x), and this model "
+                "calls it without: use it in VAE, or in a pair of your own"
             )
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), encode(self.inputs))
 

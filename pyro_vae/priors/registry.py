@@ -24,7 +24,7 @@ PRIORS: dict[str, Callable[..., Prior]] = {
 
 
 def prior(name: str, latent_dim: int, data_shape: int | Sequence[int] | None = None, **arguments: Any) -> Prior:
-    """The prior called `name` in `PRIORS`; `data_shape` is for those that are made from data, as "vamp".
+    """The prior called `name` in `PRIORS`; `data_shape` is for "vamp", which has inputs of that shape.
 
     Raises:
         ValueError: for an unknown name, or without the `data_shape` that it needs.

@@ -57,15 +57,15 @@ class Phases:
         phases: The phases in their order; the loss of the last one is the loss of the step.
         objective: The objective that they belong to.
         critics: Networks of the objective, which no program registers.
-        updated: Called with the model's parameters by name after each step.
-        prepared: Called likewise once the parameters are known, before the first step.
+        on_step: Called with the model's parameters by name after each step.
+        on_prepare: Called likewise once the parameters are known, before the first step.
     """
 
     phases: list[BoundPhase]
     objective: Any
     critics: Mapping[str, nn.Module]
-    updated: Callable[[Mapping[str, Tensor]], None]
-    prepared: Callable[[Mapping[str, Tensor]], None]
+    on_step: Callable[[Mapping[str, Tensor]], None]
+    on_prepare: Callable[[Mapping[str, Tensor]], None]
 
 
 def loss_phases(loss: Any, model: Program, guide: Program, registry: ParameterRegistry) -> Phases:
@@ -74,7 +74,7 @@ def loss_phases(loss: Any, model: Program, guide: Program, registry: ParameterRe
         # watched once, so that an objective finds the same two functions again at the next step
         pair = registry.watch("model", model), registry.watch("guide", guide)
         phases = [_bind_phase(phase, *pair) for phase in loss.phases]
-        return Phases(phases, loss, loss.critics, loss.updated, loss.prepared)
+        return Phases(phases, loss, loss.critics, loss.on_step, loss.on_prepare)
     return Phases([_single_phase(loss, model, guide)], loss, {}, _ignore, _ignore)
 
 

@@ -78,7 +78,7 @@ class Stepper:
     def update(self) -> None:
         """Update the last phase's parameters, and clear their gradients."""
         self.last.updater.update(self.scaler, self._clip_norm)
-        self._phases.updated(self.registry.registered_by("model"))
+        self._phases.on_step(self.registry.registered_by("model"))
 
     def zero_grad(self) -> None:
         """Clear all gradients."""
@@ -93,7 +93,7 @@ class Stepper:
             for stepper in self.steppers:
                 stepper.prepare(args, kwargs)
                 stepper.own()
-        self._phases.prepared(self.registry.registered_by("model"))
+        self._phases.on_prepare(self.registry.registered_by("model"))
 
     def adopt(self, params: Mapping[str, Tensor]) -> None:
         """Pass these parameters to the optimizers, in this order if no optimizer was made yet."""

@@ -450,12 +450,12 @@ def test_data_that_are_no_images(capsys: pytest.CaptureFixture[str]) -> None:
     np.savez("table.npz", x=np.random.default_rng(0).normal(size=(60, 5)))
     words = ["--data", "table.npz", "--binarize", "none", "--model.likelihood", "normal", "--batch_size", "20"]
     out = _ok(capsys, "train", *QUICK, *words, "--out", "new")
-    assert "no pictures: data of shape (12, 5) are no images" in out
+    assert "no pictures: data of shape (12, 5) are not images" in out
     assert "continuous observations" in out
     assert not Path("new/samples.png").exists()
     out = _ok(capsys, "sample", "new", "--num", "4")
     assert out.splitlines()[0] == "new/samples.npz"
-    assert "no picture: data of shape (4, 5) are no images" in out
+    assert "no picture: data of shape (4, 5) are not images" in out
 
 
 # Pairs of the user's own --------------------------------------------------------------------------

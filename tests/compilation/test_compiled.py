@@ -58,7 +58,7 @@ PATHWISE = ["mean_field", "trace", "stl", "iwae", "dreg", "miwae", "piwae", "ciw
 @pytest.mark.parametrize("name", [*PATHWISE, "free_bits", "capacity", "reinforce", "vimco"])
 @pytest.mark.parametrize("particles", [1, 4])
 def test_estimators(name: str, particles: int) -> None:
-    if particles < pv.elbo.least_particles(name):
+    if particles < pv.elbo.min_particles(name):
         pytest.skip("needs more particles")
     pair = LinearGaussian()
     x = pair.simulate(5)

@@ -182,7 +182,7 @@ def test_wrong_features_name_both_shapes(case: str) -> None:
 
 @every_likelihood
 @pytest.mark.parametrize("family", list(POSTERIORS))
-def test_pairs_run_with_vectorised_particles(case: str, family: str) -> None:
+def test_pairs_run_with_vectorized_particles(case: str, family: str) -> None:
     p, q = LIKELIHOOD_CASES[case](SHAPE), posterior(family, 2)
     decoder = nn.Linear(2, p.param_shape.numel())
     x = p(torch.zeros(5, *p.param_shape)).sample()
@@ -432,7 +432,7 @@ def test_optimal_scale_is_a_plain_normal_in_evaluation() -> None:
     p.eval()
     d = p(h)
     torch.testing.assert_close(d.log_prob(x), dist.Normal(h, stored.exp()).to_event(1).log_prob(x))
-    torch.testing.assert_close(d.log_prob(x)[:1], p(h[:1]).log_prob(x[:1]))  # no datum sees its neighbours
+    torch.testing.assert_close(d.log_prob(x)[:1], p(h[:1]).log_prob(x[:1]))  # no datum sees its neighbors
     torch.testing.assert_close(p.log_scale, stored)
 
 

@@ -260,13 +260,13 @@ def test_planar_step_by_hand() -> None:
 
 
 def test_radial_step_by_hand() -> None:
-    centre, x = torch.tensor([1.0, 0.0]).double(), torch.tensor([4.0, 4.0]).double()
-    step = Radial(centre, torch.tensor([0.0]).double(), torch.tensor([2.0]).double())
+    center, x = torch.tensor([1.0, 0.0]).double(), torch.tensor([4.0, 4.0]).double()
+    step = Radial(center, torch.tensor([0.0]).double(), torch.tensor([2.0]).double())
     alpha, total = math.log(2), math.log1p(math.exp(2))
-    torch.testing.assert_close(step(x), x + (total - alpha) / (alpha + 5) * (x - centre))
-    torch.testing.assert_close(step._inv_call(centre.clone()), centre)
-    inward = Radial(centre, torch.tensor([1.0]).double(), torch.tensor([-7.0]).double())
-    y = centre + torch.logspace(-4, 3, 50).double().unsqueeze(-1)
+    torch.testing.assert_close(step(x), x + (total - alpha) / (alpha + 5) * (x - center))
+    torch.testing.assert_close(step._inv_call(center.clone()), center)
+    inward = Radial(center, torch.tensor([1.0]).double(), torch.tensor([-7.0]).double())
+    y = center + torch.logspace(-4, 3, 50).double().unsqueeze(-1)
     torch.testing.assert_close(inward(inward._inv_call(y)), y)
 
 
@@ -373,7 +373,7 @@ def test_sticking_the_landing_leaves_out_the_score(case: str) -> None:
     torch.manual_seed(3)
     z = pair.family(pair.h).rsample()
     held = copy.deepcopy(pair.family).requires_grad_(False)(pair.h.detach())
-    log_p = oracle.prior().log_prob(z) + oracle.given(z).log_prob(x)
+    log_p = oracle.prior().log_prob(z) + oracle.likelihood(z).log_prob(x)
     for one, other in zip(found, torch.autograd.grad((held.log_prob(z) - log_p).sum(), inputs), strict=True):
         torch.testing.assert_close(one, other)
 
@@ -473,7 +473,7 @@ def gap(family: Conditional, steps: int = 300) -> tuple[float, float]:
     def log_w(draws: int) -> Tensor:
         q = pair.family(pair.h)
         z = q.rsample((draws,))
-        return oracle.prior().log_prob(z) + oracle.given(z).log_prob(x) - q.log_prob(z)
+        return oracle.prior().log_prob(z) + oracle.likelihood(z).log_prob(x) - q.log_prob(z)
 
     for _ in range(steps):
         optimizer.zero_grad()

@@ -76,7 +76,7 @@ def test_a_header_that_is_a_lie(tmp_path: Path, shape: tuple[int, ...]) -> None:
 
 def test_no_pickles(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(ValueError, match=r"a\.npz' is damaged or no \.npz file of numbers: .*allow_pickle"):
+    with pytest.raises(ValueError, match=r"a\.npz' is damaged or not an \.npz file of numbers: .*allow_pickle"):
         load(tmp_path / "a.npz")
 
 

@@ -1,4 +1,4 @@
-"""Sources, splits, binarisation and batches of pyro_vae.data."""
+"""Sources, splits, binarization and batches of pyro_vae.data."""
 
 import json
 import os
@@ -418,11 +418,11 @@ def test_describe_and_to() -> None:
     assert repr(data.train) == "Split(1438 data, shape (64,), labeled)"
 
 
-# --- binarisation
+# --- binarization
 
 
 @pytest.mark.parametrize("binarize", ["threshold", "static", "dynamic"])
-def test_binarised_data_are_binary(binarize: str) -> None:
+def test_binarized_data_are_binary(binarize: str) -> None:
     data = load("digits", binarize=binarize, flatten=True)  # type: ignore[arg-type]
     for part in parts(data):
         assert part.x.dtype == torch.float32
@@ -484,7 +484,7 @@ def test_dynamic_is_fresh_in_training_and_fixed_elsewhere() -> None:
     assert torch.equal(held_out(load("digits", binarize="dynamic", valid=0)).x, held_out(data).x)
 
 
-def test_binarisation_needs_probabilities(tmp_path: Path) -> None:
+def test_binarization_needs_probabilities(tmp_path: Path) -> None:
     x = torch.zeros(10, 2)
     x[3, 1] = -0.5
     with pytest.raises(ValueError, match=r"binarize='dynamic' needs values in \[0, 1\].*\[-0.5, 0\]"):

@@ -50,13 +50,13 @@ def test_each_factor_does_what_it_is_called() -> None:
             factors[list(Sprites.FACTORS).index(name)] = value
         return sprites.render(factors)[0]
 
-    def centre(x: torch.Tensor) -> tuple[float, float]:
+    def center(x: torch.Tensor) -> tuple[float, float]:
         rows, columns = x.nonzero().double().mean(0).tolist()
         return rows, columns
 
-    row, column = centre(image())
-    assert centre(image(x=31)) == pytest.approx((row, column + 32 * 0.5 * 30 / 31), abs=0.6)
-    assert centre(image(y=31)) == pytest.approx((row + 32 * 0.5 * 30 / 31, column), abs=0.6)
+    row, column = center(image())
+    assert center(image(x=31)) == pytest.approx((row, column + 32 * 0.5 * 30 / 31), abs=0.6)
+    assert center(image(y=31)) == pytest.approx((row + 32 * 0.5 * 30 / 31, column), abs=0.6)
     assert image(scale=5).sum() > 1.5 * image(scale=2).sum()
     turned = image(rotation=10)  # a quarter turn, so that width and height change places
     assert turned.any(1).sum() == image().any(0).sum()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import pyro_vae as pv
 from pyro_vae.elbo import adversarial
 from pyro_vae.elbo.adversarial import GAMES, Critic, NoisyEncoder, Phase, PhasedELBO, gradient_penalty, r1_penalty
-from pyro_vae.elbo.adversarial.draws import generate, infer, outputs
+from pyro_vae.elbo.adversarial.draws import generate, infer, reconstruct
 from tests.helpers.phased_pairs import NAMES, pair_and_batch
 
 
@@ -197,7 +197,7 @@ def test_penalties_reach_the_critic(options: dict[str, Any]) -> None:
     losses[1].backward()
 
 
-def test_spectral_normalisation_bounds_each_layer() -> None:
+def test_spectral_normalization_bounds_each_layer() -> None:
     critic = Critic((1, 8, 8), hidden=(16,), channels=(4,), spectral=True)
     for _ in range(50):
         critic(torch.randn(4, 1, 8, 8))
@@ -247,29 +247,29 @@ def test_a_state_put_back_goes_on_as_before() -> None:
         svi.step(x)
     weights = {name: t.clone() for name, t in vae.state_dict().items()}
     (bias,) = (name for name in svi.params if name.endswith("decoder$$$final.bias"))
-    state = {name: t.clone() for name, t in objective.state().items()}
+    state = {name: t.clone() for name, t in objective.state_dict().items()}
     moments = [optimizer.state_dict() for optimizer in svi.optimizers]
     moments = [torch.load(_bytes(m), weights_only=True) for m in moments]
     torch.manual_seed(7)
     expected = [float(svi.step(x)) for _ in range(3)]
-    after = {name: t.clone() for name, t in objective.state().items()}
+    after = {name: t.clone() for name, t in objective.state_dict().items()}
 
     vae.load_state_dict(weights)
     objective, svi = fresh()
     before = torch.get_rng_state()
     svi.prepare(x)
     assert torch.equal(before, torch.get_rng_state())
-    objective.load_state(state)
+    objective.load_state_dict(state)
     with objective.averaged():
         torch.testing.assert_close(vae.decoder.final.bias.detach(), state["average/" + bias])
     for optimizer, kept in zip(svi.optimizers, moments, strict=True):
         optimizer.load_state_dict(kept)
     torch.manual_seed(7)
     assert [float(svi.step(x)) for _ in range(3)] == expected
-    for name, value in objective.state().items():
+    for name, value in objective.state_dict().items():
         assert torch.equal(value, after[name]), name
-    with pytest.raises(ValueError, match=r"no place for critic/other\.weight"):
-        objective.load_state({"critic/other.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"the state has critic/other\.weight"):
+        objective.load_state_dict({"critic/other.weight": torch.zeros(1)})
 
 
 def _bytes(value: Any) -> Any:
@@ -298,7 +298,7 @@ def test_what_critics_look_at() -> None:
     assert drawn.z.shape == made.z.shape == (6, 3)
     nodes = drawn.traces.guide.nodes
     assert torch.equal(drawn.z, torch.cat([nodes["a"]["value"], nodes["b"]["value"].squeeze(1)], 1))
-    torch.testing.assert_close(outputs(drawn), pair.decoder(drawn.z).exp())
+    torch.testing.assert_close(reconstruct(drawn), pair.decoder(drawn.z).exp())
     torch.testing.assert_close(made.x, pair.decoder(made.z).exp())
 
 
@@ -421,7 +421,7 @@ def test_what_it_cannot_be_given() -> None:
     pair, (counts, y) = pair_and_batch("two plates")
     wide = torch.cat([counts, counts], 1)  # of which the pair observes one half
     svi = pv.SVI(lambda x, y: pair.model(x[:, :4], y), lambda x, y: pair.guide(x[:, :4], y), loss=make("veegan"))
-    with pytest.raises(ValueError, match="no observed site has it"):
+    with pytest.raises(ValueError, match="no observed site has that shape"):
         svi.step(wide, y)
     plain = pv.elbo.make("vae_gan", critic=lambda s: nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0)))
     with pytest.raises(TypeError, match="no method features"):

@@ -49,7 +49,7 @@ def test_every_objective(name: str, kind: str) -> None:
 )
 @pytest.mark.parametrize("name", ["gan", "veegan", "vae_gan"])
 def test_every_option(name: str, options: dict[str, Any]) -> None:
-    """Penalties differentiate twice, spectral normalisation changes buffers within the loss."""
+    """Penalties differentiate twice, spectral normalization changes buffers within the loss."""
     pair, batch = pair_and_batch("vae")
     assert_same_gradients(pair, batch, partial(narrow, name, **options))
 
@@ -105,7 +105,7 @@ def test_a_run_goes_on_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
         return pv.SVI(vae.model, vae.guide, sgd, narrow("aae", spectral=True, average=0.9), compile=True)
 
     def weights(svi: pv.SVI) -> dict[str, Tensor]:
-        return {name: t.clone() for name, t in {**vae.state_dict(), **svi.loss.state()}.items()}
+        return {name: t.clone() for name, t in {**vae.state_dict(), **svi.loss.state_dict()}.items()}
 
     def steps(svi: pv.SVI, which: range) -> list[float]:
         losses = []
@@ -124,7 +124,7 @@ def test_a_run_goes_on_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     vae.load_state_dict({n: t for n, t in then.items() if n in vae.state_dict()})
     svi = fresh()
     svi.prepare(x)
-    svi.loss.load_state({n: t for n, t in then.items() if n not in vae.state_dict()})
+    svi.loss.load_state_dict({n: t for n, t in then.items() if n not in vae.state_dict()})
     svi.load_compiled(state)
     assert steps(svi, range(4, 7)) == losses
     assert len(compiles) == 6

@@ -196,7 +196,7 @@ def test_what_it_cannot_take(elbo: type[Any]) -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="num_data is 3, but a batch of 5 data came"):
+    with pytest.raises(ValueError, match="num_data is 3, less than the batch of 5 data"):
         BetaTC(num_data=3).loss(Table().model, Table().guide, X)
     with pytest.raises(ValueError, match="correlated elements"):
         BetaTC().loss(Table(full=True).model, Table(full=True).guide, X)

@@ -89,7 +89,7 @@ def test_it_is_a_bound_below_the_elbo() -> None:
     assert losses[0] > losses[1] > losses[2]
 
 
-def test_particles_share_the_corrupted_data_and_are_vectorised() -> None:
+def test_particles_share_the_corrupted_data_and_are_vectorized() -> None:
     calls: list[Tensor] = []
 
     def corruption(x: Tensor) -> Tensor:

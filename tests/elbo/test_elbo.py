@@ -236,7 +236,7 @@ def test_finding_out_the_layout_draws_no_noise() -> None:
     x = pair.simulate(3)
     elbo = Trace(num_particles=4)
     losses = []
-    for _ in range(2):  # the first call tries whether particles vectorise
+    for _ in range(2):  # the first call tries whether particles vectorize
         torch.manual_seed(1)
         losses.append(float(elbo.loss(pair.model, pair.guide, x)))
     assert losses[0] == losses[1]

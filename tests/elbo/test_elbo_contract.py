@@ -209,7 +209,7 @@ def test_every_other_name_takes_a_discrete_latent() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_least_particles_are_the_least(name: str) -> None:
-    least = elbos.least_particles(name)
+    least = elbos.min_particles(name)
     assert elbos.make(name, num_particles=least).num_particles == least
     with pytest.raises(ValueError, match=f"num_particles must be at least {least}, got {least - 1}|at least 1"):
         elbos.make(name, num_particles=least - 1)

@@ -24,7 +24,7 @@ def example(name: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))  # examples import what they share from beside them
+        patch.syspath_prepend(str(EXAMPLES))  # as `python examples/name.py` does
         spec.loader.exec_module(module)
     return module
 

@@ -337,8 +337,8 @@ def test_what_is_refused(model: Any, guide: Any, message: str) -> None:
         ({"temperature": math.inf}, "temperature must be"),
         ({"prior": "other"}, "'discrete' or 'relaxed'"),
         ({"straight_through": "median"}, "False, True or 'mean', got 'median'"),
-        ({"straight_through": "mean", "prior": "relaxed"}, "no relaxed density is known"),
-        ({"prior_temperature": 0.5}, "give prior='relaxed'"),
+        ({"straight_through": "mean", "prior": "relaxed"}, "there is no relaxed density"),
+        ({"prior_temperature": 0.5}, "pass prior='relaxed'"),
         ({"prior": "relaxed", "prior_temperature": -1.0}, "temperature must be"),
     ],
 )

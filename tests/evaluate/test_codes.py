@@ -34,7 +34,7 @@ def test_decoding_is_the_models_mean() -> None:
     oracle = LinearGaussian()
     codes = torch.randn(9, 2).double()
     with torch.no_grad():
-        expected = oracle.given(codes).mean
+        expected = oracle.likelihood(codes).mean
     for x in (oracle.simulate(1), oracle.simulate(4), oracle.simulate(9)):
         torch.testing.assert_close(pv.decode(oracle.model, codes, x), expected)
     drawn = pv.decode(oracle.model, codes[:1].expand(4000, 2), oracle.simulate(1), mean=False)

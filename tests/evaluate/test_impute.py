@@ -190,7 +190,7 @@ def test_bad_calls(oracle: LinearGaussian) -> None:
     model, guide = pv.elbo.with_missing(oracle.model, oracle.guide)
     with pytest.raises(ValueError, match="no value of x is missing"):
         pv.impute(oracle.model, oracle.guide, x)
-    with pytest.raises(ValueError, match=r"a mask of shape \(6, 4\) and type torch.float64 came"):
+    with pytest.raises(ValueError, match=r"got a mask of shape \(6, 4\) and type torch.float64"):
         pv.bound(model, guide, x, mask.double())
     with pytest.raises(ValueError, match=r"a mask of shape \(6, 1\)"):
         pv.bound(model, guide, x, mask[:, :1])

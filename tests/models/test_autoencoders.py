@@ -107,7 +107,7 @@ def test_top_k_keeps_the_k_largest(digits: Tensor) -> None:
     before = pv.bound(ae.model, ae.guide, digits).mean
     pv.fit(ae.model, ae.guide, digits, epochs=10, lr=3e-3, seed=0, progress=False)
     assert pv.bound(ae.model, ae.guide, digits).mean > before + 1
-    with pytest.raises(ValueError, match=r"TopK\(5\) came upon a code of 3 elements"):
+    with pytest.raises(ValueError, match=r"TopK\(5\) got a code of 3 elements"):
         TopK(5)(torch.zeros(2, 3))
 
 

@@ -50,7 +50,7 @@ def test_log_marginal_is_conditional(condition: Any) -> None:
         svi.step(x, c)
     z = torch.linspace(-12, 12, 3001, dtype=torch.double).reshape(-1, 1, 1)
     with torch.no_grad():
-        prior = vae.prior_family(vae.prior_net(vae._given(c, 6)))
+        prior = vae.prior_family(vae.prior_net(vae._encode_condition(c, 6)))
         joint = prior.log_prob(z.expand(-1, 6, 1)) + vae.decode(z.expand(-1, 6, 1), c).log_prob(x)
     exact = joint.logsumexp(0) + math.log(24 / 3000)
     found = pv.log_marginal(vae.model, vae.guide, x, c, num_samples=5000, seed=0)
@@ -88,7 +88,7 @@ def test_quadrants() -> None:
     assert not Quadrants((1, 4, 4), 3).seen[0, 2:, 2:].any()
     with pytest.raises(ValueError, match="visible must be 1, 2 or 3"):
         Quadrants((1, 4, 4), 4)
-    with pytest.raises(ValueError, match=r"images of shape \(2, 3, 5, 5\) came, \(N, 3, 5, 4\) expected"):
+    with pytest.raises(ValueError, match=r"expected images of shape \(N, 3, 5, 4\), got \(2, 3, 5, 5\)"):
         Quadrants((3, 5, 4)).split(torch.zeros(2, 3, 5, 5))
 
 
@@ -110,20 +110,23 @@ def test_painting_in_beats_the_mean_image() -> None:
 def test_data_without_a_condition_are_refused(program: str) -> None:
     x = binary(5, 6)
     run = getattr(small(), program)
-    with pytest.raises(ValueError, match=r"came without their condition, labels \(5,\) was expected beside them"):
+    with pytest.raises(ValueError, match=r"expected a condition as second argument, labels \(5,\), got none"):
         run(x)
-    with pytest.raises(ValueError, match=r"a condition of shape \(4,\) came, labels \(5,\)"):
+    with pytest.raises(ValueError, match=r"expected as condition labels \(5,\), got one of shape \(4,\)"):
         run(x, torch.zeros(4))
     for validates in (True, False):
-        with pyro.validation_enabled(validates), pytest.raises(ValueError, match="labels from -1 to 2 came, 0 to 2"):
+        with (
+            pyro.validation_enabled(validates),
+            pytest.raises(ValueError, match="expected labels from 0 to 2, got -1 to 2"),
+        ):
             run(x, torch.tensor([0, 1, 2, -1, 0]))
-    with pytest.raises(ValueError, match=r"a condition of shape \(5,\) came, a tensor \(5, 4\)"):
+    with pytest.raises(ValueError, match=r"expected as condition a tensor \(5, 4\), got one of shape \(5,\)"):
         getattr(small((4,)), program)(x, torch.zeros(5))
 
 
 def test_fit_says_so_too() -> None:
     vae = small()
-    with pytest.raises(ValueError, match="came without their condition"):
+    with pytest.raises(ValueError, match="expected a condition as second argument"):
         pv.fit(vae.model, vae.guide, binary(20, 6), epochs=1, batch_size=10, progress=False)
-    with pytest.raises(ValueError, match="came without their condition"):
+    with pytest.raises(ValueError, match="expected a condition as second argument"):
         vae.sample(3)

@@ -113,7 +113,7 @@ def test_images_and_networks() -> None:
     ("options", "message"),
     [
         ({"latents": "poisson"}, "latents must be 'categorical' or 'bernoulli', got 'poisson'"),
-        ({"latent_dim": 1}, r"needs two classes or more, the last of latent_dim=\(1,\)"),
+        ({"latent_dim": 1}, r"needs two or more classes, and latent_dim=\(1,\)"),
         ({"latent_dim": (3, 0)}, "latent_dim must hold positive sizes"),
     ],
 )

@@ -114,7 +114,7 @@ def test_copies_and_bad_arguments() -> None:
         GaussianMixture(2, 3, min_scale=0.0)
     with pytest.raises(ValueError, match="data_shape must have 1 size"):
         GaussianMixture((1, 8, 8))
-    with pytest.raises(ValueError, match=r"data of shape \(4, 3\) came, \(N, 2\) was expected"):
+    with pytest.raises(ValueError, match=r"expected data of shape \(N, 2\), got \(4, 3\)"):
         mixture.guide(torch.zeros(4, 3))
     with pytest.raises(ValueError, match=r"sample\(0\)"):
         mixture.sample(0)

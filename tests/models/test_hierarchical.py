@@ -27,7 +27,7 @@ def quadrature(vae: HierarchicalVAE, x: Tensor) -> Tensor:
     z = torch.linspace(-7, 7, 281, dtype=x.dtype).unsqueeze(-1)
     with torch.no_grad():
         top = vae.prior().log_prob(z)
-        middle = vae.below(0, z.unsqueeze(1)).log_prob(z)  # (z2, z1)
+        middle = vae.layer_prior(0, z.unsqueeze(1)).log_prob(z)  # (z2, z1)
         given = torch.stack([vae.decode(z).log_prob(row) for row in x], -1)  # (z1, N)
     joint = top[:, None, None] + middle[:, :, None] + given
     return joint.logsumexp((0, 1)) + 2 * math.log(float(z[1] - z[0]))
@@ -104,11 +104,11 @@ def test_the_ladders_posterior_is_a_product_of_normals() -> None:
     q = ladder._posterior(0, evidence, above)
     z = torch.linspace(-8, 8, 4001, dtype=torch.double).unsqueeze(-1)
     with torch.no_grad():
-        product = ladder.normals[0](evidence).log_prob(z) + ladder.below(0, above).log_prob(z)
+        product = ladder.normals[0](evidence).log_prob(z) + ladder.layer_prior(0, above).log_prob(z)
         product = product - product.logsumexp(0) - (z[1] - z[0]).log()
         torch.testing.assert_close(q.log_prob(z), product, atol=1e-6, rtol=1e-6)
         vague = ladder._posterior(0, torch.tensor([[0.0, 1e6]]).double(), above)
-        torch.testing.assert_close(vague.mean, ladder.below(0, above).mean, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(vague.mean, ladder.layer_prior(0, above).mean, atol=1e-4, rtol=1e-4)
 
 
 def test_the_ladder_trains() -> None:
@@ -128,11 +128,11 @@ def test_bad_arguments(kind: type[HierarchicalVAE]) -> None:
         kind(6, latent_dims=(3, 2), hidden=((8,),))
     with pytest.raises(ValueError, match="the prior is over events of shape"):
         kind(6, latent_dims=(3, 2), hidden=((8,), (4,)), prior=pv.priors.StandardNormal(3))
-    with pytest.raises(ValueError, match="VampPrior has no place here"):
+    with pytest.raises(ValueError, match="VampPrior cannot be the prior here"):
         kind(6, latent_dims=(3, 2), hidden=((8,), (4,)), prior="vamp")
     with pytest.raises(ValueError, match="latent_dims must hold positive sizes"):
         kind(6, latent_dims=(3, 0), hidden=((8,), (4,)))
-    with pytest.raises(ValueError, match=r"data of shape \(3, 5\) came"):
+    with pytest.raises(ValueError, match=r"expected data of shape .* got \(3, 5\)"):
         kind(6, latent_dims=(3, 2), hidden=((8,), (4,))).guide(torch.zeros(3, 5))
 
 

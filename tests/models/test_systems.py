@@ -239,5 +239,5 @@ def test_repr_and_docstring(system: System) -> None:
     assert isinstance(pair, nn.Module)
     assert isinstance(pair, models.Pair)
     text = inspect.getdoc(type(pair)) or ""
-    for section in ("Args:" if system.name != "LadderVAE" else "arguments", "Reference:", "Example:", ".. math::"):
+    for section in ("Args:", "Reference:", "Example:", ".. math::"):
         assert section in text, section

@@ -1,4 +1,4 @@
-"""The sequence VAE: a normalised distribution over rows of tokens, its posterior of missing words, its training."""
+"""The sequence VAE: a normalized distribution over rows of tokens, its posterior of missing words, its training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SENTENCES = [
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
-    return Vocabulary.of(SENTENCES)
+    return Vocabulary.from_sentences(SENTENCES)
 
 
 def tiny(length: int = 3, **options: Any) -> TextVAE:
@@ -107,7 +107,7 @@ def test_what_stands_after_the_end_does_not_matter() -> None:
     torch.testing.assert_close(short.decode(z).log_prob(rows), long.decode(z).log_prob(padded))
 
 
-def test_particles_vectorise_and_dropout_is_for_training() -> None:
+def test_particles_vectorize_and_dropout_is_for_training() -> None:
     vae, rows = tiny(word_dropout=0.9), all_rows()[:6]
     assert not particles_agree(vae.model, vae.guide, (rows,))
     vae.eval()
@@ -165,14 +165,14 @@ def test_vocabulary(vocabulary: Vocabulary) -> None:
     assert vocabulary.decode(rows) == SENTENCES
     assert [getattr(sequences, name) for name in ("PAD", "END", "UNKNOWN")] == [0, 1, 2]  # models know no data
     assert [getattr(numbers, name) for name in ("PAD", "END", "UNKNOWN")] == [0, 1, 2]
-    small = Vocabulary.of(SENTENCES, max_size=6)
+    small = Vocabulary.from_sentences(SENTENCES, max_size=6)
     assert (len(small), small.tokens[:3]) == (6, ("<pad>", "<end>", "<unk>"))
     assert "<unk>" in small.decode(small.encode(SENTENCES, 10))[0]
-    with pytest.raises(ValueError, match="sentence 0 has 6 tokens, at most length - 1 = 4 have room"):
+    with pytest.raises(ValueError, match="sentence 0 has 6 tokens, expected at most length - 1 = 4"):
         vocabulary.encode(["the cat sleeps in the house"], 5)
     with pytest.raises(ValueError, match="must differ"):
         Vocabulary(["a", "a"])
-    letters = Vocabulary.of(["abc"], split=list, joint="")
+    letters = Vocabulary.from_sentences(["abc"], split=list, separator="")
     assert letters.decode(letters.encode(["cab"], 4)) == ["cab"]
 
 
@@ -186,5 +186,5 @@ def test_bad_arguments() -> None:
         vae.fill(all_rows(), torch.zeros(2, 3).bool())
     with pytest.raises(ValueError, match="missing after the end"):
         vae.fill(torch.tensor([[3, END, PAD]]), torch.tensor([[False, False, True]]))
-    with pytest.raises(ValueError, match=r"data of shape \(2, 4\) came"):
+    with pytest.raises(ValueError, match=r"expected data of shape .* got \(2, 4\)"):
         vae.guide(torch.ones(2, 4).long())

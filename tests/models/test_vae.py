@@ -55,12 +55,12 @@ def test_every_parameter_gets_a_gradient(likelihood: str, posterior: str) -> Non
 
 
 @pytest.mark.parametrize(("likelihood", "posterior"), PARTS)
-def test_particles_vectorise(likelihood: str, posterior: str) -> None:
+def test_particles_vectorize(likelihood: str, posterior: str) -> None:
     vae = small(likelihood=likelihood, posterior=posterior).eval()
     assert particles_agree(vae.model, vae.guide, (data_for(vae),))
 
 
-def test_convolutions_vectorise() -> None:
+def test_convolutions_vectorize() -> None:
     vae = conv()
     assert particles_agree(vae.model, vae.guide, (data_for(vae),))
 
@@ -130,13 +130,13 @@ def test_draws_are_data_and_means_are_means() -> None:
 @pytest.mark.parametrize("program", ["model", "guide"])
 def test_data_of_another_shape(program: str, shape: tuple[int, ...]) -> None:
     vae = small()
-    with pytest.raises(ValueError, match=r"data of shape \(.*\) came, \(N, 6\) was expected: build the VAE with"):
+    with pytest.raises(ValueError, match=r"expected data of shape \(N, 6\), got \(.*\): build the VAE with"):
         getattr(vae, program)(torch.zeros(shape))
 
 
 def test_encode_takes_leading_dimensions() -> None:
     assert small().encode(torch.zeros(4, 5, 6)).batch_shape == (4, 5)
-    with pytest.raises(ValueError, match=r"data of shape \(4, 7\) came, \(\*, 6\) was expected"):
+    with pytest.raises(ValueError, match=r"expected data of shape \(\*, 6\), got \(4, 7\)"):
         small().encode(torch.zeros(4, 7))
 
 

@@ -79,7 +79,7 @@ def test_contract(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(PRIORS))
 def test_in_a_vae(name: str) -> None:
-    """Every parameter gets a gradient, particles vectorise, a copy is apart."""
+    """Every parameter gets a gradient, particles vectorize, a copy is apart."""
     vae = pv.VAE(6, 3, hidden=(8,), prior=name)
     x = (torch.rand(5, 6) < 0.5).float()
     pv.elbo.make("trace").loss_and_grads(vae.model, vae.guide, x)
@@ -161,7 +161,7 @@ def test_vamp_is_the_mean_of_the_posteriors_at_its_inputs() -> None:
     assert "prior.pseudo" in names
     x = torch.rand(9, 1, 4, 4)
     torch.testing.assert_close(vae.prior.start_at(x).inputs, x[:5].clamp(0.05, 0.95))
-    with pytest.raises(ValueError, match=r"data of shape \(3, 1, 4, 4\) came, \(at least 5, 1, 4, 4\) was expected"):
+    with pytest.raises(ValueError, match=r"expected data of shape \(at least 5, 1, 4, 4\), got \(3, 1, 4, 4\)"):
         vae.prior.start_at(x[:3])
 
 

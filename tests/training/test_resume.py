@@ -53,7 +53,7 @@ def test_schedules_and_early_stopping(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("elbo", ["dreg", "vimco", "reinforce", "free_bits", "capacity", "tail_adaptive"])
 def test_estimators(tmp_path: Path, elbo: str) -> None:
-    particles = max(2, pv.elbo.least_particles(elbo))
+    particles = max(2, pv.elbo.min_particles(elbo))
     assert_resumes_exactly(tmp_path, vae, digits(), (7,), epochs=2, elbo=elbo, num_particles=particles)
 
 

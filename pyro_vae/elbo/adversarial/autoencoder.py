@@ -1,4 +1,4 @@
-"""Adversarial autoencoders: the aggregate posterior held to the prior by a critic, in the place of the KL."""
+"""Adversarial autoencoders: a critic in place of the KL pulls the aggregate posterior to the prior."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ class AAE(Adversarial):
     .. math:: \min_{p, q} -E_q[\log p(x|z)], \qquad
         \min_q \max_D E_{p(z)}[\log D(z)] + E_{q(z)}[\log(1 - D(z))]
 
-    The phases: the critic on the latents, all sites side by side; the guide against the critic; model and guide
-    together on the reconstruction. Nothing asks for the density of the guide, so that it may be a point mass (a
-    deterministic encoder) or the output of a network that draws noise of its own (a universal approximator). The prior
-    is what the model draws from, of whatever form; with labels as an argument of the pair, `condition` shows them to
-    the critic.
+    The phases: the critic on the latents `(N, L)`, all sites concatenated; the guide against the critic; model and
+    guide together on the reconstruction. No phase needs the density of the guide, so it may be a point mass (a
+    deterministic encoder) or the output of a network that draws noise of its own (a universal approximator). Any prior
+    that can be drawn from will do. With labels as an argument of the pair, `condition` shows them to the critic.
 
     Args:
-        weight: Of the phase against the critic: a factor on its learning rate, which is what a weight comes to where
-            each phase has an optimizer of its own (Adam takes no notice of a factor on the loss).
-        options: Those of `Adversarial`.
+        weight: Weight of the phase "regularize", the guide against the critic. It is a factor on the learning rate of
+            that phase, which has an optimizer of its own: Adam ignores a factor on the loss.
+        options: Further arguments of `Adversarial`.
 
     Raises:
         ValueError: For a weight that is not positive.
@@ -55,7 +54,7 @@ class AAE(Adversarial):
         return infer(model, guide, args, kwargs)
 
     def _codes(self, drawn: Drawn) -> dict[str, Tensor]:
-        """What the critics judge, by their names."""
+        """The inputs of the critics, by the critics' names."""
         return {"z": drawn.z}
 
     def _critic(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
@@ -63,36 +62,39 @@ class AAE(Adversarial):
             inferred = self._infer(model, guide, args, kwargs)
             prior, fakes = self._codes(generate(model, args, kwargs)), self._codes(inferred)
         losses = [
-            self.critic_loss(name, *(self.beside(value, args, kwargs) for value in (prior[name], fake)))
+            self.critic_loss(name, *(self.with_condition(value, args, kwargs) for value in (prior[name], fake)))
             for name, fake in fakes.items()
         ]
         return total(torch.stack(losses).sum(), inferred)
 
-    def _judged(self, inferred: Drawn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """The guide's loss against the critics."""
+    def _fooling_loss(self, inferred: Drawn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The guide's loss against the critics, summed over the data."""
         means = [
-            self.game.up(self.judge(name, self.beside(value, args, kwargs))).mean()
+            self.game.up(self.critic_logits(name, self.with_condition(value, args, kwargs))).mean()
             for name, value in self._codes(inferred).items()
         ]
         return total(torch.stack(means).sum(), inferred)
 
     def _regularize(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        return self._judged(self._infer(model, guide, args, kwargs), args, kwargs)
+        return self._fooling_loss(self._infer(model, guide, args, kwargs), args, kwargs)
 
     def _reconstruct(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         return -observed_log_prob(self._infer(model, guide, args, kwargs).traces)
 
 
 class WAEGAN(AAE):
-    r"""Wasserstein autoencoder with a critic on the latents: an `AAE` of one loss for model and guide.
+    r"""Wasserstein autoencoder with a critic on the latents: an `AAE` with one loss for model and guide.
 
     .. math:: \min_{p, q} -E_q[\log p(x|z)] - \lambda\, E_{q(z)}[\log D(z)]
 
     With a Gaussian likelihood of fixed scale the first term is a squared error, the cost of the paper.
 
     Args:
-        weight: Lambda, per datum.
-        options: Those of `Adversarial`.
+        weight: lambda, the weight of the critic's term per datum.
+        options: Further arguments of `Adversarial`.
+
+    Raises:
+        ValueError: For a weight that is not positive.
 
     Reference: Tolstikhin et al. 2018, arXiv 1711.01558, algorithm 1.
     """
@@ -103,4 +105,4 @@ class WAEGAN(AAE):
 
     def _pair(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         inferred = self._infer(model, guide, args, kwargs)
-        return self.weight * self._judged(inferred, args, kwargs) - observed_log_prob(inferred.traces)
+        return self.weight * self._fooling_loss(inferred, args, kwargs) - observed_log_prob(inferred.traces)

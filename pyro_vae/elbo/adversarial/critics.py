@@ -1,4 +1,4 @@
-"""Networks of adversarial training: critics, and encoders whose density nobody asks for."""
+"""Networks of adversarial training: critics, and encoders without a known density."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Critic(nn.Module):
 
     Args:
         in_shape: Shape of one input.
-        hidden: Widths of the hidden layers of the perceptron; the last is that after the convolutions.
-        channels: Of the stride-2 convolutions; none for a perceptron on images, too.
+        hidden: Widths of the hidden layers of the perceptron; after convolutions only the last one is used.
+        channels: Output channels of the stride-2 convolutions; empty for a perceptron on images as well.
         activation: One of `pv.nets.ACTIVATIONS`.
         spectral: Divide each layer's weight by its largest singular value (Miyato et al. 2018, arXiv 1802.05957), so
             that the layer cannot stretch a distance.
@@ -49,22 +49,22 @@ class Critic(nn.Module):
         return self.net(x).squeeze(-1)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the last convolution, or the last hidden layer, makes of `(N, *in_shape)`: `(N, F)`."""
+        """The output of the last convolution, or of the last hidden layer, for `(N, *in_shape)`: `(N, F)`."""
         if isinstance(self.net, MLP):
             return self.net.body(x.flatten(1))
         return self.net.body(x).flatten(1)
 
 
 class NoisyEncoder(nn.Module):
-    """A perceptron that draws noise beside its input, `(*, *in_shape) -> (*, *out_shape)`: an encoder of any q(z|x).
+    """A perceptron with noise as a second input, `(*, *in_shape) -> (*, *out_shape)`: an encoder of any q(z|x).
 
     With a posterior that is a point mass (`posterior=pv.conditionals.Point(D)`) its output is a draw of z whose density
-    nobody knows, the universal approximator of Makhzani et al. 2015, arXiv 1511.05644, section 2. Only objectives that
-    never ask for a density of the guide can train it, and the ELBO of such a pair is no bound.
+    is not known, the universal approximator of Makhzani et al. 2015, arXiv 1511.05644, section 2. Only objectives that
+    do not evaluate the density of the guide can train it, and the ELBO of such a pair is not a bound.
 
     Args:
         in_shape, out_shape: Shape of one input, and of one output.
-        noise_dim: Size of the noise.
+        noise_dim: Size of the standard normal noise.
         hidden, activation: As for `pv.nets.MLP`.
     """
 

@@ -1,4 +1,4 @@
-"""What critics look at: data, generated data and latents of any pair, one row a datum."""
+"""The inputs of critics: data, generated data and latents of any pair, one row per datum."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PairTrace, Site, log_prob, sample_sites, trace_pair
 
-__all__ = ["Drawn", "as_output", "generate", "infer", "kl", "reinfer"]
+__all__ = ["Drawn", "codes", "generate", "infer", "kl", "mean_log_q", "output_mean", "reconstruct"]
 
 
 class Drawn(NamedTuple):
-    """One draw of everything, with gradients.
+    """One draw from a pair, with gradients.
 
-    `x` has the observations, or the means that the model gives them, `(N, *shape)` of a single site and else `(N, D)`;
-    `z` the latents side by side, `(N, L)`; `traces` where they are from; `plate` is the one over the data.
+    `x` has the observations, or their means under the model: `(N, *shape)` for a single site, else `(N, D)`. `z` has
+    the latents concatenated, `(N, L)`. `traces` are the runs that they come from, `plate` is the plate over the data.
     """
 
     x: Tensor
@@ -33,12 +33,12 @@ class Drawn(NamedTuple):
 
 
 def infer(model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Drawn:
-    """The data, and latents that the guide draws for them."""
+    """The data, and latents drawn for them by the guide."""
     traces = trace_pair(model, guide, args, kwargs)
     plate = data_plate(traces, len(args[0]))
     observed = [rows(traces.model.nodes[name]["value"], traces.model.nodes[name], plate) for name in traces.observed]
     latents = {name: site for name, site in sample_sites(traces.model) if not site["is_observed"]}
-    return Drawn(_together(observed, "observed"), codes(latents, plate), traces, plate)
+    return Drawn(_concatenated(observed, "observed"), codes(latents, plate), traces, plate)
 
 
 def generate(model: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Drawn:
@@ -49,39 +49,40 @@ def generate(model: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> D
     latents, outputs = {}, []
     for name, site in sample_sites(traces.model):
         if site["infer"].get("was_observed"):
-            outputs.append(rows(as_output(name, site), site, plate))
+            outputs.append(rows(output_mean(name, site), site, plate))
         else:
             latents[name] = site
-    return Drawn(_together(outputs, "observed"), codes(latents, plate), traces, plate)
+    return Drawn(_concatenated(outputs, "observed"), codes(latents, plate), traces, plate)
 
 
-def outputs(drawn: Drawn) -> Tensor:
-    """The means of the observations at the latents that the guide has drawn, shaped as `drawn.x`."""
+def reconstruct(drawn: Drawn) -> Tensor:
+    """The means of the observations given the guide's latents, shaped as `drawn.x`."""
     sites = ((name, drawn.traces.model.nodes[name]) for name in drawn.traces.observed)
-    return _together([rows(as_output(name, site), site, drawn.plate) for name, site in sites], "observed")
+    return _concatenated([rows(output_mean(name, site), site, drawn.plate) for name, site in sites], "observed")
 
 
-def reinfer(guide: Program, drawn: Drawn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Mean of log q(z | x) over generated `drawn`: z from the prior, x what the model made of it.
+def mean_log_q(guide: Program, drawn: Drawn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Mean of log q(z|x) over generated data: z from the prior, x its mean under the model; nats, a 0-d tensor.
 
     Raises:
-        ValueError: If no observed site has the shape of the pair's first argument, in whose place its output goes.
+        ValueError: If no observed site has the shape of the pair's first argument, which generated data replace; or
+            if the guide has a latent that the model does not have.
     """
     found = [(name, s) for name, s in sample_sites(drawn.traces.model) if s["infer"].get("was_observed")]
     name, site = next(((n, s) for n, s in found if s["value"].shape == args[0].shape), (None, None))
     if name is None or site is None:
         shapes = {n: tuple(s["value"].shape) for n, s in found}
         raise ValueError(
-            f"the guide has to look at generated data in the place of its first argument, of shape "
-            f"{tuple(args[0].shape)}, and no observed site has it: {shapes}"
+            f"the guide runs on generated data in place of its first argument, of shape {tuple(args[0].shape)}, "
+            f"and no observed site has that shape: {shapes}"
         )
-    x = as_output(name, site)
+    x = output_mean(name, site)
     replayed = poutine.replay(guide, trace=drawn.traces.model)
     trace = prune_subsample_sites(poutine.trace(replayed).get_trace(x, *args[1:], **kwargs))
     total = torch.zeros((), device=x.device)
     for latent, q in sample_sites(trace):
         if latent not in drawn.traces.model.nodes:
-            raise ValueError(f"site {latent!r} is the guide's own: its density cannot be taken at a draw of the prior")
+            raise ValueError(f"site {latent!r} is not in the model: its density has no value at a draw of the prior")
         total = total + log_prob(latent, q).sum()
     return total / drawn.plate.size
 
@@ -97,11 +98,11 @@ def kl(drawn: Drawn) -> Tensor:
     return total
 
 
-def as_output(name: str, site: Site) -> Tensor:
-    """What the model makes of its latents at an observed site: the mean there, through which gradients pass.
+def output_mean(name: str, site: Site) -> Tensor:
+    """The mean of an observed site given the model's latents, through which gradients pass.
 
     Raises:
-        ValueError: If the distribution has no mean with a gradient, as a categorical one.
+        ValueError: If the distribution has no mean with a gradient, as a categorical has none.
     """
     fn = site["fn"]
     try:
@@ -119,8 +120,8 @@ def as_output(name: str, site: Site) -> Tensor:
 
 
 def codes(latents: dict[str, Site], plate: DataPlate) -> Tensor:
-    """The values of latent sites side by side, `(N, L)`."""
-    return _together([rows(site["value"], site, plate).flatten(1) for site in latents.values()], "latent")
+    """The values of latent sites, concatenated: `(N, L)`."""
+    return _concatenated([rows(site["value"], site, plate).flatten(1) for site in latents.values()], "latent")
 
 
 def rows(value: Tensor, site: Site, plate: DataPlate) -> Tensor:
@@ -133,7 +134,7 @@ def rows(value: Tensor, site: Site, plate: DataPlate) -> Tensor:
     return value if event and value.dim() == 1 + event else value.reshape(plate.size, -1)
 
 
-def _together(parts: list[Tensor], kind: str) -> Tensor:
+def _concatenated(parts: list[Tensor], kind: str) -> Tensor:
     if not parts:
-        raise ValueError(f"the model has no {kind} site: a critic needs one to look at")
+        raise ValueError(f"the model has no {kind} site, and a critic needs one as its input")
     return parts[0] if len(parts) == 1 else torch.cat([part.flatten(1) for part in parts], 1)

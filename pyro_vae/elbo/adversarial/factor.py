@@ -23,15 +23,15 @@ class FactorVAE(Adversarial):
     .. math:: L = E_q[\log p(x|z)] - KL(q(z|x) \| p(z))
         - \gamma\, KL\Big(q(z) \,\Big\|\, \prod_j q(z_j)\Big)
 
-    A critic learns to tell draws of q(z) from draws whose dimensions were shuffled over the batch, each by itself; its
-    logit is then the log-ratio in the last term. All latent sites are taken side by side.
+    A critic learns to tell draws of q(z) from draws whose dimensions were shuffled over the batch independently; its
+    logit then is the log-ratio in the last term. All latent sites are concatenated.
 
     Args:
         gamma: Weight of the total correlation, in nats of the ELBO; 10 to 40 in the paper.
-        options: Those of `Adversarial`.
+        options: Further arguments of `Adversarial`.
 
     Raises:
-        ValueError: For a `gamma` below 0, and with a `game` of another kind than "log_ratio".
+        ValueError: For a `gamma` below 0, or a `game` other than "log_ratio".
 
     Reference: Kim and Mnih 2018, arXiv 1802.05983, eq. 2 and algorithm 2.
     """
@@ -50,17 +50,17 @@ class FactorVAE(Adversarial):
     def _critic(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         with torch.no_grad():
             drawn = infer(model, guide, args, kwargs)
-            # noise of their own, so that the two sides do not share a draw
+            # a second draw, so that real and shuffled rows are independent
             other = infer(model, guide, args, kwargs).z
             shuffled = torch.stack([column[torch.randperm(len(column), device=other.device)] for column in other.T], 1)
         return total(self.critic_loss("total_correlation", drawn.z, shuffled), drawn)
 
     def _pair(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         drawn = infer(model, guide, args, kwargs)
-        correlation = self.judge("total_correlation", drawn.z).mean()
+        correlation = self.critic_logits("total_correlation", drawn.z).mean()
         return kl(drawn) - observed_log_prob(drawn.traces) + self.gamma * total(correlation, drawn)
 
     def total_correlation(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The critic's estimate of the total correlation of q(z) on a batch, in nats, a 0-d tensor."""
         with torch.no_grad():
-            return self.judge("total_correlation", infer(model, guide, args, kwargs).z).mean()
+            return self.critic_logits("total_correlation", infer(model, guide, args, kwargs).z).mean()

@@ -1,4 +1,4 @@
-"""Objectives that never ask for the likelihood: GAN, ALI (BiGAN) and VEEGAN."""
+"""Objectives that do not evaluate the likelihood: GAN, ALI (BiGAN) and VEEGAN."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.elbo.adversarial.base import Adversarial, total
-from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer, reinfer
+from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer, mean_log_q
 from pyro_vae.elbo.adversarial.phases import Phase
 from pyro_vae.pair.protocol import Program
 
@@ -21,12 +21,11 @@ class GAN(Adversarial):
 
     .. math:: \min_p \max_D E_{\mathrm{data}}[\log D(x)] + E_{p(z)}[\log(1 - D(G(z)))]
 
-    G(z) is the mean of the observed sites given latents from the prior; the likelihood's noise takes no part, and the
-    guide is left untrained, so that the ELBO, log p(x) and everything else that asks for either says nothing about the
-    samples.
+    G(z) is the mean of the observed sites given latents from the prior. The likelihood's noise is left out and the
+    guide is not trained, so the ELBO, log p(x) and all that depends on them say nothing about the samples.
 
     Args:
-        options: Those of `Adversarial`.
+        options: Further arguments of `Adversarial`.
 
     Reference: Goodfellow et al. 2014, arXiv 1406.2661.
     """
@@ -39,11 +38,11 @@ class GAN(Adversarial):
         with torch.no_grad():
             # the data as the model observes them
             real, fake = infer(model, guide, args, kwargs), generate(model, args, kwargs)
-        return total(self.critic_loss("x", *(self.beside(d.x, args, kwargs) for d in (real, fake))), real)
+        return total(self.critic_loss("x", *(self.with_condition(d.x, args, kwargs) for d in (real, fake))), real)
 
     def _generate(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         fake = generate(model, args, kwargs)
-        return total(self.game.up(self.judge("x", self.beside(fake.x, args, kwargs))).mean(), fake)
+        return total(self.game.up(self.critic_logits("x", self.with_condition(fake.x, args, kwargs))).mean(), fake)
 
 
 class ALI(Adversarial):
@@ -51,15 +50,16 @@ class ALI(Adversarial):
 
     .. math:: \min_{p, q} \max_D E_{\mathrm{data},\, q(z|x)}[\log D(x, z)] + E_{p(z)}[\log(1 - D(G(z), z))]
 
-    Where the critic finds no difference, model and guide have the same joint distribution, and each inverts the other.
+    If an optimal critic finds no difference, model and guide have the same joint distribution, and each inverts the
+    other.
 
-    Two joint distributions of x and z that are concentrated on surfaces can be told apart at a glance, whatever x is,
-    by where z lies, and what the critic then says is no help to the model. `noise` on the latents that it sees, of both
-    sides alike, makes it look at x; where the joint distributions are the same, they are so with the noise.
+    If the two joint distributions of x and z are concentrated on surfaces, the critic can tell them apart by z alone,
+    and its gradient does not help the model. `noise` is added to the latents that the critic sees, on both sides, so
+    that it has to use x. Joint distributions that are equal stay equal with the noise.
 
     Args:
-        noise: Standard deviation of the noise; 1, as wide as a standard normal prior, is a good one.
-        options: Those of `Adversarial`.
+        noise: Standard deviation of the noise; 1, as wide as a standard normal prior, is a good choice.
+        options: Further arguments of `Adversarial`.
 
     Raises:
         ValueError: For `noise` below 0.
@@ -76,7 +76,7 @@ class ALI(Adversarial):
 
     def _joint(self, drawn: Drawn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         z = drawn.z + self.noise * torch.randn_like(drawn.z) if self.noise else drawn.z
-        return self.beside(torch.cat([drawn.x.flatten(1), z], 1), args, kwargs)
+        return self.with_condition(torch.cat([drawn.x.flatten(1), z], 1), args, kwargs)
 
     def _critic(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         with torch.no_grad():
@@ -85,8 +85,8 @@ class ALI(Adversarial):
 
     def _pair(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         real, fake = infer(model, guide, args, kwargs), generate(model, args, kwargs)
-        lower = self.game.down(self.judge("xz", self._joint(real, args, kwargs))).mean()
-        return total(lower + self.game.up(self.judge("xz", self._joint(fake, args, kwargs))).mean(), real)
+        lower = self.game.down(self.critic_logits("xz", self._joint(real, args, kwargs))).mean()
+        return total(lower + self.game.up(self.critic_logits("xz", self._joint(fake, args, kwargs))).mean(), real)
 
 
 class VEEGAN(ALI):
@@ -99,13 +99,13 @@ class VEEGAN(ALI):
     samples lie elsewhere, which the critic sees. With a Gaussian guide of fixed scale the second term is the squared
     error of the paper. The guide is run on generated data, in the place of the pair's first argument.
 
-    The guide never sees the data while it learns. For data unlike all samples it gives latents far outside of the
-    prior, by which the critic knows them, and nothing pulls the model there: it stays a cloud that drifts. With
-    `noise=1` it does not.
+    The guide never sees the data while it learns. For data unlike all samples it gives latents far outside the prior.
+    The critic recognizes the data by these latents, so nothing pulls the model toward them, and its samples remain a
+    drifting cloud. `noise=1` prevents this.
 
     Args:
-        weight: Lambda, of the reconstruction of the latents.
-        options: Those of `ALI`, `noise` above all; the default `game` is "log_ratio", as in the paper.
+        weight: lambda, the weight of the reconstruction of the latents.
+        options: Further arguments of `ALI`, `noise` above all; the default `game` is "log_ratio", as in the paper.
 
     Raises:
         ValueError: For a weight that is not positive.
@@ -121,5 +121,5 @@ class VEEGAN(ALI):
 
     def _pair(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         fake = generate(model, args, kwargs)
-        judged = self.game.up(self.judge("xz", self._joint(fake, args, kwargs))).mean()
-        return total(judged - self.weight * reinfer(guide, fake, args, kwargs), fake)
+        judged = self.game.up(self.critic_logits("xz", self._joint(fake, args, kwargs))).mean()
+        return total(judged - self.weight * mean_log_q(guide, fake, args, kwargs), fake)

@@ -1,4 +1,4 @@
-"""What a critic and those it judges play for, and penalties on its gradient."""
+"""Losses of a critic and of the networks that it judges, and penalties on its gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Elementwise = Callable[[Tensor], Tensor]
 
 
 class Game(NamedTuple):
-    """Losses of logits, elementwise: the critic's of "real" and of "fake" input; those for raising or lowering it."""
+    """Elementwise losses of a logit: the critic's for real and for fake input, and those that raise or lower it."""
 
     real: Elementwise
     fake: Elementwise
@@ -32,9 +32,9 @@ def _negative(logit: Tensor) -> Tensor:
 
 
 GAMES: dict[str, Game] = {
-    # Goodfellow et al. 2014, arXiv 1406.2661: -log D for what is to be taken for real
+    # Goodfellow et al. 2014, arXiv 1406.2661: -log D for fake input that should look real
     "non_saturating": Game(lambda a: softplus(-a), softplus, lambda a: softplus(-a), softplus),
-    # the critic as above; the logit itself, an estimate of the log-ratio of densities, for those it judges
+    # the critic as above; what it judges minimizes the logit itself, an estimate of the log-ratio of densities
     "log_ratio": Game(lambda a: softplus(-a), softplus, _negative, _same),
     # Mao et al. 2017, arXiv 1611.04076
     "least_squares": Game(
@@ -59,8 +59,8 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     >>> float(gradient_penalty(double, torch.zeros(4, 1), torch.ones(4, 1)))
     1.0
     """
-    share = torch.rand(len(real), *(1,) * (real.dim() - 1), dtype=real.dtype, device=real.device)
-    slope = _slope(critic, torch.lerp(real.detach(), fake.detach(), share))
+    fraction = torch.rand(len(real), *(1,) * (real.dim() - 1), dtype=real.dtype, device=real.device)
+    slope = _slope(critic, torch.lerp(real.detach(), fake.detach(), fraction))
     return (slope.norm(dim=1) - 1).square().mean()
 
 
@@ -75,9 +75,9 @@ def r1_penalty(critic: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
     return 0.5 * _slope(critic, real.detach().clone()).square().sum(1).mean()
 
 
-def _slope(critic: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+def _slope(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The gradient of the critic at each row, `(N, D)`."""
     with torch.enable_grad():
-        at.requires_grad_()
-        (slope,) = torch.autograd.grad(critic(at).sum(), at, create_graph=True)
+        x.requires_grad_()
+        (slope,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     return slope.flatten(1)

@@ -1,4 +1,4 @@
-"""Objectives made of phases: several losses, each with the parameters that it may touch."""
+"""Objectives made of phases: several losses, each with the parameters that it may change."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ class Phase:
     """One of the losses that an objective minimizes in turn.
 
     Args:
-        name: What to call it.
+        name: Its name, unique within the objective.
         loss: `(model, guide, *args, **kwargs) -> tensor`, 0-d and summed over the batch.
         owns: The parameters that it may change: "model" and "guide" stand for all that these programs register,
-            "critic/NAME" for a critic's, and anything else is how names of parameters begin.
-        steps: How often it is run within one step of the objective.
+            "critic/NAME" for those of a critic, and anything else is a prefix of parameter names.
+        steps: Number of its updates within one step of the objective.
         lr: Its learning rate, as a factor on that of the optimizer.
+
+    Raises:
+        ValueError: Without parameters, or for `steps` or `lr` that are not positive.
     """
 
     name: str
@@ -48,15 +51,16 @@ class Phase:
 
 
 class PhasedELBO(pyro.infer.ELBO):
-    """An objective that `pv.SVI` steps phase by phase, with one optimizer for each; its value is no bound on log p(x).
+    """An objective that `pv.SVI` steps phase by phase, with one optimizer each; its value is not a bound on log p(x).
 
-    Within a step the phases run in their order, each on the weights that the one before has left, and each changes
-    its own parameters only: gradients with respect to others are never computed. The last phase is the pair's, and its
-    loss is the loss of the step. What belongs to training alone, critics above all, lives here and never in the pair.
+    Within a step the phases run in order. Each starts from the weights that the previous one left, and changes its own
+    parameters only: gradients with respect to others are not computed. The last phase is the pair's, and its loss is
+    the loss of the step. Networks that only training needs, critics above all, belong here and not in the pair.
 
     A subclass sets `phases`, and puts its networks into `critics`, at the latest when a phase first needs one.
 
     Args:
+        num_particles: Must be 1: each phase draws once per datum.
         average: If given, the decay of an exponential moving average of the model's parameters over the steps, see
             `averaged`.
     """
@@ -77,7 +81,7 @@ class PhasedELBO(pyro.infer.ELBO):
         self.trained: dict[str, Tensor] = {}
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss of the last phase without a gradient, a 0-d tensor, nats or not, summed over the data."""
+        """The loss of the last phase without a gradient, a 0-d tensor summed over the data; not always in nats."""
         return self.phases[-1].loss(model, guide, *args, **kwargs).detach()
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
@@ -90,26 +94,26 @@ class PhasedELBO(pyro.infer.ELBO):
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         raise NotImplementedError("this library's estimators read traces themselves")
 
-    def prepared(self, params: Mapping[str, Tensor]) -> None:
-        """Take note of the model's parameters, by name, before the first step, so that averages can be put back."""
+    def on_prepare(self, params: Mapping[str, Tensor]) -> None:
+        """Called before the first step with the model's parameters by name, into which averages are restored."""
         self.trained = dict(params)
 
-    def updated(self, params: Mapping[str, Tensor]) -> None:
-        """Take note of the model's parameters, by name, after a step."""
+    def on_step(self, params: Mapping[str, Tensor]) -> None:
+        """Called after each step with the model's parameters by name."""
         if self.average is None:
             return
         self.trained = dict(params)
         with torch.no_grad():
             for name, param in params.items():
-                kept = self.averages.get(name)
-                if kept is None:
+                average = self.averages.get(name)
+                if average is None:
                     self.averages[name] = param.detach().clone()
                 else:
-                    kept.lerp_(param.detach(), 1 - self.average)
+                    average.lerp_(param.detach(), 1 - self.average)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within it the model has its averaged parameters: sample and evaluate there.
+        """A context in which the model has its averaged parameters, for sampling and evaluation.
 
         Raises:
             ValueError: Without `average`, or before the first step.
@@ -127,35 +131,39 @@ class PhasedELBO(pyro.infer.ELBO):
                 for name, param in self.trained.items():
                     param.copy_(before[name])
 
-    def state(self) -> dict[str, Tensor]:
-        """What training has put here, by name: the critics' weights and buffers, and the averages."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state of training by name: the critics' weights and buffers, and the averages."""
         critics = {f"critic/{c}.{n}": t for c, net in self.critics.items() for n, t in net.state_dict().items()}
         return critics | {f"average/{name}": t for name, t in self.averages.items()}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave, once the critics exist (see `SVI.prepare`).
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `state_dict` returned; the critics must exist already (see `SVI.prepare`).
 
         Raises:
-            ValueError: For a critic that does not exist, or is of another shape.
+            ValueError: For a critic that does not exist, or has another shape.
         """
         unknown = {name for name in state if not name.startswith(("average/", "critic/"))}
         known = {name for critic in self.critics for name in state if name.startswith(f"critic/{critic}.")}
         unknown |= {name for name in state if name.startswith("critic/")} - known
         if unknown:
-            raise ValueError(f"{type(self).__name__} has no place for {', '.join(sorted(unknown)[:3])}")
+            found = ", ".join(sorted(unknown)[:3])
+            raise ValueError(
+                f"the state has {found}, and {type(self).__name__} has the critics {list(self.critics)}: build the "
+                "objective as it was when the state was saved, and call SVI.prepare first"
+            )
         for critic, net in self.critics.items():
             prefix = f"critic/{critic}."
             try:
                 net.load_state_dict({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
             except RuntimeError as error:
-                raise ValueError(f"the critic {critic!r} does not fit: {error}") from error
+                raise ValueError(f"the state does not fit the critic {critic!r}: {error}") from error
         for name, value in state.items():
             if name.startswith("average/"):
                 self.averages[name.removeprefix("average/")] = value.detach().clone()
 
 
-def warn_once(said: set[str], key: str, message: str) -> None:
-    """Warn unless `key` has been warned of before."""
-    if key not in said:
-        said.add(key)
+def warn_once(warned: set[str], key: str, message: str) -> None:
+    """Warn, unless `key` is in `warned` already."""
+    if key not in warned:
+        warned.add(key)
         warnings.warn(message, stacklevel=2)

@@ -1,4 +1,4 @@
-"""VAE/GAN: the reconstruction measured in the features of a critic."""
+"""VAE/GAN: the reconstruction error is that of the features of a critic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.elbo.adversarial.base import Adversarial, total
-from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer, kl, outputs
+from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer, kl, reconstruct
 from pyro_vae.elbo.adversarial.phases import Phase
 from pyro_vae.pair.protocol import Program
 
@@ -25,16 +25,16 @@ class VAEGAN(Adversarial):
         \text{model:} &\quad \min \gamma L_\mathrm{like} + L_\mathrm{GAN} \\
         \text{critic:} &\quad \text{data against } G(z),\; z \sim q(z|x) \text{ and } z \sim p(z)
 
-    f is the critic's method `features`: of the default critic the last convolution, or the last hidden layer. A scale
-    in features has no unit: `scale` is the standard deviation that the paper has at one.
+    f is the critic's method `features`, `(N, *shape) -> (N, F)`: for the default critic the last convolution, or the
+    last hidden layer.
 
     Args:
         gamma: Weight of the reconstruction against the GAN in the model's loss.
-        scale: Standard deviation of the features around their reconstruction.
-        options: Those of `Adversarial`; no `condition`.
+        scale: Standard deviation of the features around their reconstruction; 1 in the paper.
+        options: Further arguments of `Adversarial`, except `condition`.
 
     Raises:
-        ValueError: For a `gamma` or `scale` that is not positive.
+        ValueError: For a `gamma` or `scale` that is not positive, or with a `condition`.
         TypeError: For a critic without the method `features`.
 
     Reference: Larsen et al. 2016, arXiv 1512.09300, algorithm 1.
@@ -45,7 +45,7 @@ class VAEGAN(Adversarial):
         if not (gamma > 0 and scale > 0):
             raise ValueError(f"gamma and scale must be above 0, got {gamma} and {scale}")
         if self.condition is not None:
-            raise ValueError("the features are of the data alone: VAEGAN takes no condition")
+            raise ValueError("VAEGAN does not take a condition, since its features are of the data alone: leave it out")
         self.gamma, self.scale = gamma, scale
         self.phases = (
             self.critic_phase(self._critic),
@@ -56,25 +56,25 @@ class VAEGAN(Adversarial):
     def _critic(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         with torch.no_grad():
             real, fake = infer(model, guide, args, kwargs), generate(model, args, kwargs)
-            rebuilt = outputs(real)
+            rebuilt = reconstruct(real)
         return total(self.critic_loss("x", real.x, rebuilt, fake.x), real)
 
     def _model(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         real, fake = infer(model, guide, args, kwargs), generate(model, args, kwargs)
-        rebuilt = outputs(real)
-        fooled = self.game.up(self.judge("x", rebuilt)).mean() + self.game.up(self.judge("x", fake.x)).mean()
-        return total(self.gamma * self._distance(real, rebuilt) + fooled, real)
+        rebuilt = reconstruct(real)
+        losses = [self.game.up(self.critic_logits("x", x)).mean() for x in (rebuilt, fake.x)]
+        return total(self.gamma * self._distance(real, rebuilt) + (losses[0] + losses[1]), real)
 
     def _guide(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         real = infer(model, guide, args, kwargs)
-        return kl(real) + total(self._distance(real, outputs(real)), real)
+        return kl(real) + total(self._distance(real, reconstruct(real)), real)
 
     def _distance(self, real: Drawn, rebuilt: Tensor) -> Tensor:
         features = getattr(self.critic("x", real.x), "features", None)
         if features is None:
             raise TypeError(
-                f"the critic {type(self.critics['x']).__name__} has no method features(x): VAEGAN measures the "
-                "reconstruction by it"
+                f"the critic {type(self.critics['x']).__name__} has no method features(x), by which VAEGAN "
+                "measures the reconstruction: add one, or use pv.elbo.adversarial.Critic"
             )
         with torch.no_grad():
             target = features(real.x)

@@ -1,4 +1,4 @@
-"""The ELBO of pairs with Bernoulli latents, its gradient from antithetic draws."""
+"""The ELBO of pairs with Bernoulli latents, with its gradient from antithetic draws."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import TensorELBO
-from pyro_vae.elbo.estimators.relaxed import bare
+from pyro_vae.elbo.estimators.relaxed import base_distribution
 from pyro_vae.elbo.estimators.surrogate import weights_of
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
@@ -22,7 +22,7 @@ from pyro_vae.support.random import fork_rng
 
 __all__ = ["DisARM", "check_independent", "per_element"]
 
-TWIN = "_pyro_vae_twin"  # where a site keeps its antithetic draw
+ANTITHETIC = "_pyro_vae_antithetic"  # key of a site's antithetic draw in the trace
 
 
 class DisARM(TensorELBO):
@@ -33,16 +33,16 @@ class DisARM(TensorELBO):
         \tilde b_i = 1[u_i < \sigma(\alpha_i)]
 
     with `u` uniform, `alpha` the logits of q(b|x) and `f(b) = log p(x, b) - log q(b|x)` of each datum. Both draws are
-    from q, dependent on each other as much as they can be. The antithetic score-function gradient (ARM) is averaged
+    from q, and as dependent as possible. The antithetic score-function gradient (ARM) is averaged
     over all `u` that give the same pair of draws, which leaves the factor above. `f` contains alpha itself through
     `-log q`; what that contributes is `-E[d log q(b|x) / d alpha] = 0`, and it is left out. The model's gradient is
     the mean over the two draws.
 
     Unbiased for the ELBO's gradient. An element whose two draws agree contributes nothing, so the variance falls as q
-    becomes sure of it; it is at most ARM's, and far below the plain score function's.
+    becomes certain; it is at most ARM's, and far below the plain score function's.
 
-    Every Bernoulli site of the guide is drawn so, with any event dimensions and plates inside the data plate. Other
-    sites must be reparameterized; both draws of a pair share their values and they get the pathwise gradient.
+    Every Bernoulli site of the guide is drawn this way, with any event dimensions and plates inside the data plate.
+    Other sites must be reparameterized; both draws of a pair share their values and they get the pathwise gradient.
 
     Args:
         num_particles: Number of antithetic pairs K: the guide runs K times, the model 2 K times.
@@ -69,27 +69,27 @@ class DisARM(TensorELBO):
 
     def _pair_loss(self, model: Program, guide: Program, dim: int | None, args: Any, kwargs: Any) -> Tensor:
         drawn = poutine.trace(_Antithetic()(guide)).get_trace(*args, **kwargs)
-        twins: Any = drawn.copy()
+        antithetic: Any = drawn.copy()
         for name, site in sample_sites(drawn):
-            if TWIN in site:
-                twins.nodes[name] = {**site, "value": site[TWIN]}
+            if ANTITHETIC in site:
+                antithetic.nodes[name] = {**site, "value": site[ANTITHETIC]}
         runs = [
-            checked_pair(poutine.trace(poutine.replay(model, trace=held)).get_trace(*args, **kwargs), held, dim)
-            for held in (drawn, twins)
+            checked_pair(poutine.trace(poutine.replay(model, trace=trace)).get_trace(*args, **kwargs), trace, dim)
+            for trace in (drawn, antithetic)
         ]
         plate = data_plate(runs[0], len(args[0]))
         first, second = (weights_of(run, plate) for run in runs)
         signal = (first.log_w - second.log_w).detach() / 2  # (K, N)
         value = (first.log_w + second.log_w).detach().sum() / 2
-        # log q of the Bernoulli sites has no gradient here, for its expectation is zero
-        climb = (first.log_p + second.log_p - first.log_q_path - second.log_q_path).sum() / 2
+        # log q of the Bernoulli sites has no gradient here, since its expectation is zero
+        surrogate = (first.log_p + second.log_p - first.log_q_path - second.log_q_path).sum() / 2
         for _, site in sample_sites(runs[0].guide):
-            if TWIN in site:
-                b, twin, logits = site["value"], site[TWIN], bare(site["fn"]).logits
-                sign = (1 - 2 * twin) * (b != twin)
+            if ANTITHETIC in site:
+                b, other, logits = site["value"], site[ANTITHETIC], base_distribution(site["fn"]).logits
+                sign = (1 - 2 * other) * (b != other)
                 weight = per_element(signal, plate, dim, site["fn"].event_dim) * sign * logits.detach().abs().sigmoid()
-                climb = climb + (weight * logits).sum()
-        return -plate.subsampling * (climb - climb.detach() + value)
+                surrogate = surrogate + (weight * logits).sum()
+        return -plate.subsampling * (surrogate - surrogate.detach() + value)
 
 
 class _Antithetic(Messenger):
@@ -99,15 +99,15 @@ class _Antithetic(Messenger):
         if msg["is_observed"] or msg["done"] or not is_bernoulli(msg["fn"]):
             return
         with torch.no_grad():
-            chance = bare(msg["fn"]).probs
-            u = torch.rand_like(chance)
-            msg["value"], msg[TWIN] = (1 - u < chance).to(chance.dtype), (u < chance).to(chance.dtype)
+            probs = base_distribution(msg["fn"]).probs
+            u = torch.rand_like(probs)
+            msg["value"], msg[ANTITHETIC] = (1 - u < probs).to(probs.dtype), (u < probs).to(probs.dtype)
         msg["done"] = True
 
 
 def is_bernoulli(fn: Any) -> bool:
-    """Whether a site draws Bernoulli variables, of any event shape."""
-    return isinstance(bare(fn), torch.distributions.Bernoulli)
+    """Whether a distribution is a Bernoulli, of any event shape."""
+    return isinstance(base_distribution(fn), torch.distributions.Bernoulli)
 
 
 def per_element(signal: Tensor, plate: DataPlate, particle_dim: int | None, event_dim: int) -> Tensor:
@@ -120,7 +120,7 @@ def per_element(signal: Tensor, plate: DataPlate, particle_dim: int | None, even
 def check_independent(
     guide: Program, is_discrete: Callable[[Any], bool], kinds: str, name: str, args: Any, kwargs: Any
 ) -> None:
-    """Raise if a site of the guide is neither discrete of these kinds nor reparameterized, or depends on such a draw.
+    """Raise if a guide's site is neither discrete of these kinds nor reparameterized, or depends on a discrete draw.
 
     The guide is run on its own draw, on zeros and on ones (for one-hot vectors: the first and the last class), and
     must give the same distributions each time.
@@ -130,18 +130,19 @@ def check_independent(
             drawn = prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
         for site_name, site in sample_sites(drawn):
             if not is_discrete(site["fn"]) and not site["fn"].has_rsample:
+                kind = type(base_distribution(site["fn"])).__name__
                 raise ValueError(
-                    f"site {site_name!r} is drawn from {type(bare(site['fn'])).__name__}, and {name!r} draws {kinds} "
-                    "and reparameterized sites only: use 'vimco' or 'reinforce' for other sites"
+                    f"site {site_name!r} is drawn from {kind}, and {name!r} draws {kinds} and reparameterized sites "
+                    "only: use 'vimco' or 'reinforce' for other sites"
                 )
         found = []
-        for end in (None, 0, -1):
-            held: Any = drawn.copy()
+        for index in (None, 0, -1):
+            changed: Any = drawn.copy()
             for site_name, site in sample_sites(drawn):
-                if end is not None and is_discrete(site["fn"]):
-                    held.nodes[site_name] = {**site, "value": _extreme(site["fn"], site["value"], end)}
+                if index is not None and is_discrete(site["fn"]):
+                    changed.nodes[site_name] = {**site, "value": _extreme(site["fn"], site["value"], index)}
             with fork_rng(0):  # the same noise for whatever else the guide draws
-                run = poutine.trace(poutine.replay(guide, trace=held)).get_trace(*args, **kwargs)
+                run = poutine.trace(poutine.replay(guide, trace=changed)).get_trace(*args, **kwargs)
             found.append({n: _summary(n, s, is_discrete) for n, s in sample_sites(prune_subsample_sites(run))})
     for site_name, value in found[0].items():
         for other in found[1:]:
@@ -153,13 +154,13 @@ def check_independent(
                 )
 
 
-def _extreme(fn: Any, value: Tensor, end: int) -> Tensor:
-    if isinstance(bare(fn), dist.Bernoulli):
-        return torch.full_like(value, float(end != 0))
+def _extreme(fn: Any, value: Tensor, index: int) -> Tensor:
+    if isinstance(base_distribution(fn), dist.Bernoulli):
+        return torch.full_like(value, float(index != 0))
     result = torch.zeros_like(value)
-    result[..., end] = 1.0
+    result[..., index] = 1.0
     return result
 
 
 def _summary(name: str, site: Any, is_discrete: Callable[[Any], bool]) -> Tensor:
-    return bare(site["fn"]).logits if is_discrete(site["fn"]) else log_prob(name, site)
+    return base_distribution(site["fn"]).logits if is_discrete(site["fn"]) else log_prob(name, site)

@@ -17,25 +17,28 @@ from pyro_vae.pair.particles import Particles, particles_of
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, log_prob, sample_sites, trace_pair
 
-__all__ = ["MeanField", "TensorELBO", "Trace", "observed_log_prob", "sampled_kl", "scaled_unlike"]
+__all__ = ["MeanField", "TensorELBO", "Trace", "observed_log_prob", "sampled_kl", "scales_differ"]
 
 
 class TensorELBO(pyro.infer.ELBO):
     """A Pyro ELBO whose loss is one differentiable tensor: the base of this library's own estimators.
 
-    A subclass defines `particle_loss(traces)`, the negative objective of one run of the pair summed over the data (for
-    vectorized particles: also over the particles). Everything else, `loss`, `loss_and_grads` and
-    `differentiable_loss`, follows. Losses stay on the device: nothing here waits for a GPU.
+    A subclass defines `particle_loss(traces)`: the negative objective of one run of the pair, in nats, summed over the
+    data, and over vectorized particles. `loss`, `loss_and_grads` and `differentiable_loss` follow from it. Losses stay
+    on the device: nothing here waits for a GPU.
 
     Args:
         num_particles: Number of draws from the guide per step, K >= 1.
         vectorize_particles: True runs the K particles in one pass, False one after the other. None (default) tries the
             first and falls back to the second, with a warning, if the pair's networks do not take a leading dimension.
+
+    Raises:
+        ValueError: For `num_particles` below 1.
     """
 
     needs_path: ClassVar[bool] = False  # whether every latent site must be reparameterized
-    for_discrete: ClassVar[bool] = False  # whether it is made for latents that cannot be reparameterized
-    bound: ClassVar[str] = "elbo"  # what the value bounds log p(x) by: the ELBO, IWAE's bound, or one of its own
+    for_discrete: ClassVar[bool] = False  # whether it is meant for latents that cannot be reparameterized
+    bound: ClassVar[str] = "elbo"  # which bound the value is: the ELBO, that of IWAE, or another one ("own")
 
     def __init__(self, num_particles: int = 1, vectorize_particles: bool | None = None, **kwargs: Any) -> None:
         if num_particles < 1:
@@ -52,7 +55,7 @@ class TensorELBO(pyro.infer.ELBO):
         """How the K particles run: the number of runs, and the batch dimension of the particles within one."""
         if self.num_particles == 1:
             return 1, None
-        # found once for a pair: the probe costs a few forward passes
+        # planned once for a pair, since the probe costs a few forward passes
         if self._plan is None or self._plan[:2] != (model, guide):
             particles = particles_of(model, guide, (args, kwargs), self.vectorize_particles)
             self._plan = (model, guide, particles)
@@ -62,7 +65,7 @@ class TensorELBO(pyro.infer.ELBO):
     def programs(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any
     ) -> tuple[int, int | None, Program, Program]:
-        """`layout`, and the pair to run so: inside the plate over the particles, where these are one run."""
+        """`layout`, and the pair to run: inside a plate over the particles where one run has them all."""
         runs, dim = self.layout(model, guide, args, kwargs)
         if dim is not None:
             particles = pyro.plate(PARTICLE_PLATE, self.num_particles, dim=dim)
@@ -88,7 +91,7 @@ class TensorELBO(pyro.infer.ELBO):
         )
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """The same number without a gradient, a 0-d tensor."""
+        """The value of `differentiable_loss` without a gradient, a 0-d tensor."""
         with torch.no_grad():
             return self.differentiable_loss(model, guide, *args, **kwargs)
 
@@ -109,8 +112,12 @@ class Trace(TensorELBO):
     .. math:: L = E_{q(z|x)}[\log p(x, z) - \log q(z|x)]
 
     Unbiased for the ELBO and for its gradient. The variance includes that of the KL term, which `MeanField` integrates
-    out. A site that cannot be reparameterized gets a score-function term instead, weighted with all that stands in its
+    out. A site that cannot be reparameterized gets a score-function term instead, weighted by all terms inside its
     plates.
+
+    Args:
+        num_particles: K, draws from the guide per step.
+        vectorize_particles: As for `TensorELBO`.
 
     Reference: Kingma and Welling 2014, arXiv 1312.6114, eq. 6 (estimator A); Ranganath et al. 2014, arXiv 1401.0118
     (score function).
@@ -138,10 +145,14 @@ class MeanField(TensorELBO):
 
     .. math:: L = E_{q(z|x)}[\log p(x|z)] - KL(q(z|x) \| p(z))
 
-    Unbiased, and as a rule with less variance than `Trace` where a closed form exists; not close to the posterior,
+    Unbiased. Where a closed form exists the variance is usually below that of `Trace`, except close to the posterior,
     where the value of `Trace` hardly varies. A site is integrated out only if nothing it conditions on is drawn after
-    it in the guide (see `kl_sites`), so that a guide ordered unlike the model gives the right number too, where Pyro's
-    `TraceMeanField_ELBO` warns and goes on.
+    it in the guide (see `kl_sites`). So the number is right for a guide in another order than the model, too, where
+    Pyro's `TraceMeanField_ELBO` only warns.
+
+    Args:
+        num_particles: K, draws from the guide per step.
+        vectorize_particles: As for `TensorELBO`.
 
     Raises:
         ValueError: For a latent site that cannot be reparameterized: use "trace" for the score-function gradient.
@@ -161,7 +172,7 @@ class MeanField(TensorELBO):
                     "the mean-field ELBO needs one: use elbo='trace' (score function) or a relaxed distribution"
                 )
             p = traces.model.nodes.get(name)
-            if name in analytic and not scaled_unlike(q, p):
+            if name in analytic and not scales_differ(q, p):
                 kl = scale_and_mask(analytic[name], q["scale"])
             else:
                 kl = sampled_kl(name, q, p)
@@ -169,21 +180,21 @@ class MeanField(TensorELBO):
         return torch.as_tensor(loss - observed_log_prob(traces))
 
 
-def scaled_unlike(q: Any, p: Any) -> bool:
-    """Whether a site's scale differs between guide and model, so that no KL in closed form applies."""
-    # tensors are not compared, which would wait for a GPU
+def scales_differ(q: Any, p: Any) -> bool:
+    """Whether a site's scale differs between guide and model; a KL in closed form then does not apply."""
+    # tensors are not compared: that would wait for a GPU
     scales = q["scale"], p["scale"]
     return not any(isinstance(scale, Tensor) for scale in scales) and scales[0] != scales[1]
 
 
 def sampled_kl(name: str, q: Any, p: Any) -> Tensor:
-    """`log q - log p` of one site's draw, batch-shaped and scaled; without `p`, for an auxiliary site, `log q`."""
+    """`log q - log p` of one site's draw, batch-shaped and scaled; `log q` for an auxiliary site, without `p`."""
     kl = scale_and_mask(log_prob(name, q), q["scale"])
     return kl if p is None else kl - scale_and_mask(log_prob(name, p), p["scale"])
 
 
 def observed_log_prob(traces: PairTrace) -> Tensor:
-    """Log-density of all observations, scaled and summed."""
+    """Log-density of all observations, scaled and summed, a 0-d tensor."""
     sites = ((name, traces.model.nodes[name]) for name in traces.observed)
     return sum(
         (scale_and_mask(log_prob(name, site), site["scale"]).sum() for name, site in sites), start=torch.zeros(())

@@ -1,4 +1,4 @@
-"""The ELBO of pairs with discrete latents, its score-function gradient with a relaxation as control variate."""
+"""The ELBO of pairs with discrete latents, with a relaxation as the control variate of its gradient."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions.utils import clamp_probs
 
-from pyro_vae.elbo.estimators.antithetic import check_independent, per_element
+from pyro_vae.elbo.estimators.antithetic import check_independent, is_bernoulli, per_element
 from pyro_vae.elbo.estimators.bounds import TensorELBO
-from pyro_vae.elbo.estimators.relaxed import bare, is_relaxable
+from pyro_vae.elbo.estimators.relaxed import base_distribution, is_relaxable
 from pyro_vae.elbo.estimators.surrogate import weights_of
 from pyro_vae.pair.names import unique_name
 from pyro_vae.pair.plates import DataPlate, data_plate
@@ -24,7 +24,7 @@ from pyro_vae.pair.tracing import Site, checked_pair, sample_sites
 
 __all__ = ["REBAR"]
 
-NOISY = "_pyro_vae_noisy"  # where a site keeps its noisy logits z, of which its value is the greatest
+NOISY_LOGITS = "_pyro_vae_noisy"  # key of a site's noisy logits z in the trace
 
 
 class REBAR(TensorELBO):
@@ -43,9 +43,9 @@ class REBAR(TensorELBO):
         \;\text{(+ for } b_i = 1\text{)}, \qquad
         \frac{\partial \tilde z_i}{\partial \log \pi_i} = 1 - e^{z_i - \max_j z_j}
 
-    which takes one run of the model on relaxed values beside the one on b. At relaxed values the discrete densities
-    are continued linearly (any continuation leaves the estimator unbiased). `f(y)` acts through y alone: what it
-    contributes through other parameters has expectation zero. The value and the model's gradient are of b alone.
+    which takes one run of the model on relaxed values in addition to the one on b. At relaxed values the discrete
+    densities are continued linearly (any continuation leaves the estimator unbiased). `f(y)` acts through y alone: what
+    it contributes through other parameters has expectation zero. The value and the model's gradient are of b alone.
 
     Unbiased for the ELBO's gradient. The variance is far below the plain score function's if the relaxed model
     resembles the discrete one; eta = 0 is the score function without baseline. RELAX is the same estimator with a
@@ -54,8 +54,8 @@ class REBAR(TensorELBO):
     Args:
         num_particles: Number of draws K: the guide runs K times, the model 2 K times.
         temperature, eta: tau > 0 and eta, fixed or where learning starts.
-        learn: Train both beside the pair, by the gradient of the estimator's variance with respect to the logits. The
-            estimator stays unbiased. Costs second derivatives of the model.
+        learn: Train both along with the pair, by the gradient of the estimator's variance with respect to the logits.
+            The estimator stays unbiased. It needs second derivatives of the model.
 
     Raises:
         ValueError: For a latent site that is neither Bernoulli, one-hot nor reparameterized, and for a guide in which a
@@ -114,23 +114,23 @@ class REBAR(TensorELBO):
         value = weights.log_w.detach().sum()
         if not torch.is_grad_enabled():
             return -scale * value
-        # log q of the discrete sites has no gradient here, for its expectation is zero
-        climb = (weights.log_p - weights.log_q_path).sum()
-        sites = {name: site for name, site in sample_sites(traces.guide) if NOISY in site}
+        # log q of the discrete sites has no gradient here, since its expectation is zero
+        surrogate = (weights.log_p - weights.log_q_path).sum()
+        sites = {name: site for name, site in sample_sites(traces.guide) if NOISY_LOGITS in site}
         if sites:
             if self.learn:
                 pyro.module(f"{unique_name(self)}.control", self.control.to(value.device))
             factors = self._factors(weights.log_w.detach(), sites, drawn, model, plate, dim, args, kwargs)
-            climb = climb + sum(
-                (factor.detach() * bare(site["fn"]).logits).sum()
+            surrogate = surrogate + sum(
+                (factor.detach() * base_distribution(site["fn"]).logits).sum()
                 for factor, site in zip(factors, sites.values(), strict=True)
             )
             if self.learn:
                 params = list(self.control.values())
                 variance = torch.stack([factor.square().sum() for factor in factors]).sum()
                 slopes = torch.autograd.grad(variance, params)
-                climb = climb - sum((slope * p).sum() for slope, p in zip(slopes, params, strict=True))
-        return -scale * (climb - climb.detach() + value)
+                surrogate = surrogate - sum((slope * p).sum() for slope, p in zip(slopes, params, strict=True))
+        return -scale * (surrogate - surrogate.detach() + value)
 
     def _factors(
         self,
@@ -145,51 +145,52 @@ class REBAR(TensorELBO):
     ) -> list[Tensor]:
         """The estimator's gradient with respect to the logits of each discrete site."""
         eta, temperature = self.control["eta"], self.control["log_temperature"].exp()
-        held = drawn.copy()
-        noisy = {name: site[NOISY].clone().requires_grad_() for name, site in sites.items()}
+        relaxed_guide = drawn.copy()
+        noisy = {name: site[NOISY_LOGITS].clone().requires_grad_() for name, site in sites.items()}
         for name, z in noisy.items():
             y = z / temperature
-            held.nodes[name] = {**held.nodes[name], "value": y.sigmoid() if _is_bits(sites[name]) else y.softmax(-1)}
-        relaxed = poutine.trace(poutine.replay(model, trace=held)).get_trace(*args, **kwargs)
-        for trace in (relaxed, held):
+            value = y.sigmoid() if is_bernoulli(sites[name]["fn"]) else y.softmax(-1)
+            relaxed_guide.nodes[name] = {**relaxed_guide.nodes[name], "value": value}
+        relaxed_model = poutine.trace(poutine.replay(model, trace=relaxed_guide)).get_trace(*args, **kwargs)
+        for trace in (relaxed_model, relaxed_guide):
             for name in sites:
                 trace.nodes[name] = {**trace.nodes[name], "fn": _continued(trace.nodes[name]["fn"])}
-        relaxed_log_w = weights_of(checked_pair(relaxed, held, dim), plate).log_w
+        relaxed_log_w = weights_of(checked_pair(relaxed_model, relaxed_guide, dim), plate).log_w
         slopes = torch.autograd.grad(
             relaxed_log_w.sum(), list(noisy.values()), create_graph=self.learn, materialize_grads=True
         )
         signal = log_w - eta * (relaxed_log_w if self.learn else relaxed_log_w.detach())
         factors = []
         for site, slope in zip(sites.values(), slopes, strict=True):
-            base, b, z = bare(site["fn"]), site["value"], site[NOISY]
+            base, b, z = base_distribution(site["fn"]), site["value"], site[NOISY_LOGITS]
             logits, probs = base.logits.detach(), base.probs.detach()
-            if _is_bits(site):
+            if is_bernoulli(site["fn"]):
                 rest = 1 - (1 - (-z.abs()).exp()) * ((2 * b - 1) * logits).sigmoid()  # d z - d z~
             else:
                 rest = (z - z.amax(-1, keepdim=True)).exp()
             factor = per_element(signal, plate, dim, site["fn"].event_dim) * (b - probs) + eta * slope * rest
-            if not _is_bits(site):
+            if not is_bernoulli(site["fn"]):
                 factor = factor - probs * factor.sum(-1, keepdim=True)  # a shift of all logits changes nothing
             factors.append(factor)
         return factors
 
 
 class _Noisy(Messenger):
-    """Draws every Bernoulli and one-hot latent as the sign or the greatest of its noisy logits, and keeps these."""
+    """Draws every Bernoulli and one-hot latent as the sign or the maximum of its noisy logits, and stores these."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["done"] or not is_relaxable(msg["fn"]):
             return
         with torch.no_grad():
-            logits = bare(msg["fn"]).logits
+            logits = base_distribution(msg["fn"]).logits
             u = clamp_probs(torch.rand_like(logits))
-            if isinstance(bare(msg["fn"]), torch.distributions.Bernoulli):
+            if is_bernoulli(msg["fn"]):
                 z = logits + u.logit()
                 msg["value"] = (z > 0).to(z.dtype)
             else:
                 z = logits - (-u.log()).log()
                 msg["value"] = torch.zeros_like(z).scatter_(-1, z.argmax(-1, keepdim=True), 1.0)
-            msg[NOISY] = z
+            msg[NOISY_LOGITS] = z
         msg["done"] = True
 
 
@@ -201,12 +202,8 @@ class _LinearOneHot(dist.OneHotCategorical):
         return (value * self.logits).sum(-1)
 
 
-def _is_bits(site: Site) -> bool:
-    return isinstance(bare(site["fn"]), torch.distributions.Bernoulli)
-
-
 def _continued(fn: Any) -> Any:
-    """A discrete distribution whose log-density takes relaxed values."""
+    """A discrete distribution whose log-density accepts relaxed values."""
     if isinstance(fn, torch.distributions.Independent):
         return dist.Independent(_continued(fn.base_dist), fn.reinterpreted_batch_ndims, validate_args=False)
     if isinstance(fn, dist.MaskedDistribution):

@@ -1,4 +1,4 @@
-"""Bounds of many samples: importance-weighted, their doubly reparameterized and combined forms, and Renyi's."""
+"""Multi-sample bounds: importance-weighted, doubly reparameterized and combined ones, and the Renyi bound."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["CIWAE", "DReG", "IWAE", "MIWAE", "PIWAE", "RWS", "Renyi", "StickingT
 def log_mean(log_w: Tensor) -> Tensor:
     """`log mean_k w_k` per datum, from `(K, N)`.
 
-    Weights below exp(-60) of the largest are left at that: no sum notices, and their gradients, numbers so small that a
-    processor handles them in slow motion, are zero instead.
+    Weights below exp(-60) of the largest are raised to that. The mean stays the same in floating point, and their
+    gradients are zero instead of denormal numbers, which a processor handles slowly.
     """
     log_w = log_w.maximum(log_w.detach().amax(0) - 60)
     return log_w.logsumexp(0) - math.log(len(log_w))
@@ -33,6 +33,10 @@ class IWAE(SurrogateELBO):
     puts the scale inside it. The gradient is unbiased for the bound; its signal-to-noise ratio for the guide's
     parameters falls like `1/sqrt(K)` (Rainforth et al. 2018, arXiv 1802.04537): see `DReG`. Sites that cannot be
     reparameterized get a score-function gradient whose signal is the whole bound, of high variance: see `VIMCO`.
+
+    Args:
+        num_particles: K, draws from the guide per datum and step.
+        vectorize_particles: As for `TensorELBO`.
 
     Reference: Burda et al. 2016, arXiv 1509.00519, eq. 8 and 14.
     """
@@ -52,8 +56,14 @@ class DReG(SurrogateELBO):
         \quad \tilde w_k = \frac{w_k}{\sum_j w_j}
 
     Same value and same expected gradient as `IWAE`; the signal-to-noise ratio for the guide grows like `sqrt(K)`, and
-    at the exact posterior the variance is zero. The model's gradient is IWAE's. All latent sites must be
-    reparameterized.
+    at the exact posterior the variance is zero. The model's gradient is IWAE's.
+
+    Args:
+        num_particles: K, draws from the guide per datum and step.
+        vectorize_particles: As for `TensorELBO`.
+
+    Raises:
+        ValueError: For a latent site that cannot be reparameterized.
 
     Reference: Tucker et al. 2019, arXiv 1810.04152, eq. 8.
     """
@@ -72,8 +82,14 @@ class StickingTheLanding(SurrogateELBO):
     .. math:: \nabla_\phi L = E\Big[\frac{\partial \log w}{\partial z} \nabla_\phi z\Big]
 
     Leaves out the score term, whose expectation is zero: same expected gradient as the ELBO, and no variance at all
-    where the guide is the exact posterior. Pyro's `Trace_ELBO` does not have that property. All latent sites must be
-    reparameterized.
+    where the guide is the exact posterior. Pyro's `Trace_ELBO` does not have that property.
+
+    Args:
+        num_particles: K, draws from the guide per datum and step.
+        vectorize_particles: As for `TensorELBO`.
+
+    Raises:
+        ValueError: For a latent site that cannot be reparameterized.
 
     Reference: Roeder et al. 2017, arXiv 1703.09194, eq. 8.
     """
@@ -91,6 +107,14 @@ class MIWAE(SurrogateELBO):
     .. math:: \frac1M \sum_{m=1}^M \log \frac{M}{K} \sum_{k \in m} w_k
 
     Between the ELBO (`groups = K`) and `IWAE` (`groups = 1`): a looser bound whose guide gradient has more signal.
+
+    Args:
+        num_particles: K, draws from the guide per datum and step.
+        groups: M, a divisor of K.
+        vectorize_particles: As for `TensorELBO`.
+
+    Raises:
+        ValueError: If `groups` does not divide `num_particles`.
 
     Reference: Rainforth et al. 2018, arXiv 1802.04537, eq. 14.
     """
@@ -116,9 +140,18 @@ class MIWAE(SurrogateELBO):
 
 
 class PIWAE(MIWAE):
-    """`IWAE` for the model and `MIWAE` for the guide: a tight bound for the one, gradient signal for the other.
+    r"""`IWAE` for the model and `MIWAE` for the guide: a tight bound for the one, gradient signal for the other.
+
+    .. math:: \nabla_\theta \log \frac1K \sum_k w_k, \qquad
+        \nabla_\phi \frac1M \sum_{m=1}^M \log \frac{M}{K} \sum_{k \in m} w_k
 
     The value is the IWAE bound.
+
+    Args:
+        num_particles, groups, vectorize_particles: As for `MIWAE`.
+
+    Raises:
+        ValueError: If `groups` does not divide `num_particles`.
 
     Reference: Rainforth et al. 2018, arXiv 1802.04537, section 4.
     """
@@ -127,14 +160,22 @@ class PIWAE(MIWAE):
     follows_value: ClassVar[bool] = False
 
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
-        of_guide = super().coefficients(log_w)
-        return of_guide._replace(value=log_mean(log_w), model=log_w.softmax(0))
+        miwae = super().coefficients(log_w)
+        return miwae._replace(value=log_mean(log_w), model=log_w.softmax(0))
 
 
 class CIWAE(SurrogateELBO):
     r"""A convex combination of the ELBO and the importance-weighted bound.
 
     .. math:: \beta\, L_1 + (1 - \beta)\, L_K
+
+    Args:
+        num_particles: K, draws from the guide per datum and step.
+        beta: Weight of the ELBO, in [0, 1].
+        vectorize_particles: As for `TensorELBO`.
+
+    Raises:
+        ValueError: For `beta` outside [0, 1].
 
     Reference: Rainforth et al. 2018, arXiv 1802.04537, eq. 15.
     """
@@ -163,6 +204,14 @@ class Renyi(SurrogateELBO):
 
     `alpha = 0` is `IWAE`; `alpha -> 1` the ELBO. Right on subsampled plates, where Pyro's is not a bound.
 
+    Args:
+        num_particles: K, draws from the guide per datum and step.
+        alpha: The order, any number except 1.
+        vectorize_particles: As for `TensorELBO`.
+
+    Raises:
+        ValueError: For `alpha` 1, which is the ELBO.
+
     Reference: Li and Turner 2016, arXiv 1602.02311, eq. 9.
     """
 
@@ -182,7 +231,7 @@ class Renyi(SurrogateELBO):
 
 
 class RWS(SurrogateELBO):
-    r"""Reweighted wake-sleep: the model climbs the importance-weighted bound, the guide the self-normalized posterior.
+    r"""Reweighted wake-sleep: the model maximizes the importance-weighted bound, the guide fits the weighted draws.
 
     .. math:: \nabla_\theta = \sum_k \tilde w_k \nabla_\theta \log p(x, z_k), \quad
         \nabla_\phi = \sum_k \tilde w_k \nabla_\phi \log q(z_k|x)
@@ -190,11 +239,18 @@ class RWS(SurrogateELBO):
     The guide's part (wake-phase phi) minimizes KL(p(z|x) || q(z|x)), so it covers the posterior, and needs no
     reparameterization; with few particles it is biased. The reported value is the importance-weighted bound.
 
+    Args:
+        num_particles: K >= 2, draws from the guide per datum and step.
+        vectorize_particles: As for `TensorELBO`.
+
+    Raises:
+        ValueError: For fewer than two particles.
+
     Reference: Bornschein and Bengio 2015, arXiv 1406.2751; Le et al. 2019, arXiv 1805.10469.
     """
 
     bound: ClassVar[str] = "iwae"
-    least_particles: ClassVar[int] = 2
+    min_particles: ClassVar[int] = 2
 
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
         w = log_w.softmax(0)
@@ -202,20 +258,29 @@ class RWS(SurrogateELBO):
 
 
 class TailAdaptive(SurrogateELBO):
-    r"""Variational inference with a tail-adaptive f-divergence: particles count by the rank of their weight.
+    r"""Variational inference with a tail-adaptive f-divergence: particles are weighted by the rank of their weight.
 
     .. math:: \gamma_k \propto \Big(\frac1K \sum_j 1[w_j \ge w_k]\Big)^{\beta}, \quad
         \nabla_\phi = \sum_k \gamma_k \frac{\partial \log w_k}{\partial z_k} \nabla_\phi z_k
 
-    Ranks have bounded moments where weights have not, so the guide is drawn to cover the posterior without the
+    Ranks have bounded moments even where weights do not, so the guide learns to cover the posterior without the
     variance of importance weighting. Ranked per datum (Pyro's `TraceTailAdaptive_ELBO` ranks the batch as a whole). The
-    model's gradient takes the same factors; the reported value is the ELBO. All latent sites must be reparameterized.
+    model's gradient takes the same factors; the reported value is the ELBO.
+
+    Args:
+        num_particles: K >= 2, draws from the guide per datum and step.
+        tail_beta: beta < 0; the smaller, the more the largest weights count.
+        vectorize_particles: As for `TensorELBO`.
+
+    Raises:
+        ValueError: For fewer than two particles, for `tail_beta` >= 0, and for a latent site that cannot be
+            reparameterized.
 
     Reference: Wang, Liu and Liu 2018, arXiv 1810.11943, algorithm 1.
     """
 
     needs_path: ClassVar[bool] = True
-    least_particles: ClassVar[int] = 2
+    min_particles: ClassVar[int] = 2
 
     def __init__(
         self, num_particles: int = 2, tail_beta: float = -1.0, vectorize_particles: bool | None = None
@@ -226,7 +291,8 @@ class TailAdaptive(SurrogateELBO):
         self.tail_beta = tail_beta
 
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
-        above = (log_w.unsqueeze(0) >= log_w.unsqueeze(1)).to(log_w.dtype).mean(1)  # share of weights at least as large
+        # (K, N): the fraction of weights that are at least as large
+        above = (log_w.unsqueeze(0) >= log_w.unsqueeze(1)).to(log_w.dtype).mean(1)
         gamma = above**self.tail_beta
         gamma = gamma / gamma.sum(0)
         return Coefficients(log_w.mean(0), model=gamma, path=gamma)

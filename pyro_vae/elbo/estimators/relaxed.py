@@ -18,27 +18,27 @@ from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 from torch.distributions.utils import clamp_probs
 
 from pyro_vae.compilation.mode import is_recording
-from pyro_vae.elbo.estimators.bounds import TensorELBO, observed_log_prob, sampled_kl, scaled_unlike
+from pyro_vae.elbo.estimators.bounds import TensorELBO, observed_log_prob, sampled_kl, scales_differ
 from pyro_vae.elbo.estimators.terms import kl_sites
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PairTrace, Site, sample_sites
 
-__all__ = ["Cooling", "Relaxed", "bare", "is_relaxable"]
+__all__ = ["Cooling", "Relaxed", "base_distribution", "is_relaxable"]
 
-DISCRETE = "_pyro_vae_discrete"  # where a relaxed site keeps the distribution that it stands for
+DISCRETE = "_pyro_vae_discrete"  # key of a relaxed site's discrete distribution in the trace
 
 
 class LogitConcrete(dist.Logistic):
-    """The binary Concrete variable before its sigmoid, whose draws never are infinite."""
+    """The binary Concrete variable before its sigmoid, with draws that are always finite."""
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw by inversion; a uniform draw of exactly 0 comes up in float32, and Pyro's then gives -inf."""
+        """Draw by inversion; uniform draws of exactly 0 occur in float32, for which Pyro's gives -inf."""
         uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
         return self.icdf(clamp_probs(uniform))
 
 
-class BernoulliThrough(dist.Bernoulli):
-    """A Bernoulli variable whose draws carry the gradient of its mean, as `OneHotCategoricalStraightThrough` has it."""
+class BernoulliStraightThrough(dist.Bernoulli):
+    """A Bernoulli variable whose draws have the gradient of its mean, as in `OneHotCategoricalStraightThrough`."""
 
     has_rsample = True
 
@@ -55,7 +55,14 @@ class LogConcrete(ExpRelaxedCategorical, TorchDistributionMixin):
 class Cooling:
     """Exponential annealing of a temperature over gradient steps, `max(end, start exp(-rate step))`.
 
-    Jang et al. 2017, arXiv 1611.01144, section 4.2.
+    Args:
+        start, end: Initial temperature, and the lowest one.
+        rate: Decay per gradient step.
+
+    Raises:
+        ValueError: Unless `start >= end > 0` and `rate >= 0`.
+
+    Reference: Jang et al. 2017, arXiv 1611.01144, section 4.2.
 
     >>> [round(Cooling(rate=1e-4)(step), 2) for step in (0, 1000, 5000, 10_000)]
     [1.0, 0.9, 0.61, 0.5]
@@ -70,7 +77,7 @@ class Cooling:
             raise ValueError(f"cooling needs start >= end > 0 and rate >= 0, got {self}")
 
     def __call__(self, step: int) -> float:
-        """The temperature after `step` gradients."""
+        """The temperature after `step` gradient steps."""
         return max(self.end, self.start * math.exp(-self.rate * step))
 
 
@@ -80,34 +87,36 @@ class Relaxed(TensorELBO):
     .. math:: b = \sigma\big((\alpha + \ell) / \tau\big), \; \ell \sim \mathrm{Logistic}(0, 1); \qquad
         y = \mathrm{softmax}\big((\log \pi + g) / \tau\big), \; g_i \sim \mathrm{Gumbel}(0, 1)
 
-    The pair is written with `Bernoulli` and `OneHotCategorical` and stays as it is: the sites are replaced in guide
-    and model while they run, so that a relaxed guide cannot meet a discrete density by mistake. Densities are computed
+    The pair is written with `Bernoulli` and `OneHotCategorical` and need not be changed: the sites are replaced in both
+    guide and model while they run, so that discrete and relaxed densities are never mixed. Densities are computed
     before the sigmoid or softmax, where they are finite at any temperature; the map cancels between guide and model.
     Other latent sites must be reparameterized. The gradient is pathwise: biased for the discrete ELBO, of low
     variance. As the temperature falls the bias goes to zero (with the discrete prior) and the variance grows.
 
     Args:
-        temperature: tau > 0, or a function of the number of gradients taken so far, as `Cooling`. Assign `.temperature`
-            to change it between steps, which ends such a schedule; it is held in a tensor.
-        straight_through: Hand the programs the discrete draw, exactly 0 or 1. True (straight-through Gumbel-Softmax):
+        num_particles: K, draws from the guide per step.
+        temperature: tau > 0, or a function of the number of gradient steps so far, as `Cooling`. Assign `.temperature`
+            to change it between steps, which ends such a schedule; it is stored in a tensor.
+        straight_through: Give the programs the discrete draw, exactly 0 or 1. True (straight-through Gumbel-Softmax):
             differentiate as if it were the relaxed draw. "mean" (the straight-through estimator): as if it were the
             probabilities of q, whatever the temperature; right on average where the likelihood is linear in the draw.
             With `prior="discrete"` the value then is unbiased for the discrete ELBO itself; the gradient is biased.
         prior: The KL term. "discrete" (Jang et al.): the analytic KL between the discrete guide and prior, as in most
-            implementations; the value is no bound of any model. "relaxed" (Maddison et al.): the densities of the
-            relaxed variables, by which the value is a lower bound on log p(x) of the relaxed model. Their KL is larger
+            implementations; the value is not a bound for any model. "relaxed" (Maddison et al.): the densities of the
+            relaxed variables, which make the value a lower bound on log p(x) of the relaxed model. Their KL is larger
             than the discrete one at every temperature (with equal temperatures it does not even depend on it), so this
             value does not go to the discrete ELBO.
-        prior_temperature: Of the relaxed prior, with `prior="relaxed"`; default the guide's.
+        prior_temperature: Temperature of the relaxed prior, with `prior="relaxed"`; default that of the guide.
+        vectorize_particles: As for `TensorELBO`.
 
     Raises:
-        ValueError: For a `Categorical` latent (its values are no points that could be relaxed), for any other latent
+        ValueError: For a `Categorical` latent (its values are indices, which cannot be relaxed), for any other latent
             without a reparameterized gradient, for a site that is discrete on one side only, and with
-            `prior="discrete"` where the KL is not known given the latents drawn before it (a guide ordered unlike the
-            model, unequal masks or scales).
+            `prior="discrete"` where the KL is not known given the latents drawn before it (a guide in another order
+            than the model, unequal masks or scales).
 
-    Reference: Maddison et al. 2017, arXiv 1611.00712; Jang et al. 2017, arXiv 1611.01144; Bengio et al. 2013, arXiv
-    1308.3432 (straight-through).
+    Reference: Maddison et al. 2017, arXiv 1611.00712; Jang et al. 2017, arXiv 1611.01144, section 2; Bengio et al.
+    2013, arXiv 1308.3432 (straight-through).
     """
 
     for_discrete: ClassVar[bool] = True
@@ -127,9 +136,11 @@ class Relaxed(TensorELBO):
         if straight_through not in (False, True, "mean"):
             raise ValueError(f"straight_through must be False, True or 'mean', got {straight_through!r}")
         if straight_through == "mean" and prior == "relaxed":
-            raise ValueError("straight_through='mean' relaxes no draw, so no relaxed density is known: leave out prior")
+            raise ValueError(
+                "straight_through='mean' relaxes no draw, so there is no relaxed density: use prior='discrete'"
+            )
         if prior_temperature is not None and prior == "discrete":
-            raise ValueError("prior_temperature is of a relaxed prior: give prior='relaxed' as well")
+            raise ValueError("prior_temperature needs a relaxed prior: pass prior='relaxed' as well")
         super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
         self.straight_through, self.prior = straight_through, prior
         self._temperature = torch.ones(())
@@ -163,16 +174,16 @@ class Relaxed(TensorELBO):
         return super().differentiable_loss(*self._relaxed(model, guide), *args, **kwargs)
 
     def layout(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any) -> tuple[int, int | None]:
-        # asked of the pair itself: its densities exist at its own draws, not at the relaxed ones
+        # planned for the pair itself: its densities are defined at its own draws, not at relaxed ones
         if self._wrapped is not None and (model, guide) == self._wrapped[2:]:
             model, guide = self._wrapped[:2]
         return super().layout(model, guide, args, kwargs)
 
     def _relaxed(self, model: Program, guide: Program) -> tuple[Program, Program]:
         if self._wrapped is None or self._wrapped[:2] != (model, guide):
-            of_prior = self._temperature if self._prior_temperature is None else self._prior_temperature
-            in_model = _Relax(of_prior, self.straight_through, of_guide=False, keep=self.prior == "discrete")
-            in_guide = _Relax(self._temperature, self.straight_through, of_guide=True, keep=False)
+            prior_temperature = self._temperature if self._prior_temperature is None else self._prior_temperature
+            in_model = _Relax(prior_temperature, self.straight_through, in_guide=False, keep=self.prior == "discrete")
+            in_guide = _Relax(self._temperature, self.straight_through, in_guide=True, keep=False)
             self._wrapped = (model, guide, in_model(model), in_guide(guide))
         return self._wrapped[2:]
 
@@ -183,7 +194,7 @@ class Relaxed(TensorELBO):
         loss = torch.zeros(())
         for name, q in sample_sites(traces.guide):
             p = traces.model.nodes.get(name)
-            if name in analytic and not scaled_unlike(q, p):
+            if name in analytic and not scales_differ(q, p):
                 kl = scale_and_mask(analytic[name], q["scale"])
             elif discrete and name in relaxed:
                 raise ValueError(
@@ -198,18 +209,18 @@ class Relaxed(TensorELBO):
 
 
 class _Relax(Messenger):
-    """Draws relaxed values at the discrete latent sites of a program and hands it points in [0, 1].
+    """Draws relaxed values at the discrete latent sites of a program, which gets points in [0, 1].
 
-    The trace keeps the values before the sigmoid or softmax, or the discrete draws where these carry the gradient of
+    The trace has the values before the sigmoid or softmax, or the discrete draws where these have the gradient of
     their mean. `keep` leaves the site's own distribution in place.
     """
 
     def __init__(
-        self, temperature: Tensor, straight_through: bool | Literal["mean"], *, of_guide: bool, keep: bool
+        self, temperature: Tensor, straight_through: bool | Literal["mean"], *, in_guide: bool, keep: bool
     ) -> None:
         super().__init__()
         self.temperature, self.straight_through = temperature, straight_through
-        self.of_guide, self.keep = of_guide, keep
+        self.in_guide, self.keep = in_guide, keep
 
     def _pyro_sample(self, msg: Any) -> None:
         fn = msg["fn"]
@@ -220,14 +231,14 @@ class _Relax(Messenger):
             if not self.keep:
                 # a copy, so that the temperature may be set before the gradient is taken
                 msg["fn"] = relax(fn, None if self.straight_through == "mean" else self.temperature.clone())
-        elif isinstance(bare(fn), dist.Categorical) or (self.of_guide and not fn.has_rsample):
-            raise ValueError(_refusal(msg["name"], fn))
+        elif isinstance(base_distribution(fn), dist.Categorical) or (self.in_guide and not fn.has_rsample):
+            raise ValueError(_not_relaxable(msg["name"], fn))
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        # runs after the surrounding trace has taken its copy of the site
+        # runs after the surrounding trace has copied the site
         if DISCRETE not in msg or self.straight_through == "mean":
             return
-        is_bernoulli = isinstance(bare(msg[DISCRETE]), dist.Bernoulli)
+        is_bernoulli = isinstance(base_distribution(msg[DISCRETE]), dist.Bernoulli)
         soft = msg["value"].sigmoid() if is_bernoulli else msg["value"].softmax(-1)
         if self.straight_through:
             if is_bernoulli:
@@ -238,22 +249,22 @@ class _Relax(Messenger):
         msg["value"] = soft
 
 
-def bare(fn: Any) -> Any:
-    """A site's distribution without its event dimensions and masks."""
+def base_distribution(fn: Any) -> Any:
+    """A site's distribution without its `Independent` and mask wrappers."""
     while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
         fn = fn.base_dist
     return fn
 
 
 def is_relaxable(fn: Any) -> bool:
-    """Whether a site draws Bernoulli variables or one-hot vectors."""
-    return isinstance(bare(fn), torch.distributions.Bernoulli | torch.distributions.OneHotCategorical)
+    """Whether a distribution is over Bernoulli variables or one-hot vectors."""
+    return isinstance(base_distribution(fn), torch.distributions.Bernoulli | torch.distributions.OneHotCategorical)
 
 
 def relax(fn: Any, temperature: Tensor | None) -> Any:
-    """The distribution of the relaxed variable before its sigmoid or softmax, of the shapes of `fn`.
+    """The distribution of the relaxed variable before its sigmoid or softmax, with the shapes of `fn`.
 
-    Without a temperature, `fn` with the gradient of its mean.
+    Without a temperature it is `fn`, with draws that have the gradient of its mean.
     """
     if isinstance(fn, torch.distributions.Independent):
         return relax(fn.base_dist, temperature).to_event(fn.reinterpreted_batch_ndims)
@@ -261,14 +272,14 @@ def relax(fn: Any, temperature: Tensor | None) -> Any:
         return relax(fn.base_dist, temperature).mask(fn._mask)
     is_bernoulli = isinstance(fn, torch.distributions.Bernoulli)
     if temperature is None:
-        return (BernoulliThrough if is_bernoulli else dist.OneHotCategoricalStraightThrough)(logits=fn.logits)
+        return (BernoulliStraightThrough if is_bernoulli else dist.OneHotCategoricalStraightThrough)(logits=fn.logits)
     if is_bernoulli:
         return LogitConcrete(fn.logits / temperature, torch.ones_like(fn.logits) / temperature)
     return LogConcrete(temperature, logits=fn.logits)
 
 
-def _refusal(name: str, fn: Any) -> str:
-    kind = type(bare(fn)).__name__
+def _not_relaxable(name: str, fn: Any) -> str:
+    kind = type(base_distribution(fn)).__name__
     fix = "use 'vimco' or 'reinforce' for such sites"
     if kind == "Categorical":
         fix = "write it as OneHotCategorical (and index by a product with the one-hot vector) in model and guide"
@@ -281,7 +292,7 @@ def _relaxed_sites(traces: PairTrace) -> list[str]:
         p = traces.model.nodes.get(name)
         if p is None:
             continue
-        kinds = [type(bare(site.get(DISCRETE, site["fn"]))).__name__ for site in (p, q)]
+        kinds = [type(base_distribution(site.get(DISCRETE, site["fn"]))).__name__ for site in (p, q)]
         if (DISCRETE in p) != (DISCRETE in q) or (DISCRETE in p and kinds[0] != kinds[1]):
             raise ValueError(
                 f"site {name!r} is {kinds[0]} in the model and {kinds[1]} in the guide: write it as Bernoulli or "
@@ -291,11 +302,11 @@ def _relaxed_sites(traces: PairTrace) -> list[str]:
 
 
 def _as_discrete(traces: PairTrace, relaxed: list[str]) -> PairTrace:
-    """The pair with the guide's own distributions back in place, of whose values nothing may be asked."""
+    """The pair with the guide's own distributions back in place; their values must not be used."""
     guide = traces.guide.copy()
     for name in relaxed:
         site: Site = guide.nodes[name]
-        # plates outside the pair (the particles') have only widened what replaced them
+        # plates outside the pair (that of the particles) have expanded the relaxed distributions only
         guide.nodes[name] = {**site, "fn": site[DISCRETE].expand(site["fn"].batch_shape)}
     return PairTrace(traces.model, guide, traces.particle_dim)
 

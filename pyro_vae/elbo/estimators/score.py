@@ -19,7 +19,7 @@ Baseline = Literal["none", "running", "leave_one_out"]
 
 
 class Reinforce(SurrogateELBO):
-    r"""The ELBO with the score-function gradient, and a baseline to take variance out of it.
+    r"""The ELBO with the score-function gradient, and a baseline that reduces its variance.
 
     .. math:: \nabla_\phi L = E\big[(\log w - b)\, \nabla_\phi \log q(z|x)\big]
 
@@ -27,13 +27,19 @@ class Reinforce(SurrogateELBO):
     unless `every_site` is set. Unbiased with every baseline.
 
     Args:
-        baseline: "none"; "running", an exponential average of the mean of log w; "leave_one_out", the mean of the other
-            particles (needs two); or a network `(N, ...) -> (N,)` or `(N, 1)` of the data, trained beside the pair to
-            predict log w: NVIL (Mnih and Gregor 2014).
-        decay: Of the running average.
+        num_particles: K, draws from the guide per datum and step.
+        baseline: b: "none"; "running", an exponential average of the mean of log w; "leave_one_out", the mean of the
+            other particles (needs two); or a network `(N, ...) -> (N,)` or `(N, 1)` of the data, trained along with the
+            pair to predict log w: NVIL (Mnih and Gregor 2014).
+        decay: Decay of the running average, in [0, 1).
         every_site: Use the score function for reparameterized sites as well, for comparison.
+        vectorize_particles: As for `TensorELBO`.
 
-    Reference: Williams 1992; Mnih and Gregor 2014, arXiv 1402.0030; Kool et al. 2019 (leave-one-out).
+    Raises:
+        ValueError: For an unknown baseline, "leave_one_out" with one particle, or a decay outside [0, 1).
+
+    Reference: Williams 1992, Machine Learning 8; Mnih and Gregor 2014, arXiv 1402.0030; Kool et al. 2019
+    (leave-one-out).
     """
 
     for_discrete: ClassVar[bool] = True
@@ -56,7 +62,7 @@ class Reinforce(SurrogateELBO):
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
         self.baseline, self.decay, self.every_site = baseline, decay, every_site
-        # tensors, changed in place, so that a compiled step carries them on
+        # tensors, changed in place, since a compiled step writes to the same tensors
         self._average, self._steps = torch.zeros(()), torch.zeros(())
 
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
@@ -73,7 +79,7 @@ class Reinforce(SurrogateELBO):
         if self.baseline == "leave_one_out":
             return (log_w.sum(0) - log_w) / (len(log_w) - 1)
         if self.baseline == "running":
-            # the average of earlier steps alone: with this step's draws in it the gradient would be biased
+            # the average of earlier steps: with this step's draws in it the gradient would be biased
             self._average, self._steps = self._average.to(log_w), self._steps.to(log_w.device)
             before = self._average.clone()
             self._average.lerp_(log_w.mean(), torch.where(self._steps > 0, 1 - self.decay, 1.0).to(log_w))
@@ -90,7 +96,7 @@ class Reinforce(SurrogateELBO):
             return 0.0
         pyro.module(f"{unique_name(self)}.baseline", self.baseline)
         error = (log_w.mean(0) - self._predict(*args)).square().sum()
-        return error - error.detach()  # trained, but no part of the bound
+        return error - error.detach()  # trained, but not part of the bound
 
 
 class VIMCO(SurrogateELBO):
@@ -100,7 +106,14 @@ class VIMCO(SurrogateELBO):
         - \tilde w_k \nabla_\phi \log q(z_k|x)\Big]
 
     where `L_K^{-k}` is the bound with `log w_k` replaced by the mean of the other log-weights. Unbiased. Sites that
-    can be reparameterized keep the gradient through their draws. Needs two particles.
+    can be reparameterized keep the gradient through their draws.
+
+    Args:
+        num_particles: K >= 2, draws from the guide per datum and step.
+        vectorize_particles: As for `TensorELBO`.
+
+    Raises:
+        ValueError: For fewer than two particles.
 
     Reference: Mnih and Rezende 2016, arXiv 1602.06725, eq. 9 and 10.
     """
@@ -108,7 +121,7 @@ class VIMCO(SurrogateELBO):
     for_discrete: ClassVar[bool] = True
     bound: ClassVar[str] = "iwae"
     follows_value: ClassVar[bool] = True
-    least_particles: ClassVar[int] = 2
+    min_particles: ClassVar[int] = 2
 
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
         k = len(log_w)

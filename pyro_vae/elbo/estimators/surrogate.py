@@ -1,4 +1,4 @@
-"""Gradient estimators as coefficients: one mechanism for every estimator built on importance weights."""
+"""Gradient estimators given by coefficients: one mechanism for every estimator built on importance weights."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Weights:
 def weights_of(traces: PairTrace, plate: DataPlate) -> Weights:
     """Read a run's log-densities per particle and datum.
 
-    A site's scale stays inside its weight (so that a KL weight does), except for the data plate's own: a minibatch
-    stands for more data, not for a sharper likelihood.
+    A site's scale stays inside its weight, as a KL weight has to, except for the data plate's own scale: a minibatch
+    represents more data, not a sharper likelihood.
     """
     subsampling = plate.subsampling
 
@@ -74,23 +74,30 @@ def weights_of(traces: PairTrace, plate: DataPlate) -> Weights:
 
 
 class SurrogateELBO(TensorELBO):
-    """An estimator that says its gradient by `Coefficients` of the log-weights.
+    """An estimator whose gradient is given by `Coefficients` of the log-weights.
 
-    The guide draws z; guide and model are then run again on copies of z cut off from the parameters, which separates
-    the three ways in which a guide's parameter acts: through the draws, through the density of reparameterized sites,
-    and through the density of the other sites. Hierarchical guides are right too: a copy of one latent still carries
-    the gradient of whatever later sites make of it.
+    The guide draws z; guide and model then run again on detached copies of z. This separates the three ways in which a
+    guide's parameter acts: through the draws, through the density of reparameterized sites, and through the density of
+    the other sites. It is right for hierarchical guides, too: a copy of one latent still has the gradient through
+    later sites.
+
+    Args:
+        num_particles: K, at least the class attribute `min_particles`.
+        vectorize_particles: As for `TensorELBO`.
+
+    Raises:
+        ValueError: For too few particles; with `needs_path`, for a latent site that cannot be reparameterized.
     """
 
-    follows_value: ClassVar[bool] = False  # without such sites, the gradient is simply that of the value
-    least_particles: ClassVar[int] = 1
+    follows_value: ClassVar[bool] = False  # whether the gradient is that of the value if all sites are reparameterized
+    min_particles: ClassVar[int] = 1
 
     def __init__(self, num_particles: int = 1, vectorize_particles: bool | None = None) -> None:
         super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
-        if self.num_particles < self.least_particles:
+        if self.num_particles < self.min_particles:
             raise ValueError(
                 f"{type(self).__name__} compares particles with each other: num_particles must be at least "
-                f"{self.least_particles}, got {self.num_particles}"
+                f"{self.min_particles}, got {self.num_particles}"
             )
 
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
@@ -107,11 +114,11 @@ class SurrogateELBO(TensorELBO):
         pathwise = all(site["fn"].has_rsample for _, site in sample_sites(prune_subsample_sites(drawn[0])))
         if self.needs_path and not pathwise:
             self._refuse(drawn[0])
-        cut = not (self.follows_value and pathwise)
-        runs = [_run(model, guide, held, dim, args, kwargs, cut) for held in drawn]
+        detach = not (self.follows_value and pathwise)
+        runs = [_run(model, guide, trace, dim, args, kwargs, detach) for trace in drawn]
         plate = runs[0].plate
         log_w = torch.cat([run.weights.log_w for run in runs])
-        if cut:
+        if detach:
             with torch.no_grad():
                 c = self.coefficients(log_w, *args)
             loss = sum((_surrogate(run, c, i, count, dim) for i, run in enumerate(runs)), start=log_w.new_zeros(()))
@@ -132,25 +139,25 @@ class SurrogateELBO(TensorELBO):
 class _Run(NamedTuple):
     weights: Weights
     plate: DataPlate
-    taps: list[_Tap]
+    draws: list[_DetachedDraw]
 
 
-class _Tap:
-    """One reparameterized draw, cut off from the parameters wherever a density is evaluated at it.
+class _DetachedDraw:
+    """One reparameterized draw, detached from the parameters wherever a density is evaluated at it.
 
-    `of_model` is a copy that the model sees, `of_guide` one for the guide's own density.
+    `for_model` is the copy that the model sees, `for_guide` the copy for the guide's own density.
     """
 
     def __init__(self, site: Site) -> None:
         self.draw: Tensor = site["value"]
         self.event_dim: int = site["fn"].event_dim
-        self.of_guide = self.draw.detach().clone().requires_grad_()
-        self.of_model = self.draw.detach().clone()
-        self.share: list[Tensor] = []
+        self.for_guide = self.draw.detach().clone().requires_grad_()
+        self.for_model = self.draw.detach().clone()
+        self.factor: list[Tensor] = []
         if self.draw.requires_grad:
-            share = self.share  # not self: a hook that holds its own tensor is never freed
-            self.of_model = self.draw.view_as(self.draw)
-            self.of_model.register_hook(lambda slope: slope * share[0] if share else torch.zeros_like(slope))
+            factor = self.factor  # not self: a hook that refers to its own tensor is never freed
+            self.for_model = self.draw.view_as(self.draw)
+            self.for_model.register_hook(lambda slope: slope * factor[0] if factor else torch.zeros_like(slope))
 
     def expand(self, factor: Tensor, plate: DataPlate, particle_dim: int | None) -> Tensor:
         """Factors `(K, N)` in the layout of the draw."""
@@ -160,51 +167,51 @@ class _Tap:
 
 
 def _run(
-    model: Program, guide: Program, drawn: Any, dim: int | None, args: Any, kwargs: dict[str, Any], cut: bool
+    model: Program, guide: Program, drawn: Any, dim: int | None, args: Any, kwargs: dict[str, Any], detach: bool
 ) -> _Run:
-    """Weigh the draws of a guide's trace, cut off from the parameters or not."""
-    if not cut:
+    """The log-weights of the draws in a guide's trace, detached from the parameters or not."""
+    if not detach:
         scored = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*args, **kwargs)
         traces = checked_pair(scored, drawn, dim)
         plate = data_plate(traces, len(args[0]))
         return _Run(weights_of(traces, plate), plate, [])
-    taps, for_model, for_guide = [], drawn.copy(), drawn.copy()
+    draws, for_model, for_guide = [], drawn.copy(), drawn.copy()
     for name, site in sample_sites(prune_subsample_sites(drawn)):
-        at_model = at_guide = site["value"].detach()
+        model_value = guide_value = site["value"].detach()
         if site["fn"].has_rsample:
-            taps.append(_Tap(site))
-            at_model, at_guide = taps[-1].of_model, taps[-1].of_guide
-        for_model.nodes[name] = {**site, "value": at_model}
-        for_guide.nodes[name] = {**site, "value": at_guide}
+            draws.append(_DetachedDraw(site))
+            model_value, guide_value = draws[-1].for_model, draws[-1].for_guide
+        for_model.nodes[name] = {**site, "value": model_value}
+        for_guide.nodes[name] = {**site, "value": guide_value}
     scored = poutine.trace(poutine.replay(model, trace=for_model)).get_trace(*args, **kwargs)
     weighed = poutine.trace(poutine.replay(guide, trace=for_guide)).get_trace(*args, **kwargs)
     traces = checked_pair(scored, weighed, dim)
     plate = data_plate(traces, len(args[0]))
-    return _Run(weights_of(traces, plate), plate, taps)
+    return _Run(weights_of(traces, plate), plate, draws)
 
 
 def _surrogate(run: _Run, c: Coefficients, i: int, count: int, dim: int | None) -> Tensor:
-    """A loss with the gradient that the coefficients say; its value means nothing."""
-    # where particles ran one by one, run i holds row i
+    """A loss with the gradient that the coefficients give; its value has no meaning."""
+    # where particles ran one by one, run i is row i
     by_path, by_guide, by_score = (x[i : i + 1] if count > 1 and isinstance(x, Tensor) else x for x in c[2:])
     by_model = c.model[i : i + 1] if count > 1 else c.model
     w = run.weights
     loss = -(by_guide * w.log_q_path).sum() - (by_score * w.log_q_score).sum()
-    moved = [tap for tap in run.taps if tap.draw.requires_grad]
+    moved = [draw for draw in run.draws if draw.draw.requires_grad]
     if moved and isinstance(by_path, Tensor):
         # One backward pass through the model serves both its parameters and its draws: each (particle, datum) has its
-        # own draws, so their slope is only to be multiplied by path/model. A weight too small to divide by is raised
-        # to one that no sum would notice.
+        # own draws, so their slope only has to be multiplied by path/model. A weight too small to divide by is raised
+        # to one that does not change the sum.
         by_model = torch.where(by_model.abs() < TINY, TINY, by_model)
-        for tap in moved:
-            tap.share.append(tap.expand(by_path / by_model, run.plate, dim))
+        for draw in moved:
+            draw.factor.append(draw.expand(by_path / by_model, run.plate, dim))
         log_q = w.log_q_path + w.log_q_score
         slopes = torch.autograd.grad(
-            log_q, [tap.of_guide for tap in moved], by_path.expand_as(log_q), retain_graph=True, allow_unused=True
+            log_q, [draw.for_guide for draw in moved], by_path.expand_as(log_q), retain_graph=True, allow_unused=True
         )
-        for slope, tap in zip(slopes, moved, strict=True):
+        for slope, draw in zip(slopes, moved, strict=True):
             if slope is not None:
-                loss = loss + (slope.detach() * tap.draw).sum()
+                loss = loss + (slope.detach() * draw.draw).sum()
     return loss - (by_model * w.log_p).sum()
 
 

@@ -1,4 +1,4 @@
-"""The ELBO of any pair taken apart: reconstruction and KL per datum, analytic where that is right."""
+"""The terms of the ELBO of any pair: reconstruction and KL per datum, analytic where that is right."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ __all__ = ["ElboTerms", "elbo_terms", "elements_of", "is_point_mass", "kl_sites"
 class ElboTerms:
     """Per-datum terms of `ELBO = log_likelihood - sum of kl`, each of shape `(N,)`, in nats.
 
-    `log_likelihood` is one draw of E_q[log p(x|z)] (the mean over the particles), `kl` maps each latent site to its
-    KL(q || p): the analytic value given the other latents where the families have one, else a one-sample estimate.
+    `log_likelihood` is a one-sample estimate of E_q[log p(x|z)] (or the mean over the particles). `kl` maps each latent
+    site to its KL(q || p): the analytic value given the other latents where the families have one, else a one-sample
+    estimate.
     """
 
     log_likelihood: Tensor
@@ -46,9 +47,10 @@ def kl_sites(traces: PairTrace) -> dict[str, Tensor]:
 
     Integrating a site z_i out analytically needs everything that q(z_i|.) and p(z_i|.) condition on to be drawn
     before z_i. The guide's own order gives that for q; for p it holds when every latent that precedes z_i in the model
-    also precedes it in the guide. Other sites (a bottom-up guide for a top-down model, say) are left out, so that the
-    caller samples them. Auxiliary sites and pairs of families without a registered KL are left out too, and so are
-    point masses: Pyro's KL of a `Delta` forgets its `log_density`, by which autoguides account for their transforms.
+    also precedes it in the guide. Other sites (of a bottom-up guide for a top-down model, for example) are left out;
+    the caller samples their KL. Auxiliary sites and pairs of families without a registered KL are left out too, and so
+    are point masses: Pyro's KL of a `Delta` ignores its `log_density`, by which autoguides account for their
+    transforms.
     """
     before_in_guide: set[str] = set()
     order = [name for name, site in sample_sites(traces.model) if not site["is_observed"]]
@@ -67,7 +69,7 @@ def kl_sites(traces: PairTrace) -> dict[str, Tensor]:
                 pass
             else:
                 shapes = q["fn"].batch_shape, p["fn"].batch_shape
-                if not shapes[0] == shapes[1] == value.shape:  # as a rule they are, and broadcast_shapes takes time
+                if not shapes[0] == shapes[1] == value.shape:  # usually they are equal, and broadcast_shapes takes time
                     value = value.expand(torch.broadcast_shapes(*shapes))
                 result[name] = scale_and_mask(value, 1.0, q["mask"])
         before_in_guide.add(name)
@@ -75,7 +77,7 @@ def kl_sites(traces: PairTrace) -> dict[str, Tensor]:
 
 
 def elements_of(q: Any, p: Any) -> tuple[Any, Any]:
-    """Two distributions of one site with as many event dimensions taken off as both declare by `.to_event`.
+    """Two distributions of one site without the event dimensions that both declare by `.to_event`.
 
     If no event dimension is left, each element of the site is independent of the others in both.
     """
@@ -90,7 +92,7 @@ def elements_of(q: Any, p: Any) -> tuple[Any, Any]:
 
 
 def mask_elements(value: Tensor, site: Any) -> Tensor:
-    """A tensor with one number for each element of a site, under the site's mask."""
+    """A tensor with one number per element of a site, with the site's mask applied."""
     mask = site["mask"]
     if isinstance(mask, Tensor):
         mask = mask.reshape(mask.shape + (1,) * site["fn"].event_dim)
@@ -98,7 +100,7 @@ def mask_elements(value: Tensor, site: Any) -> Tensor:
 
 
 def is_point_mass(fn: Any) -> bool:
-    """Whether all of a distribution is in one point."""
+    """Whether a distribution is a point mass, transformed or not."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return isinstance(fn, Delta)
@@ -113,7 +115,8 @@ def elbo_terms(
 ) -> ElboTerms:
     """One evaluation of the ELBO's terms for each of the `len(args[0])` data.
 
-    Scales set by the pair (`poutine.scale`, a subsampled plate) do not enter: this is the bound of each datum itself.
+    Scales set by the pair (`poutine.scale`, a subsampled plate) are left out: this is the bound of each datum itself,
+    in nats.
     """
     traces = trace_pair(model, guide, args, kwargs, num_particles=num_particles)
     plate = data_plate(traces, len(args[0]))

@@ -14,14 +14,18 @@ __all__ = ["TraceGraph"]
 
 
 class TraceGraph(pyro.infer.TraceGraph_ELBO):
-    r"""The ELBO with score-function terms weighted by the costs downstream of each draw alone.
+    r"""The ELBO with each score-function term weighted by the costs downstream of its draw only.
 
     .. math:: \nabla_\phi L = E\Big[\sum_i \nabla_\phi \log q(z_i|\cdot) \, C_i\Big], \qquad
         C_i = \text{the terms of } \log p - \log q \text{ that depend on } z_i
 
     Unbiased; the variance is at most that of `Trace`, and less for several discrete sites that do not depend on each
     other. Reparameterized sites get the pathwise gradient. A site may name a baseline in `infer`. This is Pyro's
-    estimator, with the `differentiable_loss` that it lacks; particles run one at a time unless `vectorize_particles`.
+    estimator, with the `differentiable_loss` that it lacks.
+
+    Args:
+        num_particles: K, draws from the guide per step.
+        vectorize_particles: False (the default) runs the particles one at a time.
 
     Reference: Schulman et al. 2015, arXiv 1506.05254; Mnih and Gregor 2014, arXiv 1402.0030 (baselines).
     """

@@ -1,4 +1,4 @@
-"""What objectives need that ask for a property of the aggregate posterior: Gaussian posteriors side by side."""
+"""The base of objectives with a penalty on the aggregate posterior, and the Gaussian posteriors of a batch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["AggregateELBO", "Posterior", "stacked_posterior"]
 
 
 class Posterior(NamedTuple):
-    """The Gaussian posteriors of a batch, all latents side by side.
+    """The Gaussian posteriors of a batch, all latents concatenated.
 
-    `z` and `loc` are `(K, N, E)`; `covariance` is `(K, N, E, E)`, or `(K, N, E)`, variances, where the elements of
+    `z` and `loc` are `(K, N, E)`; `covariance` is `(K, N, E, E)`, or the variances `(K, N, E)` where the elements of
     every posterior are independent.
     """
 
@@ -33,7 +33,12 @@ class Posterior(NamedTuple):
 
 
 class AggregateELBO(MeanField):
-    """The mean-field ELBO and a penalty of the aggregate posterior q(z), which is computed from the batch."""
+    r"""The mean-field ELBO less a penalty on the aggregate posterior q(z), which is estimated from the batch.
+
+    .. math:: L = \mathrm{ELBO} - R(q(z)), \qquad q(z) = \frac1N \sum_n q(z|x_n)
+
+    A subclass defines `penalty`. Latents must be Gaussian given the data, and independent of each other.
+    """
 
     bound = "own"
 
@@ -48,18 +53,18 @@ class AggregateELBO(MeanField):
         runs = list(self.traces(model, guide, args, kwargs))
         for run in runs:
             posterior, plate = stacked_posterior(run, len(args[0]), type(self).__name__)
-            share = plate.full_size / len(runs)
-            loss = loss + self.particle_loss(run) / self.num_particles + share * self.penalty(posterior, plate)
+            scale = plate.full_size / len(runs)
+            loss = loss + self.particle_loss(run) / self.num_particles + scale * self.penalty(posterior, plate)
         return loss
 
     def _check_independent(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
-        """Refuse a guide in which one latent depends on the draw of another: q(z|x) is no product then."""
+        """Raise for a guide in which one latent depends on the draw of another: q(z|x) is not a product then."""
         if getattr(self, "_checked", None) == (model, guide):
             return
         with torch.no_grad(), fork_rng():
             first, again = (
-                {name: _moment(site["fn"], name, self) for name, site in _latents(prune_subsample_sites(run))}
-                for run in (poutine.trace(guide).get_trace(*args, **kwargs) for _ in range(2))
+                {name: _posterior_mean(site["fn"], name, self) for name, site in _latent_sites(run)}
+                for run in (prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs)) for _ in range(2))
             )
         for name in first if len(first) > 1 else ():
             if not torch.equal(first[name], again[name]):
@@ -71,54 +76,54 @@ class AggregateELBO(MeanField):
         self._checked = (model, guide)
 
 
-def _latents(trace: Any) -> list[tuple[str, Any]]:
+def _latent_sites(trace: Any) -> list[tuple[str, Any]]:
     return [(name, site) for name, site in sample_sites(trace) if not site["is_observed"]]
 
 
-def _moment(fn: Any, name: str, elbo: Any) -> Tensor:
+def _posterior_mean(fn: Any, name: str, elbo: Any) -> Tensor:
     try:
         return torch.as_tensor(fn.mean)
     except (NotImplementedError, AttributeError):
-        raise _no_gaussian(name, fn, type(elbo).__name__) from None
+        raise _not_gaussian(name, fn, type(elbo).__name__) from None
 
 
-def _no_gaussian(name: str, fn: Any, who: str) -> ValueError:
+def _not_gaussian(name: str, fn: Any, objective: str) -> ValueError:
     while isinstance(fn, TorchIndependent):
         fn = fn.base_dist
     return ValueError(
-        f"site {name!r} is drawn from {type(fn).__name__} in the guide, and {who} needs Gaussian posteriors: use "
+        f"site {name!r} is drawn from {type(fn).__name__} in the guide, and {objective} needs Gaussian posteriors: use "
         "dist.Normal or dist.MultivariateNormal there, posterior='diagonal_normal' in a VAE, or 'trace' or 'vimco'"
     )
 
 
-def stacked_posterior(run: PairTrace, n: int, who: str) -> tuple[Posterior, DataPlate]:
-    """The posteriors of a run's latents side by side, and the plate over the data.
+def stacked_posterior(run: PairTrace, n: int, objective: str) -> tuple[Posterior, DataPlate]:
+    """The posteriors of a run's latents, concatenated, and the plate over the data; `objective` is for errors.
 
     Raises:
-        ValueError: If a latent is not Gaussian given the data.
+        ValueError: If a latent is not Gaussian given the data, or there is none.
     """
     plate = data_plate(run, n)
     parts: list[Posterior] = []
-    for name, site in _latents(run.guide):
-        fn, taken = site["fn"], 0
+    for name, site in _latent_sites(run.guide):
+        fn, event_dims = site["fn"], 0
         while isinstance(fn, TorchIndependent):
-            fn, taken = fn.base_dist, taken + fn.reinterpreted_batch_ndims
+            fn, event_dims = fn.base_dist, event_dims + fn.reinterpreted_batch_ndims
         if isinstance(fn, Normal):
-            spread = _rows(fn.variance, site, plate, run.particle_dim)
-        elif isinstance(fn, MultivariateNormal | LowRankMultivariateNormal) and not taken:
+            covariance = _rows(fn.variance, site, plate, run.particle_dim)
+        elif isinstance(fn, MultivariateNormal | LowRankMultivariateNormal) and not event_dims:
             axes = [run.particle_dim, plate.dim] if run.particle_dim is not None else [plate.dim]
             full = fn.covariance_matrix.expand(*fn.batch_shape, *fn.event_shape, *fn.event_shape)
-            spread = full.movedim([axis - 2 for axis in axes], list(range(len(axes))))
-            spread = spread.reshape(-1, plate.size, *full.shape[-2:])
+            covariance = full.movedim([axis - 2 for axis in axes], list(range(len(axes))))
+            covariance = covariance.reshape(-1, plate.size, *full.shape[-2:])
         else:
-            raise _no_gaussian(name, fn, who)
+            raise _not_gaussian(name, fn, objective)
         z, loc = (_rows(value, site, plate, run.particle_dim) for value in (site["value"], site["fn"].mean))
-        parts.append(Posterior(z, loc, spread))
+        parts.append(Posterior(z, loc, covariance))
     if not parts:
-        raise ValueError(f"the guide samples no latent site, and {who} is about latents")
+        raise ValueError(f"the guide samples no latent site, and {objective} needs one")
     if any(part.covariance.dim() == 4 for part in parts):
-        spreads = [part.covariance if part.covariance.dim() == 4 else part.covariance.diag_embed() for part in parts]
-        covariance = _block_diagonal(spreads)
+        matrices = [part.covariance if part.covariance.dim() == 4 else part.covariance.diag_embed() for part in parts]
+        covariance = _block_diagonal(matrices)
     else:
         covariance = torch.cat([part.covariance for part in parts], -1)
     return Posterior(torch.cat([p.z for p in parts], -1), torch.cat([p.loc for p in parts], -1), covariance), plate
@@ -135,10 +140,10 @@ def _rows(value: Tensor, site: Any, plate: DataPlate, particle_dim: int | None) 
 
 
 def _block_diagonal(blocks: list[Tensor]) -> Tensor:
-    total, at = sum(block.shape[-1] for block in blocks), 0
-    whole = blocks[0].new_zeros(*blocks[0].shape[:-2], total, total)
+    total, start = sum(block.shape[-1] for block in blocks), 0
+    result = blocks[0].new_zeros(*blocks[0].shape[:-2], total, total)
     for block in blocks:
-        size = block.shape[-1]
-        whole[..., at : at + size, at : at + size] = block
-        at += size
-    return whole
+        end = start + block.shape[-1]
+        result[..., start:end, start:end] = block
+        start = end
+    return result

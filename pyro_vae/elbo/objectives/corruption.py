@@ -1,4 +1,4 @@
-"""The denoising criterion for any pair: the guide sees corrupted data, the model is asked for the clean ones."""
+"""The denoising criterion for any pair: the guide gets corrupted data, the model explains the clean ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ __all__ = ["Denoising", "GaussianNoise", "MaskingNoise", "SaltAndPepper"]
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """Adds normal noise of standard deviation `scale` to every element."""
+    """Adds normal noise to every element: `x + scale e`, `e ~ N(0, 1)`.
+
+    Args:
+        scale: Standard deviation of the noise, at least 0.
+
+    Reference: Im et al. 2017, arXiv 1511.06406.
+    """
 
     scale: float = 0.5
 
@@ -34,7 +40,13 @@ class GaussianNoise:
 
 @dataclass(frozen=True)
 class MaskingNoise:
-    """Sets each element to zero with probability `rate`."""
+    """Sets each element to zero with probability `rate`.
+
+    Args:
+        rate: Probability in [0, 1].
+
+    Reference: Vincent et al. 2008, ICML.
+    """
 
     rate: float = 0.25
 
@@ -48,7 +60,14 @@ class MaskingNoise:
 
 @dataclass(frozen=True)
 class SaltAndPepper:
-    """Sets each element to `low` or to `high`, with equal odds, with probability `rate`."""
+    """Sets each element, with probability `rate`, to `low` or to `high` with equal probability.
+
+    Args:
+        rate: Probability in [0, 1].
+        low, high: The two values.
+
+    Reference: Vincent et al. 2010, JMLR 11.
+    """
 
     rate: float = 0.25
     low: float = 0.0
@@ -70,7 +89,7 @@ def _check_rate(rate: float) -> None:
 
 
 class _Corrupted:
-    """A guide that is handed other data than it is called with."""
+    """A guide that runs on corrupted data in place of those it is called with."""
 
     def __init__(self, guide: Program) -> None:
         self.guide = guide
@@ -85,18 +104,18 @@ class Denoising(pyro.infer.ELBO):
 
     .. math:: L = E_{c(\tilde x|x)} \, E_{q(z|\tilde x)} [\log p(x, z) - \log q(z|\tilde x)]
 
-    Whatever the corruption, this is a lower bound on log p(x), for each of its draws makes q one more guide; a looser
-    one as a rule. The first argument of the pair, x, is corrupted, once for each loss and so for all particles alike;
+    This is a lower bound on log p(x) for any corruption, since each draw of it makes q another guide; usually it is a
+    looser one. The first argument of the pair, x, is corrupted once for each loss, so all particles get the same data;
     further arguments are passed on. Only what is minimized changes: `pv.bound` gives the guide clean data. To remove
-    noise, hand noisy data to `pv.reconstruct`.
+    noise, pass noisy data to `pv.reconstruct`.
 
     Args:
         elbo: The ELBO to wrap, of this library, of Pyro or your own; `MeanField(num_particles)` if None.
         corruption: A function from data to corrupted data of the same shape.
-        num_particles: For `elbo=None`.
+        num_particles: K of the default `elbo`; without effect on another one.
 
     Raises:
-        TypeError: If the first argument of the pair is no tensor of floats.
+        TypeError: If `elbo` is not an ELBO object, or the first argument of the pair is not a tensor of floats.
 
     Reference: Vincent et al. 2008 (denoising autoencoders), ICML; Im et al. 2017 (denoising VAE), arXiv 1511.06406,
     eq. 8.
@@ -145,13 +164,13 @@ class Denoising(pyro.infer.ELBO):
 
     def _run(self, loss: Callable[..., Any], model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         if not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
-            came = f"{args[0].dtype}" if args and isinstance(args[0], Tensor) else f"{type((*args, None)[0]).__name__}"
-            raise TypeError(f"Denoising corrupts the pair's first argument, expected a tensor of floats, got {came}")
+            kind = f"{args[0].dtype}" if args and isinstance(args[0], Tensor) else f"{type((*args, None)[0]).__name__}"
+            raise TypeError(f"Denoising corrupts the pair's first argument: expected a tensor of floats, got {kind}")
         # one wrapper for a guide, so that the wrapped ELBO can recognize the pair from step to step
         if self._wrapped is None or self._wrapped[0] != guide:
             self._wrapped = guide, _Corrupted(guide)
         corrupted = self._wrapped[1]
-        # drawn here and not in the guide: the guide's runs, for particles and for replays, shall all see the same
+        # drawn here and not in the guide: all of the guide's runs, for particles and replays, need the same data
         corrupted.x = self.corruption(args[0])
         try:
             return loss(model, corrupted, *args, **kwargs)

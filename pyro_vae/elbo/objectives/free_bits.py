@@ -1,4 +1,4 @@
-"""Objectives that leave the KL some room: free bits and capacity annealing."""
+"""Objectives that allow the KL a certain size: free bits and capacity annealing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.elbo.estimators.bounds import TensorELBO, observed_log_prob
-from pyro_vae.elbo.estimators.relaxed import bare
+from pyro_vae.elbo.estimators.relaxed import base_distribution
 from pyro_vae.elbo.estimators.terms import elements_of, kl_sites, mask_elements
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
@@ -23,10 +23,10 @@ Site = dict[str, Any]
 
 
 class _MeanKL(TensorELBO):
-    """An objective with a function of the KL's mean over the batch in the KL's place.
+    """An objective in which a function of the batch's mean KL replaces the KL.
 
     The mean is over the data and the particles, also where these run one by one. Every KL must have a closed form: the
-    function is not linear, and of a one-sample estimate it would have another expectation. A masked element has KL 0.
+    function is not linear, so a one-sample estimate would change its expectation. A masked element has KL 0.
     """
 
     bound: ClassVar[str] = "own"
@@ -36,8 +36,8 @@ class _MeanKL(TensorELBO):
     def penalty(self, kl: list[tuple[Tensor, float]]) -> Tensor:
         """What is subtracted, in nats per datum, a 0-d tensor.
 
-        `kl` has for each site the mean KL, of all its elements or of the site, and how many such elements each one
-        stands for: more than 1 in a subsampled plate inside the data's.
+        `kl` has for each site the mean KL, of each element or of the site, and the number of elements that each one
+        represents: more than 1 in a subsampled plate inside the data's.
         """
         raise NotImplementedError(f"{type(self).__name__} must define penalty(kl)")
 
@@ -56,9 +56,10 @@ class _MeanKL(TensorELBO):
         analytic, result = kl_sites(run), []
         for name, q in sample_sites(run.guide):
             if not q["fn"].has_rsample:
+                kind = type(base_distribution(q["fn"])).__name__
                 raise ValueError(
-                    f"site {name!r} is drawn from {type(bare(q['fn'])).__name__}, which has no reparameterized "
-                    f"gradient, and {type(self).__name__} needs one: use 'vimco' or 'reinforce' for such sites"
+                    f"site {name!r} is drawn from {kind}, which has no reparameterized gradient, and "
+                    f"{type(self).__name__} needs one: use 'vimco' or 'reinforce' for such sites"
                 )
             if name not in analytic:
                 raise ValueError(
@@ -91,7 +92,7 @@ class _MeanKL(TensorELBO):
         """The factor by which the site's plates are subsampled, if that is all there is."""
         expected = math.prod(f.full_size / f.size for f in q["cond_indep_stack"] if f.full_size)
         for site in (q, p):
-            # a weight on the KL is held in a tensor, whose value is not looked at: that would wait for a GPU
+            # a weight on the KL is stored in a tensor, whose value is not read: that would wait for a GPU
             if isinstance(site["scale"], Tensor) or not math.isclose(site["scale"], expected, rel_tol=1e-6):
                 raise ValueError(
                     f"site {name!r} has a weight of its own (kl_weight, WeightedKL or poutine.scale), and "
@@ -102,19 +103,21 @@ class _MeanKL(TensorELBO):
 
 
 class FreeBits(_MeanKL):
-    r"""The ELBO with a floor under the KL of each latent dimension: below it the KL costs nothing more.
+    r"""The ELBO with a floor under the KL of each latent dimension: below it a smaller KL gains nothing.
 
     .. math:: L = E_{q(z|x)}[\log p(x|z)] - \sum_j \max\Big(\lambda,\;
         \frac1N \sum_n KL(q(z_j|x_n) \| p(z_j))\Big)
 
-    The mean over the batch is taken before the maximum, so that a dimension has to carry lambda nats on average, not
-    for every datum; a dimension below the floor gets no gradient from its KL, which keeps the prior from switching it
-    off early. The value is at most the ELBO, so it is a bound, too. Its gradient depends on the batch size.
+    The mean over the batch is taken before the maximum, so a dimension has to have lambda nats on average, not for
+    every datum. A dimension below the floor gets no gradient from its KL, which keeps it from collapsing to the prior
+    early in training. The value is at most the ELBO, so it is a bound, too. Its gradient depends on the batch size.
 
     Args:
+        num_particles: K, draws from the guide per step.
         bits: lambda, the floor, in nats (as in the paper, despite the name): 1 bit is 0.69 nats.
-        per: What a floor is for: each latent "dimension" (each element of a site, for which q and p must be independent
+        per: What has a floor: each latent "dimension" (each element of a site, for which q and p must be independent
             over dimensions), or each "site", a group of dimensions with one floor for their sum.
+        vectorize_particles: As for `TensorELBO`.
 
     Raises:
         ValueError: For a site that cannot be reparameterized or has no closed-form KL; for a site with a KL weight,
@@ -143,25 +146,27 @@ class FreeBits(_MeanKL):
 
 
 class Capacity(_MeanKL):
-    r"""The ELBO with the KL held at a capacity C, which is raised during training.
+    r"""The ELBO with the KL held near a capacity C, which is raised during training.
 
     .. math:: L = E_{q(z|x)}[\log p(x|z)]
         - \gamma \,\Big|\frac1N \sum_n KL(q(z|x_n) \| p(z)) - C\Big|
 
-    The KL is summed over all latents. It is averaged over the batch inside the modulus, so that easy data may take less
-    than C and hard ones more; the paper writes the formula for one datum. Where the KL is at C the
-    value is C above the ELBO: it is no bound on log p(x).
+    The KL is summed over all latents. It is averaged over the batch inside the absolute value, so that easy data may
+    take less than C and hard ones more; the paper writes the formula for one datum. Where the KL is C the value is C
+    above the ELBO: it is not a bound on log p(x).
 
-    Assign `.capacity` between steps, or let `fit` do so once an epoch. Keep the last weights then, for the best ELBO
-    may belong to another capacity:
+    Assign `.capacity` between steps, or let `fit` do so after each epoch. Then keep the last weights, since the best
+    ELBO may belong to another capacity:
 
     >>> import pyro_vae as pv
     >>> objective = Capacity(gamma=30.0)
     >>> options = {"callbacks": [objective.follow(pv.elbo.Warmup(10, end=25.0))], "keep_best": False}
 
     Args:
-        capacity: C in nats per datum, to begin with.
-        gamma: How firmly the KL is held there.
+        num_particles: K, draws from the guide per step.
+        capacity: The initial C, nats per datum.
+        gamma: Weight of the distance between the KL and C.
+        vectorize_particles: As for `TensorELBO`.
 
     Raises:
         ValueError: As `FreeBits`.
@@ -195,7 +200,7 @@ class Capacity(_MeanKL):
         self._capacity.fill_(value)
 
     def follow(self, schedule: Callable[[float], float]) -> Callable[[Any], None]:
-        """A callback for `fit` that sets the capacity to `schedule(epochs done)` after each epoch; sets it to begin."""
+        """A callback for `fit` that sets the capacity to `schedule(epochs done)` after each epoch; now to the first."""
         self.capacity = schedule(0.0)
 
         def callback(state: Any) -> None:

@@ -15,7 +15,7 @@ from pyro_vae.elbo.estimators.bounds import TensorELBO
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import log_prob, sample_sites
 
-__all__ = ["SemiSupervised", "guessed_log_prob", "hide_labels"]
+__all__ = ["SemiSupervised", "classification_log_prob", "hide_labels"]
 
 
 class SemiSupervised(TensorELBO):
@@ -24,15 +24,15 @@ class SemiSupervised(TensorELBO):
     .. math:: L = L_\mathrm{ELBO}(x, y) + \alpha \sum_{n: y_n \ge 0} \log q(y_n \mid x_n)
 
     For a pair that takes `(x, y, ...)`, y of shape `(N,)` with -1 for "unlabeled", and whose guide draws the label at
-    a categorical or one-hot site, as `pyro_vae.models.SemiSupervisedVAE`. A guide that is told the label says nothing
-    about what it would have guessed, so it is run a second time with every label hidden.
+    a categorical or one-hot site, as `pyro_vae.models.SemiSupervisedVAE`. A guide that gets the label does not show
+    what it would have predicted, so it runs a second time with every label hidden.
 
     Args:
-        num_particles: Draws from the guide, for the wrapped ELBO.
+        num_particles: K of the default `elbo`; without effect on another one.
         elbo: The ELBO to wrap. Default: `pyro.infer.TraceEnum_ELBO`, which sums over the labels exactly.
         weight: alpha >= 0, per labeled datum. Kingma et al. take 0.1 times the number of data over that of the
-            labeled ones, which is 0.1 B / B_l where every batch of B data holds B_l labeled ones, however few there
-            are in all. Pyro's tutorial takes 46 and sees each label once an epoch.
+            labeled ones. That is 0.1 B / B_l where every batch of B data has B_l labeled ones, whatever their total
+            number. Pyro's tutorial takes 46 and sees each label once an epoch.
         site: Name of the label's site in the guide.
 
     Raises:
@@ -69,13 +69,13 @@ class SemiSupervised(TensorELBO):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         loss = self.elbo.differentiable_loss(model, guide, *args, **kwargs)
-        return loss - self.weight * guessed_log_prob(guide, self.site, args, kwargs)
+        return loss - self.weight * classification_log_prob(guide, self.site, args, kwargs)
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """The same number without a gradient, a 0-d tensor."""
+        """The value of `differentiable_loss` without a gradient, a 0-d tensor."""
         with torch.no_grad():  # Pyro's ELBOs have no differentiable loss there
             loss = torch.as_tensor(self.elbo.loss(model, guide, *args, **kwargs))
-            return loss - self.weight * guessed_log_prob(guide, self.site, args, kwargs)
+            return loss - self.weight * classification_log_prob(guide, self.site, args, kwargs)
 
 
 def hide_labels(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -85,17 +85,17 @@ def hide_labels(args: tuple[Any, ...]) -> tuple[Any, ...]:
         ValueError: If there are no labels to hide.
     """
     if len(args) < 2 or not isinstance(args[1], Tensor) or args[1].shape != (len(args[0]),):
-        came = tuple(args[1].shape) if len(args) > 1 and isinstance(args[1], Tensor) else "none"
+        shape = tuple(args[1].shape) if len(args) > 1 and isinstance(args[1], Tensor) else "none"
         raise ValueError(
             f"the classification loss needs the labels as second argument, ({len(args[0])},) with -1 for a datum "
-            f"without one, got {came}: train on a tuple (x, y), or without labels on 'enum' or 'categorical_aae' with "
+            f"without one, got {shape}: train on a tuple (x, y); without labels use 'enum', or 'categorical_aae' with "
             "labels=False"
         )
     return (args[0], torch.full_like(args[1], -1), *args[2:])
 
 
-def guessed_log_prob(guide: Program, site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The sum of log q(y|x) over the labeled data, by what the guide draws at `site` with every label hidden."""
+def classification_log_prob(guide: Program, site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The sum of log q(y|x) over the labeled data, for the guide's `site` with every label hidden; nats, 0-d."""
     trace = poutine.trace(guide).get_trace(*hide_labels(args), **kwargs)
     y = args[1]
     sites = dict(sample_sites(prune_subsample_sites(trace)))
@@ -108,5 +108,5 @@ def guessed_log_prob(guide: Program, site: str, args: tuple[Any, ...], kwargs: d
     label = y.clamp_min(0)
     if fn.event_shape:
         label = (label.unsqueeze(-1) == torch.arange(fn.event_shape[-1], device=y.device)).to(args[0].dtype)
-    guessed = log_prob(site, {**sites[site], "value": label})
-    return torch.where(y >= 0, guessed, torch.zeros_like(guessed)).sum()
+    log_q = log_prob(site, {**sites[site], "value": label})
+    return torch.where(y >= 0, log_q, torch.zeros_like(log_q)).sum()

@@ -1,4 +1,4 @@
-"""Any pair on incomplete data: the density of what is observed, element by element."""
+"""Any pair on incomplete data: the density of the observed elements alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["INCOMPLETE", "with_missing"]
 
 constraints: Any = pyro_constraints
 INCOMPLETE = "_pyro_vae_incomplete"  # marks the site in a trace
-# where the density of an element is finite at zero, the value that stands in for a missing one
+# where the density of an element is finite at zero, the value that replaces a missing one
 ZERO_IS_POSSIBLE = (constraints.real, constraints.boolean, constraints.nonnegative_integer)
 
 
@@ -56,22 +56,22 @@ class _MaskElements(Messenger):
                 value = torch.where(self.mask, value, fn.sample().to(value))
         msg["value"] = value
         msg["infer"] = {**(msg["infer"] or {}), INCOMPLETE: True}
-        # a mask on the elements, where pyro's handler of that name has one for each event
+        # a mask for each element; Pyro's handler of that name has one for each event
         fn = fn.mask(self.mask)
         msg["fn"] = Independent(fn, event_dim) if event_dim else fn
 
 
 def with_missing(model: Program, guide: Program, *, site: str | None = None) -> tuple[Program, Program]:
-    r"""A pair for incomplete data: `model(x, mask, *args)` and `guide(x, mask, *args)`; `mask` says what is known.
+    r"""A pair for incomplete data, `model(x, mask, *args)` and `guide(x, mask, *args)`; True in `mask` means known.
 
     .. math:: \log p(x_o) = \log \int p(z) \prod_{d \in o} p(x_d \mid z) \, dz, \qquad q(z \mid x_o) = q(z \mid x_o, 0)
 
-    Elements of x that `mask` has False for are left out of the observed site's density, and both programs see zeros in
-    their place, whatever x holds there, NaN included. The rest of the library takes the result as it takes any pair:
+    Elements of x where `mask` is False are left out of the observed site's density. Both programs get zeros in their
+    place, whatever x is there, NaN included. The result is a pair like any other:
     `pv.fit(model, guide, (x, mask), elbo="iwae", num_particles=20)` maximizes the bound that the literature calls
-    MIWAE (not `elbo="miwae"`, another method of that name), and `pv.bound` and `pv.log_marginal` speak of the observed
-    elements alone. Right where the chance that an element is missing does not depend on its value (missing at random).
-    `fit` takes no NaN: hand it `(x.nan_to_num(), ~x.isnan())`.
+    MIWAE (not `elbo="miwae"`, another method of that name), and `pv.bound` and `pv.log_marginal` are those of the
+    observed elements. The model is right if the probability that an element is missing does not depend on its value
+    (missing at random). `fit` does not accept NaN: pass `(x.nan_to_num(), ~x.isnan())`.
 
     Args:
         model, guide: The pair for complete data. The elements of the observed site must be independent given z.
@@ -110,7 +110,7 @@ def with_missing(model: Program, guide: Program, *, site: str | None = None) -> 
 def _zero_filled(x: Tensor, mask: Tensor) -> Tensor:
     if mask.dtype != torch.bool or mask.shape != x.shape:
         raise ValueError(
-            f"a mask of shape {tuple(mask.shape)} and type {mask.dtype} came, expected one of booleans of the shape of "
-            f"x, {tuple(x.shape)}, True where an element is known: mask = ~x.isnan()"
+            f"expected a mask of booleans of the shape of x, {tuple(x.shape)}, True where an element is known, got a "
+            f"mask of shape {tuple(mask.shape)} and type {mask.dtype}: pass mask = ~x.isnan()"
         )
     return x.masked_fill(~mask, 0)

@@ -22,14 +22,14 @@ Kernel = Literal["imq", "rbf"]
 
 
 class _Penalized(MeanField):
-    """`MeanField` plus a function of all draws in the batch, found for each particle and averaged over them."""
+    """`MeanField` less a function of all draws in the batch, evaluated per particle and averaged over particles."""
 
     bound: ClassVar[str] = "own"
 
     def penalty(self, run: PairTrace, plate: DataPlate, prior: Callable[[], Tensor]) -> Tensor:
         """What is added to the loss, in nats per datum, summed over the particles of a run; a 0-d tensor.
 
-        `prior` draws the latents from the model: `(K, N, D)`, laid out as `latents` of the run.
+        `prior` draws the latents from the model: `(K, N, D)`, in the layout of `latents`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define penalty(run, plate, prior)")
 
@@ -42,12 +42,12 @@ class _Penalized(MeanField):
 
             def prior(run: PairTrace = run) -> Tensor:
                 names = [name for name in run.latents if name in run.model.nodes]
-                if len(names) == 1:  # its own prior, whatever the guide drew
+                if len(names) == 1:  # its own prior; the guide's draw is not needed
                     fn = run.model.nodes[names[0]]["fn"]
                     drawn = {names[0]: fn.rsample() if fn.has_rsample else fn.sample()}
                 else:
-                    alone = self.programs(model, guide, args, kwargs)[2]
-                    trace = poutine.trace(alone).get_trace(*args, **kwargs)
+                    vectorized_model = self.programs(model, guide, args, kwargs)[2]
+                    trace = poutine.trace(vectorized_model).get_trace(*args, **kwargs)
                     drawn = {name: trace.nodes[name]["value"] for name in names}
                 return _rows(run, plate, drawn)
 
@@ -55,7 +55,7 @@ class _Penalized(MeanField):
         return loss / self.num_particles
 
     def latents(self, run: PairTrace, plate: DataPlate) -> Tensor:
-        """The draws of all latents that are in the model, side by side: `(K, N, D)`.
+        """The draws of all latents that are in the model, concatenated: `(K, N, D)`.
 
         Raises:
             ValueError: For a site without a reparameterized gradient.
@@ -73,7 +73,7 @@ class _Penalized(MeanField):
 
 
 def _rows(run: PairTrace, plate: DataPlate, drawn: dict[str, Tensor]) -> Tensor:
-    """Values of latent sites as `(K, N, D)`, one particle being K = 1."""
+    """Values of latent sites as `(K, N, D)`, with K = 1 for a single particle."""
     rows = []
     for name, value in drawn.items():
         event = run.guide.nodes[name]["fn"].event_dim
@@ -95,11 +95,14 @@ class Sparse(_Penalized):
     L1 penalty take a `LaplacePrior`, for exactly k elements a `TopK` code; neither needs an objective.
 
     Args:
-        rate: rho.
+        num_particles: K, draws from the guide per step.
+        rate: rho, in (0, 1).
         weight: beta, in nats per datum.
+        vectorize_particles: As for `TensorELBO`.
 
     Raises:
-        ValueError: For latents outside [0, 1], while Pyro validates values.
+        ValueError: For a rate outside (0, 1) or a negative weight; for latents outside [0, 1], while Pyro validates
+            values.
 
     Reference: Ng 2011, CS294A lecture notes "Sparse autoencoder"; Lee, Ekanadham and Ng 2008, NIPS 20.
     """
@@ -123,7 +126,7 @@ class Sparse(_Penalized):
         if pyro.distributions.is_validation_enabled() and not bool(((active >= 0) & (active <= 1)).all()):
             raise ValueError(
                 f"the latents {run.latents} take values from {float(active.min()):.3g} to {float(active.max()):.3g}, "
-                "and Sparse needs activations in [0, 1]: Autoencoder(..., code=torch.nn.Sigmoid()), for one"
+                "and Sparse needs activations in [0, 1]: use Autoencoder(..., code=torch.nn.Sigmoid())"
             )
         mean = active.mean(1).clamp(1e-6, 1 - 1e-6)  # (K, D)
         off = (1 - self.rate) * (math.log(1 - self.rate) - torch.log1p(-mean))
@@ -136,18 +139,20 @@ class InfoVAE(_Penalized):
     .. math:: L = E_{q(z|x)}[\log p(x|z)] - (1 - \alpha) \, KL(q(z|x) \| p(z))
         - (\alpha + \lambda - 1) \, \mathrm{MMD}^2(q(z), p(z))
 
-    The squared maximum mean discrepancy is estimated without bias, see `mmd`, from the draws of the batch (of all
-    latents side by side) and as many draws from the model's prior. `alpha=0, weight=1` is the ELBO.
+    The squared maximum mean discrepancy is estimated without bias, see `mmd`, from the draws of the batch (all latents
+    concatenated) and as many draws from the model's prior. `alpha=0, weight=1` is the ELBO.
 
     Args:
-        alpha: alpha; at 1 the KL is gone, and the guide may be a point mass.
+        num_particles: K, draws from the guide per step.
+        alpha: alpha <= 1; at 1 there is no KL, and the guide may be a point mass.
         weight: lambda, in nats per datum.
         kernel: "imq" (inverse multiquadratic) or "rbf" (Gaussian).
         length: The kernel's length scale, see `mmd`.
+        vectorize_particles: As for `TensorELBO`.
 
     Raises:
         ValueError: For a site that cannot be reparameterized, a prior that cannot be drawn from, latents outside the
-            plate over the data.
+            plate over the data; unless `alpha <= 1` and `alpha + weight >= 1`.
 
     Reference: Zhao, Song and Ermon 2017, arXiv 1706.02262, eq. 6.
     """
@@ -183,12 +188,16 @@ class WAE(InfoVAE):
 
     .. math:: L = E_{q(z|x)}[\log p(x|z)] - \lambda \, \mathrm{MMD}^2(q(z), p(z))
 
-    No KL, so that codes of different data need not overlap: the guide may be a point mass, `posterior=Point(D)`. With
-    `Normal(shape, scale)` for the likelihood the cost is the squared error divided by twice the squared scale.
+    There is no KL, so codes of different data need not overlap, and the guide may be a point mass,
+    `posterior=Point(D)`. With `Normal(shape, scale)` for the likelihood the cost is the squared error divided by twice
+    the squared scale.
 
     Args:
+        num_particles, kernel, length, vectorize_particles: As for `InfoVAE`.
         weight: lambda, in nats per datum.
-        kernel, length: As for `InfoVAE`.
+
+    Raises:
+        ValueError: For a negative weight, and as `InfoVAE` does.
 
     Reference: Tolstikhin et al. 2018, arXiv 1711.01558, algorithm 2.
     """
@@ -214,7 +223,10 @@ def mmd(x: Tensor, y: Tensor, *, kernel: Kernel = "imq", length: float | None = 
 
     "rbf": `k = exp(-d^2 / (2 l^2))`. "imq": `k = sum_s C / (C + d^2)` with `C = 2 s l^2`, s = .1, .2, .5, 1, 2, 5, 10.
     By default `l^2 = D`, so that for D independent elements of variance one the expected squared distance, 2 D, is
-    2 l^2. Having no bias, it is negative at times. With a sample of one there is no estimate, and it is zero.
+    2 l^2. Since it is unbiased, it can be negative. For a sample of size one there is no estimate, and it is zero.
+
+    Raises:
+        ValueError: For samples with different numbers of elements, an unknown kernel, or a length that is not positive.
 
     Reference: Gretton et al. 2012, JMLR 13, eq. 3; the kernel of Tolstikhin et al. 2018, arXiv 1711.01558.
 
@@ -223,7 +235,9 @@ def mmd(x: Tensor, y: Tensor, *, kernel: Kernel = "imq", length: float | None = 
     """
     _check_kernel(kernel, length)
     if x.shape[-1] != y.shape[-1]:
-        raise ValueError(f"samples of {x.shape[-1]} and {y.shape[-1]} elements came: expected (*, N, D) and (*, M, D)")
+        raise ValueError(
+            f"expected samples (*, N, D) and (*, M, D), got samples of {x.shape[-1]} and {y.shape[-1]} elements"
+        )
     n, m = x.shape[-2], y.shape[-2]
     if n < 2 or m < 2:
         return x.new_zeros(x.shape[:-2])
@@ -238,8 +252,8 @@ def mmd(x: Tensor, y: Tensor, *, kernel: Kernel = "imq", length: float | None = 
         return sum((c / (c + d) for c in (2 * s * square for s in _SCALES)), start=torch.zeros(()))
 
     def others(a: Tensor) -> Tensor:
-        inside, count = k(a, a), a.shape[-2]
-        return (inside.sum((-1, -2)) - inside.diagonal(dim1=-1, dim2=-2).sum(-1)) / (count * (count - 1))
+        within, count = k(a, a), a.shape[-2]
+        return (within.sum((-1, -2)) - within.diagonal(dim1=-1, dim2=-2).sum(-1)) / (count * (count - 1))
 
     return others(x) + others(y) - 2 * k(x, y).mean((-1, -2))
 

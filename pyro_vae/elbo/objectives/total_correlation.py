@@ -1,4 +1,4 @@
-"""The beta-TC-VAE objective: a weight on the dependence between latent dimensions alone."""
+"""The beta-TC-VAE objective: a weight on the dependence between latent dimensions only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BetaTC(AggregateELBO):
         TC = KL\Big(q(z) \,\Big\|\, \prod_j q(z_j)\Big), \quad q(z) = \frac1N \sum_n q(z|x_n)
 
     The mean KL over the data is I(n; z) + TC + the KL of each dimension's own aggregate posterior. A beta-VAE weights
-    all three; this one leaves alone what z tells about x. TC is estimated from the batch, M of the N data, in one of
+    all three; this objective weights TC only. TC is estimated from the batch, M of the N data, in one of
     two ways, each for every draw z of a datum:
 
     - "weighted" sampling, :math:`q(z) \approx \frac{1}{NM} \sum_m q(z|x_m)`: biased, like the one that follows for its
@@ -32,13 +32,15 @@ class BetaTC(AggregateELBO):
       mean and less variance.
 
     With the whole data as the batch, "stratified" is exact. A KL weight of `fit` multiplies the KL alone. For
-    beta >= 1 the value is below the ELBO where TC is not estimated too low, but it is a bound of no use.
+    beta >= 1 the value is below the ELBO unless TC is underestimated, but it is not a useful bound.
 
     Args:
+        num_particles: K, draws from the guide per step.
         beta: Weight of the total correlation.
-        num_data: N. Default: the size of the plate over the data before subsampling, which is the batch's own unless
-            the pair says otherwise.
+        num_data: N. Default: the size of the plate over the data before subsampling, which is that of the batch
+            unless the pair subsamples.
         sampling: "weighted" or "stratified".
+        vectorize_particles: As for `TensorELBO`.
 
     Raises:
         ValueError: For a latent that is not Gaussian given the data, or has no independent elements; for a latent that
@@ -66,7 +68,7 @@ class BetaTC(AggregateELBO):
         return (self.beta - 1) * self.total_correlation(posterior, plate)
 
     def total_correlation(self, posterior: Posterior, plate: DataPlate) -> Tensor:
-        """The estimate of TC from a batch, nats, a 0-d tensor."""
+        """The estimate of TC from a batch, in nats, a 0-d tensor."""
         z, loc, variance = posterior
         if variance.dim() == 4:
             raise ValueError(
@@ -75,7 +77,9 @@ class BetaTC(AggregateELBO):
             )
         total = self.num_data or plate.full_size
         if total < plate.size:
-            raise ValueError(f"num_data is {total}, but a batch of {plate.size} data came: give the size of the data")
+            raise ValueError(
+                f"num_data is {total}, less than the batch of {plate.size} data: pass the size of the data"
+            )
         q = Normal(loc.unsqueeze(1), variance.unsqueeze(1).sqrt(), validate_args=False)
         each = q.log_prob(z.unsqueeze(2))  # (K, N, N, E): the draws of one datum under the posterior of another
         log_weight = self._log_weights(plate.size, total, z)

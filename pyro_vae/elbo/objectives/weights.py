@@ -33,16 +33,20 @@ class WeightedKL(pyro.infer.ELBO):
 
     .. math:: L_\beta = E_q[\log p(x|z)] - \beta \, KL(q(z|x) \| p(z))
 
-    For `weight > 1` still a lower bound on log p(x), for `weight < 1` not. For a multi-sample objective the weight
-    multiplies `log p(z) - log q(z|x)` inside each importance weight. Only what is minimized changes: every ELBO and
-    likelihood that the library reports is computed without it.
+    For `weight >= 1` it is a lower bound on log p(x), for `weight < 1` it is not. In a multi-sample objective the
+    weight multiplies `log p(z) - log q(z|x)` inside each importance weight. Only what is minimized changes: every ELBO
+    and likelihood that the library reports is computed without the weight.
 
     Args:
         elbo: The ELBO to wrap, of this library, of Pyro or your own.
-        weight: beta >= 0. Assign `.weight` between steps to change it; it is held in a tensor, so a compiled or
-            captured step need not be rebuilt.
+        weight: beta >= 0. Assign `.weight` between steps to change it; it is stored in a tensor, so a compiled
+            step need not be rebuilt.
 
-    Reference: Higgins et al. 2017 (beta-VAE); Bowman et al. 2016, arXiv 1511.06349 (warm-up).
+    Raises:
+        TypeError: If `elbo` is not an ELBO object.
+        ValueError: For a negative weight.
+
+    Reference: Higgins et al. 2017, ICLR (beta-VAE), eq. 4; Bowman et al. 2016, arXiv 1511.06349 (warm-up).
     """
 
     bound: ClassVar[str] = "own"
@@ -104,7 +108,11 @@ class WeightedKL(pyro.infer.ELBO):
 class Warmup:
     """Linear warm-up of the KL weight from `start` to `end` over the first `epochs`, then `end`.
 
-    Bowman et al. 2016, arXiv 1511.06349; Sonderby et al. 2016, arXiv 1602.02282.
+    Args:
+        epochs: Length of the warm-up, above 0; may be fractional.
+        start, end: Weights at its start and at its end, at least 0.
+
+    Reference: Bowman et al. 2016, arXiv 1511.06349; Sønderby et al. 2016, arXiv 1602.02282.
 
     >>> schedule = Warmup(10)
     >>> [schedule(epoch) for epoch in (0, 5, 10, 20)]
@@ -131,9 +139,15 @@ class Warmup:
 
 @dataclass(frozen=True)
 class Cyclical:
-    """Repeated warm-ups: `cycles` of `period` epochs, each rising linearly over its first `rise` share, then `end`.
+    """Repeated warm-ups from 0 to `end`, each of which rises linearly over the first part of its cycle.
 
-    Fu et al. 2019, arXiv 1903.10145.
+    Args:
+        period: Epochs in a cycle.
+        cycles: Number of cycles; after them the weight is `end`.
+        rise: Fraction of a cycle in which the weight rises, in (0, 1].
+        end: Weight in the rest of a cycle.
+
+    Reference: Fu et al. 2019, arXiv 1903.10145.
 
     >>> schedule = Cyclical(period=10, cycles=2)
     >>> [schedule(epoch) for epoch in (0, 2.5, 5, 10, 15, 20)]

@@ -122,7 +122,7 @@ def _expand_estimators(
                 "pairs that it trains, by samples (pv.sample_quality) and log p(x)"
             )
         if isinstance(estimator, str):
-            least = elbos.least_particles(estimator)
+            least = elbos.min_particles(estimator)
             jobs += [(label, elbos.make(estimator, num_particles=k)) for k in counts if k >= least]
         else:
             jobs.append((label, elbos.make(estimator)))

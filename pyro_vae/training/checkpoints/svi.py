@@ -42,7 +42,7 @@ def svi_state(svi: SVI) -> Snapshot:
         optimizers.append({"state": numbers, "groups": groups})
     tensors |= prefixed("objective", _objective_tensors(svi.loss))
     if isinstance(svi.loss, PhasedELBO):
-        tensors |= prefixed("phases", svi.loss.state())
+        tensors |= prefixed("phases", svi.loss.state_dict())
     values = {
         "params": list(params),
         "optimizers": optimizers,
@@ -97,7 +97,7 @@ def load_svi_state(svi: SVI, state: Snapshot, args: tuple[Any, ...], *, compiled
     _load_optimizers(svi, state, known)
     _load_objective(svi.loss, stripped("objective", state.tensors), state.values["objective"])
     if isinstance(svi.loss, PhasedELBO):
-        svi.loss.load_state(stripped("phases", state.tensors))
+        svi.loss.load_state_dict(stripped("phases", state.tensors))
     svi.scaler.load_state_dict(state.values["scaler"], list(svi.params.values()))
     if compiled:
         svi.load_compiled(_by_phase(state.values["compiled"]))
