@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from pyro.distributions.util import scale_and_mask
+from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 from torch.distributions.utils import clamp_probs
 
 from pyro_vae.compilation.mode import is_recording
-from pyro_vae.elbo.estimators.bounds import TensorELBO, observed_log_prob, sampled_kl, scaled_unlike
+from pyro_vae.elbo.estimators.bounds import TensorELBO, observed_log_prob, scaled_alike, scaled_kl
 from pyro_vae.elbo.estimators.terms import kl_sites
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PairTrace, Site, sample_sites
@@ -183,16 +183,16 @@ class Relaxed(TensorELBO):
         loss = torch.zeros(())
         for name, q in sample_sites(traces.guide):
             p = traces.model.nodes.get(name)
-            if name in analytic and not scaled_unlike(q, p):
-                kl = scale_and_mask(analytic[name], q["scale"])
-            elif discrete and name in relaxed:
-                raise ValueError(
-                    f"the KL of site {name!r} between the discrete guide and prior is not known: it needs the site in "
-                    "the model, all that the model draws before it drawn before it in the guide, and equal masks and "
-                    "scales on both sides. Use prior='relaxed'"
-                )
+            if discrete and name in relaxed:
+                if name not in analytic:
+                    raise ValueError(
+                        f"the KL of site {name!r} between the discrete guide and prior is not known: it needs the site "
+                        "in the model, all that the model draws before it drawn before it in the guide, and equal "
+                        "masks on both sides. Use prior='relaxed'"
+                    )
+                kl = _discrete_kl(q, p, analytic[name])
             else:
-                kl = sampled_kl(name, q, p)
+                kl = scaled_kl(name, q, p, analytic.get(name))
             loss = loss + kl.sum()
         return loss - observed_log_prob(traces)
 
@@ -288,6 +288,22 @@ def _relaxed_sites(traces: PairTrace) -> list[str]:
                 "OneHotCategorical in both, this ELBO relaxes both"
             )
     return [name for name, q in sample_sites(traces.guide) if DISCRETE in q]
+
+
+def _discrete_kl(q: Site, p: Site, analytic: Tensor) -> Tensor:
+    """`E_q[a log q - b log p]` of a discrete site with scales a in the guide and b in the model, in closed form."""
+    if scaled_alike(q, p):
+        return scale_and_mask(analytic, q["scale"])
+    entropy = _entropy(q[DISCRETE].expand(q["fn"].batch_shape))
+    return scale_and_mask(analytic, p["scale"]) + scale_and_mask(entropy, p["scale"] - q["scale"], q["mask"])
+
+
+def _entropy(fn: Any) -> Tensor:
+    if isinstance(fn, torch.distributions.Independent):
+        return sum_rightmost(_entropy(fn.base_dist), fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.MaskedDistribution):
+        return scale_and_mask(_entropy(fn.base_dist), 1.0, fn._mask)
+    return fn.entropy()
 
 
 def _as_discrete(traces: PairTrace, relaxed: list[str]) -> PairTrace:

@@ -64,7 +64,7 @@ class Reinforce(SurrogateELBO):
         even = torch.full_like(log_w, 1 / k)
         signal = (log_w - self._baseline(log_w, *args)) / k
         if self.every_site:
-            return Coefficients(log_w.mean(0), model=even, guide=signal, score=signal)
+            return Coefficients(log_w.mean(0), model=even, score=signal, score_r=signal)
         return Coefficients(log_w.mean(0), model=even, path=even, guide=-even, score=signal)
 
     def _baseline(self, log_w: Tensor, *args: Any) -> Tensor | float:
@@ -117,4 +117,4 @@ class VIMCO(SurrogateELBO):
         # L^{-k}: row k of a (K, K, N) table has the k-th weight replaced
         swapped = log_w.expand(k, *log_w.shape) + torch.diag_embed((others - log_w).T).permute(1, 2, 0)
         without = swapped.logsumexp(1) - math.log(k)
-        return Coefficients(value, model=w, path=w, guide=-w, score=value - without - w)
+        return Coefficients(value, model=w, path=w, guide=-w, score=value - without, guide_s=-w)

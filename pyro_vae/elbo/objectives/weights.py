@@ -11,6 +11,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_vae.elbo.estimators.bounds import KL_WEIGHTS
 from pyro_vae.pair.protocol import Program
 
 __all__ = ["Cyclical", "Schedule", "Warmup", "WeightedKL"]
@@ -25,6 +26,8 @@ class _ScaleLatents(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"]:
+            base, weights = msg.get(KL_WEIGHTS, (msg["scale"], ()))
+            msg[KL_WEIGHTS] = (base, (*weights, self.weight))
             msg["scale"] = msg["scale"] * self.weight
 
 
