@@ -104,7 +104,7 @@ class Relaxed(TensorELBO):
         ValueError: For a `Categorical` latent (its values are no points that could be relaxed), for any other latent
             without a reparameterized gradient, for a site that is discrete on one side only, and with
             `prior="discrete"` where the KL is not known given the latents drawn before it (a guide ordered unlike the
-            model, unequal masks or scales).
+            model).
 
     Reference: Maddison et al. 2017, arXiv 1611.00712; Jang et al. 2017, arXiv 1611.01144; Bengio et al. 2013, arXiv
     1308.3432 (straight-through).
@@ -187,8 +187,8 @@ class Relaxed(TensorELBO):
                 if name not in analytic:
                     raise ValueError(
                         f"the KL of site {name!r} between the discrete guide and prior is not known: it needs the site "
-                        "in the model, all that the model draws before it drawn before it in the guide, and equal "
-                        "masks on both sides. Use prior='relaxed'"
+                        "in the model, all that the model draws before it drawn before it in the guide, and the "
+                        "same mask in both distributions. Use prior='relaxed'"
                     )
                 kl = _discrete_kl(q, p, analytic[name])
             else:
@@ -291,11 +291,15 @@ def _relaxed_sites(traces: PairTrace) -> list[str]:
 
 
 def _discrete_kl(q: Site, p: Site, analytic: Tensor) -> Tensor:
-    """`E_q[a log q - b log p]` of a discrete site with scales a in the guide and b in the model, in closed form."""
-    if scaled_alike(q, p):
-        return scale_and_mask(analytic, q["scale"])
+    """`E_q[a log q - b log p]` of a discrete site in closed form, from the KL that no handler masked.
+
+    a and b are the scales under the masks, in the guide and in the model.
+    """
+    if q["mask"] is p["mask"] and scaled_alike(q, p):
+        return scale_and_mask(analytic, q["scale"], q["mask"])
     entropy = _entropy(q[DISCRETE].expand(q["fn"].batch_shape))
-    return scale_and_mask(analytic, p["scale"]) + scale_and_mask(entropy, p["scale"] - q["scale"], q["mask"])
+    of_q = scale_and_mask(entropy, q["scale"], q["mask"])
+    return scale_and_mask(analytic + entropy, p["scale"], p["mask"]) - of_q
 
 
 def _entropy(fn: Any) -> Tensor:
@@ -307,13 +311,18 @@ def _entropy(fn: Any) -> Tensor:
 
 
 def _as_discrete(traces: PairTrace, relaxed: list[str]) -> PairTrace:
-    """The pair with the guide's own distributions back in place, of whose values nothing may be asked."""
-    guide = traces.guide.copy()
+    """The pair with the guide's own distributions back in place, of whose values nothing may be asked.
+
+    Handlers' masks are taken off the relaxed sites.
+    """
+    model, guide = traces.model.copy(), traces.guide.copy()
     for name in relaxed:
         site: Site = guide.nodes[name]
         # plates outside the pair (the particles') have only widened what replaced them
-        guide.nodes[name] = {**site, "fn": site[DISCRETE].expand(site["fn"].batch_shape)}
-    return PairTrace(traces.model, guide, traces.particle_dim)
+        guide.nodes[name] = {**site, "fn": site[DISCRETE].expand(site["fn"].batch_shape), "mask": None}
+        if name in model.nodes:
+            model.nodes[name] = {**model.nodes[name], "mask": None}
+    return PairTrace(model, guide, traces.particle_dim)
 
 
 def _positive(value: float) -> float:

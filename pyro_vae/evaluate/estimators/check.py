@@ -85,7 +85,7 @@ def _lines(run: _Runs, value: Any, repeats: int) -> list[CheckLine]:
     values, grads = run.gradients(repeats)
     bounded = value is not None
     lines = [] if value is None else [_line("value", values, value.detach())]
-    lines.append(_line("value <= log p(x)", values, run.mean("log_prob"), side=1, tested=bounded))
+    lines.append(_line("value <= log p(x)", values, run.mean("log_prob"), side=1, tested=bounded and run.pair.is_bound))
     lines.append(_line("value >= ELBO", values, run.mean("elbo"), side=-1, tested=bounded))
     if bounded or run.pair.reparameterized:
         target = run.slope(value).expand_as(grads) if bounded else run.differences(grads)
@@ -153,7 +153,7 @@ class _Runs:
         """One draw of the value, as `loss` has it."""
         with fork_rng(seed), torch.no_grad():
             loss = self.objective.loss(self.pair.model, self.pair.guide, self.copies)
-        return torch.as_tensor(loss, dtype=torch.float64) / -len(self.copies)
+        return torch.as_tensor(loss, dtype=torch.float64) / -self.pair.num_data(self.copies)
 
     def gradient(self, seed: int) -> tuple[Tensor, Tensor]:
         """One draw of the value and its gradient."""
@@ -161,7 +161,7 @@ class _Runs:
         with fork_rng(seed):
             loss = self.objective.loss_and_grads(self.pair.model, self.pair.guide, self.copies)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
-        n = -len(self.copies)
+        n = -self.pair.num_data(self.copies)
         return torch.as_tensor(loss, dtype=torch.float64) / n, torch.cat([g.flatten() for g in grads]) / n
 
     def gradients(self, repeats: int) -> tuple[Tensor, Tensor]:
