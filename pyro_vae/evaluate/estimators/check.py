@@ -48,7 +48,7 @@ def check_estimator(
         elbo: An ELBO object, of this library, of Pyro or your own, or a name (`pv.elbo.names()`). Particles can only be
             averaged wrongly where there are several: check it with more than one.
         oracle: The pair, by default `LinearGaussian(seed=3)`. For an estimator of discrete latents take `Discrete()`
-            or `BitsAndClasses()`. It is left as it is.
+            or `BitsAndClasses()`, and for both kinds, scaled or masked, `Interleaved()`. It is left as it is.
         num_particles: For a name.
         repeats: Gradients taken, each of a batch of 200 data.
         seed: Of data and noise. A number makes the call reproducible, None takes one from torch's generator.
