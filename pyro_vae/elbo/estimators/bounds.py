@@ -112,7 +112,7 @@ class Trace(TensorELBO):
 
     Unbiased for the ELBO and for its gradient. The variance includes that of the KL term, which `MeanField` integrates
     out. A site that cannot be reparameterized gets a score-function term instead, weighted with all that stands in its
-    plates.
+    plates. Scales and masks are in these weights; the score is that of the density that drew, without them.
 
     Reference: Kingma and Welling 2014, arXiv 1312.6114, eq. 6 (estimator A); Ranganath et al. 2014, arXiv 1401.0118
     (score function).
