@@ -23,8 +23,8 @@ class Reinforce(SurrogateELBO):
 
     .. math:: \nabla_\phi L = E\big[(\log w - b)\, \nabla_\phi \log q(z|x)\big]
 
-    The signal is each datum's own `log w`, with scales and masks; q is what drew, without them. Sites that can be reparameterized keep the gradient through their draws,
-    unless `every_site` is set. Unbiased with every baseline.
+    The signal is each datum's own `log w`, with scales and masks; q is what drew, without them. Sites that can be
+    reparameterized keep the gradient through their draws, unless `every_site` is set. Unbiased with every baseline.
 
     Args:
         baseline: "none"; "running", an exponential average of the mean of log w; "leave_one_out", the mean of the other

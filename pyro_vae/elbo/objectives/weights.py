@@ -37,9 +37,9 @@ class WeightedKL(pyro.infer.ELBO):
     .. math:: L_\beta = E_q[\log p(x|z)] - \beta \, KL(q(z|x) \| p(z))
 
     For `weight > 1` still a lower bound on log p(x), for `weight < 1` not. For a multi-sample objective the weight
-    multiplies `log p(z) - log q(z|x)` inside each importance weight. A score function is that of q as it is, unweighted:
-    the weight is in what multiplies it. Only what is minimized changes: every ELBO and
-    likelihood that the library reports is computed without it.
+    multiplies `log p(z) - log q(z|x)` inside each importance weight. A score function is that of q as it is: the weight
+    is in what multiplies it. Only what is minimized changes: every ELBO and likelihood that the library reports is
+    computed without it.
 
     Args:
         elbo: The ELBO to wrap, of this library, of Pyro or your own.
