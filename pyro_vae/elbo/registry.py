@@ -23,6 +23,7 @@ from pyro_vae.elbo.adversarial import (
 from pyro_vae.elbo.estimators.antithetic import DisARM
 from pyro_vae.elbo.estimators.bounds import MeanField, Trace
 from pyro_vae.elbo.estimators.control import REBAR
+from pyro_vae.elbo.estimators.enumeration import Enumeration
 from pyro_vae.elbo.estimators.importance import (
     CIWAE,
     IWAE,
@@ -68,7 +69,7 @@ _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "disarm": DisARM,
     "rebar": REBAR,
     "trace_graph": TraceGraph,
-    "enum": pyro.infer.TraceEnum_ELBO,
+    "enum": Enumeration,
     "tail_adaptive": TailAdaptive,
     "vq": VQ,
     "semi_supervised": SemiSupervised,

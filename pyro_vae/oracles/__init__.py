@@ -1,13 +1,17 @@
 """Pairs whose log p(x), bounds and gradients are known exactly, to test estimators against."""
 
-from pyro_vae.oracles.base import Oracle, expected_log_mean
-from pyro_vae.oracles.discrete import BitsAndClasses, Discrete, Grid
+from pyro_vae.oracles.base import Oracle, Weighting, expected_log_mean
+from pyro_vae.oracles.discrete import BitsAndClasses, Discrete
 from pyro_vae.oracles.gaussian import LinearGaussian, TopDownChain, ppca_log_prob
+from pyro_vae.oracles.grid import Grid
+from pyro_vae.oracles.interleaved import Interleaved
 
 __all__ = [
     "BitsAndClasses",
+    "Weighting",
     "Discrete",
     "Grid",
+    "Interleaved",
     "LinearGaussian",
     "Oracle",
     "TopDownChain",

@@ -3,12 +3,55 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 
-__all__ = ["Oracle", "expected_log_mean"]
+__all__ = ["Weighting", "Oracle", "Side", "expected_log_mean", "normal_parameters"]
+
+
+Side = Literal["model", "guide"]
+
+
+@dataclass(frozen=True)
+class Weighting:
+    r"""How much each site of a pair counts: its scale and its mask, on either side.
+
+    .. math:: E_q\Big[\sum_i a_i \log p_i - \sum_i b_i \log q_i\Big]
+
+    is the objective then, and the importance-weighted bound has these terms in each weight. Nothing is drawn otherwise
+    and nothing reads another value: only `a` and `b`, the scales times the masks, differ from one.
+
+    Args:
+        scales: Of sites, as `{("model", "z"): 0.3, ("guide", "z"): torch.tensor(0.3)}`.
+        masks: Sites that count for data `x > 0` alone, as `{("guide", "z")}`.
+    """
+
+    scales: Mapping[tuple[Side, str], float | Tensor] = field(default_factory=dict)
+    masks: Collection[tuple[Side, str]] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.scales or self.masks)
+
+    def context(self, side: Side, site: str, x: Tensor) -> AbstractContextManager[Any]:
+        """The handlers that scale and mask a site."""
+        stack = ExitStack()
+        if (side, site) in self.scales:
+            stack.enter_context(poutine.scale(scale=self.scales[side, site]))
+        if (side, site) in self.masks:
+            mask: Any = x > 0
+            stack.enter_context(poutine.mask(mask=mask))
+        return stack
+
+    def factor(self, side: Side, site: str, x: Tensor) -> Tensor | float:
+        """Scale times mask, `(N,)` or a number."""
+        mask = (x > 0).to(x) if (side, site) in self.masks else 1.0
+        return self.scales.get((side, site), 1.0) * mask
 
 
 class Oracle(nn.Module):
@@ -21,6 +64,15 @@ class Oracle(nn.Module):
 
     guide_parameters: ClassVar[tuple[str, ...]] = ()  # names of the guide's parameters; all others are the model's
     reparameterized: ClassVar[bool] = False  # whether all latent sites are reparameterized
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the ELBO is one, at most log p(x): not with sites that are scaled or masked."""
+        return True
+
+    def num_data(self, x: Tensor) -> int:
+        """How many data a loss of `x` is summed over: more than its own, if `x` is a minibatch to the pair."""
+        return len(x)
 
     def model(self, x: Tensor) -> None:
         """The generative model of `x`, N data along the first dimension."""
@@ -96,3 +148,9 @@ def expected_log_mean(log_w: Tensor, log_mass: Tensor, num_particles: int) -> Te
         power = num_particles * (log_mass - t * v).logsumexp(1)
         integral = integral + step * ((-t.squeeze(-1)).exp() - power.exp()).sum(0)
     return total - math.log(num_particles) + integral
+
+
+def normal_parameters(seed: int, scale: float = 1.0) -> Callable[..., nn.Parameter]:
+    """Draws parameters of the shape asked for, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: nn.Parameter(scale * torch.randn(shape, generator=generator, dtype=torch.float64))

@@ -9,14 +9,12 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vae.oracles.base import Oracle
-from pyro_vae.oracles.gaussian import normal_grid
+from pyro_vae.oracles.base import Oracle, Side, Weighting, normal_parameters
 from pyro_vae.pair.names import unique_name
 
-__all__ = ["BitsAndClasses", "Discrete", "Grid"]
+__all__ = ["BitsAndClasses", "Discrete"]
 
 
 class Discrete(Oracle):
@@ -36,7 +34,7 @@ class Discrete(Oracle):
 
     def __init__(self, data_dim: int = 3, classes: int = 3, seed: int = 0) -> None:
         super().__init__()
-        normal = _normal(seed)
+        normal = normal_parameters(seed)
         self.prior_logits, self.logits = normal(classes), normal(classes, data_dim)
         self.encoder = normal(classes, data_dim)
 
@@ -100,14 +98,19 @@ class BitsAndClasses(Oracle):
 
     Args:
         data_dim, bits, classes: D, the number of bits B and of classes C.
-        seed: Seed of the random parameters, with which q is not the posterior.
+        seed: Of the parameters: random, and q is not the posterior.
+        weighting: Scales of the sites "b", "c" and "x", and masks, by the datum's first element. With any, the
+            objective is what `Weighting` says, and log p(x) bounds nothing.
     """
 
     guide_parameters = ("encoder_bits", "encoder_class")
 
-    def __init__(self, data_dim: int = 3, bits: int = 2, classes: int = 3, seed: int = 0) -> None:
+    def __init__(
+        self, data_dim: int = 3, bits: int = 2, classes: int = 3, seed: int = 0, weighting: Weighting | None = None
+    ) -> None:
         super().__init__()
-        normal = _normal(seed)
+        normal = normal_parameters(seed)
+        self.weighting = weighting or Weighting()
         self.bits, self.classes = bits, classes
         if bits:
             self.prior_bits, self.encoder_bits = normal(bits), normal(bits, data_dim)
@@ -125,20 +128,30 @@ class BitsAndClasses(Oracle):
         parts = []
         with pyro.plate("data", len(x)):
             if self.bits:
-                parts.append(pyro.sample("b", dist.Bernoulli(logits=self.prior_bits).to_event(1)))
+                with self.weighting.context("model", "b", x[..., 0]):
+                    parts.append(pyro.sample("b", dist.Bernoulli(logits=self.prior_bits).to_event(1)))
             if self.classes:
-                parts.append(pyro.sample("c", dist.OneHotCategorical(logits=self.prior_class)))
+                with self.weighting.context("model", "c", x[..., 0]):
+                    parts.append(pyro.sample("c", dist.OneHotCategorical(logits=self.prior_class)))
             parts = [p.expand(torch.broadcast_shapes(p.shape[:-1], (len(x),)) + p.shape[-1:]) for p in parts]
-            pyro.sample("x", self.likelihood(torch.cat(parts, -1)), obs=x)
+            with self.weighting.context("model", "x", x[..., 0]):
+                pyro.sample("x", self.likelihood(torch.cat(parts, -1)), obs=x)
 
     def guide(self, x: Tensor) -> None:
         """The amortized guide."""
         pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x)):
             if self.bits:
-                pyro.sample("b", dist.Bernoulli(logits=x @ self.encoder_bits.T).to_event(1))
+                with self.weighting.context("guide", "b", x[..., 0]):
+                    pyro.sample("b", dist.Bernoulli(logits=x @ self.encoder_bits.T).to_event(1))
             if self.classes:
-                pyro.sample("c", dist.OneHotCategorical(logits=x @ self.encoder_class.T))
+                with self.weighting.context("guide", "c", x[..., 0]):
+                    pyro.sample("c", dist.OneHotCategorical(logits=x @ self.encoder_class.T))
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether nothing is scaled or masked."""
+        return not self.weighting
 
     def simulate(self, n: int) -> Tensor:
         """`n` data from the model, `(n, D)`."""
@@ -154,141 +167,47 @@ class BitsAndClasses(Oracle):
         classes = torch.eye(self.classes).tolist() or [[]]
         return torch.tensor([[*b, *c] for b in bits for c in classes]).to(self.weight)
 
+    def log_densities(self, x: Tensor) -> dict[tuple[Side, str], Tensor]:
+        """The log-density of each site in each state, `(N, S)` or `(S,)`."""
+        z = self.states()
+        b, c = z.split([self.bits, self.classes], -1)
+        result: dict[tuple[Side, str], Tensor] = {("model", "x"): self.likelihood(z).log_prob(x.unsqueeze(1))}
+        if self.bits:
+            result["model", "b"] = dist.Bernoulli(logits=self.prior_bits).to_event(1).log_prob(b)
+            logits = (x @ self.encoder_bits.T).unsqueeze(1)
+            result["guide", "b"] = dist.Bernoulli(logits=logits).to_event(1).log_prob(b)
+        if self.classes:
+            result["model", "c"] = dist.OneHotCategorical(logits=self.prior_class).log_prob(c)
+            logits = (x @ self.encoder_class.T).unsqueeze(1)
+            result["guide", "c"] = dist.OneHotCategorical(logits=logits).log_prob(c)
+        return result
+
     def log_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x, z) and log q(z|x) of every state, `(N, S)`."""
-        z, n = self.states(), len(x)
-        b, c = z.split([self.bits, self.classes], -1)
-        log_p, log_q = self.likelihood(z).log_prob(x.unsqueeze(1)), x.new_zeros(n, len(z))
-        if self.bits:
-            log_p = log_p + dist.Bernoulli(logits=self.prior_bits).to_event(1).log_prob(b)
-            logits = (x @ self.encoder_bits.T).unsqueeze(1)
-            log_q = log_q + dist.Bernoulli(logits=logits).to_event(1).log_prob(b)
-        if self.classes:
-            log_p = log_p + dist.OneHotCategorical(logits=self.prior_class).log_prob(c)
-            log_q = log_q + dist.OneHotCategorical(logits=(x @ self.encoder_class.T).unsqueeze(1)).log_prob(c)
-        return log_p, log_q
+        found = self.log_densities(x)
+        log_p, log_q = (sum(v for key, v in found.items() if key[0] == side) for side in ("model", "guide"))
+        return torch.as_tensor(log_p), torch.as_tensor(log_q)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), `(N,)`."""
         return self.log_weights(x)[0].logsumexp(-1)
 
+    def weighted(self, x: Tensor, kl_weight: float = 1.0) -> Tensor:
+        """log w of every state, `(N, S)`, with scales, masks and a weight on the latents."""
+        result = x.new_zeros(())
+        for (side, site), value in self.log_densities(x).items():
+            factor = self.weighting.factor(side, site, x[..., :1]) * (1.0 if site == "x" else kl_weight)
+            result = result + (factor if side == "model" else -factor) * value
+        return result
+
     def kl(self, x: Tensor) -> Tensor:
         """KL(q(z|x) || p(z)), `(N,)`."""
-        log_p, log_q = self.log_weights(x)
-        log_likelihood = self.likelihood(self.states()).log_prob(x.unsqueeze(1))
-        return (log_q.exp() * (log_q - log_p + log_likelihood)).sum(-1)
+        return self.elbo(x, 0.0) - self.elbo(x)
 
     def elbo(self, x: Tensor, weight: float = 1.0) -> Tensor:
         """The ELBO with its KL times `weight`, `(N,)`."""
-        log_p, log_q = self.log_weights(x)
-        return (log_q.exp() * (log_p - log_q)).sum(-1) + (1 - weight) * self.kl(x)
+        return (self.log_weights(x)[1].exp() * self.weighted(x, weight)).sum(-1)
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x, z) - log q(z|x) and log q(z|x) of every state, `(S, N)` each."""
-        log_p, log_q = self.log_weights(x)
-        return (log_p - log_q).T, log_q.T
-
-
-class Grid(Oracle):
-    r"""Bits of event shape (1, 2), in a second plate of size 2 and under a mask, that depend on a Gaussian.
-
-    .. math:: z \sim N(0, 1), \; b_{pi} \sim \mathrm{Bernoulli}, \quad
-        x_0 \sim N\big(z + \textstyle\prod_p \sum_i b_{pi} w_i, 1\big); \qquad
-        q(z|x) = N(s x_0, 0.7^2), \; q(b_p|z) \text{ with logits } (z + p/2) h
-
-    for the parts p = 0, 1. A datum is the observation `x_0` and a switch `x_1`: unless the switch is positive, the
-    datum's bits and observation are masked. Exact by enumeration of the bits on a fine grid over z, for data that are
-    not masked: `log_prob`, `elbo` and `iwae`, with their gradients.
-
-    Args:
-        name: Name of the site of the bits.
-        full_size: Size of the data of which `x` is a minibatch; None if `x` is all data.
-    """
-
-    guide_parameters = ("slope", "shift")
-
-    def __init__(self, name: str = "bits", full_size: int | None = None) -> None:
-        super().__init__()
-        normal = _normal(1)
-        self.slope, self.shift, self.prior, self.weight = normal(1), normal(2), normal(2), normal(2)
-        self.name, self.full_size = name, full_size
-
-    def plate(self, x: Tensor) -> Any:
-        """The plate over the data, of `full_size` if that is given."""
-        if self.full_size is None:
-            return pyro.plate("data", len(x), dim=-1)
-        return pyro.plate("data", self.full_size, subsample=torch.arange(len(x), device=x.device), dim=-1)
-
-    def model(self, x: Tensor) -> None:
-        """The generative model of `x`, `(N, 2)`."""
-        pyro.module(unique_name(self), self)
-        keep: Any = x[..., 1] > 0
-        with self.plate(x):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
-            with poutine.mask(mask=keep), pyro.plate("parts", 2, dim=-2):
-                b = pyro.sample(self.name, dist.Bernoulli(logits=self.prior).expand([1, 2]).to_event(2))
-            with poutine.mask(mask=keep):
-                pyro.sample("x", dist.Normal(z + self.signal(b, -2, keepdim=True), 1.0), obs=x[..., 0])
-
-    def guide(self, x: Tensor) -> None:
-        """The guide: z, then the bits."""
-        pyro.module(unique_name(self), self)
-        keep: Any = x[..., 1] > 0
-        with self.plate(x):
-            z = pyro.sample("z", dist.Normal(self.slope * x[..., 0], 0.7))
-            with poutine.mask(mask=keep), pyro.plate("parts", 2, dim=-2):
-                logits = self.logits(z, torch.arange(2.0, device=x.device).reshape(2, 1))
-                pyro.sample(self.name, dist.Bernoulli(logits=logits.unsqueeze(-2)).to_event(2))
-
-    def logits(self, z: Tensor, part: Tensor) -> Tensor:
-        """The logits of q(b|z), `(*, 2)`."""
-        return (z + 0.5 * part).unsqueeze(-1) * self.shift
-
-    def signal(self, b: Tensor, part_dim: int, keepdim: bool = False) -> Tensor:
-        """The contribution of the bits, `(*, 1, 2)`, to the observation's mean: a product over the parts."""
-        return (b.sum(-2) @ self.weight).prod(part_dim, keepdim=keepdim)
-
-    def states(self) -> Tensor:
-        """Every state of the bits, `(16, 2, 1, 1, 2)`: parts, then a datum's dimension, then the event's."""
-        return torch.tensor(list(itertools.product((0.0, 1.0), repeat=4))).to(self.weight).reshape(16, 2, 1, 1, 2)
-
-    def simulate(self, n: int) -> Tensor:
-        """`n` data from the model, `(n, 2)`, none of them masked."""
-        with torch.no_grad():
-            b = dist.Bernoulli(logits=self.prior).sample((n, 2, 1))  # (n, parts, 1, 2)
-            mean = self.signal(b, -1)
-            return torch.stack([mean + 2**0.5 * torch.randn_like(mean), torch.ones_like(mean)], -1)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x), `(N,)`: a mixture of Gaussians over the states of the bits."""
-        b = self.states()
-        log_p = dist.Bernoulli(logits=self.prior).log_prob(b).sum((-4, -2, -1))  # (16, 1)
-        return (log_p + dist.Normal(self.signal(b, 1), 2**0.5).log_prob(x[..., 0])).logsumexp(0)
-
-    def log_weight_parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log p(x|z, b), log p(z, b) - log q(z, b|x), and log q, of points `(M, 16, N)` or `(M, 16, 1)`."""
-        noise, log_mass = normal_grid(1, x)
-        q_z, b = dist.Normal(self.slope * x[..., 0], 0.7), self.states()
-        z = q_z.mean + 0.7 * noise  # (M, N)
-        logits = self.logits(z.unsqueeze(1), torch.arange(2.0).to(x).reshape(2, 1)).unsqueeze(1)  # (M, 1, 2, N, 2)
-        log_q = dist.Bernoulli(logits=logits).log_prob(b.squeeze(-2)).sum((-1, -3))  # (M, 16, N)
-        log_p = dist.Bernoulli(logits=self.prior).log_prob(b).sum((-4, -2, -1))
-        log_likelihood = dist.Normal(z.unsqueeze(1) + self.signal(b, 1), 1.0).log_prob(x[..., 0])
-        log_z = dist.Normal(torch.zeros_like(z), 1.0).log_prob(z) - q_z.log_prob(z)
-        return log_likelihood, log_p - log_q + log_z.unsqueeze(1), log_q + log_mass.reshape(-1, 1, 1)
-
-    def elbo(self, x: Tensor, weight: float = 1.0) -> Tensor:
-        """The ELBO with its KL times `weight`, `(N,)`."""
-        log_likelihood, log_ratio, log_q = self.log_weight_parts(x)
-        return (log_q.exp() * (log_likelihood + weight * log_ratio)).sum((0, 1))
-
-    def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As for `Oracle`, for every state of the bits on a grid over z."""
-        log_likelihood, log_ratio, log_q = self.log_weight_parts(x)
-        return (log_likelihood + log_ratio).flatten(0, 1), log_q.flatten(0, 1)
-
-
-def _normal(seed: int) -> Any:
-    """A function that draws float64 parameters of a given shape."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda *shape: nn.Parameter(torch.randn(*shape, generator=generator, dtype=torch.float64))
+        """Of every state."""
+        return self.weighted(x).T, self.log_weights(x)[1].T

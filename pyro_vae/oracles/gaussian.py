@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import pyro
@@ -11,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.oracles.base import Oracle
+from pyro_vae.oracles.base import Oracle, Weighting
 from pyro_vae.pair.names import unique_name
 
 __all__ = ["LinearGaussian", "TopDownChain", "ppca_log_prob"]
@@ -154,32 +155,47 @@ class TopDownChain(Oracle):
     .. math:: z_2 \sim N(0, 1), \; z_1 \sim N(a z_2, s^2), \; x \sim N(z_1, r^2); \qquad
         q(z_1|x) = N(w x, t_1^2), \; q(z_2|z_1) = N(u z_1, t_2^2)
 
-    An analytic KL of z1 given a draw of z2 would assume that z1 and z2 are independent under q, and they are not.
-    `elbo` and `log_prob` are exact in closed form, `iwae` by quadrature.
+    An analytic KL of z1 given a drawn z2 would take z1 and z2 for independent under q, which they are not. `elbo` and
+    `log_prob` are exact in closed form, `iwae` by quadrature.
+
+    Args:
+        weighting: Scales and masks of sites. With any, the objective is what `Weighting` says, and log p(x) bounds
+            nothing.
     """
 
     guide_parameters = ("w", "u")
     reparameterized = True
     s, r, t1, t2 = 0.6, 0.8, 0.7, 0.5
 
-    def __init__(self) -> None:
+    def __init__(self, weighting: Weighting | None = None) -> None:
         super().__init__()
+        self.weighting = weighting or Weighting()
         self.a, self.w, self.u = (nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (1.3, 0.5, 0.9))
 
     def model(self, x: Tensor) -> None:
         """The generative model of `x`, `(N,)`: z2, then z1."""
         pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x)):
-            z2 = pyro.sample("z2", dist.Normal(torch.zeros_like(x), 1.0))
-            z1 = pyro.sample("z1", dist.Normal(self.a * z2, self.s))
-            pyro.sample("x", dist.Normal(z1, self.r), obs=x)
+            with self.weighting.context("model", "z2", x):
+                z2 = pyro.sample("z2", dist.Normal(torch.zeros_like(x), 1.0))
+            with self.weighting.context("model", "z1", x):
+                z1 = pyro.sample("z1", dist.Normal(self.a * z2, self.s))
+            with self.weighting.context("model", "x", x):
+                pyro.sample("x", dist.Normal(z1, self.r), obs=x)
 
     def guide(self, x: Tensor) -> None:
         """The guide: z1, then z2."""
         pyro.module(unique_name(self), self)
         with pyro.plate("data", len(x)):
-            z1 = pyro.sample("z1", dist.Normal(self.w * x, self.t1))
-            pyro.sample("z2", dist.Normal(self.u * z1, self.t2))
+            with self.weighting.context("guide", "z1", x):
+                z1 = pyro.sample("z1", dist.Normal(self.w * x, self.t1))
+            with self.weighting.context("guide", "z2", x):
+                pyro.sample("z2", dist.Normal(self.u * z1, self.t2))
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether nothing is scaled or masked."""
+        return not self.weighting
 
     def simulate(self, n: int) -> Tensor:
         """`n` data from the model, `(n,)`."""
@@ -204,7 +220,11 @@ class TopDownChain(Oracle):
         p_z2 = normal(self.u**2 * z1_square + self.t2**2, 1.0)
         p_z1 = normal((1 - self.a * self.u) ** 2 * z1_square + self.a**2 * self.t2**2, self.s)
         p_x = normal((x - self.w * x).square() + self.t1**2, self.r)
-        return p_x + weight * (p_z2 + p_z1 - normal(self.t1**2, self.t1) - normal(self.t2**2, self.t2))
+        q_z1, q_z2 = normal(self.t1**2, self.t1), normal(self.t2**2, self.t2)
+        factor = partial(self.weighting.factor, x=x)
+        latents = factor("model", "z2") * p_z2 + factor("model", "z1") * p_z1
+        latents = latents - factor("guide", "z1") * q_z1 - factor("guide", "z2") * q_z2
+        return factor("model", "x") * p_x + weight * latents
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """On a grid over z1 and z2."""
@@ -213,16 +233,19 @@ class TopDownChain(Oracle):
         z1 = q1.mean + self.t1 * noise[:, :1]  # (M, N)
         q2 = dist.Normal(self.u * z1, self.t2)
         z2 = q2.mean + self.t2 * noise[:, 1:]
-        log_p = dist.Normal(torch.zeros_like(z2), 1.0).log_prob(z2) + dist.Normal(self.a * z2, self.s).log_prob(z1)
-        log_p = log_p + dist.Normal(z1, self.r).log_prob(x)
-        return log_p - q1.log_prob(z1) - q2.log_prob(z2), log_mass.unsqueeze(-1)
+        factor = partial(self.weighting.factor, x=x)
+        log_p = factor("model", "z2") * dist.Normal(torch.zeros_like(z2), 1.0).log_prob(z2)
+        log_p = log_p + factor("model", "z1") * dist.Normal(self.a * z2, self.s).log_prob(z1)
+        log_p = log_p + factor("model", "x") * dist.Normal(z1, self.r).log_prob(x)
+        log_q = factor("guide", "z1") * q1.log_prob(z1) + factor("guide", "z2") * q2.log_prob(z2)
+        return log_p - log_q, log_mass.unsqueeze(-1)
 
 
-def normal_grid(dims: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Points `(M, dims)` of an even grid, and their standard normal log-probabilities `(M,)`."""
-    axis = torch.linspace(-8.0, 8.0, 48).to(like)
-    points = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
-    return points, (-points.square().sum(-1) / 2).log_softmax(0)
+def normal_grid(dims: int, like: Tensor, points: int = 48) -> tuple[Tensor, Tensor]:
+    """`(M, dims)` of an even grid of `points` a dimension, and their standard normal log-probabilities `(M,)`."""
+    axis = torch.linspace(-8.0, 8.0, points).to(like)
+    grid = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
+    return grid, (-grid.square().sum(-1) / 2).log_softmax(0)
 
 
 def ppca_log_prob(x: Tensor, latent_dim: int, scale: float) -> float:

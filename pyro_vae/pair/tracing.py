@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -16,7 +17,18 @@ from torch import Tensor
 
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["PARTICLE_PLATE", "PairTrace", "checked_pair", "log_prob", "plate_nesting", "sample_sites", "trace_pair"]
+__all__ = [
+    "PARTICLE_PLATE",
+    "PairTrace",
+    "checked_pair",
+    "draw_log_prob",
+    "is_masked",
+    "log_prob",
+    "masks_within",
+    "plate_nesting",
+    "sample_sites",
+    "trace_pair",
+]
 
 Site = dict[str, Any]
 PARTICLE_PLATE = "_pyro_vae_particles"
@@ -68,6 +80,40 @@ def log_prob(name: str, site: Site) -> Tensor:
     except ValueError as error:
         raise ValueError(f"site {name!r}: {error}") from error
     return scale_and_mask(value, 1.0, site["mask"])
+
+
+def draw_log_prob(name: str, site: Site) -> Tensor:
+    """Log-density of a draw under what drew it, batch-shaped, neither scaled nor masked.
+
+    A scale or a mask says how much a site counts in the objective. Its value is drawn all the same, and what reads it
+    sees it, so the score function is that of this density.
+    """
+    if not is_masked(site):
+        return log_prob(name, site)
+    return log_prob(name, {**site, "fn": _unmasked(site["fn"]), "mask": None})
+
+
+def is_masked(site: Site) -> bool:
+    """Whether a site stands under a mask, of a handler or of its distribution."""
+    return site["mask"] is not None or bool(masks_within(site["fn"]))
+
+
+def masks_within(fn: Any) -> list[Any]:
+    """The masks that a distribution holds, of `.mask(...)`, from the outside inwards."""
+    result = []
+    while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
+        if isinstance(fn, dist.MaskedDistribution):
+            result.append(fn._mask)
+        fn = fn.base_dist
+    return result
+
+
+def _unmasked(fn: Any) -> Any:
+    if isinstance(fn, dist.MaskedDistribution):
+        return _unmasked(fn.base_dist)
+    if isinstance(fn, torch.distributions.Independent):
+        return dist.Independent(_unmasked(fn.base_dist), fn.reinterpreted_batch_ndims)
+    return fn
 
 
 def plate_nesting(*traces: Trace) -> int:

@@ -19,7 +19,7 @@ def gradients(value: Tensor, pair: nn.Module) -> dict[str, Tensor]:
 
 def check(elbo: Any, pair: Any, x: Tensor, value: Tensor, exact: dict[str, Tensor]) -> None:
     """The estimator's mean value and gradient are within 4.5 standard errors of the exact ones."""
-    copies = x.repeat(COPIES, 1)
+    copies = x.repeat(COPIES, *[1] * (x.dim() - 1))
     draws = []
     for _ in range(REPEATS):
         loss = elbo.differentiable_loss(pair.model, pair.guide, copies) / COPIES

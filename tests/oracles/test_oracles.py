@@ -18,6 +18,7 @@ from pyro_vae.oracles import (
     BitsAndClasses,
     Discrete,
     Grid,
+    Interleaved,
     LinearGaussian,
     Oracle,
     TopDownChain,
@@ -34,6 +35,8 @@ EVERY: dict[str, Oracle] = {
     "classes": BitsAndClasses(bits=0, classes=4),
     "bits and classes": BitsAndClasses(),
     "grid": Grid(),
+    "interleaved": Interleaved(),
+    "interleaved, two parts": Interleaved(parts=2, seed=1),
 }
 every = pytest.mark.parametrize("pair", EVERY.values(), ids=EVERY)
 

@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.elbo.estimators.bounds import sampled_kl
+from pyro_vae.elbo.estimators.bounds import scaled_kl
 from pyro_vae.elbo.estimators.terms import kl_sites
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
@@ -91,10 +90,7 @@ def kl(drawn: Drawn) -> Tensor:
     """KL(q(z|x) || p(z)), summed over the data with the sites' scales; in closed form where that is right."""
     analytic, total = kl_sites(drawn.traces), torch.zeros((), device=drawn.z.device)
     for name, q in sample_sites(drawn.traces.guide):
-        if name in analytic:
-            total = total + scale_and_mask(analytic[name], q["scale"]).sum()
-        else:
-            total = total + sampled_kl(name, q, drawn.traces.model.nodes.get(name)).sum()
+        total = total + scaled_kl(name, q, drawn.traces.model.nodes.get(name), analytic.get(name)).sum()
     return total
 
 

@@ -17,7 +17,7 @@ from pyro_vae.elbo.estimators.relaxed import base_distribution
 from pyro_vae.elbo.estimators.surrogate import weights_of
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
-from pyro_vae.pair.tracing import checked_pair, log_prob, sample_sites
+from pyro_vae.pair.tracing import checked_pair, draw_log_prob, sample_sites
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["DisARM", "check_independent", "per_element"]
@@ -163,4 +163,4 @@ def _extreme(fn: Any, value: Tensor, index: int) -> Tensor:
 
 
 def _summary(name: str, site: Any, is_discrete: Callable[[Any], bool]) -> Tensor:
-    return base_distribution(site["fn"]).logits if is_discrete(site["fn"]) else log_prob(name, site)
+    return base_distribution(site["fn"]).logits if is_discrete(site["fn"]) else draw_log_prob(name, site)

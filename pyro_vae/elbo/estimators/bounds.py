@@ -15,9 +15,11 @@ from torch import Tensor
 from pyro_vae.elbo.estimators.terms import kl_sites
 from pyro_vae.pair.particles import Particles, particles_of
 from pyro_vae.pair.protocol import Program
-from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, log_prob, sample_sites, trace_pair
+from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, Site, draw_log_prob, log_prob, sample_sites, trace_pair
 
-__all__ = ["MeanField", "TensorELBO", "Trace", "observed_log_prob", "sampled_kl", "scales_differ"]
+__all__ = ["MeanField", "TensorELBO", "Trace", "observed_log_prob", "scaled_alike", "scaled_kl"]
+
+KL_WEIGHTS = "_pyro_vae_kl_weights"  # where a latent site keeps its scale before weights on the KL, and these
 
 
 class TensorELBO(pyro.infer.ELBO):
@@ -112,8 +114,8 @@ class Trace(TensorELBO):
     .. math:: L = E_{q(z|x)}[\log p(x, z) - \log q(z|x)]
 
     Unbiased for the ELBO and for its gradient. The variance includes that of the KL term, which `MeanField` integrates
-    out. A site that cannot be reparameterized gets a score-function term instead, weighted by all terms inside its
-    plates.
+    out. A site that cannot be reparameterized gets a score-function term instead, weighted with all that stands in its
+    plates. Scales and masks are in these weights; the score is that of the density that drew, without them.
 
     Args:
         num_particles: K, draws from the guide per step.
@@ -124,7 +126,7 @@ class Trace(TensorELBO):
     """
 
     def particle_loss(self, traces: PairTrace) -> Tensor:
-        score = [site for _, site in sample_sites(traces.guide) if not site["fn"].has_rsample]
+        score = [(name, site) for name, site in sample_sites(traces.guide) if not site["fn"].has_rsample]
         elbo, terms = torch.zeros(()), MultiFrameTensor()
         for name, site, sign in traces.sites():
             value = sign * scale_and_mask(log_prob(name, site), site["scale"])
@@ -133,8 +135,8 @@ class Trace(TensorELBO):
                 if sign < 0 and not site["fn"].has_rsample:
                     value = value.detach()  # the gradient of log q has mean zero
             elbo = elbo + value.sum()
-        for site in score:
-            log_q = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        for name, site in score:
+            log_q = draw_log_prob(name, site)
             weight = terms.sum_to(site["cond_indep_stack"])
             elbo = elbo + (weight * (log_q - log_q.detach())).sum()
         return -elbo
@@ -171,26 +173,34 @@ class MeanField(TensorELBO):
                     f"site {name!r} is drawn from {type(q['fn']).__name__}, which has no reparameterized gradient, and "
                     "the mean-field ELBO needs one: use elbo='trace' (score function) or a relaxed distribution"
                 )
-            p = traces.model.nodes.get(name)
-            if name in analytic and not scales_differ(q, p):
-                kl = scale_and_mask(analytic[name], q["scale"])
-            else:
-                kl = sampled_kl(name, q, p)
-            loss = loss + kl.sum()
+            loss = loss + scaled_kl(name, q, traces.model.nodes.get(name), analytic.get(name)).sum()
         return torch.as_tensor(loss - observed_log_prob(traces))
 
 
-def scales_differ(q: Any, p: Any) -> bool:
-    """Whether a site's scale differs between guide and model; a KL in closed form then does not apply."""
-    # tensors are not compared: that would wait for a GPU
-    scales = q["scale"], p["scale"]
-    return not any(isinstance(scale, Tensor) for scale in scales) and scales[0] != scales[1]
+def scaled_kl(name: str, q: Site, p: Site | None, analytic: Tensor | None) -> Tensor:
+    """A draw of `E_q[a log q - b log p]` of one site with scales a in the guide and b in the model, batch-shaped.
+
+    That is `a KL(q || p)`, from the `analytic` KL if that is known, plus `(a - b) E_q[log p]` at the site's draw.
+    Without `p`, for an auxiliary site, `a log q`.
+    """
+    if p is None:
+        return scale_and_mask(log_prob(name, q), q["scale"])
+    if analytic is None:
+        return scale_and_mask(log_prob(name, q), q["scale"]) - scale_and_mask(log_prob(name, p), p["scale"])
+    value = scale_and_mask(analytic, q["scale"])
+    return value if scaled_alike(q, p) else value + scale_and_mask(log_prob(name, p), q["scale"] - p["scale"])
 
 
-def sampled_kl(name: str, q: Any, p: Any) -> Tensor:
-    """`log q - log p` of one site's draw, batch-shaped and scaled; `log q` for an auxiliary site, without `p`."""
-    kl = scale_and_mask(log_prob(name, q), q["scale"])
-    return kl if p is None else kl - scale_and_mask(log_prob(name, p), p["scale"])
+def scaled_alike(q: Site, p: Site) -> bool:
+    """Whether a site is known to have one scale in guide and model.
+
+    Two tensors are the same only if they are known to be: to compare their values would wait for a GPU. A weight on
+    the KL is.
+    """
+    bases, weights = zip(*(site.get(KL_WEIGHTS, (site["scale"], ())) for site in (q, p)), strict=True)
+    if len(weights[0]) != len(weights[1]) or not all(a is b for a, b in zip(*weights, strict=True)):
+        return False
+    return bases[0] is bases[1] or (not any(isinstance(base, Tensor) for base in bases) and bases[0] == bases[1])
 
 
 def observed_log_prob(traces: PairTrace) -> Tensor:

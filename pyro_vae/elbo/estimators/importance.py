@@ -46,7 +46,7 @@ class IWAE(SurrogateELBO):
 
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
         value, w = log_mean(log_w), log_w.softmax(0)
-        return Coefficients(value, model=w, path=w, guide=-w, score=value - w)
+        return Coefficients(value, model=w, path=w, guide=-w, score=value, guide_s=-w)
 
 
 class DReG(SurrogateELBO):
@@ -73,7 +73,8 @@ class DReG(SurrogateELBO):
 
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
         w = log_w.softmax(0)
-        return Coefficients(log_mean(log_w), model=w, path=w.square())
+        # what a scale or a mask makes of log q in the weight is not in its score, and is left as it is in IWAE
+        return Coefficients(log_mean(log_w), model=w, path=w.square(), guide=-w, score_r=w)
 
 
 class StickingTheLanding(SurrogateELBO):
@@ -136,7 +137,7 @@ class MIWAE(SurrogateELBO):
 
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
         value, bound, w = self.grouped(log_w)
-        return Coefficients(value, model=w, path=w, guide=-w, score=bound / self.groups - w)
+        return Coefficients(value, model=w, path=w, guide=-w, score=bound / self.groups, guide_s=-w)
 
 
 class PIWAE(MIWAE):
@@ -194,7 +195,8 @@ class CIWAE(SurrogateELBO):
         bound = log_mean(log_w)
         w = b / k + (1 - b) * log_w.softmax(0)
         value = b * log_w.mean(0) + (1 - b) * bound
-        return Coefficients(value, model=w, path=w, guide=-w, score=b * log_w / k + (1 - b) * bound - w)
+        score = b * log_w / k + (1 - b) * bound
+        return Coefficients(value, model=w, path=w, guide=-w, score=score, guide_s=-w)
 
 
 class Renyi(SurrogateELBO):
@@ -227,7 +229,7 @@ class Renyi(SurrogateELBO):
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
         power = (1 - self.alpha) * log_w
         value, w = log_mean(power) / (1 - self.alpha), power.softmax(0)
-        return Coefficients(value, model=w, path=w, guide=-w, score=value - w)
+        return Coefficients(value, model=w, path=w, guide=-w, score=value, guide_s=-w)
 
 
 class RWS(SurrogateELBO):
@@ -254,7 +256,7 @@ class RWS(SurrogateELBO):
 
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
         w = log_w.softmax(0)
-        return Coefficients(log_mean(log_w), model=w, guide=w, score=w)
+        return Coefficients(log_mean(log_w), model=w, score=w, score_r=w)
 
 
 class TailAdaptive(SurrogateELBO):

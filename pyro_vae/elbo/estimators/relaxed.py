@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from pyro.distributions.util import scale_and_mask
+from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 from torch.distributions.utils import clamp_probs
 
 from pyro_vae.compilation.mode import is_recording
-from pyro_vae.elbo.estimators.bounds import TensorELBO, observed_log_prob, sampled_kl, scales_differ
+from pyro_vae.elbo.estimators.bounds import TensorELBO, observed_log_prob, scaled_alike, scaled_kl
 from pyro_vae.elbo.estimators.terms import kl_sites
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PairTrace, Site, sample_sites
@@ -112,8 +112,8 @@ class Relaxed(TensorELBO):
     Raises:
         ValueError: For a `Categorical` latent (its values are indices, which cannot be relaxed), for any other latent
             without a reparameterized gradient, for a site that is discrete on one side only, and with
-            `prior="discrete"` where the KL is not known given the latents drawn before it (a guide in another order
-            than the model, unequal masks or scales).
+            `prior="discrete"` where the KL is not known given the latents drawn before it (a guide ordered unlike the
+            model).
 
     Reference: Maddison et al. 2017, arXiv 1611.00712; Jang et al. 2017, arXiv 1611.01144, section 2; Bengio et al.
     2013, arXiv 1308.3432 (straight-through).
@@ -194,16 +194,16 @@ class Relaxed(TensorELBO):
         loss = torch.zeros(())
         for name, q in sample_sites(traces.guide):
             p = traces.model.nodes.get(name)
-            if name in analytic and not scales_differ(q, p):
-                kl = scale_and_mask(analytic[name], q["scale"])
-            elif discrete and name in relaxed:
-                raise ValueError(
-                    f"the KL of site {name!r} between the discrete guide and prior is not known: it needs the site in "
-                    "the model, all that the model draws before it drawn before it in the guide, and equal masks and "
-                    "scales on both sides. Use prior='relaxed'"
-                )
+            if discrete and name in relaxed:
+                if name not in analytic:
+                    raise ValueError(
+                        f"the KL of site {name!r} between the discrete guide and prior is not known: it needs the site "
+                        "in the model, all that the model draws before it drawn before it in the guide, and the "
+                        "same mask in both distributions. Use prior='relaxed'"
+                    )
+                kl = _discrete_kl(q, p, analytic[name])
             else:
-                kl = sampled_kl(name, q, p)
+                kl = scaled_kl(name, q, p, analytic.get(name))
             loss = loss + kl.sum()
         return loss - observed_log_prob(traces)
 
@@ -301,14 +301,39 @@ def _relaxed_sites(traces: PairTrace) -> list[str]:
     return [name for name, q in sample_sites(traces.guide) if DISCRETE in q]
 
 
+def _discrete_kl(q: Site, p: Site, analytic: Tensor) -> Tensor:
+    """`E_q[a log q - b log p]` of a discrete site in closed form, from the KL that no handler masked.
+
+    a and b are the scales under the masks, in the guide and in the model.
+    """
+    if q["mask"] is p["mask"] and scaled_alike(q, p):
+        return scale_and_mask(analytic, q["scale"], q["mask"])
+    entropy = _entropy(q[DISCRETE].expand(q["fn"].batch_shape))
+    of_q = scale_and_mask(entropy, q["scale"], q["mask"])
+    return scale_and_mask(analytic + entropy, p["scale"], p["mask"]) - of_q
+
+
+def _entropy(fn: Any) -> Tensor:
+    if isinstance(fn, torch.distributions.Independent):
+        return sum_rightmost(_entropy(fn.base_dist), fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.MaskedDistribution):
+        return scale_and_mask(_entropy(fn.base_dist), 1.0, fn._mask)
+    return fn.entropy()
+
+
 def _as_discrete(traces: PairTrace, relaxed: list[str]) -> PairTrace:
-    """The pair with the guide's own distributions back in place; their values must not be used."""
-    guide = traces.guide.copy()
+    """The pair with the guide's own distributions back in place, of whose values nothing may be asked.
+
+    Handlers' masks are taken off the relaxed sites.
+    """
+    model, guide = traces.model.copy(), traces.guide.copy()
     for name in relaxed:
         site: Site = guide.nodes[name]
-        # plates outside the pair (that of the particles) have expanded the relaxed distributions only
-        guide.nodes[name] = {**site, "fn": site[DISCRETE].expand(site["fn"].batch_shape)}
-    return PairTrace(traces.model, guide, traces.particle_dim)
+        # plates outside the pair (the particles') have only widened what replaced them
+        guide.nodes[name] = {**site, "fn": site[DISCRETE].expand(site["fn"].batch_shape), "mask": None}
+        if name in model.nodes:
+            model.nodes[name] = {**model.nodes[name], "mask": None}
+    return PairTrace(model, guide, traces.particle_dim)
 
 
 def _positive(value: float) -> float:

@@ -23,8 +23,8 @@ class Reinforce(SurrogateELBO):
 
     .. math:: \nabla_\phi L = E\big[(\log w - b)\, \nabla_\phi \log q(z|x)\big]
 
-    The signal is each datum's own `log w`. Sites that can be reparameterized keep the gradient through their draws,
-    unless `every_site` is set. Unbiased with every baseline.
+    The signal is each datum's own `log w`, with scales and masks; q is what drew, without them. Sites that can be
+    reparameterized keep the gradient through their draws, unless `every_site` is set. Unbiased with every baseline.
 
     Args:
         num_particles: K, draws from the guide per datum and step.
@@ -70,7 +70,7 @@ class Reinforce(SurrogateELBO):
         even = torch.full_like(log_w, 1 / k)
         signal = (log_w - self._baseline(log_w, *args)) / k
         if self.every_site:
-            return Coefficients(log_w.mean(0), model=even, guide=signal, score=signal)
+            return Coefficients(log_w.mean(0), model=even, score=signal, score_r=signal)
         return Coefficients(log_w.mean(0), model=even, path=even, guide=-even, score=signal)
 
     def _baseline(self, log_w: Tensor, *args: Any) -> Tensor | float:
@@ -130,4 +130,4 @@ class VIMCO(SurrogateELBO):
         # L^{-k}: row k of a (K, K, N) table has the k-th weight replaced
         swapped = log_w.expand(k, *log_w.shape) + torch.diag_embed((others - log_w).T).permute(1, 2, 0)
         without = swapped.logsumexp(1) - math.log(k)
-        return Coefficients(value, model=w, path=w, guide=-w, score=value - without - w)
+        return Coefficients(value, model=w, path=w, guide=-w, score=value - without, guide_s=-w)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -14,20 +16,26 @@ from torch import Tensor
 from pyro_vae.elbo.estimators.bounds import TensorELBO
 from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
 from pyro_vae.pair.protocol import Program
-from pyro_vae.pair.tracing import PairTrace, Site, checked_pair, log_prob, sample_sites
+from pyro_vae.pair.tracing import PairTrace, Site, checked_pair, draw_log_prob, is_masked, log_prob, sample_sites
 
 __all__ = ["Coefficients", "SurrogateELBO", "Weights", "weights_of"]
 
 
+Sites = list[tuple[str, Site]]
+
+
 class Coefficients(NamedTuple):
-    r"""A bound per datum, `(N,)`, and the factors of its gradient, `(K, N)` each, or 0 to leave a part out.
+    r"""A bound per datum, `(N,)`, and the factors of its gradient, `(K, N)` or `(N,)` each, or 0 to leave a part out.
 
-    .. math:: \nabla = \sum_k model_k \nabla_\theta \log p(x, z_k)
+    .. math:: \nabla = \sum_k model_k \nabla_\theta \log \tilde p(x, z_k)
         + path_k \frac{\partial \log w_k}{\partial z_k} \nabla_\phi z_k
-        + guide_k \nabla_\phi \log q_r(z_k|x) + score_k \nabla_\phi \log q_s(z_k|x)
+        + guide_k \nabla_\phi \log \tilde q_r(z_k|x) + guide\_s_k \nabla_\phi \log \tilde q_s(z_k|x)
+        + score_k \nabla_\phi \log q_s(z_k|x) + score\_r_k \nabla_\phi \log q_r(z_k|x)
 
-    with `log w = log p - log q` and q split into the reparameterized sites r and the other sites s; `path` moves the
-    draws of r, `guide` and `score` hold the draws fixed.
+    with `log w = log p~ - log q~` and q split into the reparameterized sites r and the other sites s. The tilde marks
+    what a site counts in the weight: its log-density times its scale, under its mask. Without it, the density is that
+    from which the value was drawn. `path` moves the draws of r, and with it `score` follows log q_s(z|x) through them;
+    all else holds the draws fixed.
     """
 
     value: Tensor
@@ -35,15 +43,23 @@ class Coefficients(NamedTuple):
     path: Tensor | float = 0.0
     guide: Tensor | float = 0.0
     score: Tensor | float = 0.0
+    guide_s: Tensor | float = 0.0
+    score_r: Tensor | float = 0.0
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Log-densities of K particles for N data, `(K, N)` each: the model's, and the guide's by kind of site."""
+    """Log-densities of K particles for N data, `(K, N)` each: the model's, and the guide's by kind of site.
+
+    They are scaled and masked, as they stand in the weight. `drawn_path` and `drawn_score` compute the guide's as it
+    drew: the same tensors where there is no scale and no mask.
+    """
 
     log_p: Tensor
     log_q_path: Tensor
+    drawn_path: Callable[[], Tensor]
     log_q_score: Tensor
+    drawn_score: Callable[[], Tensor]
 
     @property
     def log_w(self) -> Tensor:
@@ -59,18 +75,31 @@ def weights_of(traces: PairTrace, plate: DataPlate) -> Weights:
     """
     subsampling = plate.subsampling
 
-    def term(name: str, site: Site) -> Tensor:
-        scale = site["scale"] if subsampling == 1.0 else site["scale"] / subsampling
-        value = sum_to_data(scale_and_mask(log_prob(name, site), scale), plate, traces.particle_dim)
-        return value if traces.particle_dim is not None else value.unsqueeze(0)
+    def total(values: Iterable[Tensor]) -> Tensor | None:
+        sums = [sum_to_data(value, plate, traces.particle_dim) for value in values]
+        sums = sums if traces.particle_dim is not None else [value.unsqueeze(0) for value in sums]
+        return sum(sums[1:], start=sums[0]) if sums else None
 
-    parts: dict[str, list[Tensor]] = {"p": [], "path": [], "score": []}
-    for name, site in sample_sites(traces.model):
-        parts["p"].append(term(name, site))
-    for name, site in sample_sites(traces.guide):
-        parts["path" if site["fn"].has_rsample else "score"].append(term(name, site))
-    zero = torch.zeros((), device=parts["p"][0].device, dtype=parts["p"][0].dtype)
-    return Weights(*(sum(parts[kind], start=zero) for kind in ("p", "path", "score")))
+    def scale(site: Site) -> Any:
+        return site["scale"] if subsampling == 1.0 else site["scale"] / subsampling
+
+    def counted(sites: Sites) -> Tensor | None:
+        return total(scale_and_mask(log_prob(name, site), scale(site)) for name, site in sites)
+
+    def drawn(sites: Sites, in_weight: Tensor) -> Tensor:
+        plain = all(not isinstance(scale(s), Tensor) and scale(s) == 1 and not is_masked(s) for _, s in sites)
+        found = None if plain else total(draw_log_prob(name, site) for name, site in sites)
+        return in_weight if found is None else found
+
+    log_p = counted(list(sample_sites(traces.model)))
+    assert log_p is not None  # a plate over the data was found
+    result: list[Any] = [log_p]
+    for kind in (True, False):
+        sites = [(name, site) for name, site in sample_sites(traces.guide) if site["fn"].has_rsample == kind]
+        log_q = counted(sites)
+        result += [log_p.new_zeros(()) if log_q is None else log_q]
+        result += [partial(drawn, sites, result[-1])]
+    return Weights(*result)
 
 
 class SurrogateELBO(TensorELBO):
@@ -191,12 +220,16 @@ def _run(
 
 
 def _surrogate(run: _Run, c: Coefficients, i: int, count: int, dim: int | None) -> Tensor:
-    """A loss with the gradient that the coefficients give; its value has no meaning."""
-    # where particles ran one by one, run i is row i
-    by_path, by_guide, by_score = (x[i : i + 1] if count > 1 and isinstance(x, Tensor) else x for x in c[2:])
-    by_model = c.model[i : i + 1] if count > 1 else c.model
-    w = run.weights
-    loss = -(by_guide * w.log_q_path).sum() - (by_score * w.log_q_score).sum()
+    """A loss with the gradient that the coefficients say; its value means nothing."""
+    # where particles ran one by one, run i holds row i
+    rows = {name: x[i : i + 1] for name, x in c._asdict().items() if isinstance(x, Tensor) and x.dim() == 2}
+    own = c._replace(**rows) if count > 1 else c
+    w, by_model, by_path = run.weights, own.model, own.path
+    loss = -(own.guide * w.log_q_path).sum() - (own.guide_s * w.log_q_score).sum()
+    by_score = (own.score * w.drawn_score()).sum()
+    loss = loss - by_score
+    if isinstance(own.score_r, Tensor):
+        loss = loss - (own.score_r * w.drawn_path()).sum()
     moved = [draw for draw in run.draws if draw.draw.requires_grad]
     if moved and isinstance(by_path, Tensor):
         # One backward pass through the model serves both its parameters and its draws: each (particle, datum) has its
@@ -205,10 +238,9 @@ def _surrogate(run: _Run, c: Coefficients, i: int, count: int, dim: int | None) 
         by_model = torch.where(by_model.abs() < TINY, TINY, by_model)
         for draw in moved:
             draw.factor.append(draw.expand(by_path / by_model, run.plate, dim))
-        log_q = w.log_q_path + w.log_q_score
-        slopes = torch.autograd.grad(
-            log_q, [draw.for_guide for draw in moved], by_path.expand_as(log_q), retain_graph=True, allow_unused=True
-        )
+        # what the guide's densities make of the draws: inside the weight, and where they are what is scored
+        of_draws = (by_path * (w.log_q_path + w.log_q_score)).sum() - by_score
+        slopes = torch.autograd.grad(of_draws, [draw.for_guide for draw in moved], retain_graph=True, allow_unused=True)
         for slope, draw in zip(slopes, moved, strict=True):
             if slope is not None:
                 loss = loss + (slope.detach() * draw.draw).sum()

@@ -14,7 +14,7 @@ from torch.distributions import Independent as TorchIndependent
 from torch.distributions import kl_divergence
 
 from pyro_vae.pair.plates import data_plate, sum_to_data
-from pyro_vae.pair.tracing import PairTrace, log_prob, sample_sites, trace_pair
+from pyro_vae.pair.tracing import PairTrace, log_prob, masks_within, sample_sites, trace_pair
 
 __all__ = ["ElboTerms", "elbo_terms", "elements_of", "is_point_mass", "kl_sites", "mask_elements"]
 
@@ -60,6 +60,7 @@ def kl_sites(traces: PairTrace) -> dict[str, Tensor]:
         if (
             p is not None
             and q["mask"] is p["mask"]
+            and _masked_alike(q["fn"], p["fn"])
             and before_in_guide.issuperset(order[: order.index(name)])
             and not is_point_mass(q["fn"])
         ):
@@ -74,6 +75,11 @@ def kl_sites(traces: PairTrace) -> dict[str, Tensor]:
                 result[name] = scale_and_mask(value, 1.0, q["mask"])
         before_in_guide.add(name)
     return result
+
+
+def _masked_alike(q: Any, p: Any) -> bool:
+    masks = masks_within(q), masks_within(p)
+    return len(masks[0]) == len(masks[1]) and all(a is b for a, b in zip(*masks, strict=True))
 
 
 def elements_of(q: Any, p: Any) -> tuple[Any, Any]:

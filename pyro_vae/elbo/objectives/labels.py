@@ -12,6 +12,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import TensorELBO
+from pyro_vae.elbo.estimators.enumeration import Enumeration
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import log_prob, sample_sites
 
@@ -28,8 +29,8 @@ class SemiSupervised(TensorELBO):
     what it would have predicted, so it runs a second time with every label hidden.
 
     Args:
-        num_particles: K of the default `elbo`; without effect on another one.
-        elbo: The ELBO to wrap. Default: `pyro.infer.TraceEnum_ELBO`, which sums over the labels exactly.
+        num_particles: Draws from the guide, for the wrapped ELBO.
+        elbo: The ELBO to wrap. Default: `elbo="enum"`, which sums over the labels exactly.
         weight: alpha >= 0, per labeled datum. Kingma et al. take 0.1 times the number of data over that of the
             labeled ones. That is 0.1 B / B_l where every batch of B data has B_l labeled ones, whatever their total
             number. Pyro's tutorial takes 46 and sees each label once an epoch.
@@ -60,7 +61,7 @@ class SemiSupervised(TensorELBO):
         if not 0 <= weight < math.inf:
             raise ValueError(f"weight must be a number >= 0, got {weight}")
         super().__init__(num_particles=num_particles if elbo is None else elbo.num_particles)
-        self.elbo: Any = pyro.infer.TraceEnum_ELBO(num_particles=num_particles) if elbo is None else elbo
+        self.elbo: Any = Enumeration(num_particles=num_particles) if elbo is None else elbo
         self.weight, self.site = weight, site
 
     def advance(self) -> None:

@@ -11,6 +11,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_vae.elbo.estimators.bounds import KL_WEIGHTS
 from pyro_vae.pair.protocol import Program
 
 __all__ = ["Cyclical", "Schedule", "Warmup", "WeightedKL"]
@@ -25,6 +26,8 @@ class _ScaleLatents(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"]:
+            base, weights = msg.get(KL_WEIGHTS, (msg["scale"], ()))
+            msg[KL_WEIGHTS] = (base, (*weights, self.weight))
             msg["scale"] = msg["scale"] * self.weight
 
 
@@ -33,9 +36,10 @@ class WeightedKL(pyro.infer.ELBO):
 
     .. math:: L_\beta = E_q[\log p(x|z)] - \beta \, KL(q(z|x) \| p(z))
 
-    For `weight >= 1` it is a lower bound on log p(x), for `weight < 1` it is not. In a multi-sample objective the
-    weight multiplies `log p(z) - log q(z|x)` inside each importance weight. Only what is minimized changes: every ELBO
-    and likelihood that the library reports is computed without the weight.
+    For `weight > 1` still a lower bound on log p(x), for `weight < 1` not. For a multi-sample objective the weight
+    multiplies `log p(z) - log q(z|x)` inside each importance weight. A score function is that of q as it is: the weight
+    is in what multiplies it. Only what is minimized changes: every ELBO and likelihood that the library reports is
+    computed without it.
 
     Args:
         elbo: The ELBO to wrap, of this library, of Pyro or your own.

@@ -1,0 +1,91 @@
+"""Pyro's ELBO with discrete latents summed over, for guides in any order."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pyro.infer
+from pyro import poutine
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.messenger import Messenger
+
+from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.tracing import Site, sample_sites
+
+__all__ = ["Enumeration"]
+
+
+class Enumeration(pyro.infer.TraceEnum_ELBO):
+    r"""The ELBO with the sites marked `infer={"enumerate": "parallel"}` summed over, not drawn.
+
+    .. math:: L = \sum_c q(c|x)\, E_{q(z|c, x)}[\log p(x, z, c) - \log q(z, c|x)]
+
+    This is Pyro's estimator, which sums in the guide, or in the model over a site that the guide leaves out. Here the
+    guide may draw a site given one that it sums over which the model draws the other way round. Other sites get
+    pathwise gradients, or a score function.
+
+    Warns:
+        RuntimeWarning: If a site is drawn with a score function in a plate, and a later one stands outside of that:
+            Pyro takes it not to depend on the first.
+
+    Reference: Obermeyer et al. 2019, arXiv 1902.03210 (tensor variable elimination); Foerster et al. 2018, arXiv
+    1802.05098 (the score function).
+    """
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+        traces = super()._get_trace(model, _Runs(model, guide), args, kwargs)
+        if is_validation_enabled():
+            for trace in traces:
+                _warn_of_outer_sites(trace, traces[1])
+        return traces
+
+
+class _Runs(Messenger):
+    """Runs the guide and the model on its values, in the place of a guide that makes both traces."""
+
+    def __init__(self, model: Program, guide: Program) -> None:
+        super().__init__()
+        self.model, self.guide = model, guide
+        self.traces: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        guide: Any = poutine.trace(self.guide).get_trace(*args, **kwargs)
+        model: Any = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*args, **kwargs)
+        for name, site in model.nodes.items():
+            if site["type"] == "sample" and name in guide.nodes:
+                # the guide gave the dimension; in the model, what the site depends on may have it already
+                site["infer"] = {key: value for key, value in site["infer"].items() if key != "_enumerate_dim"}
+        self.traces = model, guide
+
+    def get_traces(self) -> Any:
+        """The model's and the guide's."""
+        return self.traces
+
+
+def _warn_of_outer_sites(trace: Any, guide: Any) -> None:
+    drawn: dict[str, Site] = {
+        name: site
+        for name, site in sample_sites(guide)
+        if not site["is_observed"] and not site["fn"].has_rsample and not site["infer"].get("enumerate")
+    }
+    before: dict[str, set[Any]] = {}
+    for name, site in sample_sites(trace):
+        plates = _plates(site)
+        for other, its in before.items():
+            if not its <= plates:
+                plate = sorted(its - plates)[0]
+                warnings.warn(
+                    f"site {name!r} stands outside of the plate {plate!r} in which {other!r} is drawn, and if it "
+                    f"depends on {other!r}, the gradient of the guide is wrong: make an event of that plate, "
+                    ".to_event(1), or use elbo='trace_graph' or 'reinforce'",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                return
+        if name in drawn:
+            before[name] = _plates(drawn[name])
+
+
+def _plates(site: Site) -> set[Any]:
+    return {frame.name for frame in site["cond_indep_stack"] if frame.vectorized}
