@@ -17,7 +17,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.compilation.mode import recording
+from pyro_vae.compilation.reasons import why_not_compiled
 from pyro_vae.compilation.rewrites import rewrite
+from pyro_vae.compilation.validation import unvalidated
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["CompiledGradients", "Recordable", "compile_graph", "compiled_function", "layout_of", "modules_called"]
@@ -103,12 +105,16 @@ class CompiledGradients:
         if self.reason is not None:
             return None
         leaves = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-        key = self._signature(params, args, kwargs)
-        graph = self._graphs.get(key) or self._new(key, params, args, kwargs, leaves)
-        if graph is None:
-            return None
-        self._calls += 1
-        if self._calls % CHECK_EVERY == 0 and not self._agrees(graph, leaves, args, kwargs):
+        try:
+            key = self._signature(params, args, kwargs)
+            graph = self._graphs.get(key) or self._new(key, params, args, kwargs, leaves)
+            if graph is None:
+                return None
+            self._calls += 1
+            if self._calls % CHECK_EVERY == 0 and not self._agrees(graph, leaves, args, kwargs):
+                return None
+        except Exception as error:  # whatever the pair, the recorder, the compiler or its code raise
+            self._give_up(why_not_compiled(error))
             return None
         if self.advance is not None:
             self.advance()
@@ -146,11 +152,7 @@ class CompiledGradients:
         if number and waits and name not in self._compiled_before:
             return None
         self._compiled_before.discard(name)
-        try:
-            graph = self._record(params, args, kwargs, leaves)
-        except Exception as error:  # whatever the pair, the recorder or the compiler raise
-            self._give_up(_why(error))
-            return None
+        graph = self._record(params, args, kwargs, leaves)
         if not self._agrees(graph, leaves, args, kwargs):
             return None
         self._graphs[key] = graph
@@ -174,7 +176,7 @@ class CompiledGradients:
             return [loss.detach(), *(grad for grad in grads if grad is not None)]
 
         # running averages shall not see this batch twice
-        with pyro.validation_enabled(False), fork_rng(), recording(), _kept(self._averages()), Recordable():
+        with _unchecked(), fork_rng(), recording(), _kept(self._averages()), Recordable():
             module = make_fx(loss_and_gradients)(self._scale, *leaves)
         state = _lift(module)
         if len(module.graph.nodes) > MAX_NODES:
@@ -191,7 +193,7 @@ class CompiledGradients:
     def _agrees(self, graph: _Graph, leaves: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether compiled and eager loss are the same on the same noise; gives up if not."""
         averages = [held for held in graph.state if not held.requires_grad]
-        with pyro.validation_enabled(False), recording():
+        with _unchecked(), recording():
             with fork_rng(), _kept(averages):  # the same noise for both, on every device
                 ours = self._run(graph, leaves, 1.0)[0]
             with fork_rng(), torch.no_grad(), _kept(averages), Recordable():
@@ -218,7 +220,7 @@ def compiled_function(f: Callable[..., Tensor], inputs: list[Tensor]) -> Callabl
         ValueError: If the graph gives something else than `f` on the same noise.
         Exception: Whatever the recorder or the compiler raise.
     """
-    with torch.no_grad(), pyro.validation_enabled(False):
+    with torch.no_grad(), _unchecked():
         with fork_rng(), Recordable():
             module = make_fx(f)(*inputs)
         state = _lift(module)
@@ -273,13 +275,29 @@ _REPLACED = {F.one_hot: _one_hot, torch.bernoulli: _bernoulli, F.dropout: _dropo
 
 
 @contextmanager
+def _unchecked() -> Iterator[None]:
+    """Within it neither Pyro nor distributions check values, and recurrent networks consist of what can be compiled."""
+    backend: Any = torch.backends.mkldnn
+    before, backend.enabled = backend.enabled, False
+    try:
+        with pyro.validation_enabled(False), unvalidated():
+            yield
+    finally:
+        backend.enabled = before
+
+
+@contextmanager
 def _kept(tensors: list[Tensor]) -> Iterator[None]:
     """Give tensors the values back that they had before."""
-    before = [t.detach().clone() for t in tensors]
-    yield
-    with torch.no_grad():
-        for tensor, value in zip(tensors, before, strict=True):
-            tensor.copy_(value)
+    # nothing writes to an expanded tensor, and nothing can
+    written = [t for t in tensors if not any(s == 0 and n > 1 for s, n in zip(t.stride(), t.shape, strict=True))]
+    before = [t.detach().clone() for t in written]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(written, before, strict=True):
+                tensor.copy_(value)
 
 
 def _tensors_of(objective: Any) -> list[Tensor]:
@@ -329,14 +347,3 @@ def _hashable(value: Any) -> Any:
     except TypeError:
         return repr(value)
     return value
-
-
-def _why(error: Exception) -> str:
-    """One line for what could not be recorded or compiled."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    name = type(error).__name__
-    if "value out of a tracing tensor" in str(error) or "data-dependent" in str(error).lower():
-        return "the pair's control flow depends on the values of tensors (an if, .item() or float() of one)"
-    if "CxxCompiler" in name or "CppCompile" in name:
-        return f"no working C++ compiler was found on this machine ({name})"
-    return f"{name}: {first[:300]}"

@@ -16,9 +16,10 @@ from pyro_vae.data import Data, Split, batches_of
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.pair.arguments import take
 
-__all__ = ["HEAD", "Batches", "Head", "batches_for"]
+__all__ = ["BATCH_SIZE", "HEAD", "Batches", "Head", "batches_for"]
 
 HEAD = 1000  # training data on which a run is measured
+BATCH_SIZE = 100  # unless there are fewer data
 
 
 class Batches:
@@ -34,7 +35,7 @@ class Batches:
     def __init__(
         self,
         source: Any,
-        batch_size: int,
+        batch_size: int | None,
         device: torch.device,
         max_args: int,
         ranks: Ranks | None = None,
@@ -44,7 +45,6 @@ class Batches:
         self.split: Split | None = None
         self.tensors: tuple[Tensor, ...] | None = None
         self.loader: Any = None  # any re-iterable
-        self.batch_size: int | None = batch_size
         if isinstance(source, Split):
             if source.given is not None and max_args < 2:
                 raise ValueError(
@@ -61,7 +61,6 @@ class Batches:
             _check_finite(self.tensors)
         elif isinstance(source, Iterable) and not isinstance(source, str | bytes | Iterator):
             self.loader = source if self.ranks.size == 1 else _sharded(source, self.ranks, trains)
-            self.batch_size = None
             dataset: Any = getattr(source, "dataset", None)
             self.num_data = len(dataset) if hasattr(dataset, "__len__") else None
         else:
@@ -69,9 +68,11 @@ class Batches:
                 f"data must be what pv.data.load returns, a tensor, a tuple of tensors or a re-iterable loader of "
                 f"batches, got {type(source).__name__}; pv.data.load also takes arrays, files and data sets"
             )
-        if self.batch_size is not None and self.num_data is not None:
+        self.batch_size: int | None = None
+        if self.in_memory and self.num_data is not None:
             if self.num_data == 0:
                 raise ValueError("the data are empty: expected at least one datum")
+            self.batch_size = min(BATCH_SIZE, self.num_data) if batch_size is None else batch_size
             if not 1 <= self.batch_size <= self.num_data:
                 raise ValueError(
                     f"batch_size must be between 1 and the number of data {self.num_data}, got {batch_size}"
@@ -176,7 +177,7 @@ class Head:
 
 def batches_for(
     source: Any,
-    batch_size: int,
+    batch_size: int | None,
     device: torch.device,
     model: Callable[..., Any],
     ranks: Ranks | None = None,

@@ -20,7 +20,7 @@ from pyro_vae.pair.device import choose_device
 from pyro_vae.pair.scale import DataScale, data_scale
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng
-from pyro_vae.training.batches import Batches, Head, batches_for
+from pyro_vae.training.batches import BATCH_SIZE, Batches, Head, batches_for
 from pyro_vae.training.callbacks import Callback, State
 from pyro_vae.training.checkpoints.checkpointer import Checkpointer, checkpoints_of
 from pyro_vae.training.checkpoints.directory import Checkpoints
@@ -55,7 +55,7 @@ def fit(
     elbo: str | pyro.infer.ELBO = "mean_field",
     epochs: int | None = None,
     steps: int | None = None,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     accumulate: int = 1,
     lr: float = 1e-3,
     lr_schedule: LRSchedule = "constant",
@@ -92,7 +92,8 @@ def fit(
         elbo: An estimator's name (`pv.elbo.names()`) or a `pyro.infer.ELBO` object.
         epochs: Length of the run in passes over the data. Default: 50, unless `steps` is given.
         steps: Length of the run in gradient steps, in place of `epochs`.
-        batch_size: Data per step; the last batch of an epoch may be smaller. A loader brings its own.
+        batch_size: Data per step; the last batch of an epoch may be smaller. Default: 100, or all data if there are
+            fewer. A loader brings its own.
         accumulate: Take the gradient of each batch in so many parts, one after the other, which takes less memory. The
             step is that of the whole batch, with other noise.
         lr: Learning rate.
@@ -246,6 +247,7 @@ def _described(
 ) -> dict[str, Any]:
     """What the run must be resumed with, ready for JSON."""
     more: dict[str, Any] = {
+        "batch_size": train.batch_size or settings.batch_size or BATCH_SIZE,
         "elbo": [history.elbo, objective_values(objective)],
         "data": {**train.describe(), **history.data},
         "valid": None if held_out is None else held_out.describe(),
