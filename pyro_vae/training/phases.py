@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_vae.elbo.adversarial.phases import Phase, PhasedELBO
 from pyro_vae.training.parameters import ParameterRegistry
 
-__all__ = ["Phases", "loss_phases"]
+__all__ = ["Phases", "loss_of", "loss_phases"]
 
 Program = Callable[..., Any]
 
@@ -90,11 +90,18 @@ def _whole(loss: Any, model: Program, guide: Program) -> BoundPhase:
     return BoundPhase(
         Phase("loss", loss, EVERYTHING),
         _on_pair(loss.loss_and_grads if function is None else function, model, guide),
-        _on_pair(getattr(loss, "loss", loss), model, guide),
+        _on_pair(loss_of(loss), model, guide),
         "steps",
         _NO_PARAMETERS,
         makes_gradients=function is None,
     )
+
+
+def loss_of(objective: Any) -> Callable[..., Any]:
+    """`(model, guide, *args, **kwargs) -> loss` of an objective."""
+    bound: Any = objective
+    function: Callable[..., Any] = bound.loss if isinstance(objective, pyro.infer.ELBO) else objective
+    return function
 
 
 def _ignore(params: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Programs whose distributions validate or hold expanded tensors, or that no graph can hold: compiled, or run eagerly."""
+"""Distributions that validate or hold expanded tensors are compiled; what cannot be runs eagerly and says why."""
 
 from __future__ import annotations
 

@@ -41,13 +41,13 @@ def svi_state(svi: SVI) -> Snapshot:
             for group in optimizer.param_groups
         ]
         optimizers.append({"state": figures, "groups": groups})
-    tensors |= prefixed("objective", _objective_tensors(svi.loss))
-    if isinstance(svi.loss, PhasedELBO):
-        tensors |= prefixed("phases", svi.loss.state())
+    tensors |= prefixed("objective", _objective_tensors(svi.objective))
+    if isinstance(svi.objective, PhasedELBO):
+        tensors |= prefixed("phases", svi.objective.state())
     values = {
         "params": list(params),
         "optimizers": optimizers,
-        "objective": objective_values(svi.loss),
+        "objective": objective_values(svi.objective),
         "scaler": svi.scaler.state_dict(),
         "compiled": svi.compiled_state(),
     }
@@ -93,9 +93,9 @@ def load_svi_state(svi: SVI, state: Snapshot, args: tuple[Any, ...], *, compiled
         for key, value in kept.items():
             buffers[key].copy_(value)
     _load_optimizers(svi, state, known)
-    _load_objective(svi.loss, stripped("objective", state.tensors), state.values["objective"])
-    if isinstance(svi.loss, PhasedELBO):
-        svi.loss.load_state(stripped("phases", state.tensors))
+    _load_objective(svi.objective, stripped("objective", state.tensors), state.values["objective"])
+    if isinstance(svi.objective, PhasedELBO):
+        svi.objective.load_state(stripped("phases", state.tensors))
     svi.scaler.load_state_dict(state.values["scaler"], list(svi.params.values()))
     if compiled:
         svi.load_compiled(_by_phase(state.values["compiled"]))
