@@ -28,6 +28,7 @@ from pyro_vae.training.checkpoints.signals import Stop, stop_between_steps
 from pyro_vae.training.checkpoints.svi import objective_values
 from pyro_vae.training.history import History
 from pyro_vae.training.loop import Run, run_to_end
+from pyro_vae.training.minibatches import check_minibatches
 from pyro_vae.training.monitor import SEED, Monitor
 from pyro_vae.training.nonfinite import LossCheck
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam
@@ -185,6 +186,7 @@ def fit(
         head = train.measured(accumulate * ranks.size)
         if preflight:
             check_pair(model, guide, *head.example_args, elbo=objective, num_particles=num_particles)
+        check_minibatches(model, guide, train, head, accumulate * ranks.size)
         weights = WeightCopies(svi)
         if ranks.size > 1:
             svi.join(ranks, weights.running, head.example_args)

@@ -26,7 +26,7 @@ from torch.nn.parameter import is_lazy
 
 from pyro_vae.evaluate.preflight.result import PreflightIssue
 from pyro_vae.pair.networks import modules_of
-from pyro_vae.pair.parameters import parameters_kept, stale
+from pyro_vae.pair.parameters import offered_tensor, parameters_kept, stale
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import sample_sites
 
@@ -61,6 +61,7 @@ class _Params(Messenger):
         self.trained: dict[str, Tensor] = {}
         self.offered: list[tuple[str, Tensor]] = []
         self.stale: dict[str, str] = {}
+        self.shapes: dict[str, torch.Size] = {}  # of the first value given, or of the parameter
 
     def _pyro_post_param(self, msg: Any) -> None:
         value, name = msg["value"], msg["name"]
@@ -69,6 +70,8 @@ class _Params(Messenger):
         if name not in self.trained and (text := stale(msg, held)):
             self.stale[name] = text
         self.trained[name] = held
+        offered = offered_tensor(msg)
+        self.shapes.setdefault(name, held.shape if offered is None else offered.shape)
         if len(msg["args"]) > 1 and isinstance(msg["args"][1], Tensor):
             self.offered.append((name, msg["args"][1]))
 
