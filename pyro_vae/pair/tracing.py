@@ -132,6 +132,12 @@ def _check_sites_match(traces: PairTrace) -> None:
     in_model = {name: site for name, site in sample_sites(traces.model) if not site["is_observed"]}
     in_guide = dict(sample_sites(traces.guide))
     missing = [name for name in in_model if name not in in_guide]
+    if missing and in_model[missing[0]]["infer"].get("enumerate"):
+        raise ValueError(
+            f"the model enumerates the latent site {missing[0]!r}, which the guide never samples: TraceEnum_ELBO sums "
+            "it out, in pv.SVI and pv.fit; what else is asked of the pair needs a guide that samples it, "
+            f"pyro.sample({missing[0]!r}, ...)"
+        )
     if missing:
         raise ValueError(
             f"the model samples the latent site {missing[0]!r}, which the guide never samples (the guide has "

@@ -45,6 +45,7 @@ class Batches:
         self.split: Split | None = None
         self.tensors: tuple[Tensor, ...] | None = None
         self.loader: Any = None  # any re-iterable
+        source = _stacked(source)
         if isinstance(source, Split):
             if source.given is not None and max_args < 2:
                 raise ValueError(
@@ -152,6 +153,8 @@ class Batches:
             members = members[: self.max_args]
             if not isinstance(members[0], Tensor):
                 raise TypeError(f"the loader must yield tensors or tuples that begin with one, got {type(members[0])}")
+            if members[0].dim() == 0:
+                raise TypeError("the loader must yield batches, tensors with one row per datum, got a single number")
             yield tuple(m.to(self.device, non_blocking=True) if isinstance(m, Tensor) else m for m in members)
 
 
@@ -219,6 +222,15 @@ def _sharded(loader: Any, ranks: Ranks, trains: bool) -> DataLoader[Any]:
         prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers,
     )
+
+
+def _stacked(source: Any) -> Any:
+    """A list of numbers, as tensors or not, as one tensor; anything else as it is."""
+    if not isinstance(source, list) or not source:
+        return source
+    if all(isinstance(v, int | float) or (isinstance(v, Tensor) and v.dim() == 0) for v in source):
+        return torch.stack([torch.as_tensor(v) for v in source])
+    return source
 
 
 def _tensors(values: Iterable[Any]) -> bool:

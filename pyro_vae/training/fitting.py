@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pyro.infer
 import torch
+from pyro.infer import TraceEnum_ELBO
 
 from pyro_vae import elbo as elbos
 from pyro_vae.compilation.precision import Precision
@@ -17,6 +18,7 @@ from pyro_vae.data import Data
 from pyro_vae.distributed.ranks import Devices, Ranks, launch
 from pyro_vae.evaluate.preflight.report import preflight as check_pair
 from pyro_vae.pair.device import choose_device
+from pyro_vae.pair.enumeration import completed, summed_out
 from pyro_vae.pair.scale import DataScale, data_scale
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng
@@ -87,8 +89,8 @@ def fit(
 
     Args:
         model, guide: The pair.
-        data: What `pv.data.load` returns; a tensor; a tuple of tensors, whose further members are passed on as `*args`;
-            or a loader, whose batches are passed on as far as the model takes arguments.
+        data: What `pv.data.load` returns; a tensor or a list of numbers; a tuple of tensors, whose further members are
+            passed on as `*args`; or a loader, whose batches are passed on as far as the model takes arguments.
         valid: Validation data, in any of these forms. Default: the validation split of `data`, if it has one.
         elbo: An estimator's name (`pv.elbo.names()`) or a `pyro.infer.ELBO` object.
         epochs: Length of the run in passes over the data. Default: 50, unless `steps` is given.
@@ -195,7 +197,9 @@ def fit(
             checkpointer.load(state, saved, compile, head.example_args)
         state.steps_per_epoch = state.steps_per_epoch or train.steps_per_epoch
         check = LossCheck(weights, place)
-        scale = cache(partial(_scale, model, guide, head, accumulate * ranks.size))
+        enumerated = summed_out(model, guide, head.example_args) if isinstance(objective, TraceEnum_ELBO) else []
+        whole_guide = completed(model, guide, enumerated) if enumerated else guide
+        scale = cache(partial(_scale, model, whole_guide, head, accumulate * ranks.size))
         checkpointer.start(state, resumed=saved is not None)
         signals = stack.enter_context(stop_between_steps()) if checkpointer.is_active or ranks.size > 1 else Stop()
         bar = progress_bar("training", schedules.length.steps, progress if ranks.leads else False)
@@ -209,7 +213,7 @@ def fit(
                 TrainStep(state, train, schedules, scale, check, accumulate),
                 check,
                 schedules,
-                Monitor(model, guide, head, held_out, scale),
+                Monitor(model, guide, head, held_out, scale, objective if enumerated else None),
                 BestWeights(state, compares=held_out is not None and is_bound(objective), keeps=keep_best),
                 EarlyStopping(early_stopping),
                 callbacks,

@@ -186,3 +186,27 @@ def test_batch_normalization_where_it_can_be(evaluates: bool) -> None:
     encoder, model, guide = normalizing()
     encoder.train(not evaluates)
     fit(model, guide, torch.randn(21 if evaluates else 22, 3), epochs=1, batch_size=10, progress=False)
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, float])
+def test_a_list_of_numbers_is_one_tensor(kind: Callable[[float], Any]) -> None:
+    data = [kind(v) for v in (1.0,) * 6 + (0.0,) * 4]
+
+    def model(x: Tensor) -> None:
+        fairness = pyro.sample("fairness", dist.Beta(10.0, 10.0))
+        for i in range(len(x)):
+            pyro.sample(f"x_{i}", dist.Bernoulli(fairness), obs=x[i])
+
+    def guide(x: Tensor) -> None:  # the exact posterior
+        pyro.sample("fairness", dist.Beta(pyro.param("a", torch.tensor(16.0)), pyro.param("b", torch.tensor(14.0))))
+
+    history = fit(model, guide, data, steps=1, lr=1e-8, progress=False, seed=0)
+    beta = torch.lgamma(torch.tensor([16.0, 14.0])).sum() - torch.lgamma(torch.tensor(30.0))
+    prior = 2 * torch.lgamma(torch.tensor(10.0)) - torch.lgamma(torch.tensor(20.0))
+    assert history[-1].train_elbo == pytest.approx(float(beta - prior) / 10, abs=1e-4)
+
+
+def test_a_loader_of_single_numbers() -> None:
+    model, guide = pair_of(plain)
+    with pytest.raises(TypeError, match="the loader must yield batches, tensors with one row per datum"):
+        fit(model, guide, DataLoader(TensorDataset(X), batch_size=None), epochs=1, progress=False)
