@@ -65,9 +65,12 @@ def offered_tensor(msg: Any) -> Tensor | None:
 
 
 def stale(msg: Any, held: Tensor) -> str | None:
-    """What to say of a `pyro.param` statement under whose name Pyro's store held a parameter of another shape."""
+    """What to say of a `pyro.param` statement under whose name Pyro's store held a parameter of another shape.
+
+    Nothing of the networks of `pyro.module`, which keep their shapes and are never broadcast.
+    """
     offered = offered_tensor(msg)
-    if offered is None:
+    if offered is None or "$$$" in msg["name"]:
         return None
     shape = transform_to(msg["kwargs"].get("constraint", constraints.real)).inverse_shape(offered.shape)
     if tuple(shape) == tuple(held.shape):

@@ -96,12 +96,10 @@ class Monitor:
 
     def _of_sums(self, args: tuple[Any, ...]) -> tuple[float, float]:
         with torch.no_grad(), eval_mode(self.model, self.guide), fork_rng(SEED), recording():
-            drawn = [
-                name for name, _ in sample_sites(prune_subsample_sites(poutine.trace(self.guide).get_trace(*args)))
-            ]
+            trace = prune_subsample_sites(poutine.trace(self.guide).get_trace(*args))
             elbo = -float(self._summing.loss(self.model, self.guide, *args))
         elbo *= len(args[0]) / self._scale().num_data(args)
-        return elbo, math.nan if drawn else elbo
+        return elbo, math.nan if any(sample_sites(trace)) else elbo
 
     def _of_data(self, args: tuple[Any, ...]) -> tuple[float, float]:
         if self._summing is not None:

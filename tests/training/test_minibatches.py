@@ -200,7 +200,7 @@ def test_a_list_of_numbers_is_one_tensor(kind: Callable[[float], Any]) -> None:
     def guide(x: Tensor) -> None:  # the exact posterior
         pyro.sample("fairness", dist.Beta(pyro.param("a", torch.tensor(16.0)), pyro.param("b", torch.tensor(14.0))))
 
-    history = fit(model, guide, data, steps=1, lr=1e-8, progress=False, seed=0)
+    history = fit(model, guide, data, steps=1, lr=1e-8, preflight=False, progress=False, seed=0)
     beta = torch.lgamma(torch.tensor([16.0, 14.0])).sum() - torch.lgamma(torch.tensor(30.0))
     prior = 2 * torch.lgamma(torch.tensor(10.0)) - torch.lgamma(torch.tensor(20.0))
     assert history[-1].train_elbo == pytest.approx(float(beta - prior) / 10, abs=1e-4)
