@@ -36,12 +36,14 @@ def check_minibatches(model: Program, guide: Program, batches: Batches, head: He
     n = len(args[0])
     if 1 in _sizes(batches, parts):
         _check_single_datum(model, guide, args)
-    if n < 2 or batches.steps_per_epoch == 1:
+    at_once = batches.steps_per_epoch == 1
+    if n < 2 or (at_once and parts == 1):
         return
     runs = [_run(model, guide, take(args, {}, 0, size)[0]) for size in (n, n - 1)]
     if not any(run.raised for run in runs):
         _check_rows(guide, batches, *runs)
-        _check_shared(batches, *runs)
+        if not at_once:
+            _check_shared(batches, *runs)
     # else the first step will say what is wrong
 
 

@@ -111,8 +111,9 @@ def test_rows_that_a_program_makes_are_refused_in_minibatches() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(loc, 1.0))
 
-    with pytest.raises(ValueError, match=r"the pair has parameters for each datum \(rows\)"):
-        fit(model, guide, X, epochs=1, batch_size=10, progress=False)
+    for options in ({"batch_size": 10}, {"batch_size": N, "accumulate": 2}):
+        with pytest.raises(ValueError, match=r"the pair has parameters for each datum \(rows\)"):
+            fit(model, guide, X, epochs=1, progress=False, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("auto", [AutoNormal, AutoDelta, AutoDiagonalNormal])
