@@ -17,7 +17,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.compilation.mode import recording
+from pyro_vae.compilation.reasons import why_not_compiled
 from pyro_vae.compilation.rewrites import rewrite
+from pyro_vae.compilation.validation import unvalidated
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["CompiledGradients", "Recordable", "compile_graph", "compiled_function", "layout_of", "modules_called"]
@@ -106,12 +108,16 @@ class CompiledGradients:
         if self.reason is not None:
             return None
         leaves = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-        key = self._signature(params, args, kwargs)
-        graph = self._graphs.get(key) or self._new_graph(key, params, args, kwargs, leaves)
-        if graph is None:
-            return None
-        self._calls += 1
-        if self._calls % CHECK_EVERY == 0 and not self._agrees(graph, leaves, args, kwargs):
+        try:
+            key = self._signature(params, args, kwargs)
+            graph = self._graphs.get(key) or self._new_graph(key, params, args, kwargs, leaves)
+            if graph is None:
+                return None
+            self._calls += 1
+            if self._calls % CHECK_EVERY == 0 and not self._agrees(graph, leaves, args, kwargs):
+                return None
+        except Exception as error:  # whatever the pair, the recorder, the compiler or its code raise
+            self._give_up(why_not_compiled(error))
             return None
         if self.advance is not None:
             self.advance()
@@ -149,11 +155,7 @@ class CompiledGradients:
         if num_graphs and waits and name not in self._compiled_before:
             return None
         self._compiled_before.discard(name)
-        try:
-            graph = self._record(params, args, kwargs, leaves)
-        except Exception as error:  # the pair, the recorder and the compiler can raise anything
-            self._give_up(_explain(error))
-            return None
+        graph = self._record(params, args, kwargs, leaves)
         if not self._agrees(graph, leaves, args, kwargs):
             return None
         self._graphs[key] = graph
@@ -177,7 +179,7 @@ class CompiledGradients:
             return [loss.detach(), *(grad for grad in grads if grad is not None)]
 
         # otherwise running averages would include this batch twice
-        with pyro.validation_enabled(False), fork_rng(), recording(), _restored(self._side_effects()), Recordable():
+        with _unchecked(), fork_rng(), recording(), _restored(self._side_effects()), Recordable():
             module = make_fx(loss_and_gradients)(self._scale, *leaves)
         state = _lift(module)
         if len(module.graph.nodes) > MAX_NODES:
@@ -194,7 +196,7 @@ class CompiledGradients:
     def _agrees(self, graph: _Graph, leaves: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the compiled and the eager loss agree on the same random numbers; gives up if not."""
         buffers = [tensor for tensor in graph.state if not tensor.requires_grad]
-        with pyro.validation_enabled(False), recording():
+        with _unchecked(), recording():
             with fork_rng(), _restored(buffers):
                 compiled = self._run(graph, leaves, 1.0)[0]
             with fork_rng(), torch.no_grad(), _restored(buffers), Recordable():
@@ -221,7 +223,7 @@ def compiled_function(f: Callable[..., Tensor], inputs: list[Tensor]) -> Callabl
         ValueError: If the graph and `f` disagree on the same random numbers.
         Exception: Any exception of the recorder or the compiler.
     """
-    with torch.no_grad(), pyro.validation_enabled(False):
+    with torch.no_grad(), _unchecked():
         with fork_rng(), Recordable():
             module = make_fx(f)(*inputs)
         state = _lift(module)
@@ -276,13 +278,29 @@ _REPLACED = {F.one_hot: _one_hot, torch.bernoulli: _bernoulli, F.dropout: _dropo
 
 
 @contextmanager
+def _unchecked() -> Iterator[None]:
+    """Within it neither Pyro nor distributions check values, and recurrent networks consist of what can be compiled."""
+    backend: Any = torch.backends.mkldnn
+    before, backend.enabled = backend.enabled, False
+    try:
+        with pyro.validation_enabled(False), unvalidated():
+            yield
+    finally:
+        backend.enabled = before
+
+
+@contextmanager
 def _restored(tensors: list[Tensor]) -> Iterator[None]:
     """A context at whose end tensors get back the values that they had at its start."""
-    before = [t.detach().clone() for t in tensors]
-    yield
-    with torch.no_grad():
-        for tensor, value in zip(tensors, before, strict=True):
-            tensor.copy_(value)
+    # nothing writes to an expanded tensor, and nothing can
+    written = [t for t in tensors if not any(s == 0 and n > 1 for s, n in zip(t.stride(), t.shape, strict=True))]
+    before = [t.detach().clone() for t in written]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(written, before, strict=True):
+                tensor.copy_(value)
 
 
 def _tensors_of(objective: Any) -> list[Tensor]:
@@ -332,14 +350,3 @@ def _hashable(value: Any) -> Any:
     except TypeError:
         return repr(value)
     return value
-
-
-def _explain(error: Exception) -> str:
-    """One line that says why a loss could not be recorded or compiled."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    name = type(error).__name__
-    if "value out of a tracing tensor" in str(error) or "data-dependent" in str(error).lower():
-        return "the pair's control flow depends on the values of tensors (an if, .item() or float() of one)"
-    if "CxxCompiler" in name or "CppCompile" in name:
-        return f"no working C++ compiler was found on this machine ({name})"
-    return f"{name}: {first[:300]}"

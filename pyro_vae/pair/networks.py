@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyro_vae.pair.parameters import parameters_kept
+
 __all__ = ["to_networks_device", "eval_mode", "modules_of"]
 
 MAX_DEPTH = 6
@@ -142,7 +144,8 @@ def eval_mode(*programs: Callable[..., Any]) -> Iterator[None]:
     for module in training:
         module.training = False
     try:
-        yield
+        with parameters_kept():
+            yield
     finally:
         for module in training:
             module.training = True

@@ -15,6 +15,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
+from pyro_vae.pair.parameters import keep_frozen
 from pyro_vae.support.random import fork_rng
 
 __all__ = [
@@ -152,8 +153,9 @@ def trace_pair(
         dim = -1 - nesting
         model = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(model)
         guide = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(guide)
-    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    with keep_frozen():
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     for trace in (guide_trace, model_trace):  # in place: nothing else refers to these traces
         for name in [name for name, site in trace.nodes.items() if site_is_subsample(site)]:
             trace.remove_node(name)
@@ -176,6 +178,12 @@ def _check_sites_match(traces: PairTrace) -> None:
     in_model = {name: site for name, site in sample_sites(traces.model) if not site["is_observed"]}
     in_guide = dict(sample_sites(traces.guide))
     missing = [name for name in in_model if name not in in_guide]
+    if missing and in_model[missing[0]]["infer"].get("enumerate"):
+        raise ValueError(
+            f"the model enumerates the latent site {missing[0]!r}, which the guide never samples: TraceEnum_ELBO sums "
+            "it out, in pv.SVI and pv.fit; what else is asked of the pair needs a guide that samples it, "
+            f"pyro.sample({missing[0]!r}, ...)"
+        )
     if missing:
         raise ValueError(
             f"the model samples the latent site {missing[0]!r}, which the guide never samples (the guide has "

@@ -16,9 +16,10 @@ from pyro_vae.data import Data, Split, batches_of
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.pair.arguments import take
 
-__all__ = ["HEAD", "Batches", "Head", "batches_for"]
+__all__ = ["BATCH_SIZE", "HEAD", "Batches", "Head", "batches_for"]
 
 HEAD = 1000  # number of training data on which a run is monitored
+BATCH_SIZE = 100  # unless there are fewer data
 
 
 class Batches:
@@ -34,7 +35,7 @@ class Batches:
     def __init__(
         self,
         source: Any,
-        batch_size: int,
+        batch_size: int | None,
         device: torch.device,
         max_args: int,
         ranks: Ranks | None = None,
@@ -44,7 +45,7 @@ class Batches:
         self.split: Split | None = None
         self.tensors: tuple[Tensor, ...] | None = None
         self.loader: Any = None  # any re-iterable
-        self.batch_size: int | None = batch_size
+        source = _stacked(source)
         if isinstance(source, Split):
             if source.given is not None and max_args < 2:
                 raise ValueError(
@@ -61,7 +62,6 @@ class Batches:
             _check_finite(self.tensors)
         elif isinstance(source, Iterable) and not isinstance(source, str | bytes | Iterator):
             self.loader = source if self.ranks.size == 1 else _sharded(source, self.ranks, trains)
-            self.batch_size = None
             dataset: Any = getattr(source, "dataset", None)
             self.num_data = len(dataset) if hasattr(dataset, "__len__") else None
         else:
@@ -69,9 +69,11 @@ class Batches:
                 f"data must be what pv.data.load returns, a tensor, a tuple of tensors or a re-iterable loader of "
                 f"batches, got {type(source).__name__}; pv.data.load also takes arrays, files and data sets"
             )
-        if self.batch_size is not None and self.num_data is not None:
+        self.batch_size: int | None = None
+        if self.in_memory and self.num_data is not None:
             if self.num_data == 0:
                 raise ValueError("the data are empty: expected at least one datum")
+            self.batch_size = min(BATCH_SIZE, self.num_data) if batch_size is None else batch_size
             if not 1 <= self.batch_size <= self.num_data:
                 raise ValueError(
                     f"batch_size must be between 1 and the number of data {self.num_data}, got {batch_size}"
@@ -151,6 +153,8 @@ class Batches:
             members = members[: self.max_args]
             if not isinstance(members[0], Tensor):
                 raise TypeError(f"the loader must yield tensors or tuples that begin with one, got {type(members[0])}")
+            if members[0].dim() == 0:
+                raise TypeError("the loader must yield batches, tensors with one row per datum, got a single number")
             yield tuple(m.to(self.device, non_blocking=True) if isinstance(m, Tensor) else m for m in members)
 
 
@@ -176,7 +180,7 @@ class Head:
 
 def batches_for(
     source: Any,
-    batch_size: int,
+    batch_size: int | None,
     device: torch.device,
     model: Callable[..., Any],
     ranks: Ranks | None = None,
@@ -218,6 +222,15 @@ def _sharded(loader: Any, ranks: Ranks, trains: bool) -> DataLoader[Any]:
         prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers,
     )
+
+
+def _stacked(source: Any) -> Any:
+    """A list of numbers, as tensors or not, as one tensor; anything else as it is."""
+    if not isinstance(source, list) or not source:
+        return source
+    if all(isinstance(v, int | float) or (isinstance(v, Tensor) and v.dim() == 0) for v in source):
+        return torch.stack([torch.as_tensor(v) for v in source])
+    return source
 
 
 def _tensors(values: Iterable[Any]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pyro.infer
 import torch
+from pyro.infer import TraceEnum_ELBO
 
 from pyro_vae import elbo as elbos
 from pyro_vae.compilation.precision import Precision
@@ -17,11 +18,12 @@ from pyro_vae.data import Data
 from pyro_vae.distributed.ranks import Devices, Ranks, launch
 from pyro_vae.evaluate.preflight.report import preflight as check_pair
 from pyro_vae.pair.device import choose_device
+from pyro_vae.pair.enumeration import completed, summed_out
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.scale import DataScale, data_scale
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng
-from pyro_vae.training.batches import Batches, Head, batches_for
+from pyro_vae.training.batches import BATCH_SIZE, Batches, Head, batches_for
 from pyro_vae.training.callbacks import Callback, State
 from pyro_vae.training.checkpoints.checkpointer import Checkpointer, checkpoints_of
 from pyro_vae.training.checkpoints.directory import Checkpoints
@@ -29,6 +31,7 @@ from pyro_vae.training.checkpoints.signals import StopRequest, stop_between_step
 from pyro_vae.training.checkpoints.svi import objective_values
 from pyro_vae.training.history import History
 from pyro_vae.training.loop import Run, run_to_end
+from pyro_vae.training.minibatches import check_minibatches
 from pyro_vae.training.monitor import SEED, Monitor
 from pyro_vae.training.nonfinite import LossCheck
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam
@@ -55,7 +58,7 @@ def fit(
     elbo: str | pyro.infer.ELBO = "mean_field",
     epochs: int | None = None,
     steps: int | None = None,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     accumulate: int = 1,
     lr: float = 1e-3,
     lr_schedule: LRSchedule = "constant",
@@ -86,14 +89,15 @@ def fit(
 
     Args:
         model, guide: The pair.
-        data: What `pv.data.load` returns; a tensor `(N, ...)`; a tuple of tensors with N rows, whose further members
-            are passed on as `*args`; or a loader, whose batches are passed on, cut to the number of arguments that the
-            model takes.
+        data: What `pv.data.load` returns; a tensor `(N, ...)` or a list of N numbers; a tuple of tensors with N rows,
+            whose further members are passed on as `*args`; or a loader, whose batches are passed on, cut to the number
+            of arguments that the model takes.
         valid: Validation data, in any of these forms. Default: the validation split of `data`, if it has one.
         elbo: An estimator's name (`pv.elbo.names()`) or a `pyro.infer.ELBO` object.
         epochs: Length of the run in passes over the data. Default: 50, unless `steps` is given.
         steps: Length of the run in gradient steps, in place of `epochs`.
-        batch_size: Data per step; the last batch of an epoch may be smaller. A loader has its own batch size.
+        batch_size: Data per step; the last batch of an epoch may be smaller. Default: 100, or all data if there are
+            fewer. A loader has its own batch size.
         accumulate: Number of parts in which the gradient of each batch is computed, one after the other, which takes
             less memory. The step is that of the whole batch, with other noise.
         lr: Learning rate.
@@ -188,6 +192,7 @@ def fit(
         head = train.monitored_head(accumulate * ranks.size)
         if preflight:
             check_pair(model, guide, *head.example_args, elbo=objective, num_particles=num_particles)
+        check_minibatches(model, guide, train, head, accumulate * ranks.size)
         weights = WeightCopies(svi)
         if ranks.size > 1:
             svi.join(ranks, weights.running, head.example_args)
@@ -196,7 +201,9 @@ def fit(
             checkpointer.load(state, saved, compile, head.example_args)
         state.steps_per_epoch = state.steps_per_epoch or train.steps_per_epoch
         check = LossCheck(weights, target)
-        scale = cache(partial(_scale, model, guide, head, accumulate * ranks.size))
+        enumerated = summed_out(model, guide, head.example_args) if isinstance(objective, TraceEnum_ELBO) else []
+        whole_guide = completed(model, guide, enumerated) if enumerated else guide
+        scale = cache(partial(_scale, model, whole_guide, head, accumulate * ranks.size))
         checkpointer.start(state, resumed=saved is not None)
         signals = (
             stack.enter_context(stop_between_steps()) if checkpointer.is_active or ranks.size > 1 else StopRequest()
@@ -212,7 +219,7 @@ def fit(
                 TrainStep(state, train, schedules, scale, check, accumulate),
                 check,
                 schedules,
-                Monitor(model, guide, head, validation, scale),
+                Monitor(model, guide, head, validation, scale, objective if enumerated else None),
                 BestWeights(state, compares=validation is not None and is_bound(objective), keeps=keep_best),
                 EarlyStopping(early_stopping),
                 callbacks,
@@ -252,6 +259,7 @@ def _fixed_settings(
 ) -> dict[str, Any]:
     """The settings that must be the same when the run is resumed, ready for JSON."""
     more: dict[str, Any] = {
+        "batch_size": train.batch_size or settings.batch_size or BATCH_SIZE,
         "elbo": [history.elbo, objective_values(objective)],
         "data": {**train.describe(), **history.data},
         "valid": None if validation is None else validation.describe(),

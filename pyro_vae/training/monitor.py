@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import pyro.infer
 import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
 
+from pyro_vae.compilation.mode import recording
 from pyro_vae.elbo.estimators.bounds import Trace, observed_log_prob
 from pyro_vae.evaluate.bounds import bound
 from pyro_vae.pair.arguments import take
 from pyro_vae.pair.networks import eval_mode
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.scale import DataScale
-from pyro_vae.pair.tracing import trace_pair
+from pyro_vae.pair.tracing import sample_sites, trace_pair
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.batches import Batches, Head
 
@@ -29,12 +34,27 @@ class Monitor:
 
     A pair with latent variables shared by all data has no ELBO per datum; its total is divided by the number of data.
     With several processes, each measures its shard of the data, and all get the same values.
+
+    Args:
+        model, guide: The pair.
+        head: Training data.
+        valid: Validation data.
+        scale: The plate over the data.
+        summing: The estimator whose bound is measured in place of `bound`, for a pair whose model has latents that it
+            sums out. Its KL is NaN if the guide samples others.
     """
 
     def __init__(
-        self, model: Program, guide: Program, head: Head, valid: Batches | None, scale: Callable[[], DataScale]
+        self,
+        model: Program,
+        guide: Program,
+        head: Head,
+        valid: Batches | None,
+        scale: Callable[[], DataScale],
+        summing: pyro.infer.ELBO | None = None,
     ) -> None:
         self.model, self.guide = model, guide
+        self._summing: Any = summing
         self._head, self._valid, self._scale = head, valid, scale
         self._ranks = head.source.ranks
         self._seed = SEED + self._ranks.rank
@@ -74,12 +94,23 @@ class Monitor:
         """Whether each rank measures its own shard of data in memory, rather than all of them."""
         return self._ranks.size > 1 and self._scale().per_datum and not self._head.is_whole
 
+    def _summed_out(self, args: tuple[Any, ...]) -> tuple[float, float]:
+        with torch.no_grad(), eval_mode(self.model, self.guide), fork_rng(SEED), recording():
+            trace = prune_subsample_sites(poutine.trace(self.guide).get_trace(*args))
+            elbo = -float(self._summing.loss(self.model, self.guide, *args))
+        elbo *= len(args[0]) / self._scale().num_data(args)
+        return elbo, math.nan if any(sample_sites(trace)) else elbo
+
     def _sum_per_datum(self, args: tuple[Any, ...]) -> tuple[float, float]:
+        if self._summing is not None:
+            return self._summed_out(args)
         memory = ALL_AT_ONCE if self._head.is_whole else None
         result = bound(self.model, self.guide, *args, memory=memory, seed=self._seed)
         return float(result.elbo.double().sum()), float(result.log_likelihood.double().sum())
 
     def _total(self, args: tuple[Any, ...]) -> tuple[float, float]:
+        if self._summing is not None:
+            return self._summed_out(args)
         with torch.no_grad(), eval_mode(self.model, self.guide), fork_rng(SEED):
             traces = trace_pair(self.model, self.guide, args)
             elbo = -float(Trace().particle_loss(traces))

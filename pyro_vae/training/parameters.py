@@ -8,6 +8,7 @@ from typing import Any
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_vae.pair.parameters import offered_tensor, stale, unconstrained
 from pyro_vae.pair.protocol import Program
 
 __all__ = ["ParameterRegistry"]
@@ -70,10 +71,14 @@ class ParameterRegistry(Messenger):
                 yield name, tensor
 
     def _pyro_post_param(self, msg: Any) -> None:
-        found = msg["value"].unconstrained()
+        found = unconstrained(msg["value"])
+        if found is None:  # a first value, which the next statement will hold as a parameter
+            return
+        if found not in self.names and (text := stale(msg, found)):
+            raise ValueError(text)
         self.names.setdefault(found, msg["name"])
         if self._running is not None:
             self._programs.setdefault(found, set()).add(self._running)
-        for init in msg["args"][1:]:  # nothing, a tensor, or a function that makes one
-            if isinstance(init, Tensor) and init is not found:
-                self.shadowed[msg["name"]] = init
+        offered = offered_tensor(msg)
+        if offered is not None and offered is not found:
+            self.shadowed[msg["name"]] = offered

@@ -108,8 +108,10 @@ class PhaseStepper:
 
     def _backward(self, loss: Any, scale: float) -> Any:
         """Add the gradient of `scale * loss` to the parameters' `.grad`; returns the loss without a gradient."""
-        if not loss.requires_grad:
-            raise ValueError(self._bound.no_parameters)
+        if not getattr(loss, "requires_grad", False):
+            if not self.is_verified and not _is_empty(loss):
+                raise ValueError(self._bound.no_parameters)
+            return torch.as_tensor(loss)
         factor = self._scaler.factor(scale, self.updater.owned)
         scaled = loss if isinstance(factor, float) and factor == 1.0 else loss * factor
         inputs = [p for p in self.updater.trained if p.requires_grad]
@@ -173,9 +175,15 @@ class OwnGradients(PhaseStepper):
         return self.loss(*args, **kwargs)
 
     def _backward(self, loss: Any, scale: float) -> Any:
-        self._check()
+        if not _is_empty(loss):
+            self._check()
         for p in self.updater.trained:
             parts = [g for g in (None if p.grad is None else p.grad * scale, self._before.get(p)) if g is not None]
             p.grad = sum(parts[1:], start=parts[0]) if parts else None
         # ReweightedWakeSleep has one loss for the model and one for the guide
         return tuple(map(torch.as_tensor, loss)) if isinstance(loss, tuple) else torch.as_tensor(loss)
+
+
+def _is_empty(loss: Any) -> bool:
+    """Whether a loss is that of a batch without a single site, which trains nothing where others do."""
+    return not isinstance(loss, tuple) and bool(torch.as_tensor(loss) == 0)

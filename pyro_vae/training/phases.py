@@ -13,7 +13,7 @@ from pyro_vae.elbo.adversarial.phases import Phase, PhasedELBO
 from pyro_vae.pair.protocol import Program
 from pyro_vae.training.parameters import ParameterRegistry
 
-__all__ = ["Phases", "loss_phases"]
+__all__ = ["Phases", "loss_of", "loss_phases"]
 
 
 _NO_PARAMETERS = (
@@ -90,11 +90,18 @@ def _single_phase(loss: Any, model: Program, guide: Program) -> BoundPhase:
     return BoundPhase(
         Phase("loss", loss, EVERYTHING),
         _bind(loss.loss_and_grads if function is None else function, model, guide),
-        _bind(getattr(loss, "loss", loss), model, guide),
+        _bind(loss_of(loss), model, guide),
         "steps",
         _NO_PARAMETERS,
         makes_gradients=function is None,
     )
+
+
+def loss_of(objective: Any) -> Callable[..., Any]:
+    """`(model, guide, *args, **kwargs) -> loss` of an objective."""
+    bound: Any = objective
+    function: Callable[..., Any] = bound.loss if isinstance(objective, pyro.infer.ELBO) else objective
+    return function
 
 
 def _ignore(params: Mapping[str, Tensor]) -> None:

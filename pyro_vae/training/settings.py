@@ -28,7 +28,7 @@ class Settings:
 
     epochs: int | None
     steps: int | None
-    batch_size: int
+    batch_size: int | None
     accumulate: int
     lr: float
     lr_schedule: LRSchedule

@@ -16,11 +16,12 @@ from torch import Tensor
 from pyro_vae.compilation.precision import Precision, networks_in, precision_dtype
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.elbo import MeanField, PhasedELBO
+from pyro_vae.pair.parameters import parameters_kept
 from pyro_vae.pair.protocol import Program
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam, updater_for
 from pyro_vae.training.parameters import ParameterRegistry
 from pyro_vae.training.phase_stepper import OwnGradients, PhaseStepper
-from pyro_vae.training.phases import loss_phases
+from pyro_vae.training.phases import loss_of, loss_phases
 from pyro_vae.training.replicas import Replicas
 from pyro_vae.training.scaling import LossScaler
 from pyro_vae.training.stepper import Stepper
@@ -64,7 +65,8 @@ class SVI:
         optim: A `torch.optim.Optimizer`, a function `params -> Optimizer`, or a `pyro.optim.PyroOptim`. Default: fused
             Adam at rate 1e-3.
         loss: A `pyro.infer.ELBO` (of this library, of Pyro or your own), or a function `(model, guide, *args, **kwargs)
-            -> tensor`. It is a sum over the data, as in Pyro.
+            -> tensor`. Summed over the data, as in Pyro. The attribute `objective` is what was given here; `loss`,
+            `loss_and_grads` and `optim` are those of `pyro.infer.SVI`.
         clip_norm: Rescale the gradient to at most this norm, if given.
         compile: Record loss and gradients of the pair after the first step and compile the graph, which takes 10 to
             30 seconds. A loss that cannot be compiled runs eagerly, after a warning with the reason. `.compile` may be
@@ -104,19 +106,20 @@ class SVI:
         precision: Precision = "float32",
     ) -> None:
         self.model, self.guide, self.clip_norm, self.compile = model, guide, clip_norm, compile
-        self.loss: Any = MeanField() if loss is None else loss
+        self.objective: Any = MeanField() if loss is None else loss
+        self.optim = fused_adam() if optim is None else optim
         self.pyro_optim = optim if isinstance(optim, PyroOptim) else None
         self._dtype = precision_dtype(precision)
-        _check_arguments(optim, self.loss, clip_norm, self._dtype)
-        self._stepper = self._make_stepper(optim or fused_adam())
+        _check_arguments(optim, self.objective, clip_norm, self._dtype)
+        self._stepper = self._make_stepper(self.optim)
 
     def _make_stepper(self, optim: Any) -> Stepper:
         registry, scaler = ParameterRegistry(), LossScaler(self._dtype)
-        phases = loss_phases(self.loss, self.model, self.guide, registry)
+        phases = loss_phases(self.objective, self.model, self.guide, registry)
         steppers = []
         for bound in phases.phases:
             if bound.makes_gradients and self._dtype is not None:
-                raise ValueError(f"{type(self.loss).__name__} has no differentiable_loss: use precision='float32'")
+                raise ValueError(f"{type(self.objective).__name__} has no differentiable_loss: use precision='float32'")
             kind = OwnGradients if bound.makes_gradients else PhaseStepper
             updater = updater_for(optim, bound.phase.lr)
             steppers.append(kind(bound, phases, registry, updater, scaler, self._networks))
@@ -124,6 +127,20 @@ class SVI:
 
     def _networks(self) -> AbstractContextManager[None]:
         return networks_in(self._dtype, self.model, self.guide)
+
+    def loss(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss of `(model, guide, *args, **kwargs)`, as the objective gives it."""
+        return loss_of(self.objective)(*args, **kwargs)
+
+    def loss_and_grads(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss of `(model, guide, *args, **kwargs)`; adds its gradient to the parameters' `.grad`."""
+        objective = self.objective
+        if isinstance(objective, pyro.infer.ELBO):
+            return getattr(objective, "loss_and_grads")(*args, **kwargs)  # noqa: B009 - which its base class lacks
+        loss = objective(*args, **kwargs)
+        if getattr(loss, "requires_grad", False):
+            loss.backward(retain_graph=True)
+        return loss
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -172,7 +189,8 @@ class SVI:
             ValueError: If the loss depends on no parameter, on none that the optimizer updates, or on a network whose
                 name Pyro's parameter store has for another one.
         """
-        return self._stepper.gradients(args, kwargs or {}, scale, self.compile)
+        with parameters_kept():
+            return self._stepper.gradients(args, kwargs or {}, scale, self.compile)
 
     def update(self) -> None:
         """Update the parameters with the gradients of `gradients`, then clear the gradients."""
@@ -184,16 +202,16 @@ class SVI:
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The loss without a gradient (0-d tensor, nats summed over the batch)."""
-        with torch.no_grad(), self._networks():
-            loss = getattr(self.loss, "loss", self.loss)
-            return torch.as_tensor(loss(self.model, self.guide, *args, **kwargs))
+        with torch.no_grad(), parameters_kept(), self._networks():
+            return torch.as_tensor(self.loss(self.model, self.guide, *args, **kwargs))
 
     def prepare(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Evaluate the loss without a step, so that a state can be loaded; returns the parameters by name.
 
         This makes the critics of an objective made of phases. Optimizers are made at the first step or by `adopt`.
         """
-        self._stepper.prepare(args, kwargs)
+        with parameters_kept():
+            self._stepper.prepare(args, kwargs)
         return self.params
 
     def adopt(self, params: dict[str, Tensor]) -> None:
@@ -208,7 +226,7 @@ class SVI:
         the tensors that its networks change by themselves, such as running means.
         """
         params = self.prepare(*args)
-        critics = self.loss.critics.values() if isinstance(self.loss, PhasedELBO) else ()
+        critics = self.objective.critics.values() if isinstance(self.objective, PhasedELBO) else ()
         buffers = [*buffers, *(b for critic in critics for b in critic.buffers())]
         self._stepper.join(Replicas(ranks, params.values(), buffers))
 

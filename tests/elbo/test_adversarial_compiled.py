@@ -105,7 +105,7 @@ def test_a_run_goes_on_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
         return pv.SVI(vae.model, vae.guide, sgd, narrow("aae", spectral=True, average=0.9), compile=True)
 
     def weights(svi: pv.SVI) -> dict[str, Tensor]:
-        return {name: t.clone() for name, t in {**vae.state_dict(), **svi.loss.state_dict()}.items()}
+        return {name: t.clone() for name, t in {**vae.state_dict(), **svi.objective.state_dict()}.items()}
 
     def steps(svi: pv.SVI, which: range) -> list[float]:
         losses = []
@@ -124,7 +124,7 @@ def test_a_run_goes_on_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     vae.load_state_dict({n: t for n, t in then.items() if n in vae.state_dict()})
     svi = fresh()
     svi.prepare(x)
-    svi.loss.load_state_dict({n: t for n, t in then.items() if n not in vae.state_dict()})
+    svi.objective.load_state_dict({n: t for n, t in then.items() if n not in vae.state_dict()})
     svi.load_compiled(state)
     assert steps(svi, range(4, 7)) == losses
     assert len(compiles) == 6

@@ -742,3 +742,16 @@ def test_a_subsampled_plate_in_parts() -> None:
         found.append(float(pyro.param("mean").detach()))
     assert found[0] == pytest.approx(found[1], rel=1e-9)
     assert found[0] == pytest.approx(float(x.mean()) * (1 - 0.9**2))
+
+
+@pytest.mark.parametrize(("num_data", "size"), [(30, 30), (120, 100)])
+def test_the_default_batch_is_a_hundred_data_or_all_there_are(num_data: int, size: int) -> None:
+    pair, sizes = LinearGaussian(seed=1), set[int]()
+
+    def model(x: Tensor) -> None:
+        sizes.add(len(x))
+        pair.model(x)
+
+    history = fit(model, pair.guide, LinearGaussian().simulate(num_data), epochs=1, progress=False, preflight=False)
+    assert history[-1].step == -(-num_data // size)
+    assert size in sizes

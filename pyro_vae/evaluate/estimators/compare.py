@@ -17,6 +17,7 @@ from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.arguments import check_data, check_keywords
 from pyro_vae.pair.networks import to_networks_device
+from pyro_vae.pair.parameters import unconstrained
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import sample_sites, trace_pair
 from pyro_vae.support.memory import retain_memory
@@ -137,8 +138,8 @@ def _parameters(model: Program, guide: Program, data: Data) -> tuple[dict[str, l
     with torch.no_grad(), fork_rng():
         traces = trace_pair(model, guide, *data)
         for program, trace in (("model", traces.model), ("guide", traces.guide)):
-            found: list[Any] = [s["value"].unconstrained() for s in trace.nodes.values() if s["type"] == "param"]
-            params_by_program[program] = list({id(p): p for p in found if p.requires_grad}.values())
+            found = [unconstrained(s["value"]) for s in trace.nodes.values() if s["type"] == "param"]
+            params_by_program[program] = list({id(p): p for p in found if p is not None and p.requires_grad}.values())
     return params_by_program, all(site["fn"].has_rsample for _, site in sample_sites(traces.guide))
 
 

@@ -26,6 +26,7 @@ from torch.nn.parameter import is_lazy
 
 from pyro_vae.evaluate.preflight.result import PreflightIssue
 from pyro_vae.pair.networks import modules_of
+from pyro_vae.pair.parameters import offered_tensor, parameters_kept, stale
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import sample_sites
 
@@ -59,13 +60,20 @@ class _Params(Messenger):
         super().__init__()
         self.trained: dict[str, Tensor] = {}
         self.offered: list[tuple[str, Tensor]] = []
+        self.stale: dict[str, str] = {}
+        self.shapes: dict[str, torch.Size] = {}  # of the first value given, or of the parameter
 
     def _pyro_post_param(self, msg: Any) -> None:
-        value = msg["value"]
+        value, name = msg["value"], msg["name"]
         whole = getattr(value, "_pyro_unconstrained_param", None)  # inside a subsampled plate
-        self.trained[msg["name"]] = getattr(value, "unconstrained", lambda: value)() if whole is None else whole
+        held = getattr(value, "unconstrained", lambda: value)() if whole is None else whole
+        if name not in self.trained and (text := stale(msg, held)):
+            self.stale[name] = text
+        self.trained[name] = held
+        offered = offered_tensor(msg)
+        self.shapes.setdefault(name, held.shape if offered is None else offered.shape)
         if len(msg["args"]) > 1 and isinstance(msg["args"][1], Tensor):
-            self.offered.append((msg["name"], msg["args"][1]))
+            self.offered.append((name, msg["args"][1]))
 
 
 @dataclass
@@ -166,7 +174,8 @@ def preserve_state(model: Program, guide: Program) -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*was not registered in the param store")  # frozen weights
         messenger._pyro_sample = staticmethod(lenient)
         try:
-            yield
+            with parameters_kept():
+                yield
         finally:
             messenger._pyro_sample = staticmethod(broadcast)
             with torch.no_grad():

@@ -101,6 +101,8 @@ def preflight(
     with fork_rng(), torch.enable_grad(), preserve_state(model, guide):
         guide_once = fresh_guide(guide)
         run = Run.record(len(args[0]), model, guide_once, args, kwargs)
+        for text in run.params.stale.values():
+            run.error("stale_parameter", None, text)
         check_plates(run)
         check_sites(run, estimator)
         check_shapes(run, estimator)

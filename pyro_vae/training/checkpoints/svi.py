@@ -40,13 +40,13 @@ def svi_state(svi: SVI) -> Snapshot:
             for group in optimizer.param_groups
         ]
         optimizers.append({"state": numbers, "groups": groups})
-    tensors |= prefixed("objective", _objective_tensors(svi.loss))
-    if isinstance(svi.loss, PhasedELBO):
-        tensors |= prefixed("phases", svi.loss.state_dict())
+    tensors |= prefixed("objective", _objective_tensors(svi.objective))
+    if isinstance(svi.objective, PhasedELBO):
+        tensors |= prefixed("phases", svi.objective.state_dict())
     values = {
         "params": list(params),
         "optimizers": optimizers,
-        "objective": objective_values(svi.loss),
+        "objective": objective_values(svi.objective),
         "scaler": svi.scaler.state_dict(),
         "compiled": svi.compiled_state(),
     }
@@ -95,9 +95,9 @@ def load_svi_state(svi: SVI, state: Snapshot, args: tuple[Any, ...], *, compiled
         for key, value in saved_buffers.items():
             buffers[key].copy_(value)
     _load_optimizers(svi, state, known)
-    _load_objective(svi.loss, stripped("objective", state.tensors), state.values["objective"])
-    if isinstance(svi.loss, PhasedELBO):
-        svi.loss.load_state_dict(stripped("phases", state.tensors))
+    _load_objective(svi.objective, stripped("objective", state.tensors), state.values["objective"])
+    if isinstance(svi.objective, PhasedELBO):
+        svi.objective.load_state_dict(stripped("phases", state.tensors))
     svi.scaler.load_state_dict(state.values["scaler"], list(svi.params.values()))
     if compiled:
         svi.load_compiled(_by_phase(state.values["compiled"]))
