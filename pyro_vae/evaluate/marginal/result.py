@@ -22,7 +22,15 @@ from pyro_vae.support.tables import indexed_rows, new_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["LogMarginal", "join", "marginal_of"]
+__all__ = ["LogMarginal", "join", "marginal_of", "unreliable_note"]
+
+
+def unreliable_note(bad: int, total: int) -> str:
+    """What to know of a mean over estimates of which some are unreliable."""
+    return (
+        f"k-hat calls {bad} of {total} estimates of log p(x) unreliable: the mean is likely too low, by more than its "
+        "error says"
+    )
 
 
 @dataclass(frozen=True, repr=False)
