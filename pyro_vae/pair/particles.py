@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, log_prob, plate_nesting, sample_sites, trace_pair
@@ -91,8 +92,9 @@ def particles_agree(model: Program, guide: Program, args: tuple[Any, ...], **kwa
                 for name, site in sample_sites(replayed):
                     particle = joint.guide.nodes[name]["value"][k]
                     replayed.nodes[name] = {**site, "value": particle.reshape(site["value"].shape)}
-                guide_k = poutine.trace(poutine.replay(guide, trace=replayed)).get_trace(*args, **kwargs)
-                model_k = poutine.trace(poutine.replay(model, trace=replayed)).get_trace(*args, **kwargs)
+                with ExactDistributions():
+                    guide_k = poutine.trace(poutine.replay(guide, trace=replayed)).get_trace(*args, **kwargs)
+                    model_k = poutine.trace(poutine.replay(model, trace=replayed)).get_trace(*args, **kwargs)
                 alone = PairTrace(prune_subsample_sites(model_k), prune_subsample_sites(guide_k))
                 for (name, site, _), (_, site_k, _) in zip(joint.sites(), alone.sites(), strict=True):
                     together, by_itself = log_prob(name, site)[k], log_prob(name, site_k)

@@ -14,6 +14,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
+from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["PARTICLE_PLATE", "PairTrace", "checked_pair", "log_prob", "plate_nesting", "sample_sites", "trace_pair"]
@@ -106,8 +107,9 @@ def trace_pair(
         dim = -1 - nesting
         model = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(model)
         guide = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(guide)
-    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    with ExactDistributions():
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     for trace in (guide_trace, model_trace):  # nobody else has them: without a copy, which takes time
         for name in [name for name, site in trace.nodes.items() if site_is_subsample(site)]:
             trace.remove_node(name)

@@ -43,8 +43,9 @@ def factor_vae_score(codes: Tensor, factors: Tensor, generator: torch.Generator,
     """The share of batches with one fixed factor that are told by which code dimension varies least.
 
     Each batch of data that share the value of one factor votes for the dimension with the smallest variance, relative
-    to that over all data; constant dimensions are left out, so that units do not matter. The prediction for a dimension is the
-    factor that most of its votes had, in a first half of the batches; the score is its accuracy in the second half.
+    to that over all data; constant dimensions are left out, so that units do not matter. The prediction
+    for a dimension is the factor that most of its votes had, in a first half of the batches; the score is its accuracy
+    in the second half.
 
     Reference: Kim and Mnih 2018, arXiv 1802.05983, section 4.
     """

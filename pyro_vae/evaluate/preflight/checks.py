@@ -206,7 +206,7 @@ def check_support(run: Run) -> None:
         elif support is constraints.boolean:
             text += "divide them by their maximum, then " if finite.max() > 1 else ""
             text += "binarise them, `pv.data.load(name, binarize='dynamic')`, or use a likelihood for values in "
-            text += "[0, 1], `likelihood='continuous_bernoulli'` or `dist.ContinuousBernoulli(logits=...)`"
+            text += "[0, 1], `likelihood='continuous_bernoulli'` or `pv.conditionals.ContinuousBernoulli(D)(logits)`"
         else:
             text += "map the data into it, or use a likelihood for their range, for example `dist.Normal(...)`"
         run.error("support", name, text)
