@@ -15,6 +15,7 @@ from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, log_prob, plate_nesting, sample_sites, trace_pair
+from pyro_vae.pair.untouched import kept_buffers
 from pyro_vae.support.random import fork_rng
 
 __all__ = [
@@ -53,7 +54,7 @@ def particles_of(model: Program, guide: Program, data: Data, vectorize: bool | N
         vectorize = particles_agree(model, guide, args, **kwargs)
         if not vectorize:
             warn_not_vectorized()
-    with torch.no_grad(), fork_rng():
+    with torch.no_grad(), fork_rng(), kept_buffers(model, guide):
         plain = trace_pair(model, guide, args, kwargs)
     return Particles(vectorize, plate_nesting(plain.model, plain.guide))
 
@@ -82,7 +83,7 @@ def particles_agree(model: Program, guide: Program, args: tuple[Any, ...], **kwa
     here; networks that silently mix it with the data (a `reshape`, batch normalisation) disagree. So do networks that
     draw noise of their own (dropout).
     """
-    with torch.no_grad(), fork_rng():
+    with torch.no_grad(), fork_rng(), kept_buffers(model, guide):
         plain = trace_pair(model, guide, args, kwargs)
         nesting = plate_nesting(plain.model, plain.guide)
         try:

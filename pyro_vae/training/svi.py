@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_vae.compilation.precision import Precision, networks_in, precision_dtype
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.elbo import MeanField, PhasedELBO
+from pyro_vae.pair.untouched import kept_buffers
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam, updater_for
 from pyro_vae.training.parameters import ParameterRegistry
 from pyro_vae.training.phase_stepper import OwnGradients, PhaseStepper
@@ -188,9 +189,12 @@ class SVI:
     def prepare(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Run the loss without a step, so that a state can be loaded; returns the parameters by name.
 
+        Running averages of the networks stay as they were.
         Critics of an objective made of phases are made; optimizers are at the first step or by `adopt`.
         """
-        self._stepper.prepare(args, kwargs)
+        critics = self.loss.critics.values() if isinstance(self.loss, PhasedELBO) else ()
+        with kept_buffers(self.model, self.guide, networks=critics):
+            self._stepper.prepare(args, kwargs)
         return self.params
 
     def adopt(self, params: dict[str, Tensor]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyro.infer
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae import elbo as elbos
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
@@ -16,9 +17,11 @@ from pyro_vae.evaluate.estimators.gradients import Gradients, Moments
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.arguments import check_data, check_keywords
-from pyro_vae.pair.networks import beside_networks
+from pyro_vae.pair.networks import beside_networks, eval_mode, modules_of
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.scale import Unscaled
 from pyro_vae.pair.tracing import sample_sites, trace_pair
+from pyro_vae.pair.untouched import kept_store
 from pyro_vae.support.memory import kept_memory
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seed_or_draw
@@ -44,13 +47,17 @@ def compare_elbos(
 ) -> ElboComparison:
     """Compare ELBO estimators on any pair, at its present parameters, which are left as they are.
 
+    All numbers are of the pair in evaluation mode (no dropout, batch normalization by its running averages) and without
+    scales (of a subsampled plate, of `poutine.scale`), so that bounds and log p(x) are of one and the same density.
+    Weights, running averages, baselines and Pyro's parameter store are left as they were.
+
     Args:
         model, guide: The pair.
         x, *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes.
         estimators: Names (`pv.elbo.names()`) or ELBO objects; an object brings its own number of particles. Or a
             dictionary of them by the labels that the rows shall have.
         num_particles: Particles K for each name; a name that needs more than K is left out at that K.
-        repeats: Gradients per row. Repeat r has the same noise seed for every estimator.
+        repeats: Gradients per row. Repeat r has the same noise for every estimator, and noise of its own.
         num_samples: Importance samples per datum for the reference log p(x).
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
@@ -63,43 +70,79 @@ def compare_elbos(
     n = check_data((x, *args))
     check_keywords(compare_elbos, kwargs, model, guide)
     data = beside_networks((x, *args), model, guide), kwargs
-    first = seed_or_draw(seed)
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2 to tell a variance, got {repeats}")
     jobs = _jobs(estimators, num_particles)
-    reference = log_marginal(model, guide, *data[0], num_samples=num_samples, seed=first, progress=progress, **kwargs)
-    sides, pathwise = _sides(model, guide, data)
-    rows = []
-    references: dict[Any, dict[str, Moments]] = {}
-    with kept_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
-        for name, objective in jobs:
-            run = Gradients(model, guide, data, objective, sides, n)
-            moments, values, seconds = run.repeat(range(first, first + repeats), advance)
-            target, unbiased, draws = _unbiased(objective, pathwise)
-            if target not in references:
-                # seeds that no row uses
-                seeds = range(first + 10**6, first + 10**6 + max(2, draws * repeats // 100))
-                references[target] = Gradients(model, guide, data, unbiased, sides, n).repeat(seeds)[0]
-            value = float(values.mean())
-            ours, best = moments, references[target]
-            rows.append(
-                EstimatorRow(
-                    estimator=name,
-                    num_particles=objective.num_particles,
-                    value=value,
-                    value_error=float(values.std()) / math.sqrt(repeats),
-                    gap=reference.mean - value,
-                    model_bias=ours["model"].distance(best["model"]),
-                    guide_bias=ours["guide"].distance(best["guide"]),
-                    model_variance=ours["model"].variance,
-                    guide_variance=ours["guide"].variance,
-                    model_snr=ours["model"].snr,
-                    guide_snr=ours["guide"].snr,
-                    seconds=seconds,
-                    memory=run.peak_memory(first),
-                )
-            )
+    first = seed_or_draw(seed)
+    with kept_store(), eval_mode(model, guide), _recurrent_gradients(model, guide):
+        options: dict[str, Any] = {"num_samples": num_samples, "seed": first, "progress": progress, **kwargs}
+        reference = log_marginal(model, guide, *data[0], **options)
+        run = _Comparison(Unscaled()(model), Unscaled()(guide), data, n, reference.mean, first, repeats)
+        with kept_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
+            rows = [run.row(name, objective, advance) for name, objective in jobs]
     return ElboComparison(rows, reference, repeats)
+
+
+class _Comparison:
+    """The rows of estimators on one pair, each with the same noise, and unbiased gradients with other noise."""
+
+    def __init__(
+        self, model: Program, guide: Program, data: Data, n: int, log_prob: float, seed: int, repeats: int
+    ) -> None:
+        self.model, self.guide, self.data, self.n, self.log_prob, self.repeats = (
+            model,
+            guide,
+            data,
+            n,
+            log_prob,
+            repeats,
+        )
+        # not consecutive numbers, of which a call with the next seed would have all but one
+        generator = torch.Generator().manual_seed(seed)
+        self.seeds, self.others = torch.randint(2**62, (2, repeats), generator=generator).tolist()
+        self.sides, self.pathwise = _sides(model, guide, data)
+        self.references: dict[Any, dict[str, Moments]] = {}
+
+    def row(self, name: str, objective: pyro.infer.ELBO, advance: Callable[..., None]) -> EstimatorRow:
+        run = self._gradients(objective)
+        ours, values, seconds = run.repeat(self.seeds, advance)
+        value, best = float(values.mean()), self._reference(objective)
+        (model_bias, model_error), (guide_bias, guide_error) = (ours[s].distance(best[s]) for s in ("model", "guide"))
+        return EstimatorRow(
+            estimator=name,
+            num_particles=objective.num_particles,
+            value=value,
+            value_error=float(values.std()) / math.sqrt(self.repeats),
+            gap=self.log_prob - value,
+            model_bias=model_bias,
+            guide_bias=guide_bias,
+            model_variance=ours["model"].variance,
+            guide_variance=ours["guide"].variance,
+            model_snr=ours["model"].snr,
+            guide_snr=ours["guide"].snr,
+            seconds=seconds,
+            memory=run.peak_memory(self.seeds[0]),
+            model_bias_error=model_error,
+            guide_bias_error=guide_error,
+        )
+
+    def _gradients(self, objective: pyro.infer.ELBO) -> Gradients:
+        return Gradients(self.model, self.guide, self.data, objective, self.sides, self.n)
+
+    def _reference(self, objective: pyro.infer.ELBO) -> dict[str, Moments]:
+        target, unbiased, draws = _unbiased(objective, self.pathwise)
+        if target not in self.references:
+            seeds = self.others[: max(2, draws * self.repeats // 100)]
+            self.references[target] = self._gradients(unbiased).repeat(seeds)[0]
+        return self.references[target]
+
+
+@contextmanager
+def _recurrent_gradients(*programs: Program) -> Iterator[None]:
+    """Allow gradients of recurrent networks in evaluation mode, which cuDNN's have none of."""
+    recurrent = any(isinstance(m, nn.RNNBase) for net in modules_of(*programs).values() for m in net.modules())
+    with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+        yield
 
 
 def _jobs(

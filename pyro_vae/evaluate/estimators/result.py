@@ -26,7 +26,8 @@ class EstimatorRow:
     the data, split into the model's and the guide's parameters: `variance` is the trace of the covariance of one
     gradient, `snr` the norm of the expected gradient over the root of the variance, `bias` the norm of the expected
     gradient's deviation from an unbiased gradient of the same bound, relative to the latter's norm and corrected for
-    the noise of both (0 where noise explains it). `seconds` and `memory` (bytes at the peak) are for one gradient.
+    the noise of both (0 where noise explains it), and `bias_error` its standard error. `seconds` and `memory` (bytes at
+    the peak) are for one gradient.
     """
 
     estimator: str
@@ -42,6 +43,8 @@ class EstimatorRow:
     guide_snr: float
     seconds: float
     memory: int
+    model_bias_error: float = 0.0
+    guide_bias_error: float = 0.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,8 +83,9 @@ class ElboComparison(Result):
             name = (r.estimator, str(r.num_particles))
             cost = (f"{1e3 * r.seconds:.1f}", f"{r.memory / 2**20:.1f}", f"{r.guide_variance * r.seconds:.2g}")
             bounds.add_row(*name, f"{r.value:.3f} ± {r.value_error:.3f}", f"{r.gap:.3f}", *cost)
-            wide = (r.model_bias, r.guide_bias, r.model_variance, r.guide_variance)
-            gradients.add_row(*name, *(f"{v:.2g}" for v in wide), f"{r.model_snr:.2f}", f"{r.guide_snr:.2f}")
+            bias = ((r.model_bias, r.model_bias_error), (r.guide_bias, r.guide_bias_error))
+            wide = (*(f"{b:.2g} ± {e:.1g}" for b, e in bias), f"{r.model_variance:.2g}", f"{r.guide_variance:.2g}")
+            gradients.add_row(*name, *wide, f"{r.model_snr:.2f}", f"{r.guide_snr:.2f}")
         return Group(bounds, gradients)
 
     def _draw(self) -> Figure:

@@ -6,27 +6,21 @@ from typing import Any
 
 import torch
 from pyro.infer import HMC, MCMC, NUTS
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace
 from pyro_vae.evaluate.marginal.proposals import prior_traces
 from pyro_vae.pair.arguments import check_data, check_keywords, take
+from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.networks import beside_networks, eval_mode
 from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.scale import Unscaled
 from pyro_vae.pair.tracing import sample_sites
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seeded
 
 __all__ = ["posterior_samples"]
-
-
-class _Unscaled(Messenger):
-    """Take every site at its own weight: scales belong to objectives, not to posteriors."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        msg["scale"] = 1.0
 
 
 def posterior_samples(
@@ -90,12 +84,11 @@ def posterior_samples(
             plate = data_plate(traces, 1)
             for name, site in sample_sites(traces.guide):
                 axes[name] = plate.dim - site["fn"].event_dim
+        density = ExactDistributions()(Unscaled()(model))
         with progress_bar("posterior", n, progress) as advance:
             for i in range(n):
                 rows, named = take(args, kwargs, i, i + 1)
-                scheme = (
-                    NUTS(_Unscaled()(model)) if kernel == "nuts" else HMC(_Unscaled()(model), trajectory_length=1.0)
-                )
+                scheme = NUTS(density) if kernel == "nuts" else HMC(density, trajectory_length=1.0)
                 chain = MCMC(scheme, num_samples=num_samples, warmup_steps=warmup_steps, disable_progbar=True)
                 chain.run(*rows, **named)
                 for name, value in chain.get_samples().items():

@@ -28,7 +28,7 @@ __all__ = ["LogMarginal", "join", "marginal_of", "unreliable_note"]
 def unreliable_note(bad: int, total: int) -> str:
     """What to know of a mean over estimates of which some are unreliable."""
     return (
-        f"k-hat calls {bad} of {total} estimates of log p(x) unreliable: the mean is likely too low, by more than its "
+        f"k-hat calls {bad} of {total} estimates of log p(x) unreliable: the mean may be too low by more than its "
         "error says"
     )
 
