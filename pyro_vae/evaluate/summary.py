@@ -13,6 +13,7 @@ from rich.table import Table
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.evaluate.bounds import bound
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
+from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.evaluate.marginal.result import unreliable_note
 from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
@@ -164,6 +165,7 @@ def summarize(
     check_keywords(summarize, kwargs, model, guide)
     args = beside_networks(args, model, guide)
     with torch.no_grad(), eval_mode(model, guide), fork_rng():
+        guide = density_guide(model, guide, (args, kwargs))
         traces, few, _ = few_or_all(lambda some: trace_pair(model, guide, *some), (args, kwargs))
     observed = _observed(traces)
     if not traces.observed:

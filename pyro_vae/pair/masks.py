@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ from pyro.distributions import Independent, MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent as TorchIndependent
 
-__all__ = ["has_mask", "is_masked", "kept_elements", "unmasked"]
+from pyro_vae.pair.tracing import PairTrace, sample_sites
+
+__all__ = ["has_mask", "is_masked", "kept_elements", "under_model_masks", "unmasked"]
 
 Site = dict[str, Any]
 
@@ -38,6 +41,50 @@ def is_masked(site: Site) -> bool:
 def has_mask(site: Site) -> bool:
     """Whether a site stands under a mask, whatever that leaves out."""
     return site["mask"] is not None or unmasked(site["fn"]) is not site["fn"]
+
+
+def under_model_masks(traces: PairTrace) -> PairTrace:
+    """The traces with every latent's density under the model's mask on both sides.
+
+    Which latents there are is for the model to say: what it masks has no density to hold against log q, and what it
+    does not mask was drawn from q, whatever the guide masks.
+
+    Raises:
+        ValueError: For a mask over elements that depend on each other under the guide.
+    """
+    changed = {}
+    for name, q in sample_sites(traces.guide):
+        p = traces.model.nodes.get(name)
+        if p is None or not (has_mask(p) or has_mask(q)) or _same_mask(p, q):
+            continue
+        keep, own = kept_elements(p), kept_elements(q)
+        if not torch.equal(*torch.broadcast_tensors(keep, own)):
+            changed[name] = {**q, **_masked(name, q, keep)}
+    if not changed:
+        return traces
+    guide = traces.guide.copy()
+    for name, site in changed.items():
+        guide.nodes[name] = site
+    return replace(traces, guide=guide)
+
+
+def _same_mask(p: Site, q: Site) -> bool:
+    return p["mask"] is q["mask"] and all(unmasked(site["fn"]) is site["fn"] for site in (p, q))
+
+
+def _masked(name: str, site: Site, keep: Tensor) -> Site:
+    """A site's distribution and mask, so that just these elements count."""
+    fn = unmasked(site["fn"])
+    rows = keep.flatten(keep.dim() - fn.event_dim) if fn.event_dim else keep.unsqueeze(-1)
+    if bool((rows == rows[..., :1]).all()):
+        return {"fn": fn, "mask": rows[..., 0]}
+    if not isinstance(fn, TorchIndependent) or len(fn.base_dist.event_shape):
+        raise ValueError(
+            f"the model masks some elements of the site {name!r}, which depend on each other under the guide's "
+            f"{type(fn).__name__}: give the guide independent elements there, or the same mask"
+        )
+    masked = MaskedDistribution(fn.base_dist, keep)
+    return {"fn": Independent(masked, fn.reinterpreted_batch_ndims), "mask": None}
 
 
 def unmasked(fn: Any) -> Any:

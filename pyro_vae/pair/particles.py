@@ -12,6 +12,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.pair.exact import ExactDistributions
+from pyro_vae.pair.masks import under_model_masks
 from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, log_prob, plate_nesting, sample_sites, trace_pair
@@ -70,6 +71,7 @@ def warn_not_vectorized() -> None:
 
 def joint_log_weight(traces: PairTrace, plate: DataPlate) -> Tensor:
     """`log p(x, z) - log q(z | x)` per datum: `(K, N)` for vectorised particles, else `(N,)`."""
+    traces = under_model_masks(traces)
     terms = (
         sign * sum_to_data(log_prob(name, site), plate, traces.particle_dim) for name, site, sign in traces.sites()
     )

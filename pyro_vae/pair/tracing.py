@@ -144,7 +144,8 @@ def _check_sites_match(traces: PairTrace) -> None:
         raise ValueError(
             f"the guide samples the site {extra[0]!r}, which the model "
             + ("observes: remove it from the guide" if observed else f"never samples (the model has {list(in_model)})")
-            + ", or rename it to the latent it stands for, or mark it infer={'is_auxiliary': True}"
+            + ", or rename it to the latent it stands for, or, if latents are functions of it, mark it "
+            "infer={'is_auxiliary': True}"
         )
     for name, p in in_model.items():
         q = in_guide[name]

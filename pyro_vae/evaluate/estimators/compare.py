@@ -15,6 +15,7 @@ from pyro_vae import elbo as elbos
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.estimators.gradients import Gradients, Moments
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
+from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.arguments import check_data, check_keywords
 from pyro_vae.pair.networks import beside_networks, eval_mode, modules_of
@@ -76,6 +77,7 @@ def compare_elbos(
     first = seed_or_draw(seed)
     with kept_store(), eval_mode(model, guide), _recurrent_gradients(model, guide):
         options: dict[str, Any] = {"num_samples": num_samples, "seed": first, "progress": progress, **kwargs}
+        guide = density_guide(model, guide, data)
         reference = log_marginal(model, guide, *data[0], **options)
         run = _Comparison(Unscaled()(model), Unscaled()(guide), data, n, reference.mean, first, repeats)
         with kept_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:

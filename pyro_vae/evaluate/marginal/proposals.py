@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.elbo.estimators.terms import is_point_mass
 from pyro_vae.pair.exact import ExactDistributions
+from pyro_vae.pair.masks import under_model_masks
 from pyro_vae.pair.particles import joint_log_weight
 from pyro_vae.pair.plates import data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
@@ -103,6 +104,7 @@ class Proposal:
             with ExactDistributions():
                 replayed = poutine.trace(poutine.replay(guide, trace=traces.guide)).get_trace(*args, **kwargs)
             traces = checked_pair(traces.model, replayed, traces.particle_dim)
+        traces = under_model_masks(traces)
         plate = data_plate(traces, n)
         joint, q, p = torch.zeros(()), torch.zeros(()), torch.zeros(())
         for name, site, sign in traces.sites():
