@@ -12,7 +12,7 @@ from torch.distributions import Independent as TorchIndependent
 
 from pyro_vae.pair.tracing import PairTrace, sample_sites
 
-__all__ = ["has_mask", "is_masked", "kept_elements", "under_model_masks", "unmasked"]
+__all__ = ["check_no_mask", "has_mask", "is_masked", "kept_elements", "under_model_masks", "unmasked"]
 
 Site = dict[str, Any]
 
@@ -85,6 +85,20 @@ def _masked(name: str, site: Site, keep: Tensor) -> Site:
         )
     masked = MaskedDistribution(fn.base_dist, keep)
     return {"fn": Independent(masked, fn.reinterpreted_batch_ndims), "mask": None}
+
+
+def check_no_mask(name: str, site: Site) -> None:
+    """Refuse a latent of which the model leaves some elements out.
+
+    Raises:
+        ValueError: Naming the site.
+    """
+    if is_masked(site):
+        raise ValueError(
+            f"the latent site {name!r} is masked in the model, so it has no density to fit or to draw from where the "
+            "mask leaves it out: take the mask off this site, for a latent that no observation reads leaves p(x) as it "
+            "is; or ask for log_marginal with a guide, which takes masked latents"
+        )
 
 
 def unmasked(fn: Any) -> Any:

@@ -12,6 +12,7 @@ from pyro_vae.evaluate.marginal.latent_space import LatentSpace
 from pyro_vae.evaluate.marginal.proposals import prior_traces
 from pyro_vae.pair.arguments import check_data, check_keywords, take
 from pyro_vae.pair.exact import ExactDistributions
+from pyro_vae.pair.masks import check_no_mask
 from pyro_vae.pair.networks import beside_networks, eval_mode
 from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Program
@@ -54,7 +55,8 @@ def posterior_samples(
         plate over the data alone.
 
     Raises:
-        ValueError: For a discrete latent site, an unknown kernel, or fewer than one sample.
+        ValueError: For a discrete latent site, one that is masked for some data, an unknown kernel, or fewer than one
+            sample.
 
     Reference: Hoffman and Gelman 2014, arXiv 1111.4246.
 
@@ -80,6 +82,8 @@ def posterior_samples(
         with torch.no_grad(), fork_rng():
             first = take(args, kwargs, 0, 1)
             LatentSpace(model, None, first, 1)  # refuses what has no continuous posterior per datum
+            for name, site in sample_sites(prior_traces(model, (args, kwargs), None, 0).guide):
+                check_no_mask(name, site)
             traces = prior_traces(model, first, None, 0)
             plate = data_plate(traces, 1)
             for name, site in sample_sites(traces.guide):
