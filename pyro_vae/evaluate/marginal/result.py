@@ -91,6 +91,10 @@ class LogMarginal(Result):
     def unreliable(self) -> Tensor:
         """Indices of the data whose estimate is not to be trusted.
 
+        A datum that is not among them is not thereby safe: under a proposal that is too narrow, the data whose tail was
+        not drawn at all have a small k-hat, and are the worse ones. Where many are listed, mind the others, too:
+        `pv.repair` looks at a sample of them.
+
         Those with a k-hat above `min(1 - 1/log10 K, 0.7)`, and those whose estimate is not a finite number. A k-hat
         that cannot be told (NaN, fewer than 25 samples) counts for nothing.
         """
