@@ -325,7 +325,7 @@ def test_noise_and_terms_of_the_guide_alone(x: Tensor) -> None:
     def also_classifies(x: Tensor) -> None:
         plain(x)
         with pyro.plate("again", len(x)):
-            pyro.factor("classification", -torch.ones(len(x)), has_rsample=False)
+            pyro.factor("classification", -torch.ones(len(x)), has_rsample=True)
 
     message = only((model, also_classifies), x, level="warning", code="guide_terms")
     assert "'classification'" in message
