@@ -248,3 +248,23 @@ def test_a_masked_latent_is_refused_where_its_density_is_needed(way: str) -> Non
     local = pv.fit_local(pair[0], None, PAIRS, full, max_steps=300, seed=0)
     log_p = dist.Normal(ZERO, 2**0.5).log_prob(PAIRS).sum(1)
     assert bool(((local.elbo - log_p).abs() < 4.5 * local.elbo_error + 0.02).all())
+
+
+def test_imputation_weighs_by_the_density_alone() -> None:
+    """x_2 given x_1 under x_d = z + noise: the mean is x_1 / 2, whatever loss the guide adds."""
+    x = torch.tensor([[1.0, float("nan")], [-2.0, float("nan")]], dtype=torch.float64)
+
+    def two(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(ZERO, 1.0))
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1).expand(*z.shape, 2), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x[:, 0] / 2, 0.5**0.5))
+            pyro.factor("other_loss", 3.0 * z, has_rsample=True)
+
+    with pytest.warns(UserWarning, match="other_loss"):
+        found = pv.impute(two, guide, x, num_samples=20_000, seed=0)
+    assert found.mean is not None
+    torch.testing.assert_close(found.mean[:, 1], x[:, 0] / 2, rtol=0, atol=0.03)
