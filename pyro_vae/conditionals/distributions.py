@@ -8,73 +8,11 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
+from torch.nn.functional import logsigmoid
+
+from pyro_vae.support.continuous_bernoulli import ExactContinuousBernoulli
 
 __all__ = ["BatchOptimalNormal", "DiscretizedLogisticMixture", "ExactContinuousBernoulli", "Grid", "GridCategorical"]
-
-
-class ExactContinuousBernoulli(dist.ContinuousBernoulli):
-    """The continuous Bernoulli in terms of its logits, exact for all of them.
-
-    `p(x) = l exp(l x) / (exp(l) - 1)` on [0, 1], Loaiza-Ganem & Cunningham 2019, arXiv 1907.06845. The parent class
-    takes the normalizer and the mean from probabilities clamped to the precision: in float32 it is off by 0.2 nats
-    at `l = 20`, by 1.8 at `l = 100`, and its mean cannot leave [0.063, 0.937]. Decoders need such logits for black.
-    """
-
-    @property
-    def mean(self) -> Tensor:
-        size, small = self._size()
-        near = self.logits.clamp(-0.1, 0.1)
-        far = -1 / torch.expm1(-size) - 1 / size
-        series = 0.5 + near / 12 - near**3 / 720 + near**5 / 30240
-        return torch.where(small, series, torch.where(self.logits < 0, 1 - far, far))
-
-    @property
-    def variance(self) -> Tensor:
-        size, small = self._size()
-        near = self.logits.clamp(-0.1, 0.1)
-        far = size**-2 - torch.exp(-size) / torch.expm1(-size) ** 2
-        return torch.where(small, 1 / 12 - near**2 / 240 + near**4 / 6048, far)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        logits, value = torch.broadcast_tensors(self.logits, value)
-        return self._log_norm() - binary_cross_entropy_with_logits(logits, value, reduction="none")
-
-    def cdf(self, value: Tensor) -> Tensor:
-        size, small = self._size(1e-3)
-        negative = self.logits < 0
-        value = value.clamp(0, 1)
-        far = torch.expm1(-size * torch.where(negative, value, 1 - value)) / torch.expm1(-size)
-        near = value + self.logits.clamp(-1e-3, 1e-3) * value * (value - 1) / 2
-        return torch.where(small, near, torch.where(negative, far, 1 - far))
-
-    def icdf(self, value: Tensor) -> Tensor:
-        size, small = self._size(1e-3)
-        negative = self.logits < 0
-        value = value.clamp(0, 1)
-        below_one = 1 - torch.finfo(size.dtype).eps  # log1p(-1) is infinite
-        q = torch.where(negative, value, 1 - value).clamp_max(below_one)
-        far = -torch.log1p(q * torch.expm1(-size)) / size
-        near = value - self.logits.clamp(-1e-3, 1e-3) * value * (value - 1) / 2
-        return torch.where(small, near, torch.where(negative, far, 1 - far)).clamp(0, 1)
-
-    def entropy(self) -> Tensor:
-        return binary_cross_entropy_with_logits(self.logits, self.mean, reduction="none") - self._log_norm()
-
-    def _size(self, least: float = 0.1) -> tuple[Tensor, Tensor]:
-        """`|l|`, and where it is so small that differences cancel; there it is set to 1, for finite gradients."""
-        size = self.logits.abs()
-        small = size < least
-        return size.masked_fill(small, 1.0), small
-
-    def _log_norm(self) -> Tensor:
-        """`log(l / tanh(l / 2))`, by its series about zero."""
-        size, small = self._size()
-        square = self.logits.clamp(-0.1, 0.1) ** 2
-        series = math.log(2) + square * (1 / 12 - square * (7 / 1440 - square * (31 / 90720)))
-        return torch.where(small, series, torch.log(size / torch.tanh(size / 2)))
 
 
 class BatchOptimalNormal(dist.Normal):

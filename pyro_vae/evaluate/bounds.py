@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae.elbo.estimators.terms import ElboTerms, elbo_terms
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
+from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.planning import data_that_fit
@@ -106,6 +107,9 @@ def bound(
 ) -> Bound:
     """The true ELBO of each datum: no KL weight, no free bits, no scale, and a closed-form KL where that is exact.
 
+    What the guide observes or adds by `pyro.factor` is no part of q(z|x), and is left out, with a warning; a factor in
+    the model counts as a likelihood. Where one of the two masks a latent, the model's mask holds for both.
+
     Args:
         model, guide: The pair.
         *args: The data `x` of shape `(N, ...)`, then whatever else the pair takes, also by keyword; tensors with N rows
@@ -117,7 +121,8 @@ def bound(
             their noise. None continues their stream.
 
     Raises:
-        ValueError: If the pair has no ELBO per datum, because a site is outside the plate over the data.
+        ValueError: If the pair has no ELBO per datum, because a site stands outside the plate over the data; if the
+            guide draws noise that nothing in the model balances.
         TypeError: For a keyword that neither this call nor the pair knows.
     """
     n = check_data(args)
@@ -125,6 +130,8 @@ def bound(
     args = to_networks_device(args, model, guide)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if memory is not None and memory < 1:
+        raise ValueError(f"memory must be a positive number of bytes, got {memory}")
 
     def run(part: Data) -> ElboTerms:
         return elbo_terms(model, guide, *part[0], **part[1])
@@ -133,6 +140,7 @@ def bound(
     likelihoods: list[Tensor] = []
     kls: dict[str, list[Tensor]] = {}
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
+        guide = density_guide(model, guide, data)
         for start, stop in slices(n, data_that_fit(run, data, memory)):
             runs = [run(take(*data, start, stop)) for _ in range(num_samples)]
             likelihoods.append(torch.stack([r.log_likelihood for r in runs]).mean(0))

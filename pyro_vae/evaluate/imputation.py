@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_vae.elbo.objectives.missing import INCOMPLETE, with_missing
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.generate import site_mean
+from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.pair.arguments import check_data, check_keywords, take
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import Particles, joint_log_weight
@@ -168,6 +169,7 @@ def impute(
     data = to_networks_device((x, mask, *args), model, guide), kwargs
     means, scales, draws, sizes = [], [], [], []
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
+        incomplete = incomplete[0], density_guide(*incomplete, data)
         plan = plan_for(*incomplete, data)
         probe = 2 if plan.particles.vectorize else None
         rows = rows_that_fit(

@@ -13,12 +13,15 @@ from rich.table import Table
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.evaluate.bounds import bound
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
+from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.pair.arguments import check_data, check_keywords
+from pyro_vae.evaluate.marginal.result import unreliable_note
+from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
+from pyro_vae.pair.masks import has_mask, kept_elements
 from pyro_vae.pair.networks import eval_mode, to_networks_device
-from pyro_vae.pair.planning import run_on_examples
-from pyro_vae.pair.protocol import Program
-from pyro_vae.pair.tracing import trace_pair
+from pyro_vae.pair.planning import data_that_fit, run_on_examples
+from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.tracing import PairTrace, trace_pair
 from pyro_vae.support.pictures import drawable
 from pyro_vae.support.random import fork_rng
 from pyro_vae.support.results import Result
@@ -35,7 +38,9 @@ class Summary(Result):
 
     Means over the data in nats per datum. `log_prob_error` is the Monte Carlo error of `log_prob` on these data,
     `log_prob_sampling_error` its error as an estimate for the population. `num_dims` is the number of observed elements
-    of a datum; where `density` is set they are continuous, so `log_prob` is a log-density and can have any sign.
+    of a datum, in the mean where a mask leaves some of them out; where `density` is set they are continuous, so
+    `log_prob` is a log-density and can have any sign. `num_unreliable` is the number of data whose estimate of log p(x)
+    the Pareto k-hat calls unreliable: their errors are then unreliable, too.
     """
 
     title: ClassVar[str] = "ELBO and log p(x)"
@@ -46,13 +51,14 @@ class Summary(Result):
     log_prob: float
     log_prob_error: float
     log_prob_sampling_error: float
-    num_dims: int
+    num_dims: float
     density: bool
     ess_median: float
     num_samples: int
     num_data: int
     data: str = ""
     binarize: str = ""
+    num_unreliable: int = 0
 
     @property
     def bits_per_dim(self) -> float:
@@ -60,7 +66,7 @@ class Summary(Result):
         return self._bits(self.log_prob)
 
     def _bits(self, nats: float) -> float:
-        return -nats / (self.num_dims * math.log(2))
+        return -nats / (self.num_dims * math.log(2)) if self.num_dims else math.nan
 
     def _values(self) -> dict[str, Any]:
         return {**asdict(self), "bits_per_dim": self.bits_per_dim}
@@ -70,6 +76,8 @@ class Summary(Result):
         source = f" of {self.data}" if self.data else ""
         binary = f", binarize={self.binarize}" if self.binarize else ""
         notes = [f"effective sample size: median {self.ess_median:.1f} of {self.num_samples}"]
+        if self.num_unreliable:
+            notes.append(unreliable_note(self.num_unreliable, self.num_data))
         if self.density:
             notes.append("continuous observations: log p is a log-density")
         table = Table(
@@ -157,10 +165,11 @@ def summarize(
     check_keywords(summarize, kwargs, model, guide)
     args = to_networks_device(args, model, guide)
     with torch.no_grad(), eval_mode(model, guide), fork_rng():
-        traces, example_data, _ = run_on_examples(lambda part: trace_pair(model, guide, *part), (args, kwargs))
-    observed = [traces.model.nodes[name] for name in traces.observed]
-    if not observed:
-        raise ValueError("the model observes no site, so it has no likelihood: observe one with obs=")
+        guide = density_guide(model, guide, (args, kwargs))
+        traces, few, _ = run_on_examples(lambda some: trace_pair(model, guide, *some), (args, kwargs))
+    observed = _observed(traces)
+    if not traces.observed:
+        raise ValueError("the model observes no site: it says nothing about data; observe one with obs=")
     options: dict[str, Any] = {"memory": memory, "seed": seed, **kwargs}
     marginal = log_marginal(model, guide, *args, num_samples=num_samples, progress=progress, ranks=ranks, **options)
     terms = bound(model, guide, *args, num_samples=num_elbo_samples, **options).to_dict()
@@ -171,11 +180,32 @@ def summarize(
         log_prob=marginal.mean,
         log_prob_error=marginal.mean_error,
         log_prob_sampling_error=marginal.sampling_error,
-        num_dims=sum(site["value"].numel() for site in observed) // len(example_data[0][0]),
+        num_dims=_num_dims(traces, len(few[0][0]), model, guide, (args, kwargs)),
         density=any(not site["fn"].support.is_discrete for site in observed),
         ess_median=float(marginal.ess.median()),
         num_samples=num_samples,
         num_data=len(marginal),
         data=data,
         binarize=binarize,
+        num_unreliable=len(marginal.unreliable),
     )
+
+
+def _observed(traces: PairTrace) -> list[dict[str, Any]]:
+    """The model's observed sites, without factors, whose values have no elements."""
+    sites = [traces.model.nodes[name] for name in traces.observed]
+    return [site for site in sites if site["value"].numel()]
+
+
+def _num_dims(traces: PairTrace, n: int, model: Program, guide: Program, data: Data) -> float:
+    """Observed elements of a datum: as in the traces of n data if nothing is masked, else the mean over all data."""
+    observed = _observed(traces)
+    if not any(has_mask(site) for site in observed):
+        return sum(site["value"].numel() for site in observed) // n
+
+    def count(some: Data) -> int:
+        return sum(int(kept_elements(site).sum()) for site in _observed(trace_pair(model, guide, *some)))
+
+    with torch.no_grad(), eval_mode(model, guide), fork_rng():
+        total = len(data[0][0])
+        return sum(count(take(*data, *piece)) for piece in slices(total, data_that_fit(count, data, None))) / total

@@ -11,9 +11,12 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyro_vae.pair.exact import ExactDistributions
+from pyro_vae.pair.masks import under_model_masks
 from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, log_prob, plate_nesting, sample_sites, trace_pair
+from pyro_vae.pair.untouched import kept_buffers
 from pyro_vae.support.random import fork_rng
 
 __all__ = [
@@ -52,7 +55,7 @@ def particles_of(model: Program, guide: Program, data: Data, vectorize: bool | N
         vectorize = particles_agree(model, guide, args, **kwargs)
         if not vectorize:
             warn_not_vectorized()
-    with torch.no_grad(), fork_rng():
+    with torch.no_grad(), fork_rng(), kept_buffers(model, guide):
         plain = trace_pair(model, guide, args, kwargs)
     return Particles(vectorize, plate_nesting(plain.model, plain.guide))
 
@@ -68,6 +71,7 @@ def warn_not_vectorized() -> None:
 
 def joint_log_weight(traces: PairTrace, plate: DataPlate) -> Tensor:
     """`log p(x, z) - log q(z | x)` per datum: `(K, N)` for vectorized particles, else `(N,)`."""
+    traces = under_model_masks(traces)
     terms = (
         sign * sum_to_data(log_prob(name, site), plate, traces.particle_dim) for name, site, sign in traces.sites()
     )
@@ -81,7 +85,7 @@ def particles_agree(model: Program, guide: Program, args: tuple[Any, ...], **kwa
     here; networks that mix it with the data (a `reshape`, batch normalization) give other densities, and so do networks
     with random layers (dropout).
     """
-    with torch.no_grad(), fork_rng():
+    with torch.no_grad(), fork_rng(), kept_buffers(model, guide):
         plain = trace_pair(model, guide, args, kwargs)
         nesting = plate_nesting(plain.model, plain.guide)
         try:
@@ -91,8 +95,9 @@ def particles_agree(model: Program, guide: Program, args: tuple[Any, ...], **kwa
                 for name, site in sample_sites(replayed):
                     particle = joint.guide.nodes[name]["value"][k]
                     replayed.nodes[name] = {**site, "value": particle.reshape(site["value"].shape)}
-                guide_k = poutine.trace(poutine.replay(guide, trace=replayed)).get_trace(*args, **kwargs)
-                model_k = poutine.trace(poutine.replay(model, trace=replayed)).get_trace(*args, **kwargs)
+                with ExactDistributions():
+                    guide_k = poutine.trace(poutine.replay(guide, trace=replayed)).get_trace(*args, **kwargs)
+                    model_k = poutine.trace(poutine.replay(model, trace=replayed)).get_trace(*args, **kwargs)
                 alone = PairTrace(prune_subsample_sites(model_k), prune_subsample_sites(guide_k))
                 for (name, site, _), (_, site_k, _) in zip(joint.sites(), alone.sites(), strict=True):
                     together, by_itself = log_prob(name, site)[k], log_prob(name, site_k)

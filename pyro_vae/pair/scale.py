@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.poutine.messenger import Messenger
 
 from pyro_vae.pair.networks import eval_mode
 from pyro_vae.pair.plates import data_plate
@@ -13,7 +14,16 @@ from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import trace_pair
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["DataScale", "data_scale"]
+__all__ = ["DataScale", "Unscaled", "data_scale"]
+
+
+class Unscaled(Messenger):
+    """Take every site at its own weight: scales belong to objectives, not to densities."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["scale"] = 1.0
+        # an objective may read off a plate how many data each one stands for
+        msg["cond_indep_stack"] = tuple(f._replace(full_size=f.size) for f in msg["cond_indep_stack"])
 
 
 @dataclass(frozen=True)

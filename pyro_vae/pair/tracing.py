@@ -15,6 +15,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
+from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.parameters import keep_frozen
 from pyro_vae.support.random import fork_rng
 
@@ -153,7 +154,7 @@ def trace_pair(
         dim = -1 - nesting
         model = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(model)
         guide = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(guide)
-    with keep_frozen():
+    with keep_frozen(), ExactDistributions():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     for trace in (guide_trace, model_trace):  # in place: nothing else refers to these traces
@@ -196,7 +197,8 @@ def _check_sites_match(traces: PairTrace) -> None:
         raise ValueError(
             f"the guide samples the site {extra[0]!r}, which the model "
             + ("observes: remove it from the guide" if observed else f"never samples (the model has {list(in_model)})")
-            + ", or rename it to the latent it stands for, or mark it infer={'is_auxiliary': True}"
+            + ", or rename it to the latent it stands for, or, if latents are functions of it, mark it "
+            "infer={'is_auxiliary': True}"
         )
     for name, p in in_model.items():
         q = in_guide[name]

@@ -18,6 +18,7 @@ from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.elbo import MeanField, PhasedELBO
 from pyro_vae.pair.parameters import parameters_kept
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.untouched import kept_buffers
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam, updater_for
 from pyro_vae.training.parameters import ParameterRegistry
 from pyro_vae.training.phase_stepper import OwnGradients, PhaseStepper
@@ -209,8 +210,10 @@ class SVI:
         """Evaluate the loss without a step, so that a state can be loaded; returns the parameters by name.
 
         This makes the critics of an objective made of phases. Optimizers are made at the first step or by `adopt`.
+        Running averages of the networks stay as they were.
         """
-        with parameters_kept():
+        critics = self.objective.critics.values() if isinstance(self.objective, PhasedELBO) else ()
+        with parameters_kept(), kept_buffers(self.model, self.guide, networks=critics):
             self._stepper.prepare(args, kwargs)
         return self.params
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -9,6 +10,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
+from torch.distributions import kl_divergence
 
 from pyro_vae.conditionals import (
     LIKELIHOODS,
@@ -372,6 +374,24 @@ def test_continuous_bernoulli_gradients() -> None:
     (gradient,) = torch.autograd.grad(d.rsample().sum(), logits)
     assert gradient.isfinite().all()
     assert (gradient >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("p", "q"), [(-300.0, 0.0), (-100.0, -3.0), (0.01, 0.0), (0.09, 0.11), (5.0, -0.05), (2.0, 2.0)]
+)
+def test_continuous_bernoulli_kl_against_an_integral(p: float, q: float) -> None:
+    x = torch.linspace(0, 1, 400_001, dtype=torch.double)
+    a, b = (ExactContinuousBernoulli(logits=torch.tensor(logit, dtype=torch.double)) for logit in (p, q))
+    exact = torch.trapezoid(a.log_prob(x).exp() * (a.log_prob(x) - b.log_prob(x)), x).item()
+    assert kl_divergence(a, b).item() == pytest.approx(exact, rel=1e-5, abs=1e-9)
+    single = (ExactContinuousBernoulli(logits=torch.tensor(logit)) for logit in (p, q))
+    assert kl_divergence(*single).item() == pytest.approx(exact, rel=1e-4, abs=1e-8)
+    assert kl_divergence(*single_independent(p, q)).item() == pytest.approx(3 * exact, rel=1e-5, abs=1e-9)
+
+
+def single_independent(p: float, q: float) -> list[Any]:
+    logits = (torch.full((3,), logit, dtype=torch.double) for logit in (p, q))
+    return [ExactContinuousBernoulli(logits=each).to_event(1) for each in logits]
 
 
 def test_bernoulli_refuses_grey_pixels() -> None:

@@ -228,8 +228,8 @@ def test_an_auxiliary_site_of_the_guide() -> None:
 
     def guide(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            pyro.sample("u", dist.Normal(torch.zeros(len(x)), 1.0), infer={"is_auxiliary": True})
-            pyro.sample("z", pair.q(x))
+            u = pyro.sample("u", pair.q(x), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(u, event_dim=1))
 
     with pytest.raises(ValueError, match=r"auxiliary site 'u' .* use start='prior'"):
         log_marginal(pair.model, guide, pair.simulate(3), **short(start="guide"))

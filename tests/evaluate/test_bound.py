@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.evaluate import Importance, log_marginal
 from pyro_vae.evaluate.bounds import bound
 from pyro_vae.evaluate.generate import reconstruct, sample
 from pyro_vae.oracles import Discrete, LinearGaussian, TopDownChain
@@ -193,3 +194,38 @@ def test_an_unknown_site_to_generate() -> None:
     pair = LinearGaussian()
     with pytest.raises(ValueError, match="site 'y' is not observed by the model; observed are x"):
         reconstruct(pair.model, pair.guide, pair.simulate(2), site="y")
+
+
+def test_pyros_own_continuous_bernoulli_at_any_logit() -> None:
+    """Against integrals: of the latent's KL to the uniform prior, of the log-density, and of p(x) over z."""
+    logits = torch.tensor([0.01, -30.0, -100.0], dtype=torch.float64)
+    x = torch.tensor([[0.0, 0.0], [0.01, 0.2], [0.001, 0.0]], dtype=torch.float64)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.ContinuousBernoulli(logits=x.new_zeros(())))
+            h = 60 * (z.unsqueeze(-1) - 1).expand(*z.shape, 2)
+            pyro.sample("x", dist.ContinuousBernoulli(logits=h).to_event(1).mask(True), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.ContinuousBernoulli(logits=logits))
+
+    def log_density(h: Tensor, x: Tensor) -> Tensor:  # h exp(h x) / (exp(h) - 1), for any sign of h
+        small = h.abs() < 1e-9
+        safe = torch.where(small, 1.0, h)
+        norm = torch.log(safe.abs()) - torch.log(-torch.expm1(-safe.abs()))
+        return torch.where(small, 0.0, norm + h * x - h.clamp_min(0))
+
+    grid = torch.linspace(0, 1, 200_001, dtype=torch.float64).unsqueeze(-1)
+    q = log_density(logits, grid)
+    of_x = sum((log_density(60 * (grid - 1), x[:, i]) for i in range(2)), start=torch.zeros(()))
+    found = bound(model, guide, x, num_samples=2000, seed=0)
+    torch.testing.assert_close(found.kl, torch.trapezoid(q.exp() * q, grid, dim=0), rtol=1e-5, atol=1e-8)
+    exact = torch.trapezoid(q.exp() * of_x, grid, dim=0)
+    torch.testing.assert_close(found.log_likelihood, exact, rtol=0, atol=0.1)
+    log_p = torch.trapezoid(of_x.exp(), grid, dim=0).log()
+    result = log_marginal(model, None, x, method="prior", num_samples=20_000, seed=0)
+    assert bool(((result.log_prob - log_p).abs() < 4.5 * result.std_error).all())
+    wide = log_marginal(model, guide, x, method=Importance(defensive=0.5), num_samples=20_000, seed=0)
+    assert bool(((wide.log_prob - log_p).abs() < 4.5 * wide.std_error).all())

@@ -139,3 +139,17 @@ def test_the_result(factors: Tensor, tmp_path: Path) -> None:
 def test_bad_arguments(codes: Tensor, labels: Tensor, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pv.disentanglement(codes, labels, **options)
+
+
+def test_units_do_not_matter(factors: Tensor) -> None:
+    """Millimeters in one dimension and kilometers in the next; a constant dimension never counts."""
+    codes = perfect(factors)[:, :3]
+    constant = torch.full((N, 1), 1e4).double()
+    units = torch.tensor([1e-7, 1.0, 1e5]).double()
+    plain, scaled = (
+        pv.disentanglement(torch.cat([z, constant], 1), factors, seed=0) for z in (codes, codes * units + 3 * units)
+    )
+    for name in ("beta_vae", "factor_vae", "mig", "sap"):
+        assert getattr(scaled, name) == pytest.approx(getattr(plain, name), abs=0.01), name
+        assert getattr(scaled, name) > 0.97, name
+    assert scaled.information[3].tolist() == [0.0, 0.0, 0.0]

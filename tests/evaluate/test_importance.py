@@ -122,8 +122,8 @@ def test_a_mixture_needs_the_density_of_the_guide() -> None:
 
     def guide(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            pyro.sample("u", dist.Normal(torch.zeros(len(x)), 1.0), infer={"is_auxiliary": True})
-            pyro.sample("z", pair.q(x))
+            u = pyro.sample("u", pair.q(x), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(u, event_dim=1))
 
     with pytest.raises(ValueError, match=r"auxiliary site 'u' .* use defensive=0"):
         log_marginal(pair.model, guide, pair.simulate(3), method=Importance(defensive=0.1), num_samples=5)

@@ -367,7 +367,7 @@ def test_mistakes() -> None:
     with pytest.raises(ValueError, match="'c' is discrete"):
         fit_local(discrete.model, None, torch.ones(2, 3, dtype=torch.float64), family="diagonal_normal")
     with pytest.raises(ValueError, match="'z' is masked"):
-        fit_local(masked, None, torch.ones(2), family="diagonal_normal")
+        fit_local(masked, None, torch.tensor([1.0, -1.0]), family="diagonal_normal")
     with pytest.raises(ValueError, match="no latent site"):
         fit_local(observed, None, torch.ones(2), family="diagonal_normal")
     with pytest.raises(ValueError, match="Scaled has the parameter 'log_scale'"):

@@ -312,6 +312,26 @@ def test_missing_sites(x: Tensor) -> None:
     assert "is_auxiliary" in report.issues[1].message
 
 
+def test_noise_and_terms_of_the_guide_alone(x: Tensor) -> None:
+    model, plain = make_pair()
+
+    def noisy(x: Tensor) -> None:
+        plain(x)
+        with pyro.plate("again", len(x)):
+            pyro.sample("a", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+
+    assert "sample 'a' in the model, too" in only((model, noisy), x, code="auxiliary_noise")
+
+    def also_classifies(x: Tensor) -> None:
+        plain(x)
+        with pyro.plate("again", len(x)):
+            pyro.factor("classification", -torch.ones(len(x)), has_rsample=True)
+
+    message = only((model, also_classifies), x, level="warning", code="guide_terms")
+    assert "'classification'" in message
+    assert "leave it out" in message
+
+
 def test_guide_that_observes(x: Tensor) -> None:
     model, plain = make_pair()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import pyro_vae as pv
 from pyro_vae.evaluate import Summary, summarize
 
 D = 3
@@ -101,3 +103,45 @@ def test_a_pair_that_observes_nothing() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         summarize(model, guide, X, num_samples=0, seed=0)
+
+
+@pytest.mark.parametrize("how", ["poutine.mask", "dist.mask", "of elements"])
+def test_bits_are_per_element_that_is_known(how: str) -> None:
+    """Ragged data: the rows have 1, 2, 3 and 0 known elements, so 1.5 in the mean; q(z) is the exact posterior."""
+    known = torch.arange(D) < torch.tensor([1, 2, 3, 0]).unsqueeze(1)
+
+    def ragged(x: Tensor, known: Any) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(D), 1.0).to_event(1))
+            if how == "of elements":
+                pyro.sample("x", dist.Normal(z, 1.0).mask(known).to_event(1), obs=x)
+                return
+            for i in range(D):
+                fn, here = dist.Normal(z[..., i], 1.0), known[:, i]
+                with pyro.poutine.mask(mask=here if how == "poutine.mask" else True):
+                    pyro.sample(f"x{i}", fn if how == "poutine.mask" else fn.mask(here), obs=x[:, i])
+
+    def exact(x: Tensor, known: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            scale = torch.where(known, 0.5**0.5, 1.0)
+            pyro.sample("z", dist.Normal(torch.where(known, x / 2, 0.0), scale.double()).to_event(1))
+
+    log_p = (dist.Normal(0.0, 2**0.5).log_prob(X) * known).sum(-1).mean()
+    summary = summarize(ragged, exact, X, known, num_samples=30, seed=0)
+    assert summary.num_dims == 1.5
+    assert summary.bits_per_dim == pytest.approx(float(-log_p / (1.5 * math.log(2))), rel=1e-6)
+
+
+def test_an_estimate_that_is_not_to_be_trusted_is_called_so() -> None:
+    """With the exact posterior there is nothing to say; with one four times too narrow log p(x) is far too low."""
+
+    def narrow(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.25 * 0.5**0.5).to_event(1))
+
+    good, bad = (summarize(model, q, X, num_samples=200, seed=0) for q in (guide, narrow))
+    assert (good.num_unreliable, "unreliable" in repr(good)) == (0, False)
+    assert bad.num_unreliable > 2
+    assert f"k-hat calls {bad.num_unreliable} of 4 estimates" in " ".join(repr(bad).split())
+    comparison = pv.compare_elbos(model, narrow, X, estimators=["trace"], num_particles=[1], repeats=2, num_samples=200)
+    assert "of 4 estimates of log p(x) unreliable" in " ".join(repr(comparison).split())

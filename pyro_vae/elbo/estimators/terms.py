@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Independent as TorchIndependent
 from torch.distributions import kl_divergence
 
+from pyro_vae.pair.masks import under_model_masks
 from pyro_vae.pair.plates import data_plate, sum_to_data
 from pyro_vae.pair.tracing import PairTrace, log_prob, masks_within, sample_sites, trace_pair
 
@@ -124,7 +125,7 @@ def elbo_terms(
     Scales set by the pair (`poutine.scale`, a subsampled plate) are left out: this is the bound of each datum itself,
     in nats.
     """
-    traces = trace_pair(model, guide, args, kwargs, num_particles=num_particles)
+    traces = under_model_masks(trace_pair(model, guide, args, kwargs, num_particles=num_particles))
     plate = data_plate(traces, len(args[0]))
 
     def per_datum(value: Tensor) -> Tensor:

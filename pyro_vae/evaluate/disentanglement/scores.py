@@ -11,8 +11,13 @@ from torch import Tensor
 
 __all__ = ["DCI", "beta_vae_score", "dci", "factor_vae_score", "mutual_information", "mutual_information_gap", "sap"]
 
-BATCH = 64  # data per vote or example
-PRUNED = 0.05  # dimensions with less than this fraction of the largest variance do not vote
+BATCH = 64  # data that one vote or one example is made from
+CONSTANT = 1e-6  # a spread below this share of a dimension's largest value is rounding
+
+
+def varies(codes: Tensor) -> Tensor:
+    """Which dimensions of the codes are more than a constant with rounding, `(D,)`, whatever their units."""
+    return codes.std(0) > CONSTANT * codes.abs().amax(0)
 
 
 class _Groups:
@@ -38,13 +43,13 @@ def factor_vae_score(codes: Tensor, factors: Tensor, generator: torch.Generator,
     """How well the code dimension with the least variance predicts which factor a batch shares.
 
     Each batch of data that share the value of one factor votes for the dimension with the smallest variance, relative
-    to that over all data; dimensions with almost no variance are left out. A first half of the batches assigns to each
-    dimension the factor of most of its votes; the score is the accuracy of this prediction on the second half.
+    to that over all data; constant dimensions are left out, so that units do not matter. The prediction
+    for a dimension is the factor that most of its votes had, in a first half of the batches; the score is its accuracy
+    in the second half.
 
     Reference: Kim and Mnih 2018, arXiv 1802.05983, section 4.
     """
-    variance = codes.var(0)
-    codes = codes[:, variance > PRUNED * variance.max()]
+    codes = codes[:, varies(codes)]
     groups, variance = _Groups(factors), codes.var(0)
     factor = torch.randint(groups.count, (2 * votes,), generator=generator)
     index = torch.randint(groups.n, (2 * votes,), generator=generator)
@@ -89,13 +94,13 @@ def beta_vae_score(codes: Tensor, factors: Tensor, generator: torch.Generator, e
 def mutual_information(codes: Tensor, factors: Tensor, bins: int = 20) -> tuple[Tensor, Tensor]:
     """I(z_j; v_k), `(D, F)`, with each z_j in `bins` bins of equal width, and the entropies H(v_k), `(F,)`; in nats.
 
-    A dimension whose range is a millionth of the widest counts as constant. From N data the estimate is too high by
+    From N data the estimate is too high by
     about (bins - 1) (values - 1) / 2N.
     """
     low, high = codes.aminmax(dim=0)
     width = high - low
-    level = ((codes - low) / width.clamp_min(1e-6 * float(width.max()) + 1e-30) * bins).long().clamp(0, bins - 1)
-    level[:, width <= 1e-6 * width.max()] = 0
+    level = ((codes - low) / width.clamp_min(1e-300) * bins).long().clamp(0, bins - 1)
+    level[:, ~varies(codes)] = 0
     found = torch.zeros(codes.shape[1], factors.shape[1], dtype=torch.float64)
     entropies = torch.zeros(factors.shape[1], dtype=torch.float64)
     for k in range(factors.shape[1]):
@@ -137,7 +142,7 @@ def sap(codes: Tensor, factors: Tensor) -> float:
     """
     z, v = (t.double() - t.double().mean(0) for t in (codes, factors))
     scale = z.norm(dim=0).clamp_min(1e-300).unsqueeze(1) * v.norm(dim=0)
-    correlation = torch.where(z.norm(dim=0).unsqueeze(1) > 1e-6 * z.norm(dim=0).max(), z.T @ v / scale, 0.0)
+    correlation = torch.where(varies(codes.double()).unsqueeze(1), z.T @ v / scale, 0.0)
     return float(_margin(correlation.square()).mean())
 
 

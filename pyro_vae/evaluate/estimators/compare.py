@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyro.infer
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae import elbo as elbos
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.estimators.gradients import Gradients, Moments
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
+from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.arguments import check_data, check_keywords
-from pyro_vae.pair.networks import to_networks_device
+from pyro_vae.pair.networks import eval_mode, modules_of, to_networks_device
 from pyro_vae.pair.parameters import unconstrained
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.scale import Unscaled
 from pyro_vae.pair.tracing import sample_sites, trace_pair
+from pyro_vae.pair.untouched import kept_store
 from pyro_vae.support.memory import retain_memory
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seed_or_draw
@@ -46,6 +50,10 @@ def compare_elbos(
 ) -> ElboComparison:
     """Compare ELBO estimators on any pair, at its current parameters, which are not changed.
 
+    All numbers are of the pair in evaluation mode (no dropout, batch normalization by its running averages) and without
+    scales (of a subsampled plate, of `poutine.scale`), so that bounds and log p(x) are of one and the same density.
+    Weights, running averages, baselines and Pyro's parameter store are left as they were.
+
     Args:
         model, guide: The pair.
         x, *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes.
@@ -66,44 +74,86 @@ def compare_elbos(
     n = check_data((x, *args))
     check_keywords(compare_elbos, kwargs, model, guide)
     data = to_networks_device((x, *args), model, guide), kwargs
-    base_seed = seed_or_draw(seed)
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2 to estimate a variance, got {repeats}")
     jobs = _expand_estimators(estimators, num_particles)
-    options: dict[str, Any] = {"memory": memory, "seed": base_seed, "progress": progress, **kwargs}
-    reference = log_marginal(model, guide, *data[0], num_samples=num_samples, **options)
-    params_by_program, pathwise = _parameters(model, guide, data)
-    rows = []
-    references: dict[Any, dict[str, Moments]] = {}
-    with retain_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
-        for name, objective in jobs:
-            run = Gradients(model, guide, data, objective, params_by_program, n)
-            moments, values, seconds = run.repeat(range(base_seed, base_seed + repeats), advance)
-            target, unbiased, draws = _unbiased(objective, pathwise)
-            if target not in references:
-                # seeds that no row uses
-                seeds = range(base_seed + 10**6, base_seed + 10**6 + max(2, draws * repeats // 100))
-                references[target] = Gradients(model, guide, data, unbiased, params_by_program, n).repeat(seeds)[0]
-            value = float(values.mean())
-            ours, best = moments, references[target]
-            rows.append(
-                EstimatorRow(
-                    estimator=name,
-                    num_particles=objective.num_particles,
-                    value=value,
-                    value_error=float(values.std()) / math.sqrt(repeats),
-                    gap=reference.mean - value,
-                    model_bias=ours["model"].distance(best["model"]),
-                    guide_bias=ours["guide"].distance(best["guide"]),
-                    model_variance=ours["model"].variance,
-                    guide_variance=ours["guide"].variance,
-                    model_snr=ours["model"].snr,
-                    guide_snr=ours["guide"].snr,
-                    seconds=seconds,
-                    memory=run.peak_memory(base_seed),
-                )
-            )
+    first = seed_or_draw(seed)
+    with kept_store(), eval_mode(model, guide), _recurrent_gradients(model, guide):
+        options: dict[str, Any] = {
+            "num_samples": num_samples,
+            "memory": memory,
+            "seed": first,
+            "progress": progress,
+            **kwargs,
+        }
+        guide = density_guide(model, guide, data)
+        reference = log_marginal(model, guide, *data[0], **options)
+        run = _Comparison(Unscaled()(model), Unscaled()(guide), data, n, reference.mean, first, repeats)
+        with retain_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
+            rows = [run.row(name, objective, advance) for name, objective in jobs]
     return ElboComparison(rows, reference, repeats)
+
+
+class _Comparison:
+    """The rows of estimators on one pair, each with the same noise, and unbiased gradients with other noise."""
+
+    def __init__(
+        self, model: Program, guide: Program, data: Data, n: int, log_prob: float, seed: int, repeats: int
+    ) -> None:
+        self.model, self.guide, self.data, self.n, self.log_prob, self.repeats = (
+            model,
+            guide,
+            data,
+            n,
+            log_prob,
+            repeats,
+        )
+        # not consecutive numbers, of which a call with the next seed would have all but one
+        generator = torch.Generator().manual_seed(seed)
+        self.seeds, self.others = torch.randint(2**62, (2, repeats), generator=generator).tolist()
+        self.params_by_program, self.pathwise = _parameters(model, guide, data)
+        self.references: dict[Any, dict[str, Moments]] = {}
+
+    def row(self, name: str, objective: pyro.infer.ELBO, advance: Callable[..., None]) -> EstimatorRow:
+        run = self._gradients(objective)
+        ours, values, seconds = run.repeat(self.seeds, advance)
+        value, best = float(values.mean()), self._reference(objective)
+        (model_bias, model_error), (guide_bias, guide_error) = (ours[s].distance(best[s]) for s in ("model", "guide"))
+        return EstimatorRow(
+            estimator=name,
+            num_particles=objective.num_particles,
+            value=value,
+            value_error=float(values.std()) / math.sqrt(self.repeats),
+            gap=self.log_prob - value,
+            model_bias=model_bias,
+            guide_bias=guide_bias,
+            model_variance=ours["model"].variance,
+            guide_variance=ours["guide"].variance,
+            model_snr=ours["model"].snr,
+            guide_snr=ours["guide"].snr,
+            seconds=seconds,
+            memory=run.peak_memory(self.seeds[0]),
+            model_bias_error=model_error,
+            guide_bias_error=guide_error,
+        )
+
+    def _gradients(self, objective: pyro.infer.ELBO) -> Gradients:
+        return Gradients(self.model, self.guide, self.data, objective, self.params_by_program, self.n)
+
+    def _reference(self, objective: pyro.infer.ELBO) -> dict[str, Moments]:
+        target, unbiased, draws = _unbiased(objective, self.pathwise)
+        if target not in self.references:
+            seeds = self.others[: max(2, draws * self.repeats // 100)]
+            self.references[target] = self._gradients(unbiased).repeat(seeds)[0]
+        return self.references[target]
+
+
+@contextmanager
+def _recurrent_gradients(*programs: Program) -> Iterator[None]:
+    """Allow gradients of recurrent networks in evaluation mode, which cuDNN's have none of."""
+    recurrent = any(isinstance(m, nn.RNNBase) for net in modules_of(*programs).values() for m in net.modules())
+    with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+        yield
 
 
 def _expand_estimators(

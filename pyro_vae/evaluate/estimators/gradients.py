@@ -20,6 +20,8 @@ from pyro_vae.support.random import fork_rng
 
 __all__ = ["Gradients", "LiveBytes", "Moments"]
 
+LEVEL = 1e-3  # of the test that reports a bias
+
 
 class Moments:
     """Mean and total variance of a random vector."""
@@ -53,11 +55,27 @@ class Moments:
         spread = math.sqrt(self.variance)
         return self.norm / spread if spread > 0 else math.inf
 
-    def distance(self, other: Moments) -> float:
-        """Norm of the difference of expectations, corrected for noise, relative to the other's norm."""
-        noise = self.variance / self.count + other.variance / other.count
-        excess = math.sqrt(max(0.0, float((self.mean - other.mean).square().sum()) - noise))
-        return excess / other.norm if other.norm > 0 else (math.nan if excess > 0 else 0.0)
+    def distance(self, other: Moments) -> tuple[float, float]:
+        """Norm of the difference of expectations and its standard error, both relative to the other's norm.
+
+        The norm is corrected for the noise, and zero where noise explains it: where it is within Student's quantile
+        of its standard error, as if all noise were in one direction.
+        """
+        parts = [(m.variance / m.count, m.count - 1) for m in (self, other)]
+        noise = sum(part for part, _ in parts)
+        square = float((self.mean - other.mean).square().sum())
+        if noise > 0:
+            freedom = noise**2 / sum(part**2 / count for part, count in parts)  # Welch 1947
+            square = square - noise if square > noise * _quantile(freedom) ** 2 else 0.0
+        if other.norm == 0:
+            return (math.nan, math.nan) if square > 0 else (0.0, 0.0 if noise == 0 else math.nan)
+        return math.sqrt(max(0.0, square)) / other.norm, math.sqrt(noise) / other.norm
+
+
+def _quantile(freedom: float) -> float:
+    from scipy.special import stdtrit  # the quantile of Student's t; scipy is slow to import
+
+    return float(stdtrit(freedom, 1 - LEVEL / 2))
 
 
 class Gradients:
@@ -88,7 +106,9 @@ class Gradients:
         with fork_rng(seed), parameters_kept():
             if hasattr(self.objective, "differentiable_loss"):
                 loss = self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs) / self.n
-                found: list[Tensor | None] = list(torch.autograd.grad(loss, self.params, allow_unused=True))
+                found: list[Tensor | None] = []
+                if self.params:
+                    found = list(torch.autograd.grad(loss, self.params, allow_unused=True))
             else:
                 saved = [p.grad for p in self.params]
                 for p in self.params:

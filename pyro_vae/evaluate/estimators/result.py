@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Group
 
-from pyro_vae.evaluate.marginal.result import LogMarginal
+from pyro_vae.evaluate.marginal.result import LogMarginal, unreliable_note
 from pyro_vae.support.pictures import drawable, without_math
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import new_table
@@ -26,8 +26,8 @@ class EstimatorRow:
     mean loss over the data, for the model's and the guide's parameters. `variance` is the trace of the covariance of
     one gradient. `snr` is the norm of the expected gradient over the root of the variance. `bias` is the norm of the
     expected gradient's difference from an unbiased gradient of the same bound, relative to the norm of the latter and
-    corrected for the noise of both (0 where noise explains the difference). `seconds` and `memory` (peak bytes) are for
-    one gradient.
+    corrected for the noise of both (0 where noise explains the difference), and `bias_error` its standard error.
+    `seconds` and `memory` (peak bytes) are for one gradient.
     """
 
     estimator: str
@@ -43,6 +43,8 @@ class EstimatorRow:
     guide_snr: float
     seconds: float
     memory: int
+    model_bias_error: float = 0.0
+    guide_bias_error: float = 0.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,6 +74,8 @@ class ElboComparison(Result):
             f"reference log p(x) {self.reference.mean:.2f} ± {self.reference.mean_error:.3f} nats per datum; "
             f"{len(self.reference)} data, {self.repeats} repeats"
         )
+        if len(self.reference.unreliable):
+            title += f"; {unreliable_note(len(self.reference.unreliable), len(self.reference))}, and so is every gap"
         bounds = new_table(title, "estimator", "K", "bound", "gap", "ms", "MB", "var x s")
         both = ("bias", "bias", "variance", "variance", "SNR", "SNR")
         gradients = new_table("gradients: model | guide", "estimator", "K", *both)
@@ -79,8 +83,9 @@ class ElboComparison(Result):
             name = (r.estimator, str(r.num_particles))
             cost = (f"{1e3 * r.seconds:.1f}", f"{r.memory / 2**20:.1f}", f"{r.guide_variance * r.seconds:.2g}")
             bounds.add_row(*name, f"{r.value:.3f} ± {r.value_error:.3f}", f"{r.gap:.3f}", *cost)
-            wide = (r.model_bias, r.guide_bias, r.model_variance, r.guide_variance)
-            gradients.add_row(*name, *(f"{v:.2g}" for v in wide), f"{r.model_snr:.2f}", f"{r.guide_snr:.2f}")
+            bias = ((r.model_bias, r.model_bias_error), (r.guide_bias, r.guide_bias_error))
+            wide = (*(f"{b:.2g} ± {e:.1g}" for b, e in bias), f"{r.model_variance:.2g}", f"{r.guide_variance:.2g}")
+            gradients.add_row(*name, *wide, f"{r.model_snr:.2f}", f"{r.guide_snr:.2f}")
         return Group(bounds, gradients)
 
     def _draw(self) -> Figure:

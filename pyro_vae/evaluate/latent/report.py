@@ -9,12 +9,14 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.latent.aggregate import AggregatePosterior
 from pyro_vae.evaluate.latent.dimensions import LatentDimension, LatentSite
 from pyro_vae.evaluate.latent.metrics import decompose_kl, mean_over_data, measure_dimensions
 from pyro_vae.evaluate.latent.result import LatentReport
 from pyro_vae.evaluate.latent.sites import Metrics, as_rows, element_names, latent_sites, measure_sites, site_note
 from pyro_vae.pair.arguments import check_data, check_keywords
+from pyro_vae.pair.masks import under_model_masks
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import particles_agree, warn_not_vectorized
 from pyro_vae.pair.planning import DATA_ROWS, plan_for
@@ -91,6 +93,7 @@ def latent_report(
     if num_samples < 2:
         raise ValueError(f"num_samples must be at least 2, to estimate the noise of the draws, got {num_samples}")
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
+        guide = density_guide(model, guide, (args, kwargs))
         aggregate, notes = _aggregate(model, guide, (args, kwargs), memory)
         if aggregate.problem:
             notes.append(
@@ -172,7 +175,7 @@ def _draw(
     draws: dict[str, list[Tensor]] = {}
     start = 0
     for args, kwargs in aggregate.data:
-        traces = trace_pair(model, guide, args, kwargs)
+        traces = under_model_masks(trace_pair(model, guide, args, kwargs))
         found = measure_sites(traces, data_plate(traces, len(args[0])))
         bad = found["", "kl"].isnan() | found["", "log_q"].isnan()
         if bool(bad.any()):

@@ -18,6 +18,7 @@ from torch.distributions.transforms import ReshapeTransform
 from pyro_vae import conditionals
 from pyro_vae.conditionals import Conditional
 from pyro_vae.evaluate.local.rows import per_datum
+from pyro_vae.pair.masks import check_no_mask
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.tracing import PairTrace, sample_sites
 
@@ -44,8 +45,7 @@ class SitePosterior(nn.Module):
                 f"the latent site {name!r} is discrete ({type(fn).__name__}): a local posterior is fitted by "
                 "gradients through its draws. Sum the site out, or relax it in model and guide"
             )
-        if site["mask"] is not None and site["mask"] is not True:
-            raise ValueError(f"the latent site {name!r} is masked in the model: a masked latent has no density to fit")
+        check_no_mask(name, site)
         self.name = name
         self.frames = [f for f in site["cond_indep_stack"] if f.vectorized]
         self.axis = len(fn.batch_shape) + plate.dim

@@ -9,6 +9,7 @@ import torch
 
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
+from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.marginal.annealing import annealed
 from pyro_vae.evaluate.marginal.brackets import BidirectionalBounds, bidirectional
 from pyro_vae.evaluate.marginal.importance_sampling import importance
@@ -53,9 +54,10 @@ def log_marginal(
 
     .. math:: \log \hat p(x) = \log \frac1K \sum_{k=1}^K w_k, \quad E[w_k] = p(x)
 
-    The sites of the pair must be inside a plate over the data. Scales (a KL weight in the objective, subsampling) never
-    enter. Networks are put in evaluation mode for the call. The methods differ in the weights. A method is an object
-    with options, or a name for its defaults:
+    Works for any pair whose sites stand in a plate over the data. Scales (a KL weight in the objective, subsampling)
+    never enter, and neither does what the guide observes or adds by `pyro.factor`, which is no part of q(z|x). Networks
+    are put in evaluation mode for the call. The methods differ in the weights; an object has options, a name stands for
+    it with its defaults:
 
     - "importance", `pv.Importance(...)`: the guide as proposal, `w = p(x, z) / q(z|x)`; optionally mixed with samples
       from the prior, and with more samples until a target error is reached.
@@ -83,9 +85,10 @@ def log_marginal(
         result holds the finished data, with a warning.
 
     Raises:
-        ValueError: If a site is outside the plate over the data, if latent sites differ between model and guide, if a
-            weight is NaN or infinite, for discrete latents under an annealed method, or if an option is out of its
-            range. There is no "harmonic" method, because its variance is infinite.
+        ValueError: If a site stands outside the plate over the data, if the guide draws noise that nothing in the model
+            balances, if latent sites differ between model and guide, if
+            a weight is NaN or infinite, for discrete latents where Hamiltonian moves need continuous ones, or if an
+            option is out of its range. There is no "harmonic" method.
         TypeError: For `num_samples` with an annealed method, or a keyword that neither this call nor the pair knows.
 
     Reference: see `pv.Importance`, `pv.AIS` and `pv.BDMC`.
@@ -124,6 +127,8 @@ def log_marginal(
     data = to_networks_device(args, *programs), kwargs
     result: LogMarginal
     with torch.no_grad(), eval_mode(*programs), seeded(seed):
+        if guide is not None:
+            guide = density_guide(model, guide, data)
         if isinstance(chosen, Importance):
             result = importance(model, guide, data, chosen, num_samples=count, memory=memory, progress=progress)
         else:

@@ -6,27 +6,22 @@ from typing import Any
 
 import torch
 from pyro.infer import HMC, MCMC, NUTS
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace
 from pyro_vae.evaluate.marginal.proposals import prior_traces
 from pyro_vae.pair.arguments import check_data, check_keywords, take
+from pyro_vae.pair.exact import ExactDistributions
+from pyro_vae.pair.masks import check_no_mask
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.scale import Unscaled
 from pyro_vae.pair.tracing import sample_sites
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seeded
 
 __all__ = ["posterior_samples"]
-
-
-class _Unscaled(Messenger):
-    """Removes all scales: they belong to objectives, not to posteriors."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        msg["scale"] = 1.0
 
 
 def posterior_samples(
@@ -60,7 +55,8 @@ def posterior_samples(
         the data.
 
     Raises:
-        ValueError: For a discrete latent site, an unknown kernel, or fewer than one sample.
+        ValueError: For a discrete latent site, one that is masked for some data, an unknown kernel, or fewer than one
+            sample.
 
     Reference: Hoffman and Gelman 2014, arXiv 1111.4246.
 
@@ -85,17 +81,18 @@ def posterior_samples(
     with eval_mode(model), seeded(seed):
         with torch.no_grad(), fork_rng():
             first = take(args, kwargs, 0, 1)
-            LatentSpace(model, None, first, 1)  # refuses a model without a continuous posterior per datum
+            LatentSpace(model, None, first, 1)  # refuses what has no continuous posterior per datum
+            for name, site in sample_sites(prior_traces(model, (args, kwargs), None, 0).guide):
+                check_no_mask(name, site)
             traces = prior_traces(model, first, None, 0)
             plate = data_plate(traces, 1)
             for name, site in sample_sites(traces.guide):
                 axes[name] = plate.dim - site["fn"].event_dim
+        density = ExactDistributions()(Unscaled()(model))
         with progress_bar("posterior", n, progress) as advance:
             for i in range(n):
                 rows, named = take(args, kwargs, i, i + 1)
-                scheme = (
-                    NUTS(_Unscaled()(model)) if kernel == "nuts" else HMC(_Unscaled()(model), trajectory_length=1.0)
-                )
+                scheme = NUTS(density) if kernel == "nuts" else HMC(density, trajectory_length=1.0)
                 chain = MCMC(scheme, num_samples=num_samples, warmup_steps=warmup_steps, disable_progbar=True)
                 chain.run(*rows, **named)
                 for name, value in chain.get_samples().items():

@@ -11,6 +11,8 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.terms import is_point_mass
+from pyro_vae.pair.exact import ExactDistributions
+from pyro_vae.pair.masks import under_model_masks
 from pyro_vae.pair.particles import joint_log_weight
 from pyro_vae.pair.plates import data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
@@ -29,7 +31,8 @@ def prior_traces(model: Program, data: Data, num_particles: int | None, nesting:
     """A run of the model on latents from its prior, with these latents as the guide's trace."""
     if num_particles is not None:
         model = pyro.plate(PARTICLE_PLATE, num_particles, dim=-1 - nesting)(model)
-    run = poutine.trace(model).get_trace(*data[0], **data[1])
+    with ExactDistributions():
+        run = poutine.trace(model).get_trace(*data[0], **data[1])
     latents = Trace()
     for name, site in sample_sites(run):
         if not site["is_observed"]:
@@ -100,8 +103,10 @@ class Proposal:
             guide = self.guide
             if count is not None:
                 guide = pyro.plate(PARTICLE_PLATE, count, dim=traces.particle_dim)(guide)
-            replayed = poutine.trace(poutine.replay(guide, trace=traces.guide)).get_trace(*args, **kwargs)
+            with ExactDistributions():
+                replayed = poutine.trace(poutine.replay(guide, trace=traces.guide)).get_trace(*args, **kwargs)
             traces = checked_pair(traces.model, replayed, traces.particle_dim)
+        traces = under_model_masks(traces)
         plate = data_plate(traces, n)
         joint, q, p = torch.zeros(()), torch.zeros(()), torch.zeros(())
         for name, site, sign in traces.sites():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from rich.table import Table
 from torch import Tensor
 
@@ -17,7 +20,9 @@ from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.pair.arguments import check_data, check_keywords, map_rows
 from pyro_vae.pair.protocol import Program
 from pyro_vae.support.pictures import drawable
+from pyro_vae.support.random import seeded
 from pyro_vae.support.results import Result
+from pyro_vae.support.statistics import standard_error
 from pyro_vae.support.tables import new_table
 
 if TYPE_CHECKING:
@@ -31,9 +36,12 @@ class LogMarginalRepair(Result):
     """The result of `repair`: new estimates for the unreliable ones.
 
     Attributes:
-        index: Indices of the data with unreliable estimates, `(M,)`.
-        before, after: Their old and new estimates; `after` is None if M is 0.
-        result: The estimates of all data, with the new ones in place of the old; its other values are the old ones.
+        index: Which data were unreliable, `(M,)`.
+        before, after: Their estimates; `after` is None if there were none to repair.
+        result: The estimates of all data, the new ones in place of the old; its other figures are of the first look.
+        control: A second look at a random sample of the other data, C of them, which changes no estimate; None if
+            there are no others.
+        control_moved: How their estimates moved, `(C,)`.
     """
 
     title: ClassVar[str] = "repaired estimates of log p(x)"
@@ -47,10 +55,26 @@ class LogMarginalRepair(Result):
     before: LogMarginal
     after: LogMarginal | None
     result: LogMarginal
+    control: LogMarginal | None = None
+    control_moved: Tensor | None = None
+
+    @property
+    def bias_of_others(self) -> tuple[float, float]:
+        """How far too low the estimates that were left are, by the control sample, and its standard error; or NaN."""
+        if self.control_moved is None:
+            return math.nan, math.nan
+        return float(self.control_moved.double().mean()), standard_error(self.control_moved)
 
     def _values(self) -> dict[str, Any]:
         still = sum(row["unreliable_after"] for row in self._rows())
-        return {"log_prob": self.result.mean, "num_repaired": len(self.index), "num_unreliable": still}
+        moved, error = self.bias_of_others
+        return {
+            "log_prob": self.result.mean,
+            "num_repaired": len(self.index),
+            "num_unreliable": still,
+            "bias_of_others": moved,
+            "bias_of_others_error": error,
+        }
 
     def _rows(self) -> list[dict[str, Any]]:
         if self.after is None:
@@ -70,6 +94,9 @@ class LogMarginalRepair(Result):
             f"{len(rows)} of {len(self.result)} estimates repaired, {still} still unreliable; mean log p(x) "
             f"{self.result.mean:.3f} nats per datum"
         )
+        if self.control is not None:
+            moved, error = self.bias_of_others
+            title += f"; of the others {len(self.control)} were looked at again and moved by {moved:+.3f} ± {error:.3f}"
         table = new_table(title, "datum", "before", "k-hat", "after", "k-hat", "moved")
         for row in rows:
             old, new = row["log_prob_before"], row["log_prob_after"]
@@ -108,6 +135,8 @@ def repair(
     *args: Any,
     result: LogMarginal,
     how: str | Method | Callable[..., Program] = "samples",
+    rows: Literal["unreliable", "all"] = "unreliable",
+    num_control: int = 10,
     num_samples: int | None = None,
     memory: int | None = None,
     seed: int | None = None,
@@ -116,15 +145,20 @@ def repair(
 ) -> LogMarginalRepair:
     """Estimate log p(x) again for the data whose estimate is unreliable.
 
+    Under a guide that is too narrow the other estimates are no better: a datum whose tail was not drawn at all looks
+    fine. So a few of the others are looked at again, too, and there is a warning if these have moved.
+
     Args:
         model, guide: The pair.
-        *args, **kwargs: The data and the pair's other arguments, as passed to `log_marginal`.
-        result: The result of `log_marginal` for the same arguments; its `unreliable` data are estimated again.
-        how: "samples", ten times as many samples from the guide; or a method of `log_marginal`, by name or as an
-            object, for example "ais", which does not need the guide; or a function from the pair's arguments for the
-            unreliable data to a better guide for them, for example `lambda x: pv.fit_local(model, guide, x,
-            family="full_normal").guide`.
-        num_samples, memory, seed, progress: Options of `log_marginal`.
+        *args, **kwargs: The data and the pair's other arguments, as they were given to `log_marginal`.
+        result: What `log_marginal` found for the same arguments: its `unreliable` data are repaired.
+        how: "samples", ten times as many samples from the guide; a method of `log_marginal`, by name or as an object,
+            "ais" for one, which does not need the guide; or a function that takes the pair's arguments for the
+            unreliable data and returns a better guide for them,
+            `lambda x: pv.fit_local(model, guide, x, family="full_normal").guide` for one.
+        rows: Which estimates to make anew: those that are "unreliable", or "all".
+        num_control: How many of the others to look at again, at random; 0 for none.
+        num_samples, memory, seed, progress: For `log_marginal`.
 
     Raises:
         ValueError: If `result` has another number of data, or `how` is unknown.
@@ -132,7 +166,11 @@ def repair(
     """
     n = check_data(args)
     if len(result) != n:
-        raise ValueError(f"the result is of {len(result)} data, got {n} data: pass the data of the result")
+        raise ValueError(f"the result is of {len(result)} data, {n} came: pass the data that it was found for")
+    if rows not in ("unreliable", "all"):
+        raise ValueError(f"rows must be 'unreliable' or 'all', got {rows!r}")
+    if num_control < 0:
+        raise ValueError(f"num_control must be at least 0, got {num_control}")
     method: str | Method = "importance"
     if not callable(how) and how != "samples":
         if (isinstance(how, str) and how not in METHODS) or how == "bdmc" or isinstance(how, BDMC):
@@ -142,31 +180,53 @@ def repair(
             )
         method = how
     check_keywords(repair, kwargs, model, guide, hints=option_hints(resolve_method(method)))
-    index = result.unreliable
+    index = torch.arange(n, device=result.log_prob.device) if rows == "all" else result.unreliable
     before = _select(result, index)
     if not len(index):
         return LogMarginalRepair(index, before, None, result)
-    rows, named = map_rows(lambda a: a[index.to(a.device)], args, kwargs)
     if how == "samples" and num_samples is None:
         num_samples = 10 * int(before.counts.max())
-    after = log_marginal(
-        model,
-        how(*rows, **named) if callable(how) else guide,
-        *rows,
-        method=method,
-        num_samples=num_samples,
-        memory=memory,
-        seed=seed,
-        progress=progress,
-        **named,
-    )
+
+    def again(index: Tensor) -> LogMarginal:
+        some, named = map_rows(lambda a: a[index.to(a.device)], args, kwargs)
+        better = how(*some, **named) if callable(how) else guide
+        options: dict[str, Any] = {"num_samples": num_samples, "memory": memory, "seed": seed, "progress": progress}
+        return log_marginal(model, better, *some, method=method, **options, **named)
+
+    after = again(index)
     new = {name: getattr(result, name).clone() for name in ("log_prob", "std_error", "ess", "khat")}
     for name, value in new.items():
         value[index] = getattr(after, name).to(value)
     counts = result.counts.clone()
     counts[index] = after.counts
     merged = dataclasses.replace(result, num_samples=counts, bounds=None, **new)
-    return LogMarginalRepair(index, before, after, merged)
+    control, moved = None, None
+    others = _sample_of_others(index, n, num_control, seed)
+    if len(others):
+        control = again(others)
+        moved = control.log_prob - result.log_prob[others].to(control.log_prob)
+        _warn_of_others(moved, n - len(index))
+    return LogMarginalRepair(index, before, after, merged, control, moved)
+
+
+def _sample_of_others(index: Tensor, n: int, count: int, seed: int | None) -> Tensor:
+    """Some of the data that are not among the index, at random."""
+    others = torch.ones(n, dtype=torch.bool, device=index.device)
+    others[index] = False
+    found = others.nonzero().squeeze(-1)
+    with seeded(seed):
+        return found[torch.randperm(len(found))[:count].sort().values.to(found.device)]
+
+
+def _warn_of_others(moved: Tensor, total: int) -> None:
+    mean, error = float(moved.double().mean()), standard_error(moved)
+    if mean > 3 * error:
+        warnings.warn(
+            f"the data that k-hat does not flag have moved as well, by {mean:+.3f} ± {error:.3f} nats in a sample of "
+            f"{len(moved)} of {total}: a datum whose tail was not drawn looks fine. Their estimates were left, so that "
+            "the mean is too low by about as much times their share: repair(..., rows='all') makes all anew",
+            stacklevel=4,
+        )
 
 
 def _select(result: LogMarginal, index: Tensor) -> LogMarginal:

@@ -22,7 +22,15 @@ from pyro_vae.support.tables import indexed_rows, new_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["LogMarginal", "concatenate", "estimate_from_weights"]
+__all__ = ["LogMarginal", "concatenate", "estimate_from_weights", "unreliable_note"]
+
+
+def unreliable_note(bad: int, total: int) -> str:
+    """What to know of a mean over estimates of which some are unreliable."""
+    return (
+        f"k-hat calls {bad} of {total} estimates of log p(x) unreliable: the mean may be too low by more than its "
+        "error says"
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,8 +91,12 @@ class LogMarginal(Result):
     def unreliable(self) -> Tensor:
         """Indices of the data with an unreliable estimate.
 
-        These are data with a k-hat above `min(1 - 1/log10 K, 0.7)`, and data whose estimate is not finite. A k-hat of
-        NaN (fewer than 25 samples) is ignored.
+        A datum that is not among them is not thereby safe: under a proposal that is too narrow, the data whose tail was
+        not drawn at all have a small k-hat, and are the worse ones. Where many are listed, mind the others, too:
+        `pv.repair` looks at a sample of them.
+
+        Those with a k-hat above `min(1 - 1/log10 K, 0.7)`, and those whose estimate is not a finite number. A k-hat
+        that cannot be told (NaN, fewer than 25 samples) counts for nothing.
         """
         bad = ~self.log_prob.isfinite()
         if self.khat is not None:

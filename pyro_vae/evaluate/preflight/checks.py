@@ -15,6 +15,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from pyro_vae import elbo as elbos
+from pyro_vae.evaluate.guide_density import check_noise, other_terms
 from pyro_vae.evaluate.preflight.probe import (
     Run,
     Site,
@@ -27,8 +28,10 @@ from pyro_vae.evaluate.preflight.probe import (
     site_shapes,
     wrapped_distributions,
 )
+from pyro_vae.pair.tracing import PairTrace
 
 __all__ = [
+    "check_guide_density",
     "check_plates",
     "check_sites",
     "check_shapes",
@@ -142,8 +145,24 @@ def check_sites(run: Run, estimator: pyro.infer.ELBO) -> None:
                 text += f"observes: remove `pyro.sample({name!r}, ...)` from the guide"
             else:
                 text += f"never samples (the model has {latent}): rename it, or mark it as the guide's own, "
-                text += f"`pyro.sample({name!r}, ..., infer={{'is_auxiliary': True}})`"
+                text += f"`pyro.sample({name!r}, ..., infer={{'is_auxiliary': True}})`, if latents are functions of it"
             run.error("missing_in_model", name, text)
+
+
+def check_guide_density(run: Run) -> None:
+    """Terms and noise of the guide that are no part of a density of the latents."""
+    if not run.sound:
+        return
+    traces = PairTrace(run.model, run.guide)
+    try:
+        check_noise(traces)
+    except ValueError as error:
+        run.error("auxiliary_noise", None, str(error))
+        return
+    for name in other_terms(traces):
+        text = f"the guide adds {name!r} to its log-density, by pyro.factor or by observing: training has it, and "
+        text += "`bound`, `log_marginal` and all other numbers leave it out, for it is no part of q(z|x)"
+        run.warn("guide_terms", name, text)
 
 
 def check_shapes(run: Run, estimator: pyro.infer.ELBO) -> None:
@@ -229,7 +248,7 @@ def check_support(run: Run) -> None:
         elif support is constraints.boolean:
             text += "divide them by their maximum, then " if finite.max() > 1 else ""
             text += "binarize them, `pv.data.load(name, binarize='dynamic')`, or use a likelihood for values in "
-            text += "[0, 1], `likelihood='continuous_bernoulli'` or `dist.ContinuousBernoulli(logits=...)`"
+            text += "[0, 1], `likelihood='continuous_bernoulli'` or `pv.conditionals.ContinuousBernoulli(D)(logits)`"
         else:
             text += "map the data into it, or use a likelihood for their range, for example `dist.Normal(...)`"
         run.error("support", name, text)

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae import elbo as elbos
-from pyro_vae.evaluate.preflight.checks import check_estimator, check_plates, check_shapes, check_sites, check_support
+from pyro_vae.evaluate.preflight.checks import (
+    check_estimator,
+    check_guide_density,
+    check_plates,
+    check_shapes,
+    check_sites,
+    check_support,
+)
 from pyro_vae.evaluate.preflight.probe import (
     Program,
     Run,
@@ -105,6 +112,7 @@ def preflight(
             run.error("stale_parameter", None, text)
         check_plates(run)
         check_sites(run, estimator)
+        check_guide_density(run)
         check_shapes(run, estimator)
         check_support(run)
         check_estimator(run, estimator)
