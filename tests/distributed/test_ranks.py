@@ -119,7 +119,7 @@ def test_nan_on_one_rank_is_nan_on_all(found: Any) -> None:
     [
         ("loader", "ValueError: several processes cannot share the data of Batches"),
         ("data", "ValueError: the processes have been given different data"),
-        ("shared", "ValueError: a batch is taken in 2 parts"),
+        ("shared", "ValueError: all data share the latent site 'center'"),
         ("per_datum", "ValueError: preflight"),
         ("devices", "ValueError: devices=3 on 1 node were requested, but this process is one of 2"),
         ("strategy", "ValueError: strategy must be 'auto' or 'ddp', got 'fsdp'"),

@@ -398,9 +398,9 @@ def test_a_critic_that_is_not_finite_ends_the_run() -> None:
 def test_it_says_that_it_is_no_bound() -> None:
     vae, (x,) = pair_and_batch("vae")
     assert not adversarial.AAE.is_bound
-    with pytest.raises(ValueError, match="no bound"):
+    with pytest.raises(ValueError, match=r"(no|not a) bound"):
         pv.compare_elbos(vae.model, vae.guide, x, estimators=["aae", "trace"], seed=0)
-    with pytest.raises(ValueError, match="no bound"):
+    with pytest.raises(ValueError, match=r"(no|not a) bound"):
         pv.check_estimator("aae", seed=0)
 
 

@@ -166,7 +166,7 @@ def repair(
     """
     n = check_data(args)
     if len(result) != n:
-        raise ValueError(f"the result is of {len(result)} data, {n} came: pass the data that it was found for")
+        raise ValueError(f"the result is of {len(result)} data, got {n} data: pass the data of the result")
     if rows not in ("unreliable", "all"):
         raise ValueError(f"rows must be 'unreliable' or 'all', got {rows!r}")
     if num_control < 0:
