@@ -11,14 +11,14 @@ from pyro_vae.runs.directory import CONFIG, METRICS, WEIGHTS
 from pyro_vae.runs.reading import check_entries, checksum, parse_json
 from pyro_vae.support.serialization import as_json, finite
 
-__all__ = ["FORMAT", "parse_record", "format_record"]
+__all__ = ["FORMAT", "parse_record", "seal"]
 
 FORMAT = 2
 MAX_ELEMENTS = 2**28  # of one datum
 Record = dict[str, Any]
 
 
-def format_record(record: Mapping[str, Any]) -> str:
+def seal(record: Mapping[str, Any]) -> str:
     """A record as the text of `run.json`, with a checksum of its other entries."""
     values = finite(record)
     return as_json({**values, "checksum": _checksum(values)})

@@ -16,7 +16,7 @@ from pyro_vae.runs.config import as_yaml
 from pyro_vae.runs.directory import CONFIG, LINES, METRICS, RECORD, WEIGHTS, write_together
 from pyro_vae.runs.machine import environment
 from pyro_vae.runs.reading import checksum
-from pyro_vae.runs.record import FORMAT, format_record
+from pyro_vae.runs.record import FORMAT, seal
 from pyro_vae.runs.weights import collect_tensors, device_of
 from pyro_vae.support.serialization import finite
 from pyro_vae.training.history import History
@@ -70,7 +70,7 @@ def save_run(
     }
     lines = "".join(json.dumps(finite(epoch)) + "\n" for epoch in history.to_dicts())
     contents = {path / name: content for name, content in {**files, LINES: lines.encode()}.items()}
-    write_together(contents, path / RECORD, format_record(record))
+    write_together(contents, path / RECORD, seal(record))
 
 
 def _table(history: History) -> bytes:

@@ -109,3 +109,9 @@ def test_the_earlier_form_gives_the_same_answer(form: str) -> None:
 def test_an_option_of_another_method_is_refused_all_the_same() -> None:
     with pytest.raises(TypeError, match="num_chains"):
         pv.log_marginal(M, G, X, num_samples=5, num_chains=3)
+
+
+def test_the_issues_of_preflight_have_their_earlier_name() -> None:
+    report = pv.preflight(M, G, X)
+    with pytest.warns(FutureWarning, match="is now .issues"):
+        assert report.problems is report.issues

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import pyro_vae as pv
 from pyro_vae.runs import load_run, read_run, save_run
 from pyro_vae.runs.machine import commit
-from pyro_vae.runs.record import FORMAT, MIGRATIONS, format_record, parse_record
+from pyro_vae.runs.record import FORMAT, MIGRATIONS, parse_record, seal
 from tests.helpers.paths import STORED
 from tests.stored_pair import outside
 
@@ -98,7 +98,7 @@ def test_the_commit_of_the_working_folder(tmp_path: Path) -> None:
 def test_a_record_is_sealed() -> None:
     record = {**parse_record((STORED / "format_1" / "vae" / "run.json").read_bytes())}
     record["files"] = dict.fromkeys(("config.yaml", "weights.safetensors", "metrics.csv"), "0" * 64)
-    text = format_record({**record, "seconds": math.nan})
+    text = seal({**record, "seconds": math.nan})
     assert parse_record(text.encode())["seconds"] is None
     with pytest.raises(ValueError, match="its checksum does not fit its content"):
         parse_record(text.replace('"epochs": 2', '"epochs": 1').encode())

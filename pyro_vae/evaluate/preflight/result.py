@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -51,6 +52,12 @@ class PreflightReport(Result):
 
     issues: list[PreflightIssue]
     sites: list[tuple[str, ...]] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[PreflightIssue]:
+        """The `issues`, under the name that they had before; goes with version 0.2."""
+        warnings.warn("PreflightReport.problems is now .issues", FutureWarning, stacklevel=2)
+        return self.issues
 
     @property
     def ok(self) -> bool:
