@@ -17,11 +17,11 @@ from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.evaluate.marginal.result import unreliable_note
 from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
-from pyro_vae.pair.masks import has_mask, kept_elements
+from pyro_vae.pair.masks import kept_elements
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.planning import data_that_fit, run_on_examples
 from pyro_vae.pair.protocol import Data, Program
-from pyro_vae.pair.tracing import PairTrace, trace_pair
+from pyro_vae.pair.tracing import PairTrace, has_mask, trace_pair
 from pyro_vae.support.pictures import drawable
 from pyro_vae.support.random import fork_rng
 from pyro_vae.support.results import Result

@@ -10,11 +10,9 @@ from pyro.distributions import Independent, MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent as TorchIndependent
 
-from pyro_vae.pair.tracing import PairTrace, sample_sites
+from pyro_vae.pair.tracing import PairTrace, Site, has_mask, sample_sites, unmasked
 
-__all__ = ["check_no_mask", "has_mask", "is_masked", "kept_elements", "under_model_masks", "unmasked"]
-
-Site = dict[str, Any]
+__all__ = ["check_no_mask", "is_masked", "kept_elements", "under_model_masks"]
 
 
 def kept_elements(site: Site) -> Tensor:
@@ -36,11 +34,6 @@ def kept_elements(site: Site) -> Tensor:
 def is_masked(site: Site) -> bool:
     """Whether some element of a site is left out."""
     return has_mask(site) and not bool(kept_elements(site).all())
-
-
-def has_mask(site: Site) -> bool:
-    """Whether a site stands under a mask, whatever that leaves out."""
-    return site["mask"] is not None or unmasked(site["fn"]) is not site["fn"]
 
 
 def under_model_masks(traces: PairTrace) -> PairTrace:
@@ -99,16 +92,6 @@ def check_no_mask(name: str, site: Site) -> None:
             "mask leaves it out: take the mask off this site, for a latent that no observation reads leaves p(x) as it "
             "is; or ask for log_marginal with a guide, which takes masked latents"
         )
-
-
-def unmasked(fn: Any) -> Any:
-    """A distribution without the masks inside it; the same object if it has none."""
-    if isinstance(fn, MaskedDistribution):
-        return unmasked(fn.base_dist)
-    if isinstance(fn, TorchIndependent):
-        base = unmasked(fn.base_dist)
-        return fn if base is fn.base_dist else Independent(base, fn.reinterpreted_batch_ndims)
-    return fn
 
 
 def _wide(mask: Any, event_dim: int, like: Tensor) -> Tensor:

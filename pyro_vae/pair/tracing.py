@@ -24,12 +24,13 @@ __all__ = [
     "PairTrace",
     "checked_pair",
     "draw_log_prob",
-    "is_masked",
+    "has_mask",
     "log_prob",
     "masks_within",
     "plate_nesting",
     "sample_sites",
     "trace_pair",
+    "unmasked",
 ]
 
 Site = dict[str, Any]
@@ -90,13 +91,13 @@ def draw_log_prob(name: str, site: Site) -> Tensor:
     A scale or a mask says how much a site counts in the objective. Its value is drawn all the same, and what reads it
     sees it, so the score function is that of this density.
     """
-    if not is_masked(site):
+    if not has_mask(site):
         return log_prob(name, site)
-    return log_prob(name, {**site, "fn": _unmasked(site["fn"]), "mask": None})
+    return log_prob(name, {**site, "fn": unmasked(site["fn"]), "mask": None})
 
 
-def is_masked(site: Site) -> bool:
-    """Whether a site stands under a mask, of a handler or of its distribution."""
+def has_mask(site: Site) -> bool:
+    """Whether a site stands under a mask, of a handler or of its distribution, whatever that leaves out."""
     return site["mask"] is not None or bool(masks_within(site["fn"]))
 
 
@@ -110,11 +111,13 @@ def masks_within(fn: Any) -> list[Any]:
     return result
 
 
-def _unmasked(fn: Any) -> Any:
+def unmasked(fn: Any) -> Any:
+    """A distribution without the masks inside it; the same object if it has none."""
     if isinstance(fn, dist.MaskedDistribution):
-        return _unmasked(fn.base_dist)
+        return unmasked(fn.base_dist)
     if isinstance(fn, torch.distributions.Independent):
-        return dist.Independent(_unmasked(fn.base_dist), fn.reinterpreted_batch_ndims)
+        base = unmasked(fn.base_dist)
+        return fn if base is fn.base_dist else dist.Independent(base, fn.reinterpreted_batch_ndims)
     return fn
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_vae.elbo.estimators.bounds import TensorELBO
 from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
 from pyro_vae.pair.protocol import Program
-from pyro_vae.pair.tracing import PairTrace, Site, checked_pair, draw_log_prob, is_masked, log_prob, sample_sites
+from pyro_vae.pair.tracing import PairTrace, Site, checked_pair, draw_log_prob, has_mask, log_prob, sample_sites
 
 __all__ = ["Coefficients", "SurrogateELBO", "Weights", "weights_of"]
 
@@ -87,7 +87,7 @@ def weights_of(traces: PairTrace, plate: DataPlate) -> Weights:
         return total(scale_and_mask(log_prob(name, site), scale(site)) for name, site in sites)
 
     def drawn(sites: Sites, in_weight: Tensor) -> Tensor:
-        plain = all(not isinstance(scale(s), Tensor) and scale(s) == 1 and not is_masked(s) for _, s in sites)
+        plain = all(not isinstance(scale(s), Tensor) and scale(s) == 1 and not has_mask(s) for _, s in sites)
         found = None if plain else total(draw_log_prob(name, site) for name, site in sites)
         return in_weight if found is None else found
 
