@@ -12,6 +12,7 @@ from pyro_vae.pair.arguments import check_data, check_keywords, unwrapped
 from pyro_vae.pair.networks import eval_mode, modules_of, to_networks_device
 from pyro_vae.pair.placeholders import DataPlaceholder, explain_placeholder
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import Site, sample_sites, trace_pair
 from pyro_vae.support.random import seeded
 
@@ -93,7 +94,7 @@ def sample(
         moved = to_networks_device((x, *args), model)
         data, others = moved[0], moved[1:]
     with torch.no_grad(), eval_mode(model), seeded(seed), explain_placeholder():
-        trace = poutine.trace(poutine.uncondition(model)).get_trace(data, *others, **kwargs)
+        trace = traced(poutine.uncondition(model), (data, *others), kwargs)
         # `uncondition` turns observed sites into latent ones and marks them
         observed = {name: s for name, s in sample_sites(trace) if s["infer"].get("was_observed")}
         name, chosen = choose_observed(observed, site, data)

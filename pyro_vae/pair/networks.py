@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pyro_vae.pair.parameters import parameters_kept
+from pyro_vae.pair.running import Running
 
 __all__ = ["to_networks_device", "eval_mode", "modules_of"]
 
@@ -144,7 +144,7 @@ def eval_mode(*programs: Callable[..., Any]) -> Iterator[None]:
     for module in training:
         module.training = False
     try:
-        with parameters_kept():
+        with Running():
             yield
     finally:
         for module in training:

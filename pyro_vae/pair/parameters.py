@@ -1,54 +1,14 @@
-"""What a pair's runs may do to its parameters: frozen ones stay frozen, and all of them can be pickled afterwards."""
+"""The tensors behind `pyro.param` statements."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import pyro
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
-__all__ = ["keep_frozen", "offered_tensor", "parameters_kept", "stale", "unconstrained"]
-
-
-@contextmanager
-def keep_frozen() -> Iterator[None]:
-    """Within it an `nn.Parameter` with `requires_grad=False` that is given to `pyro.param` is used, but not trained.
-
-    Pyro's store would set `requires_grad` on it, for a `PyroModule`'s own parameters and networks, too.
-    """
-    store: Any = pyro.get_param_store()
-    if "setdefault" in vars(store):
-        yield
-        return
-    register = store.setdefault
-
-    def setdefault(name: str, value: Any, constraint: constraints.Constraint = constraints.real) -> Tensor:
-        if isinstance(value, nn.Parameter) and not value.requires_grad:
-            used: Any = value.detach()
-            used.unconstrained = weakref.ref(value)
-            return used
-        return register(name, value, constraint)
-
-    store.setdefault = setdefault
-    try:
-        yield
-    finally:
-        del store.setdefault
-
-
-@contextmanager
-def parameters_kept() -> Iterator[None]:
-    """As `keep_frozen`; at the end, parameters lose what Pyro has tied to them, which cannot be pickled."""
-    try:
-        with keep_frozen():
-            yield
-    finally:
-        for _, param in pyro.get_param_store().named_parameters():
-            vars(param).pop("unconstrained", None)
+__all__ = ["offered_tensor", "stale", "unconstrained"]
 
 
 def unconstrained(value: Tensor) -> Tensor | None:
@@ -56,7 +16,8 @@ def unconstrained(value: Tensor) -> Tensor | None:
     origin: Callable[[], Tensor] | None = getattr(value, "unconstrained", None)
     if origin is not None:
         return origin()
-    return value if isinstance(value, nn.Parameter) else None  # of a module with parameters of its own
+    own = isinstance(value, nn.Parameter) or (value.is_leaf and value.requires_grad)
+    return value if own else None
 
 
 def offered_tensor(msg: Any) -> Tensor | None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.masks import under_model_masks
 from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PairTrace, log_prob, plate_nesting, sample_sites, trace_pair
 from pyro_vae.pair.untouched import kept_buffers
 from pyro_vae.support.random import fork_rng
@@ -95,9 +94,8 @@ def particles_agree(model: Program, guide: Program, args: tuple[Any, ...], **kwa
                 for name, site in sample_sites(replayed):
                     particle = joint.guide.nodes[name]["value"][k]
                     replayed.nodes[name] = {**site, "value": particle.reshape(site["value"].shape)}
-                with ExactDistributions():
-                    guide_k = poutine.trace(poutine.replay(guide, trace=replayed)).get_trace(*args, **kwargs)
-                    model_k = poutine.trace(poutine.replay(model, trace=replayed)).get_trace(*args, **kwargs)
+                guide_k = traced(guide, args, kwargs, on=replayed)
+                model_k = traced(model, args, kwargs, on=replayed)
                 alone = PairTrace(prune_subsample_sites(model_k), prune_subsample_sites(guide_k))
                 for (name, site, _), (_, site_k, _) in zip(joint.sites(), alone.sites(), strict=True):
                     together, by_itself = log_prob(name, site)[k], log_prob(name, site_k)

@@ -9,14 +9,12 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
-from pyro_vae.pair.exact import ExactDistributions
-from pyro_vae.pair.parameters import keep_frozen
+from pyro_vae.pair.running import traced
 from pyro_vae.support.random import fork_rng
 
 __all__ = [
@@ -157,9 +155,8 @@ def trace_pair(
         dim = -1 - nesting
         model = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(model)
         guide = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(guide)
-    with keep_frozen(), ExactDistributions():
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    guide_trace = traced(guide, args, kwargs)
+    model_trace = traced(model, args, kwargs, on=guide_trace)
     for trace in (guide_trace, model_trace):  # in place: nothing else refers to these traces
         for name in [name for name, site in trace.nodes.items() if site_is_subsample(site)]:
             trace.remove_node(name)

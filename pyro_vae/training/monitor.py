@@ -8,7 +8,6 @@ from typing import Any
 
 import pyro.infer
 import torch
-from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 
 from pyro_vae.compilation.mode import recording
@@ -17,6 +16,7 @@ from pyro_vae.evaluate.bounds import bound
 from pyro_vae.pair.arguments import take
 from pyro_vae.pair.networks import eval_mode
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.scale import DataScale
 from pyro_vae.pair.tracing import sample_sites, trace_pair
 from pyro_vae.support.random import fork_rng
@@ -96,7 +96,7 @@ class Monitor:
 
     def _summed_out(self, args: tuple[Any, ...]) -> tuple[float, float]:
         with torch.no_grad(), eval_mode(self.model, self.guide), fork_rng(SEED), recording():
-            trace = prune_subsample_sites(poutine.trace(self.guide).get_trace(*args))
+            trace = prune_subsample_sites(traced(self.guide, args, {}))
             elbo = -float(self._summing.loss(self.model, self.guide, *args))
         elbo *= len(args[0]) / self._scale().num_data(args)
         return elbo, math.nan if any(sample_sites(trace)) else elbo

@@ -16,8 +16,8 @@ from torch import Tensor
 from pyro_vae.compilation.precision import Precision, networks_in, precision_dtype
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.elbo import MeanField, PhasedELBO
-from pyro_vae.pair.parameters import parameters_kept
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import Running
 from pyro_vae.pair.untouched import kept_buffers
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam, updater_for
 from pyro_vae.training.parameters import ParameterRegistry
@@ -190,7 +190,7 @@ class SVI:
             ValueError: If the loss depends on no parameter, on none that the optimizer updates, or on a network whose
                 name Pyro's parameter store has for another one.
         """
-        with parameters_kept():
+        with Running():
             return self._stepper.gradients(args, kwargs or {}, scale, self.compile)
 
     def update(self) -> None:
@@ -203,7 +203,7 @@ class SVI:
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The loss without a gradient (0-d tensor, nats summed over the batch)."""
-        with torch.no_grad(), parameters_kept(), self._networks():
+        with torch.no_grad(), Running(), self._networks():
             return torch.as_tensor(self.loss(self.model, self.guide, *args, **kwargs))
 
     def prepare(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -213,7 +213,7 @@ class SVI:
         Running averages of the networks stay as they were.
         """
         critics = self.objective.critics.values() if isinstance(self.objective, PhasedELBO) else ()
-        with parameters_kept(), kept_buffers(self.model, self.guide, networks=critics):
+        with Running(), kept_buffers(self.model, self.guide, networks=critics):
             self._stepper.prepare(args, kwargs)
         return self.params
 

@@ -13,6 +13,7 @@ from pyro_vae.elbo.estimators.bounds import scaled_kl
 from pyro_vae.elbo.estimators.terms import kl_sites
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PairTrace, Site, log_prob, sample_sites, trace_pair
 
 __all__ = ["Drawn", "codes", "generate", "infer", "kl", "mean_log_q", "output_mean", "reconstruct"]
@@ -42,7 +43,7 @@ def infer(model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[st
 
 def generate(model: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Drawn:
     """Latents from the prior, and the means of the observations given them."""
-    trace = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
+    trace = traced(poutine.uncondition(model), args, kwargs)
     traces = PairTrace(prune_subsample_sites(trace), poutine.Trace())
     plate = data_plate(traces, len(args[0]))
     latents, outputs = {}, []
@@ -77,7 +78,7 @@ def mean_log_q(guide: Program, drawn: Drawn, args: tuple[Any, ...], kwargs: dict
         )
     x = output_mean(name, site)
     replayed = poutine.replay(guide, trace=drawn.traces.model)
-    trace = prune_subsample_sites(poutine.trace(replayed).get_trace(x, *args[1:], **kwargs))
+    trace = prune_subsample_sites(traced(replayed, (x, *args[1:]), kwargs))
     total = torch.zeros((), device=x.device)
     for latent, q in sample_sites(trace):
         if latent not in drawn.traces.model.nodes:

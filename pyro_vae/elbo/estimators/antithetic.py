@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -17,6 +16,7 @@ from pyro_vae.elbo.estimators.relaxed import base_distribution
 from pyro_vae.elbo.estimators.surrogate import weights_of
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import checked_pair, draw_log_prob, sample_sites
 from pyro_vae.support.random import fork_rng
 
@@ -68,15 +68,12 @@ class DisARM(TensorELBO):
         return torch.stack(losses).sum() / self.num_particles
 
     def _pair_loss(self, model: Program, guide: Program, dim: int | None, args: Any, kwargs: Any) -> Tensor:
-        drawn = poutine.trace(_Antithetic()(guide)).get_trace(*args, **kwargs)
+        drawn = traced(_Antithetic()(guide), args, kwargs)
         antithetic: Any = drawn.copy()
         for name, site in sample_sites(drawn):
             if ANTITHETIC in site:
                 antithetic.nodes[name] = {**site, "value": site[ANTITHETIC]}
-        runs = [
-            checked_pair(poutine.trace(poutine.replay(model, trace=trace)).get_trace(*args, **kwargs), trace, dim)
-            for trace in (drawn, antithetic)
-        ]
+        runs = [checked_pair(traced(model, args, kwargs, on=trace), trace, dim) for trace in (drawn, antithetic)]
         plate = data_plate(runs[0], len(args[0]))
         first, second = (weights_of(run, plate) for run in runs)
         signal = (first.log_w - second.log_w).detach() / 2  # (K, N)
@@ -127,7 +124,7 @@ def check_independent(
     """
     with torch.no_grad():
         with fork_rng():
-            drawn = prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
+            drawn = prune_subsample_sites(traced(guide, args, kwargs))
         for site_name, site in sample_sites(drawn):
             if not is_discrete(site["fn"]) and not site["fn"].has_rsample:
                 kind = type(base_distribution(site["fn"])).__name__
@@ -142,7 +139,7 @@ def check_independent(
                 if index is not None and is_discrete(site["fn"]):
                     changed.nodes[site_name] = {**site, "value": _extreme(site["fn"], site["value"], index)}
             with fork_rng(0):  # the same noise for whatever else the guide draws
-                run = poutine.trace(poutine.replay(guide, trace=changed)).get_trace(*args, **kwargs)
+                run = traced(guide, args, kwargs, on=changed)
             found.append({n: _summary(n, s, is_discrete) for n, s in sample_sites(prune_subsample_sites(run))})
     for site_name, value in found[0].items():
         for other in found[1:]:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions.utils import clamp_probs
@@ -20,6 +19,7 @@ from pyro_vae.elbo.estimators.surrogate import weights_of
 from pyro_vae.pair.names import unique_name
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import Site, checked_pair, sample_sites
 
 __all__ = ["REBAR"]
@@ -105,8 +105,8 @@ class REBAR(TensorELBO):
         return torch.stack(losses).sum() / self.num_particles
 
     def _run_loss(self, model: Program, guide: Program, dim: int | None, args: Any, kwargs: Any) -> Tensor:
-        drawn = poutine.trace(_Noisy()(guide)).get_trace(*args, **kwargs)
-        scored = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*args, **kwargs)
+        drawn = traced(_Noisy()(guide), args, kwargs)
+        scored = traced(model, args, kwargs, on=drawn)
         traces = checked_pair(scored, drawn, dim)
         plate = data_plate(traces, len(args[0]))
         weights = weights_of(traces, plate)
@@ -151,7 +151,7 @@ class REBAR(TensorELBO):
             y = z / temperature
             value = y.sigmoid() if is_bernoulli(sites[name]["fn"]) else y.softmax(-1)
             relaxed_guide.nodes[name] = {**relaxed_guide.nodes[name], "value": value}
-        relaxed_model = poutine.trace(poutine.replay(model, trace=relaxed_guide)).get_trace(*args, **kwargs)
+        relaxed_model = traced(model, args, kwargs, on=relaxed_guide)
         for trace in (relaxed_model, relaxed_guide):
             for name in sites:
                 trace.nodes[name] = {**trace.nodes[name], "fn": _continued(trace.nodes[name]["fn"])}

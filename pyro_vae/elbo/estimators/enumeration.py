@@ -6,11 +6,11 @@ import warnings
 from typing import Any
 
 import pyro.infer
-from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import Site, sample_sites
 
 __all__ = ["Enumeration"]
@@ -50,8 +50,8 @@ class _Runs(Messenger):
         self.traces: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        guide: Any = poutine.trace(self.guide).get_trace(*args, **kwargs)
-        model: Any = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*args, **kwargs)
+        guide: Any = traced(self.guide, args, kwargs)
+        model: Any = traced(self.model, args, kwargs, on=guide)
         for name, site in model.nodes.items():
             if site["type"] == "sample" and name in guide.nodes:
                 # the guide gave the dimension; in the model, what the site depends on may have it already

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from pyro_vae.elbo.estimators.bounds import TensorELBO
 from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PairTrace, Site, checked_pair, draw_log_prob, has_mask, log_prob, sample_sites
 
 __all__ = ["Coefficients", "SurrogateELBO", "Weights", "weights_of"]
@@ -139,7 +139,7 @@ class SurrogateELBO(TensorELBO):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         count, dim, model, guide = self.programs(model, guide, args, kwargs)
-        drawn = [poutine.trace(guide).get_trace(*args, **kwargs) for _ in range(count)]
+        drawn = [traced(guide, args, kwargs) for _ in range(count)]
         pathwise = all(site["fn"].has_rsample for _, site in sample_sites(prune_subsample_sites(drawn[0])))
         if self.needs_path and not pathwise:
             self._refuse(drawn[0])
@@ -200,7 +200,7 @@ def _run(
 ) -> _Run:
     """The log-weights of the draws in a guide's trace, detached from the parameters or not."""
     if not detach:
-        scored = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*args, **kwargs)
+        scored = traced(model, args, kwargs, on=drawn)
         traces = checked_pair(scored, drawn, dim)
         plate = data_plate(traces, len(args[0]))
         return _Run(weights_of(traces, plate), plate, [])
@@ -212,8 +212,8 @@ def _run(
             model_value, guide_value = draws[-1].for_model, draws[-1].for_guide
         for_model.nodes[name] = {**site, "value": model_value}
         for_guide.nodes[name] = {**site, "value": guide_value}
-    scored = poutine.trace(poutine.replay(model, trace=for_model)).get_trace(*args, **kwargs)
-    weighed = poutine.trace(poutine.replay(guide, trace=for_guide)).get_trace(*args, **kwargs)
+    scored = traced(model, args, kwargs, on=for_model)
+    weighed = traced(guide, args, kwargs, on=for_guide)
     traces = checked_pair(scored, weighed, dim)
     plate = data_plate(traces, len(args[0]))
     return _Run(weights_of(traces, plate), plate, draws)

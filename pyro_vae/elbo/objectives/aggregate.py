@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import Independent as TorchIndependent
@@ -14,6 +13,7 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, N
 from pyro_vae.elbo.estimators.bounds import MeanField
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PairTrace, sample_sites
 from pyro_vae.support.random import fork_rng
 
@@ -64,7 +64,7 @@ class AggregateELBO(MeanField):
         with torch.no_grad(), fork_rng():
             first, again = (
                 {name: _posterior_mean(site["fn"], name, self) for name, site in _latent_sites(run)}
-                for run in (prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs)) for _ in range(2))
+                for run in (prune_subsample_sites(traced(guide, args, kwargs)) for _ in range(2))
             )
         for name in first if len(first) > 1 else ():
             if not torch.equal(first[name], again[name]):

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import pyro.infer
 import torch
-from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import TensorELBO
 from pyro_vae.elbo.estimators.enumeration import Enumeration
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import log_prob, sample_sites
 
 __all__ = ["SemiSupervised", "classification_log_prob", "hide_labels"]
@@ -97,7 +97,7 @@ def hide_labels(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def classification_log_prob(guide: Program, site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """The sum of log q(y|x) over the labeled data, for the guide's `site` with every label hidden; nats, 0-d."""
-    trace = poutine.trace(guide).get_trace(*hide_labels(args), **kwargs)
+    trace = traced(guide, hide_labels(args), kwargs)
     y = args[1]
     sites = dict(sample_sites(prune_subsample_sites(trace)))
     if site not in sites:

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 
 import pyro.distributions
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import MeanField, observed_log_prob
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PairTrace, sample_sites
 
 __all__ = ["WAE", "InfoVAE", "Sparse", "mmd"]
@@ -47,7 +47,7 @@ class _Penalized(MeanField):
                     drawn = {names[0]: fn.rsample() if fn.has_rsample else fn.sample()}
                 else:
                     vectorized_model = self.programs(model, guide, args, kwargs)[2]
-                    trace = poutine.trace(vectorized_model).get_trace(*args, **kwargs)
+                    trace = traced(vectorized_model, args, kwargs)
                     drawn = {name: trace.nodes[name]["value"] for name in names}
                 return _rows(run, plate, drawn)
 

@@ -15,6 +15,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from pyro_vae import elbo as elbos
 from pyro_vae.evaluate.estimators.verdict import CheckLine, EstimatorCheck
 from pyro_vae.oracles import LinearGaussian, Oracle
+from pyro_vae.pair.running import Running
 from pyro_vae.support.random import fork_rng, seed_or_draw
 
 __all__ = ["check_estimator"]
@@ -157,14 +158,14 @@ class _Estimator:
 
     def value(self, seed: int) -> Tensor:
         """One draw of the value, from `loss`."""
-        with fork_rng(seed), torch.no_grad():
+        with fork_rng(seed), torch.no_grad(), Running():
             loss = self.objective.loss(self.pair.model, self.pair.guide, self.batch)
         return torch.as_tensor(loss, dtype=torch.float64) / -self.pair.num_data(self.batch)
 
     def gradient(self, seed: int) -> tuple[Tensor, Tensor]:
         """One draw of the value and its gradient, from `loss_and_grads`."""
         self.pair.zero_grad()
-        with fork_rng(seed):
+        with fork_rng(seed), Running():
             loss = self.objective.loss_and_grads(self.pair.model, self.pair.guide, self.batch)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         n = -self.pair.num_data(self.batch)

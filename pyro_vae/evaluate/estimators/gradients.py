@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae.pair.parameters import parameters_kept
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.running import Running
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["Gradients", "LiveBytes", "Moments"]
@@ -103,7 +103,7 @@ class Gradients:
     def gradient(self, seed: int) -> tuple[Tensor, dict[int, Tensor]]:
         """The mean loss and the gradient of each parameter, by its id."""
         args, kwargs = self.data
-        with fork_rng(seed), parameters_kept():
+        with fork_rng(seed), Running():
             if hasattr(self.objective, "differentiable_loss"):
                 loss = self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs) / self.n
                 found: list[Tensor | None] = []

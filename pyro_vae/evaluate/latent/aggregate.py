@@ -16,6 +16,7 @@ from pyro_vae.pair.arguments import slices, take
 from pyro_vae.pair.planning import Plan, rows_that_fit
 from pyro_vae.pair.plates import sum_to_data
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, log_prob, sample_sites
 
 __all__ = ["AggregatePosterior"]
@@ -122,7 +123,7 @@ class AggregatePosterior:
         plate = replace(self.plate, size=len(args[0]))
         # one datum's draw may lie outside another's support, where the density is zero
         with pyro.validation_enabled(False):
-            trace = prune_subsample_sites(poutine.trace(poutine.condition(program, values)).get_trace(*args, **kwargs))
+            trace = prune_subsample_sites(traced(poutine.condition(program, values), args, kwargs))
             terms = [
                 sum_to_data(log_prob(name, site), plate, particle_dim)
                 for name, site in sample_sites(trace)

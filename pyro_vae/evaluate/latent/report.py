@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.evaluate.guide_density import density_guide
@@ -22,6 +21,7 @@ from pyro_vae.pair.particles import particles_agree, warn_not_vectorized
 from pyro_vae.pair.planning import DATA_ROWS, plan_for
 from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PairTrace, trace_pair
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seeded
@@ -200,7 +200,7 @@ def _prior_draws(model: Program, aggregate: AggregatePosterior, traces: PairTrac
     """One draw from the prior for every datum, `(N, E)`, for each latent site of the model."""
     parts: dict[str, list[Tensor]] = {}
     for args, kwargs in aggregate.data:
-        drawn: Any = poutine.trace(model).get_trace(*args, **kwargs)
+        drawn: Any = traced(model, args, kwargs)
         for name, _ in latent_sites(traces):
             if name in drawn.nodes:
                 site = drawn.nodes[name]

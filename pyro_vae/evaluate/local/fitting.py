@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import log_weights
 from pyro_vae.pair.planning import CPU_ROWS
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import plate_nesting, sample_sites, trace_pair
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import seeded
@@ -116,7 +116,7 @@ def fit_local(
     programs = (model,) if guide is None else (model, guide)
     args = to_networks_device((x, *args), *programs)
     with torch.no_grad(), eval_mode(*programs), seeded(seed):
-        trace = poutine.trace(model).get_trace(*args, **kwargs)
+        trace = traced(model, args, kwargs)
         posterior = LocalPosterior(trace, n, family)
         _initialize(posterior, model if guide is None else guide, args, kwargs)
         options = {"num_particles": num_particles, "max_steps": max_steps, "patience": patience}
@@ -140,7 +140,7 @@ def _initialize(posterior: LocalPosterior, program: Program, args: tuple[Any, ..
     """Start at the mean and the scale of a program's latents, in unconstrained space."""
     sums = {site.name: [torch.zeros(())] * 3 for site in posterior}
     for _ in range(MOMENT_DRAWS):
-        drawn = dict(sample_sites(prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))))
+        drawn = dict(sample_sites(prune_subsample_sites(traced(program, args, kwargs))))
         for site in posterior:
             if site.name not in drawn:
                 raise ValueError(

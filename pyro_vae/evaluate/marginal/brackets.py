@@ -22,6 +22,7 @@ from pyro_vae.evaluate.marginal.result import LogMarginal, concatenate, estimate
 from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.pair.arguments import take
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import log_prob, sample_sites
 from pyro_vae.support.pictures import histogram
 from pyro_vae.support.progress import Advance, progress_bar, until_interrupted
@@ -111,13 +112,13 @@ def simulate(model: Program, data: Data) -> tuple[Data, Any]:
     """
     args, kwargs = data
     with poutine.block():
-        seen: Any = poutine.trace(model).get_trace(*args, **kwargs)
+        seen: Any = traced(model, args, kwargs)
         for name, site in sample_sites(seen):
             if site["is_observed"] and isinstance(site["fn"], dist.Unit):
                 raise ValueError(
                     f"site {name!r} is a pyro.factor, from which no data can be drawn: bdmc needs a distribution"
                 )
-        drawn: Any = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
+        drawn: Any = traced(poutine.uncondition(model), args, kwargs)
     named: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
     observed = [name for name, site in sample_sites(seen) if site["is_observed"]]
     for name in observed:
@@ -131,7 +132,7 @@ def simulate(model: Program, data: Data) -> tuple[Data, Any]:
         named[places[0]] = new.to(named[places[0]].dtype)
     result = tuple(named[i] for i in range(len(args))), {key: named[key] for key in kwargs}
     with poutine.block():
-        again: Any = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*result[0], **result[1])
+        again: Any = traced(model, *result, on=drawn)
     for name in observed:
         before, after = (log_prob(name, {**t.nodes[name], "value": again.nodes[name]["value"]}) for t in (drawn, again))
         if not torch.allclose(before, after, rtol=1e-3, atol=1e-3):

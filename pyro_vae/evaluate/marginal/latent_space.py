@@ -8,7 +8,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -17,9 +16,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.evaluate.marginal.proposals import as_guide
 from pyro_vae.pair.arguments import map_rows
-from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.plates import data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import log_prob, sample_sites, trace_pair
 
 __all__ = ["LatentSpace", "Point"]
@@ -215,8 +214,8 @@ class LatentSpace:
             for (name, layout), part in zip(self.layouts.items(), u.split(sizes, dim=-1), strict=True)
         }
         bijection = _FromUnconstrained(values)
-        with ExactDistributions(), bijection:
-            model = prune_subsample_sites(poutine.trace(self.model).get_trace(*args, **kwargs))
+        with bijection:
+            model = prune_subsample_sites(traced(self.model, args, kwargs))
         zero = u.new_zeros(())
         prior, likelihood, base = zero, zero, zero
         for name, site in sample_sites(model):
@@ -227,8 +226,7 @@ class LatentSpace:
                 prior = prior + value + self._sum(bijection.log_det[name])
         if self.guide is None:
             return prior, likelihood + u.new_zeros(len(u))
-        with ExactDistributions():
-            guide = poutine.trace(poutine.replay(self.guide, trace=model)).get_trace(*args, **kwargs)
+        guide = traced(self.guide, args, kwargs, on=model)
         for name, site in sample_sites(prune_subsample_sites(guide)):
             base = base + self._sum(log_prob(name, site)) + self._sum(bijection.log_det[name])
         return base, prior + likelihood - base

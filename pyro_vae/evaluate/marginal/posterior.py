@@ -11,11 +11,11 @@ from torch import Tensor
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace
 from pyro_vae.evaluate.marginal.proposals import prior_traces
 from pyro_vae.pair.arguments import check_data, check_keywords, take
-from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.masks import check_no_mask
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import Running
 from pyro_vae.pair.scale import Unscaled
 from pyro_vae.pair.tracing import sample_sites
 from pyro_vae.support.progress import progress_bar
@@ -88,7 +88,7 @@ def posterior_samples(
             plate = data_plate(traces, 1)
             for name, site in sample_sites(traces.guide):
                 axes[name] = plate.dim - site["fn"].event_dim
-        density = ExactDistributions()(Unscaled()(model))
+        density = Running()(Unscaled()(model))
         with progress_bar("posterior", n, progress) as advance:
             for i in range(n):
                 rows, named = take(args, kwargs, i, i + 1)

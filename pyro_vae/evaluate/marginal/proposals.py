@@ -11,11 +11,11 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.terms import is_point_mass
-from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.masks import under_model_masks
 from pyro_vae.pair.particles import joint_log_weight
 from pyro_vae.pair.plates import data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, checked_pair, log_prob, sample_sites, trace_pair
 
 __all__ = ["NoDensity", "Proposal", "as_guide", "prior_traces"]
@@ -31,8 +31,7 @@ def prior_traces(model: Program, data: Data, num_particles: int | None, nesting:
     """A run of the model on latents from its prior, with these latents as the guide's trace."""
     if num_particles is not None:
         model = pyro.plate(PARTICLE_PLATE, num_particles, dim=-1 - nesting)(model)
-    with ExactDistributions():
-        run = poutine.trace(model).get_trace(*data[0], **data[1])
+    run = traced(model, *data)
     latents = Trace()
     for name, site in sample_sites(run):
         if not site["is_observed"]:
@@ -103,8 +102,7 @@ class Proposal:
             guide = self.guide
             if count is not None:
                 guide = pyro.plate(PARTICLE_PLATE, count, dim=traces.particle_dim)(guide)
-            with ExactDistributions():
-                replayed = poutine.trace(poutine.replay(guide, trace=traces.guide)).get_trace(*args, **kwargs)
+            replayed = traced(guide, args, kwargs, on=traces.guide)
             traces = checked_pair(traces.model, replayed, traces.particle_dim)
         traces = under_model_masks(traces)
         plate = data_plate(traces, n)

@@ -26,8 +26,9 @@ from torch.nn.parameter import is_lazy
 
 from pyro_vae.evaluate.preflight.result import PreflightIssue
 from pyro_vae.pair.networks import modules_of
-from pyro_vae.pair.parameters import offered_tensor, parameters_kept, stale
+from pyro_vae.pair.parameters import offered_tensor, stale
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import Running
 from pyro_vae.pair.tracing import sample_sites
 
 __all__ = [
@@ -174,7 +175,7 @@ def preserve_state(model: Program, guide: Program) -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*was not registered in the param store")  # frozen weights
         messenger._pyro_sample = staticmethod(lenient)
         try:
-            with parameters_kept():
+            with Running():
                 yield
         finally:
             messenger._pyro_sample = staticmethod(broadcast)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -19,6 +18,7 @@ from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.planning import data_that_fit
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PairTrace, Site, sample_sites
 from pyro_vae.support.random import seeded
 
@@ -63,7 +63,7 @@ def encode(
     data = to_networks_device(args, guide), kwargs
 
     def run(part: Data) -> tuple[Any, DataPlate]:
-        trace = prune_subsample_sites(poutine.trace(guide).get_trace(*part[0], **part[1]))
+        trace = prune_subsample_sites(traced(guide, *part))
         return trace, data_plate(PairTrace(Trace(), trace), len(part[0][0]))
 
     parts: list[Tensor] = []
@@ -123,7 +123,7 @@ def decode(
     args = to_networks_device(tuple(map(repeated, args)), model)
     kwargs = {name: repeated(a) for name, a in kwargs.items()}
     with torch.no_grad(), eval_mode(model), seeded(seed):
-        trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
+        trace = prune_subsample_sites(traced(model, args, kwargs))
         plate = data_plate(PairTrace(trace, Trace()), total)
         chosen = _latents(trace, latents)
         replayed: Any = trace.copy()
@@ -139,7 +139,7 @@ def decode(
         for name, other in sample_sites(trace):
             if not other["is_observed"] and name not in chosen:
                 replayed.remove_node(name)
-        run = prune_subsample_sites(poutine.trace(poutine.replay(model, trace=replayed)).get_trace(*args, **kwargs))
+        run = prune_subsample_sites(traced(model, args, kwargs, on=replayed))
         observed = {name: s for name, s in sample_sites(run) if s["is_observed"]}
         name, found = choose_observed(observed, site, args[0])
         return site_mean(name, found) if mean else found["fn"].sample()
