@@ -1,39 +1,18 @@
-"""Which elements of a site its masks leave in: those of `poutine.mask`, and those of `.mask` inside a distribution."""
+"""Latents that a model masks: their densities in guide and model."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from pyro.distributions import Independent, MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent as TorchIndependent
 
-from pyro_vae.pair.tracing import PairTrace, Site, has_mask, sample_sites, unmasked
+from pyro_vae.pair.site_masks import Site, has_mask, is_masked, kept_elements, unmasked
+from pyro_vae.pair.tracing import PairTrace, sample_sites
 
 __all__ = ["check_no_mask", "is_masked", "kept_elements", "under_model_masks"]
-
-
-def kept_elements(site: Site) -> Tensor:
-    """Whether each element of a site's value counts, boolean, of the value's shape or what it broadcasts to."""
-    fn, value = site["fn"], site["value"]
-    shape = torch.broadcast_shapes(fn.shape(), value.shape)
-    keep = torch.ones(shape, dtype=torch.bool, device=value.device)
-    if site["mask"] is not None:
-        keep = keep & _wide(site["mask"], fn.event_dim, keep)
-    while hasattr(fn, "base_dist"):
-        if isinstance(fn, MaskedDistribution):
-            keep = keep & _wide(fn._mask, fn.event_dim, keep)
-        elif not isinstance(fn, TorchIndependent):
-            break  # elements beyond a transform are others
-        fn = fn.base_dist
-    return keep
-
-
-def is_masked(site: Site) -> bool:
-    """Whether some element of a site is left out."""
-    return has_mask(site) and not bool(kept_elements(site).all())
 
 
 def under_model_masks(traces: PairTrace) -> PairTrace:
@@ -92,8 +71,3 @@ def check_no_mask(name: str, site: Site) -> None:
             "mask leaves it out: take the mask off this site, for a latent that no observation reads leaves p(x) as it "
             "is; or ask for log_marginal with a guide, which takes masked latents"
         )
-
-
-def _wide(mask: Any, event_dim: int, like: Tensor) -> Tensor:
-    mask = torch.as_tensor(mask, dtype=torch.bool, device=like.device)
-    return mask.reshape(mask.shape + (1,) * event_dim)

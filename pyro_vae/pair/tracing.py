@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
@@ -15,11 +14,13 @@ from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
 from pyro_vae.pair.running import traced
+from pyro_vae.pair.site_masks import Site, filled_value, has_mask, masks_within, unmasked
 from pyro_vae.support.random import fork_rng
 
 __all__ = [
     "PARTICLE_PLATE",
     "PairTrace",
+    "Site",
     "checked_pair",
     "draw_log_prob",
     "has_mask",
@@ -31,7 +32,6 @@ __all__ = [
     "unmasked",
 ]
 
-Site = dict[str, Any]
 PARTICLE_PLATE = "_pyro_vae_particles"
 
 
@@ -76,11 +76,25 @@ def log_prob(name: str, site: Site) -> Tensor:
 
     Scales belong to objectives (subsampling, a KL weight) and must not enter a likelihood estimate.
     """
+    value = filled_value(site) if site["is_observed"] and has_mask(site) else site["value"]
     try:
-        value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        value = site["fn"].log_prob(value, *site["args"], **site["kwargs"])
     except ValueError as error:
         raise ValueError(f"site {name!r}: {error}") from error
+    except (KeyError, NotImplementedError) as error:
+        if isinstance(site["fn"], torch.distributions.TransformedDistribution):
+            raise ValueError(_no_inverse(name, site["fn"])) from error
+        raise
     return scale_and_mask(value, 1.0, site["mask"])
+
+
+def _no_inverse(name: str, fn: Any) -> str:
+    kinds = ", ".join(type(part).__name__ for part in fn.transforms)
+    return (
+        f"site {name!r}: the density under {kinds} is known at its own latest draw alone, since there is no inverse, "
+        "and another value is asked for: use an estimator that scores each draw as it comes ('trace', 'mean_field', "
+        "'iwae'), or a flow with an inverse, such as pyro.distributions.transforms.spline_autoregressive"
+    )
 
 
 def draw_log_prob(name: str, site: Site) -> Tensor:
@@ -92,31 +106,6 @@ def draw_log_prob(name: str, site: Site) -> Tensor:
     if not has_mask(site):
         return log_prob(name, site)
     return log_prob(name, {**site, "fn": unmasked(site["fn"]), "mask": None})
-
-
-def has_mask(site: Site) -> bool:
-    """Whether a site stands under a mask, of a handler or of its distribution, whatever that leaves out."""
-    return site["mask"] is not None or bool(masks_within(site["fn"]))
-
-
-def masks_within(fn: Any) -> list[Any]:
-    """The masks that a distribution holds, of `.mask(...)`, from the outside inwards."""
-    result = []
-    while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
-        if isinstance(fn, dist.MaskedDistribution):
-            result.append(fn._mask)
-        fn = fn.base_dist
-    return result
-
-
-def unmasked(fn: Any) -> Any:
-    """A distribution without the masks inside it; the same object if it has none."""
-    if isinstance(fn, dist.MaskedDistribution):
-        return unmasked(fn.base_dist)
-    if isinstance(fn, torch.distributions.Independent):
-        base = unmasked(fn.base_dist)
-        return fn if base is fn.base_dist else dist.Independent(base, fn.reinterpreted_batch_ndims)
-    return fn
 
 
 def plate_nesting(*traces: Trace) -> int:

@@ -7,16 +7,15 @@ from typing import Any
 
 import pyro.infer
 from pyro.infer.util import is_validation_enabled
-from pyro.poutine.messenger import Messenger
 
+from pyro_vae.elbo.estimators.pair_runs import RunsPairs
 from pyro_vae.pair.protocol import Program
-from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import Site, sample_sites
 
 __all__ = ["Enumeration"]
 
 
-class Enumeration(pyro.infer.TraceEnum_ELBO):
+class Enumeration(RunsPairs, pyro.infer.TraceEnum_ELBO):
     r"""The ELBO with the sites marked `infer={"enumerate": "parallel"}` summed over, not drawn.
 
     .. math:: L = \sum_c q(c|x)\, E_{q(z|c, x)}[\log p(x, z, c) - \log q(z, c|x)]
@@ -34,33 +33,11 @@ class Enumeration(pyro.infer.TraceEnum_ELBO):
     """
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
-        traces = super()._get_trace(model, _Runs(model, guide), args, kwargs)
+        traces = super()._get_trace(model, guide, args, kwargs)
         if is_validation_enabled():
             for trace in traces:
                 _warn_of_outer_sites(trace, traces[1])
         return traces
-
-
-class _Runs(Messenger):
-    """Runs the guide and the model on its values, in the place of a guide that makes both traces."""
-
-    def __init__(self, model: Program, guide: Program) -> None:
-        super().__init__()
-        self.model, self.guide = model, guide
-        self.traces: Any = None
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        guide: Any = traced(self.guide, args, kwargs)
-        model: Any = traced(self.model, args, kwargs, on=guide)
-        for name, site in model.nodes.items():
-            if site["type"] == "sample" and name in guide.nodes:
-                # the guide gave the dimension; in the model, what the site depends on may have it already
-                site["infer"] = {key: value for key, value in site["infer"].items() if key != "_enumerate_dim"}
-        self.traces = model, guide
-
-    def get_traces(self) -> Any:
-        """The model's and the guide's."""
-        return self.traces
 
 
 def _warn_of_outer_sites(trace: Any, guide: Any) -> None:

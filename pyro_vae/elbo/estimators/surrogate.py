@@ -139,12 +139,16 @@ class SurrogateELBO(TensorELBO):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         count, dim, model, guide = self.programs(model, guide, args, kwargs)
-        drawn = [traced(guide, args, kwargs) for _ in range(count)]
-        pathwise = all(site["fn"].has_rsample for _, site in sample_sites(prune_subsample_sites(drawn[0])))
-        if self.needs_path and not pathwise:
-            self._refuse(drawn[0])
-        detach = not (self.follows_value and pathwise)
-        runs = [_run(model, guide, trace, dim, args, kwargs, detach) for trace in drawn]
+        runs: list[_Run] = []
+        detach = True
+        for _ in range(count):  # each scored before the next is drawn: some flows know their latest draw alone
+            drawn = traced(guide, args, kwargs)
+            if not runs:
+                pathwise = all(site["fn"].has_rsample for _, site in sample_sites(prune_subsample_sites(drawn)))
+                if self.needs_path and not pathwise:
+                    self._refuse(drawn)
+                detach = not (self.follows_value and pathwise)
+            runs.append(_run(model, guide, drawn, dim, args, kwargs, detach))
         plate = runs[0].plate
         log_w = torch.cat([run.weights.log_w for run in runs])
         if detach:

@@ -8,13 +8,13 @@ import pyro.infer
 import torch
 from torch import Tensor
 
+from pyro_vae.elbo.estimators.pair_runs import RunsPairs
 from pyro_vae.pair.protocol import Program
-from pyro_vae.pair.running import Running
 
 __all__ = ["TraceGraph"]
 
 
-class TraceGraph(pyro.infer.TraceGraph_ELBO):
+class TraceGraph(RunsPairs, pyro.infer.TraceGraph_ELBO):
     r"""The ELBO with each score-function term weighted by the costs downstream of its draw only.
 
     .. math:: \nabla_\phi L = E\Big[\sum_i \nabla_\phi \log q(z_i|\cdot) \, C_i\Big], \qquad
@@ -30,9 +30,6 @@ class TraceGraph(pyro.infer.TraceGraph_ELBO):
 
     Reference: Schulman et al. 2015, arXiv 1506.05254; Mnih and Gregor 2014, arXiv 1402.0030 (baselines).
     """
-
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
-        return super()._get_trace(Running()(model), Running()(guide), args, kwargs)
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Negative ELBO in nats, summed over the data, as a tensor whose gradient is the estimator's."""
