@@ -65,14 +65,17 @@ def kl_sites(traces: PairTrace) -> dict[str, Tensor]:
             and before_in_guide.issuperset(order[: order.index(name)])
             and not is_point_mass(q["fn"])
         ):
+            fns = q["fn"], p["fn"]
+            shape = fns[0].batch_shape
+            if shape != fns[1].batch_shape:  # torch's formula for Bernoulli variables does not broadcast
+                shape = torch.broadcast_shapes(shape, fns[1].batch_shape)
+                fns = tuple(fn.expand(shape) for fn in fns)
             try:
-                value = kl_divergence(q["fn"], p["fn"])
+                value = kl_divergence(*fns)
             except NotImplementedError:
                 pass
             else:
-                shapes = q["fn"].batch_shape, p["fn"].batch_shape
-                if not shapes[0] == shapes[1] == value.shape:  # usually they are equal, and broadcast_shapes takes time
-                    value = value.expand(torch.broadcast_shapes(*shapes))
+                value = value if value.shape == shape else value.expand(shape)
                 result[name] = scale_and_mask(value, 1.0, q["mask"])
         before_in_guide.add(name)
     return result
