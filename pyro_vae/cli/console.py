@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -12,14 +13,17 @@ import pyro
 from rich.console import Console
 from torch import Tensor
 
-from pyro_vae import plots
 from pyro_vae.cli.parser import Parser
 from pyro_vae.data import Split
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.evaluate import Bound, bound, summarize
 from pyro_vae.evaluate.marginal.proposals import NoDensity
-from pyro_vae.runs import LoadedRun, load_run, replacing, save_json
+from pyro_vae.runs import LoadedRun, load_run, save_json
+from pyro_vae.runs.directory import WEIGHTS, settle
+from pyro_vae.support.files import write_file
+from pyro_vae.support.pictures import as_png
 from pyro_vae.support.random import fork_rng
+from pyro_vae.support.tables import Printable, printable
 
 __all__ = [
     "add_data_options",
@@ -28,20 +32,22 @@ __all__ = [
     "add_split_options",
     "draw",
     "first_data",
+    "look_here",
     "only_main_prints",
     "open_run",
     "publish",
+    "rebuilt",
     "report",
     "echo",
 ]
 
 
 def echo(content: Any) -> None:
-    """Print a line, which is never wrapped, or a table."""
+    """Print a line, which is never wrapped, or a table, without control characters: they may be a stranger's."""
     if isinstance(content, str):
-        print(content)
+        print("\n".join(map(printable, content.split("\n"))))
     else:
-        Console().print(content)
+        Console().print(Printable(content))
 
 
 @contextmanager
@@ -117,20 +123,34 @@ def first_data(
 
 def open_run(options: Any, *, at_most: bool = False) -> tuple[LoadedRun, tuple[Tensor, ...]]:
     """The rebuilt run of a command, and the data that its options select."""
-    pyro.clear_param_store()
-    run = load_run(options.run, device=options.device, trust=options.trust)
+    run = rebuilt(options)
     with fork_rng(options.seed):  # training data may be binarized anew
         return run, first_data(run, options.split, options.num_data, options.root, at_most=at_most)
+
+
+def rebuilt(options: Any) -> LoadedRun:
+    """The run of a command, rebuilt. Modules are looked for in the current folder, too, if the run is trusted."""
+    pyro.clear_param_store()
+    if options.trust:
+        look_here()
+    run = load_run(options.run, device=options.device, trust=options.trust)
+    with suppress(OSError):  # the directory may be read-only
+        settle(run.path)
+    return run
+
+
+def look_here() -> None:
+    """Find the user's own modules in the current folder; it could also be one that a stranger has made."""
+    here = str(Path.cwd())  # not "": jsonargparse changes the folder while it reads a --config
+    if here not in sys.path:
+        sys.path.insert(0, here)
 
 
 def publish(result: Any, run: LoadedRun, name: str) -> None:
     """Print the table of a result, and write it to the run directory as CSV, JSON and a picture."""
     echo(result.table())
     for ending in ("csv", "json"):
-        path = run.path / f"{name}.{ending}"
-        with replacing(path) as temporary:
-            result.save(temporary)
-        echo(str(path))
+        echo(str(result.save(run.path / f"{name}.{ending}")))
     draw(result.plot(), run.path / name)
 
 
@@ -166,13 +186,15 @@ def report(
     try:
         echo(repr(summary) if isinstance(summary, Bound) else summary.table())
     finally:  # the values are saved even if they cannot be printed
-        path = save_json(run.path / f"evaluation-{split}.json", summary.to_dict())
+        values = summary.to_dict()
+        if WEIGHTS in run.record.get("files", {}):  # so that they are not taken for values of later weights
+            values = {**values, "weights": run.record["files"][WEIGHTS]}
+        path = save_json(run.path / f"evaluation-{split}.json", values)
     echo(str(path))
 
 
 def draw(figure: Any, out: Path) -> None:
     """Write a figure to `OUT.png`, and print the path."""
     path = out.with_name(out.name + ".png")
-    with replacing(path) as temporary:
-        plots.save(figure, temporary)
+    write_file(path, as_png(figure))
     echo(str(path))

@@ -56,11 +56,6 @@ def main(args: Sequence[str] | None = None) -> int:
         hint = f", did you mean {near[0]}" if near else ""
         print(f"pyro-vae: unknown command {name}{hint}? Known: {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
-    here = str(Path.cwd())  # not "": jsonargparse changes the folder while it reads a --config
-    # the user's own pair is usually in the working folder; but that could also be an untrusted run directory
-    may_import = name == "train" and not any(argument.startswith("--resume") for argument in argv)
-    if here not in sys.path and (may_import or any(argument.startswith("--trust") for argument in argv)):
-        sys.path.insert(0, here)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -68,10 +63,10 @@ def main(args: Sequence[str] | None = None) -> int:
                 name, argv[1:], shlex.join(["pyro-vae", *argv])
             )
     except ArgumentError as error:
-        print(f"pyro-vae {name}: {error}", file=sys.stderr)
+        print(f"pyro-vae {name}: {_printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"pyro-vae {name}: interrupted{': ' * bool(str(stop))}{stop}", file=sys.stderr)
+        print(f"pyro-vae {name}: interrupted{': ' * bool(str(stop))}{_printable(str(stop))}", file=sys.stderr)
         return 130
     except Exception as error:
         place = "" if _is_non_finite(error) else _place(error)
@@ -95,10 +90,14 @@ commands:
 
 
 def _one_line(error: Exception) -> str:
-    # an untrusted file could contain terminal control characters
-    text = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
+    text = _printable(" ".join(str(error).split()))
     plain = text and (isinstance(error, ValueError | TypeError | OSError) or _is_non_finite(error))
     return text if plain else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def _printable(text: str) -> str:
+    # an untrusted file could contain terminal control characters
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _is_non_finite(error: Exception) -> bool:
@@ -119,4 +118,4 @@ def _place(error: BaseException | None) -> str:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"pyro-vae: warning: {message}", file=sys.stderr)
+    print(f"pyro-vae: warning: {_printable(' '.join(str(message).split()))}", file=sys.stderr)

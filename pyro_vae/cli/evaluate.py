@@ -14,7 +14,7 @@ from pyro_vae.cli.parser import Parser
 from pyro_vae.distributed.ranks import Devices, Ranks, launch
 from pyro_vae.evaluate import Importance, log_marginal
 from pyro_vae.evaluate.marginal.methods import METHODS, Method
-from pyro_vae.runs import LoadedRun, replacing
+from pyro_vae.runs import LoadedRun
 
 __all__ = ["run"]
 
@@ -117,7 +117,4 @@ def _evaluate(loaded: LoadedRun, args: tuple[Tensor, ...], method: Method, optio
     if not ranks.is_main:
         return
     echo(f"\n{result.method}: {result!r}")
-    path = loaded.path / f"log-marginal-{options.split}-{result.method}.json"
-    with replacing(path) as temporary:
-        result.save(temporary)
-    echo(str(path))
+    echo(str(result.save(loaded.path / f"log-marginal-{options.split}-{result.method}.json")))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae.cli.console import add_run_options, add_split_options, draw, echo, first_data
+from pyro_vae.cli.console import add_run_options, add_split_options, draw, echo, first_data, rebuilt
 from pyro_vae.cli.parser import Parser
 from pyro_vae.evaluate import reconstruct, sample
-from pyro_vae.runs import LoadedRun, load_run, replacing
+from pyro_vae.runs import LoadedRun
+from pyro_vae.support.files import write_file
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["run"]
@@ -25,8 +26,7 @@ __all__ = ["run"]
 def run(name: str, argv: Sequence[str], command: str) -> None:
     """Rebuild a run, and sample from its model or reconstruct some of its data."""
     make, figure, files, options = _samples(argv) if name == "sample" else _reconstructions(argv)
-    pyro.clear_param_store()
-    loaded = load_run(options.run, device=options.device, trust=options.trust)
+    loaded = rebuilt(options)
     with fork_rng(options.seed):
         arrays = make(loaded, options)
     out = loaded.path / files if options.out is None else Path(options.out.removesuffix(".png").removesuffix(".npz"))
@@ -83,8 +83,9 @@ def _show(out: Path, figure: Callable[..., Any], **arrays: Tensor) -> None:
     """Write arrays to `OUT.npz` and, if they are images, draw them to `OUT.png`; print the paths."""
     path = out.with_name(out.name + ".npz")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        np.savez(temporary, **{name: array.cpu().numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
+    content = io.BytesIO()
+    np.savez(content, **{name: array.cpu().numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
+    write_file(path, content.getvalue())
     echo(str(path))
     try:
         drawn = figure(*arrays.values())

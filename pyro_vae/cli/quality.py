@@ -48,14 +48,18 @@ def run(name: str, argv: Sequence[str], command: str) -> None:
     elif labels is not None and labels.dim() == 1:
         with fork_rng(options.seed):  # training data may be binarized anew
             training = plots.as_images(data_source.train.x).to(loaded.device)
+        file = loaded.path / "features.safetensors"
+        before = file.stat().st_mtime_ns if file.exists() else None
         net = train_features(
             training,
             labels.to(loaded.device),
             steps=options.feature_steps,
             seed=0,  # a run has the same features for all samples
-            path=loaded.path / "features.safetensors",
+            path=file,
             progress=options.progress,
         )
+        if before == file.stat().st_mtime_ns:
+            echo(f"the features are those of {file}; delete it to train them anew")
     else:
         echo("the data have no labels to learn features from: pixels are compared")
     with fork_rng(options.seed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +15,16 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import data, elbo, plots
-from pyro_vae.cli.console import add_progress_option, draw, echo, only_main_prints, report
+from pyro_vae.cli.console import add_progress_option, draw, echo, look_here, only_main_prints, report
 from pyro_vae.cli.parser import Parser
 from pyro_vae.cli.signatures import add_options, argument_help
 from pyro_vae.distributed.ranks import Ranks, launch
 from pyro_vae.evaluate import reconstruct, sample
 from pyro_vae.pair.protocol import Pair
 from pyro_vae.runs import DATA_KEYS, LoadedRun, train
-from pyro_vae.runs.config import read_config, with_stable_paths
+from pyro_vae.runs.config import as_yaml, with_stable_paths
 from pyro_vae.runs.directory import CONFIG
+from pyro_vae.runs.run import check_resumable, check_root
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.fitting import fit
 from pyro_vae.training.history import History
@@ -138,16 +140,21 @@ def run(name: str, argv: Sequence[str], command: str) -> None:
     pyro.clear_param_store()
     torch.manual_seed(0)  # networks that a pair's module makes when it is imported are the same every time
     run_to_resume = _value(argv, "--resume")
+    trust = _is_true(argv, "--trust")
     before: list[str] = []
+    if run_to_resume is None or trust:
+        look_here()
     if run_to_resume is not None:
         # checked for untrusted names before anything is imported
-        stored = read_config(Path(run_to_resume), trust=_value(argv, "--trust") == "true")
+        stored = check_resumable(run_to_resume, trust=trust)
         if "functions" in stored["model"]:
             raise ValueError(
                 f"{run_to_resume} is a run of a pair made in Python and can only be resumed there: "
                 "pv.train(pair, data, out=..., resume=True)"
             )
-        before = ["--config", str(Path(run_to_resume) / CONFIG)]
+        if not trust and _value(argv, "--root") is None:
+            check_root(stored["root"], Path(run_to_resume) / CONFIG)
+        before = ["--config", as_yaml(stored).decode()]  # not the file, which may have changed since it was checked
     parser, options = _read([*before, *argv])
     if options.num_samples < 1:
         raise ValueError(f"--num_samples must be at least 1, got {options.num_samples}")
@@ -156,7 +163,8 @@ def run(name: str, argv: Sequence[str], command: str) -> None:
         _check_unchanged(_stored_config(*_read(before)), config)
     ranks = launch(options.devices, options.num_nodes, options.strategy, options.device)
     with only_main_prints(ranks):
-        trained = _train(parser.make(options), config, command)
+        may_download = run_to_resume is None or trust or _value(argv, "--root") is not None
+        trained = _train(parser.make(options), config, command, may_download)
         _report_end(trained)
         try:
             _show(trained, options, ranks)
@@ -164,11 +172,12 @@ def run(name: str, argv: Sequence[str], command: str) -> None:
             raise KeyboardInterrupt(f"{_summary(trained.history)}. Saved in {trained.path}") from None
 
 
-def _train(options: Namespace, config: dict[str, Any], command: str) -> LoadedRun:
+def _train(options: Namespace, config: dict[str, Any], command: str, may_download: bool) -> LoadedRun:
+    data_seed = config.get("data_seed", options.seed)
     return train(
         config["model"],
         options.data,
-        data_args={**{key: options[key] for key in DATA_KEYS}, "seed": config.get("data_seed", options.seed)},
+        data_args={**{key: options[key] for key in DATA_KEYS}, "seed": data_seed, "download": may_download},
         out=options.out if options.resume is None else options.resume,
         overwrite=options.overwrite,
         resume=options.resume is not None,
@@ -219,6 +228,18 @@ def _value(argv: Sequence[str], option: str) -> str | None:
         elif argument.startswith(f"{option}="):
             found = argument.removeprefix(f"{option}=")
     return found
+
+
+def _is_true(argv: Sequence[str], option: str) -> bool:
+    """Whether an option that is true or false is true, in unparsed arguments.
+
+    Raises:
+        ArgumentError: If it is neither.
+    """
+    value = _value(argv, option) if any(word.split("=")[0] == option for word in argv) else "false"
+    if value not in ("true", "false"):
+        raise ArgumentError(None, f"{option}: expected true or false, got {value}")
+    return value == "true"
 
 
 def _stored_config(parser: Parser, options: Namespace) -> dict[str, Any]:

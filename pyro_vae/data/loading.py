@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vae.data.sources import Raw, Source, read
 from pyro_vae.data.splits import Data, Split, draw_binary
+from pyro_vae.support import arguments
 
 __all__ = ["Binarize", "load"]
 
@@ -26,6 +27,7 @@ def load(
     test: int | float = 0.2,
     labels: int | Literal["all"] | None = None,
     seed: int = 0,
+    download: bool = True,
 ) -> Data:
     """Read `source` into memory, split it, and binarize it.
 
@@ -57,7 +59,7 @@ def load(
             Burda et al. 2015, arXiv:1509.00519). All but `"none"` need values in [0, 1].
         flatten: Give each datum as one vector: `(N, C*H*W)`.
         root: Where torchvision keeps its files; by default the environment variable `PYRO_VAE_DATA`, else
-            `~/.cache/pyro_vae`. Missing files are downloaded to it.
+            `~/.cache/pyro_vae`. Missing files are downloaded to it, see `download`.
         valid: Size of the validation split: a float in [0, 1) is a fraction of the training set, an int is a count;
             0 for none.
         test: Size of the test split, likewise, as a fraction of the whole source; ignored where the source has its
@@ -67,6 +69,7 @@ def load(
             semi-supervised pair. None: the pair gets the data alone.
         seed: Seed of the splits, the fixed draws and the choice of labeled data. The test split and its draw do not
             depend on `valid`.
+        download: Download a built-in data set of which files are missing.
 
     Raises:
         ValueError: For an unknown name, values or shapes that cannot be used, or an empty split.
@@ -85,7 +88,11 @@ def load(
     """
     if binarize not in get_args(Binarize):
         raise ValueError(f"binarize={binarize!r}: expected one of {', '.join(map(repr, get_args(Binarize)))}")
-    raw = read(source, root)
+    arguments.flag("flatten", flatten)
+    arguments.flag("download", download)
+    arguments.count("seed", seed, least=0)
+    arguments.path("root", root, none=True)
+    raw = read(source, root, download=download)
     if binarize != "none":
         _check_probabilities(raw.x, binarize)
         if raw.x_test is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyro_vae.data.archive import read_arrays
+from pyro_vae.data.images import pixels, read_images
 from pyro_vae.data.sprites import Sprites
 
 __all__ = ["NAMES", "Raw", "Source", "read"]
@@ -43,13 +44,13 @@ class Raw(NamedTuple):
     y_test: Tensor | None = None
 
 
-def read(source: Source, root: str | os.PathLike[str] | None = None) -> Raw:
+def read(source: Source, root: str | os.PathLike[str] | None = None, *, download: bool = True) -> Raw:
     """Read any source that `pyro_vae.data.load` accepts; raises its errors."""
     if isinstance(source, str) and source in NAMES:
         if source == "sprites":
             source = Sprites()
         else:
-            return _digits() if source == "digits" else _torchvision(source, root)
+            return _digits() if source == "digits" else _torchvision(source, root, download)
     if isinstance(source, Sprites):
         return Raw("sprites", source.images(), source.factors)
     if isinstance(source, str | os.PathLike):
@@ -87,7 +88,7 @@ def _digits() -> Raw:
     return Raw("digits", x, torch.tensor(labels, dtype=torch.int64))
 
 
-def _torchvision(name: str, root: str | os.PathLike[str] | None) -> Raw:
+def _torchvision(name: str, root: str | os.PathLike[str] | None, download: bool) -> Raw:
     import torchvision.datasets
 
     folder = Path(root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae").expanduser()
@@ -98,7 +99,13 @@ def _torchvision(name: str, root: str | os.PathLike[str] | None) -> Raw:
         try:
             # first without download, which creates folders: the root may be read-only
             found = kind(folder, **{which: train})
-        except _UNUSABLE:
+        except _UNUSABLE as problem:
+            if not download:
+                raise FileNotFoundError(
+                    f"{name!r} is not complete under {str(folder)!r}, and nothing is downloaded for a run that is not "
+                    "trusted, or with download=False: pass root= (--root on the command line), the folder that has it "
+                    "or is to have it"
+                ) from problem
             try:
                 found = kind(folder, **{which: train}, download=True)
             except _UNUSABLE as error:
@@ -141,22 +148,7 @@ def _npz(path: Path) -> Raw:
 
 
 def _folder(path: Path) -> Raw:
-    from torchvision.datasets import ImageFolder
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    children = [child for child in path.iterdir() if not child.name.startswith(".")]
-    files = sorted(child for child in children if child.suffix.lower() in IMG_EXTENSIONS)
-    classes = [child for child in children if child.is_dir()]
-    if bool(files) == bool(classes):
-        raise ValueError(
-            f"{str(path)!r} has {len(files)} images and {len(classes)} subfolders; expected either images, or one "
-            f"subfolder of images for each class (known suffixes: {' '.join(IMG_EXTENSIONS)})"
-        )
-    if classes:
-        images = ImageFolder(path, loader=_open)
-        x, y = _stack((file, images[i]) for i, (file, _) in enumerate(images.samples))
-    else:
-        x, y = _stack((str(file), _open(file)) for file in files)
+    x, y = _stack(read_images(path))
     return Raw(path.resolve().name, _as_float(x, str(path)), _labels(y, len(x), str(path)))
 
 
@@ -202,31 +194,12 @@ def _item(x: Any, name: str) -> Tensor:
     from PIL.Image import Image
 
     if isinstance(x, Image):
-        return _pixels(x, name)
+        return pixels(x, name)
     if isinstance(x, np.ndarray):
         return _tensor(x, name)
     if isinstance(x, Tensor):
         return x.detach().cpu()
     raise TypeError(f"{name} is a {type(x).__name__}; expected a tensor, a NumPy array or a PIL image")
-
-
-def _open(path: str | Path) -> Tensor:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return _pixels(image, str(path))
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{str(path)!r} is too large for an image: {error}") from error
-
-
-def _pixels(image: Any, name: str) -> Tensor:
-    """A PIL image as uint8 `(C, H, W)`, C = 1 if it is gray and 3 otherwise; transparency is dropped."""
-    if image.mode.startswith(("I", "F")):  # converting these to 8 bits would clip them without notice
-        raise ValueError(f"{name} has PIL mode {image.mode!r}, more than 8 bits a pixel; convert it to 8 bits first")
-    gray = image.mode in ("1", "L", "LA")
-    pixels = torch.from_numpy(np.array(image.convert("L" if gray else "RGB")))
-    return pixels.unsqueeze(0) if gray else pixels.movedim(-1, 0)  # (H, W[, C]) -> (C, H, W)
 
 
 def _tensor(array: np.ndarray, what: str) -> Tensor:

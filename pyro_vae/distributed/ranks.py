@@ -192,7 +192,10 @@ def _start(devices: int, num_nodes: int, device: str) -> Ranks:
             f"devices={devices} starts the running script again for each device, but no script is running here: put "
             "the training into a file, or start it with torchrun"
         )
-    from lightning_fabric import Fabric  # takes seconds to import, and few runs need it
+    # these take seconds to import, and few runs need them
+    from lightning_fabric import Fabric
+
+    from pyro_vae.distributed.loopback import OnLoopback
 
     accelerator = {"auto": "auto", "cpu": "cpu"}.get(device, "cuda")
     if accelerator == "auto":  # fabric's own "auto" could choose an MPS or a TPU device
@@ -200,7 +203,10 @@ def _start(devices: int, num_nodes: int, device: str) -> Ranks:
     for logger in ("lightning_fabric", "lightning.fabric"):  # they print the address of each rank
         logging.getLogger(logger).setLevel(logging.WARNING)
     try:
-        fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy="ddp")
+        strategy = OnLoopback() if num_nodes == 1 else "ddp"
+        fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy)
+        if isinstance(strategy, OnLoopback):
+            strategy.listen()
         fabric.launch()
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{devices} processes on {accelerator} cannot be started: {error}") from error

@@ -14,12 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pyro_vae.runs.directory import RECORD
+from pyro_vae.runs.directory import RECORD, WEIGHTS
 from pyro_vae.runs.programs import name_of_pair
-from pyro_vae.runs.reading import MB, check_entries, parse_json, parsing, read_plain
+from pyro_vae.runs.reading import MB, read_plain
 from pyro_vae.runs.run import RunFiles, read_run
 from pyro_vae.support.pictures import without_math
+from pyro_vae.support.parsing import check_entries, parse_json, parsing
 from pyro_vae.support.results import Result
+from pyro_vae.support.tables import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -253,20 +255,22 @@ def _results(run: RunFiles) -> dict[str, Any]:
     best = epochs[(run.history.best or len(epochs)) - 1] if epochs else None
     return {
         "elbo": best.monitored if best else None,
-        "log_prob": _log_prob(run.path / "evaluation-test.json"),
+        "log_prob": _log_prob(run.path / "evaluation-test.json", run.record["files"].get(WEIGHTS)),
         "loss": epochs[-1].loss if epochs else None,
         "seconds": epochs[-1].seconds if epochs else None,
     }
 
 
-def _log_prob(file: Path) -> float | None:
+def _log_prob(file: Path, weights: str | None) -> float | None:
+    """log p(x) of an evaluation, if it is one of these weights."""
     try:
         content = read_plain(file, MB)
     except FileNotFoundError:
         return None
     with parsing(file):
-        found = check_entries(parse_json(content), log_prob=(int, float, type(None)))["log_prob"]
-        return None if found is None else float(found)
+        found = check_entries(parse_json(content), log_prob=(int, float, type(None)))
+        of_others = found.get("weights", weights) != weights  # earlier versions did not say of which weights they are
+        return None if found["log_prob"] is None or of_others else float(found["log_prob"])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -290,9 +294,3 @@ def _finite_or_nan(value: float | None) -> float:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def printable(text: str, length: int = 80) -> str:
-    """Untrusted text without terminal control characters, shortened to `length`."""
-    clean = "".join(c if c.isprintable() else "?" for c in text)
-    return clean if len(clean) <= length else f"{clean[: length - 3]}..."

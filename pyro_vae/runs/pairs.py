@@ -15,10 +15,13 @@ from torch import Tensor
 
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.protocol import Program
-from pyro_vae.runs.directory import WEIGHTS, replacing
+from pyro_vae.runs.directory import WEIGHTS
 from pyro_vae.runs.machine import environment
-from pyro_vae.runs.reading import LIMITS, check_entries, checksum, parse_json, parse_weights, parsing, read_plain
+from pyro_vae.runs.reading import LIMITS, read_plain
 from pyro_vae.runs.weights import PARAM, collect_tensors, networks, restore
+from pyro_vae.support import arguments
+from pyro_vae.support.files import checksum, write_file
+from pyro_vae.support.parsing import check_entries, parse_metadata, parse_weights, parsing
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["load_pair", "save_pair", "used_params"]
@@ -61,6 +64,7 @@ def save_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> P
         >>> folder.cleanup()
     """
     file = _with_suffix(path)
+    _check_programs(model, guide)
     pair = SimpleNamespace(model=model, guide=guide)
     tensors = collect_tensors(pair, _own_params(pair, args))
     if not tensors:
@@ -72,8 +76,7 @@ def save_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> P
         "versions": environment(torch.device("cpu"))["versions"],
         "checksum": _checksum(tensors),
     }
-    with replacing(file) as temporary:
-        temporary.write_bytes(save(tensors, metadata={_HEADER: json.dumps(metadata)}))
+    write_file(file, save(tensors, metadata={_HEADER: json.dumps(metadata)}))
     return file
 
 
@@ -93,15 +96,13 @@ def load_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> N
         ValueError: If it is damaged, is another kind of file, or does not fit the pair.
     """
     file = _with_suffix(path)
+    _check_programs(model, guide)
     if not file.exists():
         raise FileNotFoundError(f"no file at {file}")
     content = read_plain(file, LIMITS[WEIGHTS], trust=True)  # the caller names the file itself
     with parsing(file):
         tensors = parse_weights(content)
-        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {}).get(_HEADER)
-        if header is None:
-            raise ValueError("it has no header of pyro_vae: save_pair did not write it")
-        metadata = check_entries(parse_json(header.encode()), format=int, checksum=str)
+        metadata = check_entries(parse_metadata(content, _HEADER), format=int, checksum=str)
         if metadata["format"] != FORMAT:
             raise ValueError(f"it has format {metadata['format']}, this version of pyro_vae reads {FORMAT}")
         if metadata["checksum"] != _checksum(tensors):
@@ -153,6 +154,11 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     return checksum(save({name: tensors[name] for name in sorted(tensors)}))
 
 
+def _check_programs(model: Any, guide: Any) -> None:
+    arguments.function("model", model, "a Pyro program")
+    arguments.function("guide", guide, "a Pyro program")
+
+
 def _with_suffix(path: str | Path) -> Path:
-    path = Path(path)
+    path = arguments.path("path", path)
     return path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")

@@ -15,20 +15,24 @@ from torch import Tensor
 from pyro_vae.data import Data, load
 from pyro_vae.pair.device import choose_device
 from pyro_vae.runs.building import build
-from pyro_vae.runs.config import with_stable_paths
-from pyro_vae.runs.directory import CONFIG, METRICS, RECORD, WEIGHTS
+from pyro_vae.runs.config import DATA_KEYS, parse_config, read_config
+from pyro_vae.runs.directory import CHECKPOINTS, CONFIG, METRICS, RECORD, WEIGHTS
 from pyro_vae.runs.programs import as_pair
-from pyro_vae.runs.reading import check_entries, one_line, parse_weights, parse_yaml, parsing, read_run_file
+from pyro_vae.runs.reading import read_files
 from pyro_vae.runs.record import parse_record
 from pyro_vae.runs.trust import check_names
 from pyro_vae.runs.weights import PARAM, device_of, networks, restore
+from pyro_vae.support import arguments
+from pyro_vae.support.memory import TooLarge
+from pyro_vae.support.parsing import one_line, parse_weights, parsing
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.history import History
 
-__all__ = ["DATA_KEYS", "LoadedRun", "RunFiles", "load_run", "read_run"]
+__all__ = ["DATA_KEYS", "LoadedRun", "RunFiles", "check_resumable", "check_root", "load_run", "read_run"]
 
-DATA_KEYS = ("binarize", "flatten", "root", "valid", "test", "labels", "seed")
-MAX_EXTRA = 10**6  # numbers that a model may have beyond those stored; more would look like a memory bomb
+# bytes of tensors that building a model may take: those of the stored ones a few times, since parts are copied and
+# tables computed, and a little; more would look like a memory bomb
+EXTRA, TIMES = 2**26, 4
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,13 @@ class LoadedRun:
             return self.source
         # runs of earlier versions have no `labels`
         settings: dict[str, Any] = {key: self.config.get(key) for key in DATA_KEYS}
+        # a stranger's run has no say about what is downloaded, and to where
+        settings["download"] = self.trust or root is not None
         settings["seed"] = self.config.get("data_seed", settings["seed"])
         if root is not None:
             settings["root"] = root
-        elif settings["root"] is not None and not self.trust and not Path(settings["root"]).expanduser().is_dir():
-            raise FileNotFoundError(
-                f"the folder of the data, {settings['root']!r} in {self.path / CONFIG}, does not exist: pass it as "
-                "root= (--root on the command line)"
-            )
+        elif not self.trust:
+            check_root(settings["root"], self.path / CONFIG)
         data = load(self.config["data"], **settings)
         now, before = data.describe()["fingerprint"], self.record["data"]["fingerprint"]
         if now != before:
@@ -100,6 +103,18 @@ class LoadedRun:
                 f"at training {before}): restore these, or train again"
             )
         return data
+
+
+def check_root(root: str | None, file: Path) -> None:
+    """Refuse a folder of data that only a run names and that does not exist: it would be made.
+
+    Raises:
+        FileNotFoundError: If it does not.
+    """
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise FileNotFoundError(
+            f"the folder of the data, {root!r} in {file}, does not exist: pass it as root= (--root on the command line)"
+        )
 
 
 @dataclass(frozen=True)
@@ -128,31 +143,17 @@ def read_run(path: str | Path, *, trust: bool = False, weights: bool = True) -> 
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"no run directory at {path}")
-    _, content = read_run_file(path, RECORD, None, trust=trust)
-    with parsing(path / RECORD):
-        record = parse_record(content)
-    sums = record["files"]
-    file, content = read_run_file(path, CONFIG, sums.get(CONFIG), trust=trust)
+    names = (CONFIG, METRICS, WEIGHTS) if weights else (CONFIG, METRICS)
+    record, found = read_files(path, names, parse_record, trust=trust)
+    file, content = found[CONFIG]
     with parsing(file):
-        config = check_entries(
-            parse_yaml(content),
-            model=object,
-            data=str,
-            binarize=str,
-            flatten=bool,
-            root=(str, type(None)),
-            valid=(int, float),
-            test=(int, float),
-            seed=int,
-        )
-        config = with_stable_paths(config)
-    file, _ = read_run_file(path, METRICS, sums.get(METRICS), trust=trust)
+        config = parse_config(content)
+    file, content = found[METRICS]
     with parsing(file):
-        epochs = History.load(file).epochs
+        epochs = History.parse(content.decode()).epochs
         # runs of format 1 can have more: the metrics were written before the record
         if len(epochs) < record["epochs"]:
             raise ValueError(f"it has {len(epochs)} of {record['epochs']} epochs")
-    tensors = read_run_file(path, WEIGHTS, sums.get(WEIGHTS), trust=trust)[1] if weights else b""
     history = History(
         epochs,
         best=record["best"],
@@ -161,7 +162,7 @@ def read_run(path: str | Path, *, trust: bool = False, weights: bool = True) -> 
         seed=config["seed"],
         elbo=record["elbo"],
     )
-    return RunFiles(path, config, record, history, tensors)
+    return RunFiles(path, config, record, history, found[WEIGHTS][1] if weights else b"")
 
 
 def load_run(path: str | Path, *, pair: Any = None, device: str = "cpu", trust: bool = False) -> LoadedRun:
@@ -183,6 +184,7 @@ def load_run(path: str | Path, *, pair: Any = None, device: str = "cpu", trust: 
         ValueError: If a file is damaged or does not fit the others, if it names a class that is not trusted, if the
             device does not exist, or if `pair` is required and missing.
     """
+    arguments.flag("trust", trust)
     files = read_run(path, trust=trust)
     with parsing(files.path / WEIGHTS):
         tensors = parse_weights(files.weights)
@@ -192,9 +194,29 @@ def load_run(path: str | Path, *, pair: Any = None, device: str = "cpu", trust: 
         net.eval()
     choose_device(device, run.model, run.guide)
     _warn_of_shared_params(tensors)
-    with parsing(files.path / WEIGHTS):
+    try:
         restore(made, tensors, torch.zeros(1, *run.shape, device=run.device))
+    except ValueError as error:
+        raise ValueError(f"{files.path / WEIGHTS} is damaged: {one_line(error)}") from error
     return run
+
+
+def check_resumable(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
+    """Check a run that is to be resumed, before any of its code runs or anything is written; returns its configuration.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If its configuration is damaged, or (unless `trust`) names what strangers may not, or a model that
+            is far larger than the files of the run.
+    """
+    path = Path(path)
+    config = read_config(path, trust=trust)
+    if not trust and "functions" not in config["model"] and (path / RECORD).exists():
+        record, _ = read_files(path, (), parse_record)
+        # the size of damaged weights will do: the run is resumed from a checkpoint
+        sizes = [f.lstat().st_size for f in (*path.glob(f"*{WEIGHTS}"), *path.glob(f"{CHECKPOINTS}/*.safetensors"))]
+        _build_within(config["model"], tuple(record["data"]["shape"]), max(sizes, default=0), path)
+    return config
 
 
 def _build(files: RunFiles, tensors: Mapping[str, Tensor], trust: bool) -> Any:
@@ -207,12 +229,32 @@ def _build(files: RunFiles, tensors: Mapping[str, Tensor], trust: bool) -> Any:
         )
     if not trust:
         check_names(model, file, "model")
-        _check_size(model, shape, tensors, files.path)
+        stored = sum(value.numel() * value.element_size() for value in tensors.values())
+        return _build_within(model, tuple(shape), stored, files.path)
     with fork_rng():
         try:
             return build(model, tuple(shape))
         except ValueError as error:
             raise ValueError(f"{file}: {one_line(error)}") from error
+
+
+def _build_within(spec: Any, shape: tuple[int, ...], stored: int, path: Path) -> Any:
+    """The pair of a stranger, unless it is far larger than its weights.
+
+    Raises:
+        ValueError: If it is, or cannot be built.
+    """
+    limit = EXTRA + TIMES * stored
+    with fork_rng():
+        try:
+            return build(spec, shape, limit=limit)
+        except TooLarge as error:
+            raise ValueError(
+                f"{path / CONFIG} describes a model that takes more than {limit:,} bytes to build, but {stored:,} are "
+                f"stored in {path}: one of them is damaged"
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"{path / CONFIG}: {one_line(error)}") from error
 
 
 def _warn_of_shared_params(tensors: Mapping[str, Tensor]) -> None:
@@ -224,19 +266,4 @@ def _warn_of_shared_params(tensors: Mapping[str, Tensor]) -> None:
             f"Pyro's parameter store has {', '.join(shared)} already: the pair that made it now shares the loaded "
             "value. Call pyro.clear_param_store() first if that pair is still needed",
             stacklevel=3,
-        )
-
-
-def _check_size(spec: Any, shape: list[int], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse a model that is far larger than its weights before memory is allocated for it."""
-    try:
-        with torch.device("meta"), fork_rng():
-            built = sum(v.numel() for net in networks(build(spec, tuple(shape))).values() for v in net.parameters())
-    except ValueError:  # building it for real will raise a clear error
-        return
-    stored = sum(value.numel() for value in tensors.values())
-    if built > stored + MAX_EXTRA:
-        raise ValueError(
-            f"{path / CONFIG} describes a model of {built:,} parameters, {path / WEIGHTS} holds {stored:,} numbers: "
-            "one of them is damaged"
         )

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors.torch import save
@@ -15,11 +14,12 @@ from torch import Tensor
 from pyro_vae.runs.config import as_yaml
 from pyro_vae.runs.directory import CONFIG, LINES, METRICS, RECORD, WEIGHTS, write_together
 from pyro_vae.runs.machine import environment
-from pyro_vae.runs.reading import checksum
 from pyro_vae.runs.record import FORMAT, seal
 from pyro_vae.runs.weights import collect_tensors, device_of
+from pyro_vae.support.files import checksum
 from pyro_vae.support.serialization import finite
-from pyro_vae.training.history import History
+from pyro_vae.support.tables import as_csv
+from pyro_vae.training.history import Epoch, History
 
 __all__ = ["save_run"]
 
@@ -34,6 +34,7 @@ def save_run(
     params: Mapping[str, Tensor] | None = None,
     command: str = "",
     started: str | None = None,
+    fresh: bool = False,
 ) -> None:
     """Write the files that `load_run` reads.
 
@@ -48,12 +49,14 @@ def save_run(
         params: Unconstrained parameters in Pyro's store, by name, if the pair uses `pyro.param`.
         command: The command line, for the record.
         started: When training began, in ISO 8601. Default: now, minus the duration of the epochs.
+        fresh: Whether this is another run than the one that is there, whose checkpoints and evaluations then go.
     """
     seconds = history[-1].seconds if len(history) else 0.0
     files = {
         CONFIG: as_yaml(config),
         WEIGHTS: save(collect_tensors(pair, params or {})),
-        METRICS: _table(history),
+        METRICS: as_csv(list(Epoch.__dataclass_fields__), history.to_dicts()).encode(),
+        LINES: "".join(json.dumps(finite(epoch)) + "\n" for epoch in history.to_dicts()).encode(),
     }
     record = {
         "format": FORMAT,
@@ -68,12 +71,4 @@ def save_run(
         **environment(device_of(pair)),
         "files": {name: checksum(content) for name, content in files.items()},
     }
-    lines = "".join(json.dumps(finite(epoch)) + "\n" for epoch in history.to_dicts())
-    contents = {path / name: content for name, content in {**files, LINES: lines.encode()}.items()}
-    write_together(contents, path / RECORD, seal(record))
-
-
-def _table(history: History) -> bytes:
-    with TemporaryDirectory() as folder:
-        history.save(Path(folder) / METRICS)
-        return (Path(folder) / METRICS).read_bytes()
+    write_together(path, files, seal(record), fresh=fresh)

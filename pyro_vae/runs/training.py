@@ -18,12 +18,14 @@ import torch
 from pyro_vae import data as datasets
 from pyro_vae.data import Data, Source
 from pyro_vae.distributed.ranks import Ranks, launch
-from pyro_vae.runs.config import read_config
-from pyro_vae.runs.directory import CONFIG, RECORD, create_run
+from pyro_vae.runs.config import DATA_KEYS, NOT_STORED, read_config
+from pyro_vae.runs.directory import CONFIG, RECORD, create_run, settle
 from pyro_vae.runs.programs import describe_pair, make_pair, name_of_pair
 from pyro_vae.runs.record import parse_record
-from pyro_vae.runs.run import DATA_KEYS, LoadedRun
+from pyro_vae.runs.reading import LIMITS, read_plain
+from pyro_vae.runs.run import LoadedRun
 from pyro_vae.runs.writing import RunCheckpoints, RunWriter
+from pyro_vae.support import arguments
 from pyro_vae.support.import_paths import stable_path
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.fitting import State, fit
@@ -34,7 +36,7 @@ __all__ = ["train"]
 
 # arguments of `fit` that `train` passes itself, and those that are not stored with the run
 _PASSED = ("model", "guide", "data", "seed", "callbacks", "checkpoints", "resume")
-_NOT_STORED = (*_PASSED, "valid", "progress", "devices", "num_nodes", "strategy")
+_NOT_STORED = (*_PASSED, "valid", *NOT_STORED)
 
 
 def train(
@@ -68,7 +70,8 @@ def train(
         init_args: Arguments of the class: numbers, strings, lists, and mappings with a `class_path` for parts.
         data_args: Further arguments of `pv.data.load`. The default of its seed is the seed of the run.
         out: The run directory. Default: runs/DATE-PAIR-DATA.
-        overwrite: Replace the run in `out`. The old run stays until the new one is saved for the first time.
+        overwrite: Replace the run in `out`. The old run stays as it is until the new one is saved for the first time,
+            with its first checkpoint or at the end of its first epoch.
         resume: Resume from the latest checkpoint in `out`, or start if there is no run yet.
         seed: Seed of the weights, the data, the shuffling and all noise. Default: drawn from torch's generator, and
             recorded. Torch's generators are left as they were.
@@ -98,6 +101,8 @@ def train(
         ['checkpoints', 'config.yaml', 'metrics.csv', 'metrics.jsonl', 'run.json', 'weights.safetensors']
     """
     _check_options(options)
+    arguments.flag("overwrite", overwrite)
+    arguments.flag("resume", resume)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
     spec = describe_pair(pair, init_args)
     ranks = launch(*(options.get(name, default) for name, default in _LAUNCH.items()))
@@ -159,7 +164,10 @@ def _directory(
     def choose() -> tuple[Path, bool]:
         if out is None:
             return _create_dated(name, data), False
-        resumed = resume and (Path(out) / CONFIG).exists()
+        resumed = False
+        if resume and Path(out).is_dir():
+            settle(Path(out))
+            resumed = (Path(out) / RECORD).exists() or (Path(out) / CONFIG).exists()
         return (Path(out) if resumed else create_run(out, overwrite=overwrite)), resumed
 
     path, resumed = _choose_together(choose, ranks)
@@ -231,4 +239,4 @@ def _plain(value: Any) -> Any:
 
 
 def _record(path: Path, record: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
-    return parse_record((path / RECORD).read_bytes()) if ranks.is_main else record
+    return parse_record(read_plain(path / RECORD, LIMITS[RECORD], trust=True)) if ranks.is_main else record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,24 +11,24 @@ from typing import Any
 
 import pyro
 
-from pyro_vae.runs.config import save_config
-from pyro_vae.runs.directory import RECORD, clear_run
+from pyro_vae.runs.directory import CHECKPOINTS, RECORD, check_folder
 from pyro_vae.runs.pairs import used_params
+from pyro_vae.runs.reading import LIMITS, read_plain
 from pyro_vae.runs.saving import save_run
+from pyro_vae.support.parsing import parse_json
 from pyro_vae.support.snapshots import Snapshot
 from pyro_vae.training.checkpoints import Checkpoints
 from pyro_vae.training.fitting import State
 from pyro_vae.training.history import History
 
-__all__ = ["CHECKPOINTS", "RunCheckpoints", "RunWriter"]
-
-CHECKPOINTS = "checkpoints"  # the folder of checkpoints within a run directory
+__all__ = ["RunCheckpoints", "RunWriter"]
 
 
 class RunWriter:
     """Saves a run: as a callback of `fit` after an epoch, at most once per second, and on a call of `save`.
 
-    An earlier run in the directory is replaced when this run is saved for the first time.
+    An earlier run in the directory stays as it is until this one is saved for the first time, and is then replaced as
+    a whole.
 
     Args:
         path: The run directory.
@@ -59,7 +58,7 @@ class RunWriter:
         self.command, self.enabled = command, enabled
         self.history = History(data=dict(data), seed=config["seed"], elbo=str(config["elbo"]))
         self._foreign = _foreign_params(pair, args) if enabled else set()
-        self._is_started = resumed
+        self._is_fresh = not resumed
         self._saved: float | None = None
         started = _started(path) if resumed else None
         self._started = started or datetime.now().astimezone().isoformat(timespec="seconds")
@@ -73,18 +72,14 @@ class RunWriter:
         self.save(replace(state.history, best=None, stopped="unfinished"))
 
     def start(self) -> None:
-        """Replace an earlier run by the configuration, which is needed to resume this one."""
-        if not self._is_started:
-            clear_run(self.path)
-            Checkpoints(self.path / CHECKPOINTS).clear()
-            save_config(self.path, self.config)
-            self._is_started = True
+        """Save the run before its first checkpoint, so that the checkpoint is in a directory of its own run."""
+        if self._is_fresh:
+            self.save(replace(self.history, best=None, stopped="unfinished"))
 
     def save(self, history: History) -> None:
         """Write weights, metrics and record."""
         if not self.enabled:
             return
-        self.start()
         store = pyro.get_param_store().named_parameters()
         params = {name: value for name, value in store if name not in self._foreign}
         save_run(
@@ -96,19 +91,26 @@ class RunWriter:
             params=params,
             command=self.command,
             started=self._started,
+            fresh=self._is_fresh,
         )
+        self._is_fresh = False
         self._saved = time.monotonic()
 
 
 class RunCheckpoints(Checkpoints):
-    """Checkpoints inside a run directory; the configuration is written before the first of them."""
+    """Checkpoints inside a run directory; the run is saved before the first of them.
+
+    Raises:
+        ValueError: If their folder is a link: files of other people could be removed and written there.
+    """
 
     def __init__(self, writer: RunWriter, steps: int | None, minutes: float | None) -> None:
+        check_folder(writer.path / CHECKPOINTS)
         super().__init__(writer.path / CHECKPOINTS, steps=steps, minutes=minutes)
         self._writer = writer
 
     def save(self, step: int, snapshot: Snapshot) -> None:
-        """Write a checkpoint, and before the first one the configuration."""
+        """Write a checkpoint, and before the first one the run."""
         self._writer.start()
         super().save(step, snapshot)
 
@@ -131,6 +133,6 @@ def _foreign_params(pair: Any, args: tuple[Any, ...]) -> set[str]:
 def _started(path: Path) -> str | None:
     """When the resumed run began, according to its record."""
     try:
-        return str(json.loads((path / RECORD).read_text())["started"])
+        return str(parse_json(read_plain(path / RECORD, LIMITS[RECORD], trust=True))["started"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not written yet, or of an older format
         return None

@@ -7,8 +7,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["retain_memory", "physical_memory"]
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+__all__ = ["TooLarge", "limited_tensors", "physical_memory", "retain_memory"]
 
 # glibc's parameters of mallopt, and the values that its dynamic adjustment converges to
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
@@ -53,3 +59,55 @@ def physical_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+class TooLarge(ValueError):
+    """Tensors would take more memory than they may."""
+
+
+@contextmanager
+def limited_tensors(limit: int) -> Iterator[None]:
+    """A context in which all tensors that are made may take `limit` bytes together, whether they are kept or not.
+
+    What an operation will take is known before it runs: it is tried without data first.
+
+    Raises:
+        TooLarge: In place of the operation that would go beyond the limit.
+    """
+    with _Limit(limit):
+        yield
+
+
+class _Limit(TorchDispatchMode):
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit, self.taken = limit, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        schema = getattr(func, "_schema", None)  # operations of a higher order have none, and consist of others
+        makes_tensors = schema and any(value.alias_info is None for value in schema.returns)  # no view, not in place
+        if makes_tensors:
+            self.taken += _bytes_of(func, args, kwargs)
+            if self.taken > self.limit:
+                raise TooLarge(f"more than {self.limit:,} bytes of tensors")
+        return func(*args, **kwargs)
+
+
+def _bytes_of(func: Any, args: Any, kwargs: dict[str, Any]) -> int:
+    """The bytes of what an operation returns, computed on tensors without data."""
+
+    def without_data(value: Any) -> Any:
+        return value.to("meta") if isinstance(value, Tensor) else value
+
+    args, kwargs = tree_map(without_data, (args, kwargs))
+    names = {argument.name for argument in func._schema.arguments}
+    if "device" in names:
+        kwargs["device"] = torch.device("meta")
+    if "generator" in names:
+        kwargs["generator"] = None
+    try:
+        made = func(*args, **kwargs)
+    except Exception:  # its result depends on values, and is about as large as what it takes
+        made = args
+    return sum(t.numel() * t.element_size() for t in tree_leaves(made) if isinstance(t, Tensor))

@@ -10,10 +10,10 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pyro_vae.support.files import replacing
+from pyro_vae.support.files import write_file
 from pyro_vae.support.pictures import as_png, displayable, empty_figure
 from pyro_vae.support.serialization import as_json
-from pyro_vae.support.tables import as_html, as_text, new_table, write_rows
+from pyro_vae.support.tables import as_csv, as_html, as_text, new_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,20 +94,19 @@ class Result(ABC):
             ValueError: For another suffix.
         """
         path = Path(path)
-        write = {
-            ".json": self._write_json,
-            ".csv": self._write_csv,
-            ".png": self._write_png,
-            ".html": self._write_html,
+        content = {
+            ".json": self._as_json,
+            ".csv": self._as_csv,
+            ".png": self._as_png,
+            ".html": self._as_page,
         }.get(path.suffix)
-        if write is None:
+        if content is None:
             raise ValueError(
                 f"{self.title}: a result is saved as .json, .csv, .png or .html, got {path.name!r}: give one of these "
                 "suffixes"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            write(temporary)
+        write_file(path, content())
         return path
 
     def __repr__(self) -> str:
@@ -121,20 +120,20 @@ class Result(ABC):
     def _names(self, rows: Sequence[dict[str, Any]]) -> list[str]:
         return list(rows[0] if rows else self._columns)
 
-    def _write_json(self, path: Path) -> None:
-        path.write_text(as_json(self._content()), encoding="utf-8")
+    def _as_json(self) -> str:
+        return as_json(self._content())
 
-    def _write_csv(self, path: Path) -> None:
+    def _as_csv(self) -> str:
         rows = self.to_dicts()
-        write_rows(path, self._names(rows), rows)
+        return as_csv(self._names(rows), rows)
 
-    def _write_png(self, path: Path) -> None:
-        path.write_bytes(as_png(self.plot()))
+    def _as_png(self) -> bytes:
+        return as_png(self.plot())
 
-    def _write_html(self, path: Path) -> None:
+    def _as_page(self) -> str:
         title = html.escape(self.title[:1].upper() + self.title[1:])
         picture = base64.b64encode(as_png(self.plot())).decode()
-        path.write_text(_PAGE.format(title=title, table=as_html(self.table()), picture=picture), encoding="utf-8")
+        return _PAGE.format(title=title, table=as_html(self.table()), picture=picture)
 
 
 _PAGE = """\

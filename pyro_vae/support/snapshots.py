@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from pyro_vae.support.files import check_plain, replacing
+from pyro_vae.support.files import check_plain, write_file
 from pyro_vae.support.memory import physical_memory
 
 __all__ = ["Snapshot", "prefixed", "read_snapshot", "stripped", "write_snapshot"]
@@ -63,12 +63,10 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
     # cloned: safetensors refuses tensors that share memory
     tensors = {name: t.detach().cpu().clone().contiguous() for name, t in snapshot.tensors.items()}
     data = save(tensors)
-    with replacing(path.with_name(path.name + TENSORS)) as temporary:
-        temporary.write_bytes(data)
+    write_file(path.with_name(path.name + TENSORS), data)
     content = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "values": snapshot.values}
     content["checksum"] = _checksum(content)
-    with replacing(path.with_name(path.name + VALUES)) as temporary:
-        temporary.write_text(json.dumps(content))
+    write_file(path.with_name(path.name + VALUES), json.dumps(content))
 
 
 def read_snapshot(path: Path) -> Snapshot:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import html
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-__all__ = ["as_html", "as_text", "indexed_rows", "new_table", "write_rows"]
+__all__ = ["as_csv", "as_html", "as_text", "indexed_rows", "new_table", "printable", "Printable"]
 
 
 def new_table(title: str, first: str, *columns: str) -> Table:
@@ -31,7 +32,7 @@ def as_text(table: Any, width: int = 100) -> str:
     """A rich table or group as plain text, without colors."""
     console = Console(width=width)
     with console.capture() as capture:
-        console.print(table)
+        console.print(Printable(table))
     return capture.get().rstrip()
 
 
@@ -77,9 +78,27 @@ def indexed_rows(columns: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     return [{"index": i, **dict(zip(columns, row, strict=True))} for i, row in enumerate(values)]
 
 
-def write_rows(path: str | Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, with a header of column names."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+def as_csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, with a header of column names."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+class Printable:
+    """A rich renderable without control characters: its text may come from a stranger's files."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for text, style, control in console.render(self.content, options):
+            yield Segment("\n".join(map(printable, text.split("\n"))), style, control)
+
+
+def printable(text: str, length: int | None = None) -> str:
+    """Text in which "?" stands for control characters, line breaks among them; shortened to `length`."""
+    clean = "".join(c if c.isprintable() else "?" for c in text)
+    return clean if length is None or len(clean) <= length else f"{clean[: length - 3]}..."

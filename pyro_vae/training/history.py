@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,9 +122,18 @@ class History(Result):
     @staticmethod
     def load(path: str | Path) -> History:
         """Read the epochs from a `.csv` that `save` wrote."""
-        fields = Epoch.__dataclass_fields__
         with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
+            return History.parse(file.read(), path)
+
+    @staticmethod
+    def parse(text: str, path: str | Path = "it") -> History:
+        """The epochs in the text of such a file; `path` is for the errors.
+
+        Raises:
+            ValueError: If it is not such a text.
+        """
+        fields = Epoch.__dataclass_fields__
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
         try:
             epochs = [Epoch(**{name: _parse(name, row[name]) for name in fields}) for row in rows]
         except (KeyError, TypeError, ValueError) as error:

@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from pyro_vae.cli import main
+from tests.helpers.run_damage import reseal
 from pyro_vae.training.history import History
 from pyro_vae.training.svi import SVI
 
@@ -102,6 +103,8 @@ def test_code_of_a_stranger_is_not_run(capsys: pytest.CaptureFixture[str], here:
     config = yaml.safe_load(Path("a/config.yaml").read_text())
     config[entry] = {"class_path": "canary.Bird", "init_args": {}}
     Path("a/config.yaml").write_text(yaml.safe_dump(config))
+    assert "its checksum is not the one in run.json" in error_of(capsys, "train", "--resume", "a", "--epochs", "2")
+    reseal(Path("a"))
     assert "canary.Bird" in error_of(capsys, "train", "--resume", "a", "--epochs", "2")
     assert not Path("sang").exists()
 

@@ -214,7 +214,7 @@ def test_damaged_files(saved: Path, x: Tensor, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"mine\.safetensors is damaged: its checksum does not fit"):
         pv.load_pair(saved, model, guide, x)
     save_file(load_file_of(content, tmp_path), saved)
-    with pytest.raises(ValueError, match="it has no header of pyro_vae: save_pair did not write it"):
+    with pytest.raises(ValueError, match="it has no header of pyro_vae: this library did not write it"):
         pv.load_pair(saved, model, guide, x)
 
 

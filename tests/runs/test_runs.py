@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae.runs import build, clear_run, create_run, load_run, replacing, save_json, save_run
+from pyro_vae.runs import build, clear_run, create_run, load_run, save_json, save_run
 from pyro_vae.training.history import Epoch, History
 from tests.helpers.run_damage import change_weights, reseal, rewrite, truncate
 
@@ -211,20 +211,6 @@ def test_state_that_is_no_tensor_is_refused(tmp_path: Path, data: pv.data.Data) 
 
     with pytest.raises(TypeError, match=r"'_extra_state' is a dict: only tensors can be saved"):
         _save(tmp_path / "run", data, Odd(1), {})
-
-
-def test_an_interrupt_leaves_the_old_file(tmp_path: Path) -> None:
-    path = save_json(tmp_path / "a.json", {"x": 1})
-
-    def interrupted() -> None:
-        with replacing(path) as temporary:
-            temporary.write_text('{"x"')
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert json.loads(path.read_text()) == {"x": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from pyro_vae.runs import check_names, load_run, reading, replacing, save_run
-from pyro_vae.runs import directory as directory_module
+from pyro_vae.runs import check_names, load_run, reading, save_run
 from tests.helpers import paths
 from tests.helpers.run_damage import reseal, rewrite
 
@@ -168,7 +167,7 @@ BOMBS: dict[str, tuple[str, str, str]] = {
         "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n",
         "it has an alias, \\*a, which no configuration",
     ),
-    "deep YAML": ("config.yaml", "a: " + "[" * 5000 + "]" * 5000, "more than 30 levels"),
+    "deep YAML": ("config.yaml", "a: " + "[" * 5000 + "]" * 5000, "more than 30 levels|maximum nesting depth"),
     "wide YAML": ("config.yaml", "a: [" + "1," * 200_000 + "]", "more than 30 levels or 10,000 values"),
     "a Python object": (
         "config.yaml",
@@ -188,7 +187,7 @@ def test_bombs(run: Path, sang: Callable[[], bool], bomb: str) -> None:
     name, text, message = BOMBS[bomb]
     (run / name).write_text(text)
     reseal(run)
-    with pytest.raises(ValueError, match=f"{name} is damaged: .*{message}"):
+    with pytest.raises(ValueError, match=f"{name} is damaged: .*({message})"):
         load_run(run)
     assert not sang()
 
@@ -196,7 +195,7 @@ def test_bombs(run: Path, sang: Callable[[], bool], bomb: str) -> None:
 def test_a_model_far_larger_than_its_weights_takes_no_memory(run: Path) -> None:
     rewrite(run / "config.yaml", lambda c: c["model"]["init_args"].update(hidden=[2**40]))
     reseal(run)
-    with pytest.raises(ValueError, match=r"describes a model of [\d,]+ parameters, .* holds 1,156 numbers"):
+    with pytest.raises(ValueError, match=r"describes a model that takes more than [\d,]+ bytes to build, but 4,624 are"):
         load_run(run)
 
 
@@ -246,18 +245,6 @@ def test_a_folder_that_only_the_run_names_is_not_made(run: Path, tmp_path: Path)
     assert not there.exists()
 
 
-def test_writing_follows_no_link_that_lies_ready(tmp_path: Path) -> None:
-    precious = tmp_path / "precious"
-    precious.write_text("mine")
-    (tmp_path / ".partial-evaluation-test.json").symlink_to(precious)
-    (tmp_path / "evaluation-test.json").symlink_to(precious)
-    with replacing(tmp_path / "evaluation-test.json") as temporary:
-        temporary.write_text("new")
-    assert precious.read_text() == "mine"
-    assert (tmp_path / "evaluation-test.json").read_text() == "new"
-    assert not (tmp_path / "evaluation-test.json").is_symlink()
-
-
 def test_a_run_is_whole_whenever_its_saving_is_cut(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed before, after or between any two moves of a file: what is there is the old run or the new one, whole."""
     old = load_run(run)
@@ -279,14 +266,14 @@ def test_a_run_is_whole_whenever_its_saving_is_cut(run: Path, monkeypatch: pytes
             left -= 1
             real(source, target)
 
-        monkeypatch.setattr(directory_module.os, "replace", dies)
+        monkeypatch.setattr(os, "replace", dies)
         try:
             save_run(run, new.pair, {**new.config, "seed": 9}, new.record["data"], new.history)
         except SystemExit:
             finished = False
         else:
             finished = True
-        monkeypatch.setattr(directory_module.os, "replace", real)
+        monkeypatch.setattr(os, "replace", real)
         loaded = load_run(run)
         which = old if loaded.config["seed"] == 0 else new
         seen.add(which is new)

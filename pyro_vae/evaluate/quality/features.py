@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pyro_vae.nets import ConvEncoder
 from pyro_vae.pair.networks import eval_mode
+from pyro_vae.support.files import checksum, read_file, write_file
+from pyro_vae.support.parsing import check_entries, parse_json, parse_metadata, parse_weights, parsing
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import seeded
 
 __all__ = ["FeatureNet", "inception_features", "train_features"]
+
+FORMAT = 1
+MAX_BYTES = 2**30
+_HEADER = "pyro_vae"
 
 
 class FeatureNet(nn.Module):
@@ -63,22 +71,19 @@ def train_features(
         steps, batch_size, lr: Options of Adam.
         seed: Seed of weights and batches. A number makes the call reproducible and leaves torch's generators as they
             were. None continues their stream.
-        path: A `.safetensors` file for the weights: read if it exists, else written.
+        path: A `.safetensors` file for the weights: read if it holds those of the same data and options, else written.
         progress: Show a bar.
 
     Raises:
-        ValueError: If images and labels do not match, or the file holds another net.
+        ValueError: If images and labels do not match, or the file is damaged or is of no net of this function.
     """
     if x.dim() != 4 or y.shape != (len(x),):
         raise ValueError(f"images (N, C, H, W) and labels (N,) were expected, got {tuple(x.shape)}, {tuple(y.shape)}")
+    made_of = _description(x, y, steps=steps, batch_size=batch_size, lr=lr, seed=seed) if path is not None else {}
     with seeded(seed):
         net = FeatureNet(tuple(x.shape[1:]), int(y.max()) + 1)
-        if path is not None and Path(path).exists():
-            try:
-                net.load_state_dict(load_file(path))
-            except RuntimeError as error:
-                raise ValueError(f"{path} is of another net: delete it to train a new one") from error
-            return net.to(x.device).eval()
+        if path is not None and _load(net, Path(path), made_of):
+            return net.requires_grad_(False).to(x.device).eval()
         net.to(x.device)
         optimizer = torch.optim.Adam(net.parameters(), lr=lr, fused=True)
         size = min(batch_size, len(x))
@@ -92,8 +97,49 @@ def train_features(
     net.requires_grad_(False).eval()
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous().cpu() for name, value in net.state_dict().items()}, path)
+        tensors = {name: value.contiguous().cpu() for name, value in net.state_dict().items()}
+        header = {"format": FORMAT, "made_of": made_of, "checksum": _checksum(tensors)}
+        write_file(path, save(tensors, metadata={_HEADER: json.dumps(header)}))
     return net
+
+
+def _description(x: Tensor, y: Tensor, **options: Any) -> dict[str, Any]:
+    """What a net depends on: a digest of all training data, and the options."""
+    digest = hashlib.sha256()
+    for values in (x, y):
+        digest.update(f"{tuple(values.shape)} {values.dtype} ".encode())
+        digest.update(values.detach().cpu().contiguous().numpy().data)
+    return {"data": digest.hexdigest(), **options}
+
+
+def _load(net: FeatureNet, path: Path, made_of: dict[str, Any]) -> bool:
+    """Load stored weights, if there are any of a net that was trained on the same data with the same options.
+
+    Raises:
+        ValueError: If the file is damaged, or is not of a net of this kind.
+    """
+    try:
+        content = read_file(path, MAX_BYTES)
+    except FileNotFoundError:
+        return False
+    with parsing(path):
+        tensors = parse_weights(content)
+        if tensors.keys() != net.state_dict().keys():
+            raise ValueError("it holds another kind of net: delete it, or choose another file")
+        metadata = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+        if _HEADER not in metadata:  # an earlier version did not say what it was trained on
+            return False
+        header = check_entries(parse_metadata(content, _HEADER), format=int, made_of=dict, checksum=str)
+        if header["checksum"] != _checksum(tensors):
+            raise ValueError("its checksum does not fit its tensors: delete it to train a new net")
+        if header["format"] != FORMAT or header["made_of"] != made_of:
+            return False
+        net.load_state_dict(tensors)
+    return True
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    return checksum(save({name: tensors[name] for name in sorted(tensors)}))
 
 
 def inception_features(weights: str | Path) -> nn.Module:
