@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.parameters import keep_frozen
+from pyro_vae.pair.subsampling import give_sizes
 from pyro_vae.support.random import fork_rng
 
 __all__ = [
@@ -172,6 +173,7 @@ def checked_pair(model_trace: Trace, guide_trace: Trace, particle_dim: int | Non
 
 
 def _checked(result: PairTrace) -> PairTrace:
+    give_sizes(result.model, result.guide)
     _check_sites_match(result)
     for name, site, _ in result.sites():
         _check_batch_shape(name, site)

@@ -60,6 +60,7 @@ def kl_sites(traces: PairTrace) -> dict[str, Tensor]:
         p = traces.model.nodes.get(name)
         if (
             p is not None
+            and not p["is_observed"]
             and q["mask"] is p["mask"]
             and _masked_alike(q["fn"], p["fn"])
             and before_in_guide.issuperset(order[: order.index(name)])

@@ -139,7 +139,7 @@ def check_sites(run: Run, estimator: pyro.infer.ELBO) -> None:
     if run.raised:  # the model may not have reached its last sites
         return
     for name, site in guide.items():
-        if name not in latent and not site["infer"].get("is_auxiliary"):
+        if name not in latent and not site["infer"].get("is_auxiliary") and not site["is_observed"]:
             text = f"the guide samples the site {name!r}, which the model "
             if name in model:
                 text += f"observes: remove `pyro.sample({name!r}, ...)` from the guide"
@@ -279,7 +279,7 @@ def check_estimator(run: Run, estimator: pyro.infer.ELBO) -> None:
     kind, guide = type(estimator).__name__, run.sites_of("guide")
     pathwise = getattr(estimator, "needs_path", False)
     for name, site in guide.items():
-        if name in run.faulty or site["fn"].has_rsample or is_enumerated(site, estimator):
+        if name in run.faulty or site["is_observed"] or site["fn"].has_rsample or is_enumerated(site, estimator):
             continue
         text = f"the guide draws {name!r} from {family(site)}, which has no reparameterized gradient"
         if pathwise or is_mean_field(estimator):
