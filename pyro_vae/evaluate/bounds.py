@@ -18,6 +18,7 @@ from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.planning import data_that_fit
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.subsampling import on_all_data
 from pyro_vae.support.pictures import drawable, histogram, without_math
 from pyro_vae.support.random import seeded
 from pyro_vae.support.results import Result
@@ -128,6 +129,7 @@ def bound(
     n = check_data(args)
     check_keywords(bound, kwargs, model, guide)
     args = to_networks_device(args, model, guide)
+    model, guide = on_all_data(model), on_all_data(guide)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if memory is not None and memory < 1:

@@ -22,6 +22,7 @@ from pyro_vae.pair.networks import eval_mode, modules_of, to_networks_device
 from pyro_vae.pair.parameters import unconstrained
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.scale import Unscaled
+from pyro_vae.pair.subsampling import on_all_data
 from pyro_vae.pair.tracing import sample_sites, trace_pair
 from pyro_vae.pair.untouched import kept_store
 from pyro_vae.support.memory import retain_memory
@@ -74,6 +75,7 @@ def compare_elbos(
     n = check_data((x, *args))
     check_keywords(compare_elbos, kwargs, model, guide)
     data = to_networks_device((x, *args), model, guide), kwargs
+    model, guide = on_all_data(model), on_all_data(guide)
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2 to estimate a variance, got {repeats}")
     jobs = _expand_estimators(estimators, num_particles)

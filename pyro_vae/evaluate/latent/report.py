@@ -22,6 +22,7 @@ from pyro_vae.pair.particles import particles_agree, warn_not_vectorized
 from pyro_vae.pair.planning import DATA_ROWS, plan_for
 from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.subsampling import on_all_data
 from pyro_vae.pair.tracing import PairTrace, trace_pair
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seeded
@@ -88,6 +89,7 @@ def latent_report(
     n = check_data(args)
     check_keywords(latent_report, kwargs, model, guide)
     args = to_networks_device(args, model, guide)
+    model, guide = on_all_data(model), on_all_data(guide)
     if n < 2:
         raise ValueError("activity and mutual information compare data, got one datum: give two or more")
     if num_samples < 2:

@@ -94,6 +94,21 @@ class _FromUnconstrained(Messenger):
         self.log_det[msg["name"]] = log_det.sum(tuple(range(-rest, 0))) if rest else log_det
 
 
+def _bijection(name: str, support: Any) -> Any:
+    """The bijection from real values to a support.
+
+    Raises:
+        ValueError: If there is none, as for a sphere.
+    """
+    try:
+        return biject_to(support)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"the latent site {name!r} has the support {support}, onto which no bijection from real values is known, "
+            "and Hamiltonian moves need one: use method='importance' with a guide, or 'prior'"
+        ) from error
+
+
 def _gradient(value: Tensor, u: Tensor) -> Tensor:
     """Gradient of the sum of `value`; zero if it does not depend on `u`."""
     grad = None
@@ -182,7 +197,7 @@ class LatentSpace:
                     f"site {name!r} is drawn from {type(site['fn']).__name__}, a discrete distribution, and "
                     "Hamiltonian moves need continuous latents: use method='importance'"
                 )
-            transform = biject_to(site["fn"].support)
+            transform = _bijection(name, site["fn"].support)
             value = transform.inv(site["value"])
             event_dim = site["fn"].event_dim - transform.codomain.event_dim + transform.domain.event_dim
             axis = value.dim() - event_dim + plate.dim

@@ -18,6 +18,7 @@ from pyro_vae.evaluate.marginal.result import LogMarginal, concatenate
 from pyro_vae.pair.arguments import check_data, check_keywords, take
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.subsampling import on_all_data
 from pyro_vae.support.random import seeded
 
 __all__ = ["LogMarginal", "log_marginal"]
@@ -123,6 +124,7 @@ def log_marginal(
         args, kwargs = take(args, kwargs, first, last)
         seed = ranks.broadcast(int(torch.randint(2**62, ())) if seed is None else seed) + ranks.rank
         progress = progress if ranks.is_main else False
+    model, guide = on_all_data(model), None if guide is None else on_all_data(guide)
     programs = [model] if guide is None else [model, guide]
     data = to_networks_device(args, *programs), kwargs
     result: LogMarginal
