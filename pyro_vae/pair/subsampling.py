@@ -13,6 +13,7 @@ from pyro.poutine.subsample_messenger import SubsampleMessenger, _Subsample
 from torch import Tensor
 
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.rows import rows_named
 
 __all__ = ["SameIndices", "give_sizes", "on_all_data"]
 
@@ -83,7 +84,7 @@ def on_all_data(program: Program) -> Program:
 
 def _run_on_all(program: Program, /, *args: Any, **kwargs: Any) -> Any:
     rows = {len(a) for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor) and a.dim()}
-    with _all_indices(rows):
+    with _all_indices(rows), rows_named(program, program, args, kwargs):
         return program(*args, **kwargs)
 
 
@@ -93,8 +94,8 @@ def _all_indices(rows: set[int]) -> Iterator[None]:
     before = owner._subsample
 
     def subsample(name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *device: Any) -> Any:
-        if subsample is None and subsample_size not in rows:
-            subsample_size = None if size is None else size
+        if subsample is None and subsample_size is not None and subsample_size not in rows:
+            subsample_size = None  # all indices
         return before(name, size, subsample_size, subsample, *device)
 
     owner._subsample = staticmethod(subsample)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.parameters import keep_frozen
+from pyro_vae.pair.rows import names_rows
 from pyro_vae.pair.subsampling import give_sizes
 from pyro_vae.support.random import fork_rng
 
@@ -134,6 +135,7 @@ def plate_nesting(*traces: Trace) -> int:
     return -min(dims) if dims else 0
 
 
+@names_rows
 def trace_pair(
     model: Callable[..., Any],
     guide: Callable[..., Any],

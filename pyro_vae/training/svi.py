@@ -18,6 +18,7 @@ from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.elbo import MeanField, PhasedELBO
 from pyro_vae.pair.parameters import parameters_kept
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.rows import rows_named
 from pyro_vae.pair.untouched import kept_buffers
 from pyro_vae.training.minibatches import check_autoguide
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam, updater_for
@@ -193,7 +194,7 @@ class SVI:
                 name Pyro's parameter store has for another one; if an autoguide has parameters for a part of a
                 subsampled plate only.
         """
-        with parameters_kept():
+        with parameters_kept(), rows_named(self.model, self.guide, args, kwargs or {}):
             loss = self._stepper.gradients(args, kwargs or {}, scale, self.compile)
         if not self._is_checked:  # an autoguide is set up at its first run
             check_autoguide(self.guide)

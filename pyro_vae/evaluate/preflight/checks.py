@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -28,6 +29,7 @@ from pyro_vae.evaluate.preflight.probe import (
     site_shapes,
     wrapped_distributions,
 )
+from pyro_vae.pair.rows import rows_of_others
 from pyro_vae.pair.tracing import PairTrace
 
 __all__ = [
@@ -58,6 +60,10 @@ def check_plates(run: Run) -> None:
         if any((where, frame.name) in wrong for frame in frames):
             run.faulty.add(name)
         elif not fits(site_shapes(site)[0], plate_sizes(site)):
+            others = rows_of_others(run.params.shapes, run.n, {*odd_sizes(site)})
+            if others:
+                run.error("rows_of_other_data", name, f"the {where}'s site {name!r} does not fit the data: {others}")
+                continue
             plates = " and ".join(f"{f.name!r} (size {f.size}, dim {f.dim})" for f in frames)
             text = (
                 f"the {where}'s site {name!r} has batch shape {site_shapes(site)[0]}, which does not fit its plates, "
@@ -79,6 +85,12 @@ def check_plates(run: Run) -> None:
         )
         text += "The pair can be trained, but has no numbers per datum: put the sites of each datum inside "
         run.warn("no_data_plate", None, f"{text}`with pyro.plate('data', len(x)):`")
+
+
+def odd_sizes(site: Site) -> Iterator[int]:
+    """The sizes of a site's batch dimensions that are not those of its plates."""
+    batch, sizes = site_shapes(site)[0], plate_sizes(site)
+    yield from (b for b, d in zip(batch, range(-len(batch), 0), strict=True) if d in sizes and b not in (1, sizes[d]))
 
 
 def plate_fix(plate: str) -> str:
