@@ -60,7 +60,7 @@ def check_plates(run: Run) -> None:
         if any((where, frame.name) in wrong for frame in frames):
             run.faulty.add(name)
         elif not fits(site_shapes(site)[0], plate_sizes(site)):
-            others = rows_of_others(run.params.shapes, run.n, {*odd_sizes(site)})
+            others = rows_of_others(run.params.shapes, run.n, {*odd_sizes(site, run.n)})
             if others:
                 run.error("rows_of_other_data", name, f"the {where}'s site {name!r} does not fit the data: {others}")
                 continue
@@ -87,10 +87,11 @@ def check_plates(run: Run) -> None:
         run.warn("no_data_plate", None, f"{text}`with pyro.plate('data', len(x)):`")
 
 
-def odd_sizes(site: Site) -> Iterator[int]:
-    """The sizes of a site's batch dimensions that are not those of its plates."""
+def odd_sizes(site: Site, n: int) -> Iterator[int]:
+    """The sizes of a site's batch dimensions that are not those of its plates, if none is that of n data."""
     batch, sizes = site_shapes(site)[0], plate_sizes(site)
-    yield from (b for b, d in zip(batch, range(-len(batch), 0), strict=True) if d in sizes and b not in (1, sizes[d]))
+    if n not in batch:  # else plates in another order are more likely
+        yield from (b for b, d in zip(batch, range(-len(batch), 0), strict=True) if d in sizes and b not in (1, sizes[d]))
 
 
 def plate_fix(plate: str) -> str:
