@@ -12,7 +12,6 @@ from pyro_vae.evaluate.preflight.probe import Run, fits, fresh_guide, plate_size
 from pyro_vae.pair.arguments import slices, take
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.protocol import Program
-from pyro_vae.pair.tracing import sample_sites
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.batches import Batches, Head
 
@@ -59,16 +58,15 @@ def check_autoguide(guide: Program) -> None:
         ValueError: Naming the plate.
     """
     for part in (m for net in modules_of(guide).values() for m in net.modules() if isinstance(m, PACKED)):
-        for name, site in sample_sites(part.prototype_trace) if part.prototype_trace is not None else ():
-            for frame in site["cond_indep_stack"]:
-                if not site["is_observed"] and frame.full_size not in (None, frame.size):
-                    raise ValueError(
-                        f"{type(part).__name__} has parameters for {frame.size} elements of the plate {frame.name!r} "
-                        f"around the site {name!r}, those of the first batch, though the plate has {frame.full_size}: "
-                        "it does not take a subsampled plate. Train on all data at once, use AutoNormal (continuous "
-                        "latents), or write a guide with pyro.param(name, value of all rows, event_dim=...) inside the "
-                        "subsampled plate, or one whose encoder network gives the distribution of each datum"
-                    )
+        for frame in getattr(part, "_prototype_frames", {}).values():
+            if frame.full_size not in (None, frame.size):
+                raise ValueError(
+                    f"{type(part).__name__} has parameters for {frame.size} elements of the plate {frame.name!r}, "
+                    f"those of the first batch, though the plate has {frame.full_size}: it does not take a subsampled "
+                    "plate. Train on all data at once, use AutoNormal (continuous latents), or write a guide with "
+                    "pyro.param(name, value of all rows, event_dim=...) inside the subsampled plate, or one whose "
+                    "encoder network gives the distribution of each datum"
+                )
 
 
 def _run(model: Program, guide: Program, args: tuple[Any, ...]) -> Run:

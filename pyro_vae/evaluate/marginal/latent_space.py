@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.evaluate.marginal.proposals import as_guide
 from pyro_vae.pair.arguments import map_rows
+from pyro_vae.pair.bijections import bijection_of
 from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.plates import data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
@@ -63,16 +64,25 @@ class Point:
 
 @dataclass(frozen=True)
 class _Layout:
-    """The layout of a site's unconstrained value: its shape with the data first, and the axis of the data."""
+    """The layout of a site's unconstrained value.
+
+    Attributes:
+        shape: Its shape with the data first.
+        axis: The axis of the data.
+        added: How many leading dimensions the site lacks, where one row stands for all data together.
+    """
 
     shape: torch.Size
     axis: int
+    added: int
 
     def row(self, value: Tensor) -> Tensor:
+        value = value.reshape((1,) * self.added + value.shape)
         return value.movedim(self.axis, 0).flatten(1) if value.dim() > 1 else value.unsqueeze(-1)
 
     def site(self, row: Tensor) -> Tensor:
-        return row.reshape(len(row), *self.shape[1:]).movedim(0, self.axis)
+        value = row.reshape(len(row), *self.shape[1:]).movedim(0, self.axis)
+        return value.reshape(value.shape[self.added :])
 
 
 class _FromUnconstrained(Messenger):
@@ -92,21 +102,6 @@ class _FromUnconstrained(Messenger):
         log_det = transform.log_abs_det_jacobian(u, msg["value"])
         rest = msg["fn"].event_dim - transform.codomain.event_dim
         self.log_det[msg["name"]] = log_det.sum(tuple(range(-rest, 0))) if rest else log_det
-
-
-def _bijection(name: str, support: Any) -> Any:
-    """The bijection from real values to a support.
-
-    Raises:
-        ValueError: If there is none, as for a sphere.
-    """
-    try:
-        return biject_to(support)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"the latent site {name!r} has the support {support}, onto which no bijection from real values is known, "
-            "and Hamiltonian moves need one: use method='importance' with a guide, or 'prior'"
-        ) from error
 
 
 def _gradient(value: Tensor, u: Tensor) -> Tensor:
@@ -197,11 +192,13 @@ class LatentSpace:
                     f"site {name!r} is drawn from {type(site['fn']).__name__}, a discrete distribution, and "
                     "Hamiltonian moves need continuous latents: use method='importance'"
                 )
-            transform = _bijection(name, site["fn"].support)
+            transform = bijection_of(name, site["fn"].support)
             value = transform.inv(site["value"])
             event_dim = site["fn"].event_dim - transform.codomain.event_dim + transform.domain.event_dim
             axis = value.dim() - event_dim + plate.dim
-            self.layouts[name] = _Layout(value.movedim(axis, 0).shape, axis)
+            added = max(0, -axis)
+            shape = torch.Size((1,) * added) + value.shape
+            self.layouts[name] = _Layout(torch.Size([shape[axis + added], *shape[: axis + added], *shape[axis + added + 1 :]]), axis + added, added)
             rows.append(self.layouts[name].row(value))
         if not rows:
             raise ValueError(
