@@ -14,10 +14,11 @@ from torch import Tensor
 from pyro_vae.elbo.estimators.terms import ElboTerms, elbo_terms
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.guide_density import density_guide
-from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
+from pyro_vae.pair.arguments import check_keywords, slices, take
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.planning import data_that_fit
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.together import asked_pair
 from pyro_vae.support.pictures import drawable, histogram, without_math
 from pyro_vae.support.random import seeded
 from pyro_vae.support.results import Result
@@ -34,7 +35,9 @@ __all__ = ["Bound", "bound"]
 class Bound(Result):
     """The ELBO and its terms, per datum, tensors of shape `(N,)` in nats: `elbo = log_likelihood - kl`.
 
-    `kl_sites` splits `kl` by latent site.
+    `kl_sites` splits `kl` by latent site. If `is_joint`, there is one number, for all data together: no plate over the
+    data holds all sites. `point_masses` are the continuous latents at which the guide is a point, as under maximum a
+    posteriori: then `elbo` is log p(x, z) at these points, and bounds nothing.
     """
 
     title: ClassVar[str] = "ELBO"
@@ -44,6 +47,8 @@ class Bound(Result):
     log_likelihood: Tensor
     kl: Tensor
     kl_sites: dict[str, Tensor]
+    is_joint: bool = False
+    point_masses: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -54,7 +59,10 @@ class Bound(Result):
         return len(self.elbo)
 
     def __repr__(self) -> str:
-        return f"ELBO {self.mean:.3f} nats per datum ({len(self)} data)"
+        value = f"{self.mean:.3f} nats " + ("for all data together" if self.is_joint else f"per datum ({len(self)} data)")
+        if self.point_masses:
+            return f"log p(x, z) {value}; no bound on log p(x): point masses at {', '.join(self.point_masses)}"
+        return f"ELBO {value}"
 
     def _values(self) -> dict[str, Any]:
         means = {name: float(getattr(self, name).double().mean()) for name in ("elbo", "log_likelihood", "kl")}
@@ -107,6 +115,10 @@ def bound(
 ) -> Bound:
     """The true ELBO of each datum: no KL weight, no free bits, no scale, and a closed-form KL where that is exact.
 
+    A pair with a site outside the plate over the data, such as a latent that all data share, has one ELBO, of all data
+    together, in nats. A pair that takes its data in another form than rows of a first tensor (in a closure, along another
+    axis, in a dictionary) has a number for each element of the plate that holds all of its sites.
+
     What the guide observes or adds by `pyro.factor` is no part of q(z|x), and is left out, with a warning; a factor in
     the model counts as a likelihood. Where one of the two masks a latent, the model's mask holds for both.
 
@@ -121,11 +133,10 @@ def bound(
             their noise. None continues their stream.
 
     Raises:
-        ValueError: If the pair has no ELBO per datum, because a site stands outside the plate over the data; if the
-            guide draws noise that nothing in the model balances.
+        ValueError: If the guide draws noise that nothing in the model balances, or latents differ between model and
+            guide.
         TypeError: For a keyword that neither this call nor the pair knows.
     """
-    n = check_data(args)
     check_keywords(bound, kwargs, model, guide)
     args = to_networks_device(args, model, guide)
     if num_samples < 1:
@@ -133,15 +144,17 @@ def bound(
     if memory is not None and memory < 1:
         raise ValueError(f"memory must be a positive number of bytes, got {memory}")
 
-    def run(part: Data) -> ElboTerms:
-        return elbo_terms(model, guide, *part[0], **part[1])
-
-    data = args, kwargs
     likelihoods: list[Tensor] = []
     kls: dict[str, list[Tensor]] = {}
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
-        guide = density_guide(model, guide, data)
-        for start, stop in slices(n, data_that_fit(run, data, memory)):
+        asked = asked_pair(model, guide, (args, kwargs))
+        data = asked.data
+        guide = density_guide(asked.model, asked.guide, data)
+
+        def run(part: Data) -> ElboTerms:
+            return elbo_terms(asked.model, guide, *part[0], **part[1])
+
+        for start, stop in slices(asked.num_data, data_that_fit(run, data, memory)):
             runs = [run(take(*data, start, stop)) for _ in range(num_samples)]
             likelihoods.append(torch.stack([r.log_likelihood for r in runs]).mean(0))
             for name in runs[0].kl:
@@ -149,4 +162,4 @@ def bound(
     log_likelihood = torch.cat(likelihoods)
     sites = {name: torch.cat(parts) for name, parts in kls.items()}
     kl = sum(sites.values(), start=torch.zeros_like(log_likelihood))
-    return Bound(log_likelihood - kl, log_likelihood, kl, sites)
+    return Bound(log_likelihood - kl, log_likelihood, kl, sites, bool(asked.joint), runs[0].point_masses)

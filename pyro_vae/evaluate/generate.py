@@ -13,6 +13,7 @@ from pyro_vae.pair.networks import eval_mode, modules_of, to_networks_device
 from pyro_vae.pair.placeholders import DataPlaceholder, explain_placeholder
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import traced
+from pyro_vae.pair.subsampling import on_all_data
 from pyro_vae.pair.tracing import Site, sample_sites, trace_pair
 from pyro_vae.support.random import seeded
 
@@ -47,6 +48,7 @@ def reconstruct(
     check_data(args)
     check_keywords(reconstruct, kwargs, model, guide)
     args = to_networks_device(args, model, guide)
+    model, guide = on_all_data(model), on_all_data(guide)
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
         traces = trace_pair(model, guide, args, kwargs)
         observed = {name: traces.model.nodes[name] for name in traces.observed}

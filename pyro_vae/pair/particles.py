@@ -14,6 +14,7 @@ from pyro_vae.pair.masks import under_model_masks
 from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.running import traced
+from pyro_vae.pair.subsampling import SameIndices
 from pyro_vae.pair.tracing import PairTrace, log_prob, plate_nesting, sample_sites, trace_pair
 from pyro_vae.pair.untouched import kept_buffers
 from pyro_vae.support.random import fork_rng
@@ -84,7 +85,7 @@ def particles_agree(model: Program, guide: Program, args: tuple[Any, ...], **kwa
     here; networks that mix it with the data (a `reshape`, batch normalization) give other densities, and so do networks
     with random layers (dropout).
     """
-    with torch.no_grad(), fork_rng(), kept_buffers(model, guide):
+    with torch.no_grad(), fork_rng(), kept_buffers(model, guide), SameIndices():
         plain = trace_pair(model, guide, args, kwargs)
         nesting = plate_nesting(plain.model, plain.guide)
         try:

@@ -26,6 +26,7 @@ __all__ = ["CPU_ROWS", "DATA_ROWS", "Plan", "data_that_fit", "run_on_examples", 
 
 NUM_EXAMPLES = 5  # data of a trial run
 DATA_ROWS = 1000  # data per run by default
+NOT_ON_A_PART = (RuntimeError, ValueError, IndexError)  # errors of a pair that was made for all data
 CPU_ROWS = 2048  # data times particles; larger runs fall out of a CPU's cache
 
 T = TypeVar("T")
@@ -95,12 +96,12 @@ def run_on_examples(run: Callable[[Data], T], data: Data) -> tuple[T, Data, bool
     example_data = take(*data, 0, min(n, NUM_EXAMPLES))
     try:
         result = run(example_data)
-    except (RuntimeError, ValueError):
+    except NOT_ON_A_PART:
         return run(data), data, True
     if 1 < n <= NUM_EXAMPLES:  # all data ran: does a part of them?
         try:
             run(take(*data, 0, 1))
-        except (RuntimeError, ValueError):
+        except NOT_ON_A_PART:
             return result, data, True
     return result, example_data, False
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace
 
-__all__ = ["DataPlate", "data_plate", "sum_to_data"]
+__all__ = ["DataPlate", "NoDataPlate", "common_plates", "data_plate", "sum_to_data"]
 
 
 @dataclass(frozen=True)
@@ -27,30 +27,32 @@ class DataPlate:
         return self.full_size / self.size
 
 
+class NoDataPlate(ValueError):
+    """A pair has no plate over its data that holds all of its sites."""
+
+
+def common_plates(traces: PairTrace) -> dict[str, Any]:
+    """The vectorized plates that hold every site of the pair, by name, without that of the particles."""
+    common: dict[str, Any] | None = None
+    for _, site, _ in traces.sites():
+        # the particle plate is identified by name, because its size may be that of the data
+        frames = {f.name: f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLE_PLATE}
+        common = frames if common is None else {name: f for name, f in common.items() if name in frames}
+    if common is None:
+        raise ValueError("the pair has no sample site: write the model and the guide with pyro.sample")
+    return common
+
+
 def data_plate(traces: PairTrace, n: int) -> DataPlate:
     """Find the plate of size `n` that contains every site of the pair.
 
     Raises:
-        ValueError: If a site is outside such a plate, so that log p(x) does not split into one number per datum; or if
-            several plates qualify and none is named "data".
+        NoDataPlate: If a site is outside such a plate, so that log p(x) does not split into one number per datum.
+        ValueError: If several plates qualify and none is named "data".
     """
-    common: dict[str, Any] | None = None
-    for name, site, sign in traces.sites():
-        frames = {f.name: f for f in site["cond_indep_stack"] if f.vectorized and f.size == n}
-        frames.pop(PARTICLE_PLATE, None)
-        # the particle plate is identified by name, because its size may also be n
-        common = frames if common is None else {k: v for k, v in common.items() if k in frames}
-        if not common:
-            where = "model" if sign > 0 else "guide"
-            have = [(f.name, f.size) for f in site["cond_indep_stack"] if f.name != PARTICLE_PLATE]
-            raise ValueError(
-                f"site {name!r} of the {where} is not inside a plate over the {n} data (its plates: "
-                f"{have or 'none'}), so there is no number per datum: wrap the local sites in "
-                "`with pyro.plate('data', len(x)):`, in the model and in the guide alike. Latent "
-                "variables shared by all data have no per-datum likelihood"
-            )
-    if common is None:
-        raise ValueError("the pair has no sample site: write the model and the guide with pyro.sample")
+    common = {name: f for name, f in common_plates(traces).items() if f.size == n}
+    if not common:
+        raise NoDataPlate(_outside(traces, n))
     if len(common) > 1 and "data" not in common:
         raise ValueError(
             f"the plates {' and '.join(map(repr, common))} have the size of the data, {n}, so it is ambiguous "
@@ -58,6 +60,24 @@ def data_plate(traces: PairTrace, n: int) -> DataPlate:
         )
     frame = common.get("data") or next(iter(common.values()))
     return DataPlate(frame.name, frame.dim, frame.size, frame.full_size or frame.size)
+
+
+def _outside(traces: PairTrace, n: int) -> str:
+    """What to say of the first site that shares no plate of size n with the sites before it."""
+    common: set[str] | None = None
+    for name, site, sign in traces.sites():
+        frames = {f.name for f in site["cond_indep_stack"] if f.vectorized and f.size == n} - {PARTICLE_PLATE}
+        common = frames if common is None else common & frames
+        if not common:
+            break
+    where = "model" if sign > 0 else "guide"
+    have = [(f.name, f.size) for f in site["cond_indep_stack"] if f.name != PARTICLE_PLATE]
+    return (
+        f"site {name!r} of the {where} is not inside a plate over the {n} data (its plates: {have or 'none'}), so "
+        "there is no number per datum: wrap the local sites in `with pyro.plate('data', len(x)):`, in the model and in "
+        "the guide alike. Latents that all data share, or that a guide draws as one vector, have numbers for all data "
+        "together: bound, log_marginal and compare_elbos give these"
+    )
 
 
 def sum_to_data(value: Tensor, plate: DataPlate, particle_dim: int | None) -> Tensor:

@@ -13,8 +13,10 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
+from pyro_vae.pair.rows import names_rows
 from pyro_vae.pair.running import traced
 from pyro_vae.pair.site_masks import Site, filled_value, has_mask, masks_within, unmasked
+from pyro_vae.pair.subsampling import give_sizes
 from pyro_vae.support.random import fork_rng
 
 __all__ = [
@@ -120,6 +122,7 @@ def plate_nesting(*traces: Trace) -> int:
     return -min(dims) if dims else 0
 
 
+@names_rows
 def trace_pair(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -158,6 +161,7 @@ def checked_pair(model_trace: Trace, guide_trace: Trace, particle_dim: int | Non
 
 
 def _checked(result: PairTrace) -> PairTrace:
+    give_sizes(result.model, result.guide)
     _check_sites_match(result)
     for name, site, _ in result.sites():
         _check_batch_shape(name, site)

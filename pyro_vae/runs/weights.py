@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pyro_vae.pair.networks import modules_of
+from pyro_vae.pair.running import Running
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["OUTSIDE", "PARAM", "device_of", "collect_tensors", "networks", "restore"]
@@ -55,6 +56,7 @@ def restore(pair: Any, tensors: Mapping[str, Tensor], *args: Any) -> None:
     Raises:
         ValueError: If a tensor does not fit. Nothing has changed then, since other pairs may share a network.
     """
+    _set_up(pair, args)
     before = [
         (net, {k: v.clone() for k, v in net.state_dict().items() if isinstance(v, Tensor) and not is_lazy(v)})
         for net in networks(pair).values()
@@ -68,6 +70,29 @@ def restore(pair: Any, tensors: Mapping[str, Tensor], *args: Any) -> None:
         for net, values in before:
             net.load_state_dict(values, strict=False)
         raise
+
+
+def _set_up(pair: Any, args: tuple[Any, ...]) -> None:
+    """Let the guides of Pyro that make their parameters at their first run make them.
+
+    Raises:
+        ValueError: If there is nothing to run them on.
+    """
+    waiting = [
+        type(part).__name__
+        for net in networks(pair).values()
+        for part in net.modules()
+        if getattr(part, "prototype_trace", "") is None
+    ]
+    if not waiting:
+        return
+    if not args:
+        raise ValueError(
+            f"{waiting[0]} makes its parameters when it first runs: pass a few data, as many as it was trained with if "
+            "it has parameters for each of them"
+        )
+    with torch.no_grad(), fork_rng(), Running():
+        pair.guide(*args)
 
 
 def _restore_networks(pair: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,15 +6,18 @@ import re
 from typing import Any
 
 import torch
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide import AutoContinuous, AutoDiscreteParallel, AutoGuide, AutoStructured
 
 from pyro_vae.evaluate.preflight.probe import Run, fits, fresh_guide, plate_sizes, preserve_state, shorten
 from pyro_vae.pair.arguments import slices, take
+from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.protocol import Program
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.batches import Batches, Head
 
-__all__ = ["check_minibatches"]
+__all__ = ["check_autoguide", "check_minibatches"]
+
+PACKED = (AutoContinuous, AutoDiscreteParallel, AutoStructured)
 
 
 def check_minibatches(model: Program, guide: Program, batches: Batches, head: Head, parts: int) -> None:
@@ -43,6 +46,27 @@ def check_minibatches(model: Program, guide: Program, batches: Batches, head: He
         if not at_once:
             _check_shared(batches, *runs)
     # else the first step will say what is wrong
+
+
+def check_autoguide(guide: Program) -> None:
+    """Refuse an autoguide that was set up on a part of a subsampled plate and has parameters for that part only.
+
+    `AutoNormal` and `AutoDelta` have parameters for all of the plate. Those that pack the latents into one vector, and
+    the discrete one, would share the rows of the first batch among all data.
+
+    Raises:
+        ValueError: Naming the plate.
+    """
+    for part in (m for net in modules_of(guide).values() for m in net.modules() if isinstance(m, PACKED)):
+        for frame in getattr(part, "_prototype_frames", {}).values():
+            if frame.full_size not in (None, frame.size):
+                raise ValueError(
+                    f"{type(part).__name__} has parameters for {frame.size} elements of the plate {frame.name!r}, "
+                    f"those of the first batch, though the plate has {frame.full_size}: it does not take a subsampled "
+                    "plate. Train on all data at once, use AutoNormal (continuous latents), or write a guide with "
+                    "pyro.param(name, value of all rows, event_dim=...) inside the subsampled plate, or one whose "
+                    "encoder network gives the distribution of each datum"
+                )
 
 
 def _run(model: Program, guide: Program, args: tuple[Any, ...]) -> Run:

@@ -17,8 +17,10 @@ from pyro_vae.compilation.precision import Precision, networks_in, precision_dty
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.elbo import MeanField, PhasedELBO
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.rows import rows_named
 from pyro_vae.pair.running import Running
 from pyro_vae.pair.untouched import kept_buffers
+from pyro_vae.training.minibatches import check_autoguide
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam, updater_for
 from pyro_vae.training.parameters import ParameterRegistry
 from pyro_vae.training.phase_stepper import OwnGradients, PhaseStepper
@@ -113,6 +115,7 @@ class SVI:
         self._dtype = precision_dtype(precision)
         _check_arguments(optim, self.objective, clip_norm, self._dtype)
         self._stepper = self._make_stepper(self.optim)
+        self._is_checked = False
 
     def _make_stepper(self, optim: Any) -> Stepper:
         registry, scaler = ParameterRegistry(), LossScaler(self._dtype)
@@ -188,10 +191,15 @@ class SVI:
 
         Raises:
             ValueError: If the loss depends on no parameter, on none that the optimizer updates, or on a network whose
-                name Pyro's parameter store has for another one.
+                name Pyro's parameter store has for another one; if an autoguide has parameters for a part of a
+                subsampled plate only.
         """
-        with Running():
-            return self._stepper.gradients(args, kwargs or {}, scale, self.compile)
+        with Running(), rows_named(self.model, self.guide, args, kwargs or {}):
+            loss = self._stepper.gradients(args, kwargs or {}, scale, self.compile)
+        if not self._is_checked:  # an autoguide is set up at its first run
+            check_autoguide(self.guide)
+            self._is_checked = True
+        return loss
 
     def update(self) -> None:
         """Update the parameters with the gradients of `gradients`, then clear the gradients."""

@@ -339,9 +339,9 @@ def test_guide_that_observes(x: Tensor) -> None:
         plain(x)
         pyro.sample("x", dist.Bernoulli(torch.tensor(0.5)), obs=torch.tensor(1.0))
 
-    message = only((model, guide), x, code="missing_in_model")
+    message = only((model, guide), x, level="warning", code="guide_terms")
     assert "'x'" in message
-    assert "remove `pyro.sample('x', ...)` from the guide" in message
+    assert "leave it out" in message
 
 
 def ordered(first: str, second: str) -> Program:
@@ -451,12 +451,22 @@ def test_plate_size(x: Tensor) -> None:
     assert "subsample_size=len(x)" in message
 
 
-def test_plate_without_size(x: Tensor) -> None:
+def test_plate_without_size_has_that_of_its_sites(x: Tensor) -> None:
     def model(x: Tensor) -> None:
         with pyro.plate("data"):
             pyro.sample("x", dist.Bernoulli(logits=pyro.param("w", torch.ones(N, D))).to_event(1), obs=x)
 
-    assert "has no size" in only((model, lambda x: None), x, code="plate_size")
+    assert preflight(model, lambda x: None, x).issues == []
+
+
+def test_rows_of_other_data(x: Tensor) -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Bernoulli(logits=pyro.param("w", torch.ones(20, D))).to_event(1), obs=x)
+
+    message = only((model, lambda x: None), x, code="rows_of_other_data")
+    assert "'w' of shape (20, 5), with a row for each datum of 20" in message
+    assert "batch_size=20" in message
 
 
 def test_plate_size_by_shape(x: Tensor) -> None:

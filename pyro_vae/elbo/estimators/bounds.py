@@ -126,16 +126,20 @@ class Trace(TensorELBO):
     """
 
     def particle_loss(self, traces: PairTrace) -> Tensor:
-        score = [(name, site) for name, site in sample_sites(traces.guide) if not site["fn"].has_rsample]
+        score = {
+            name: site
+            for name, site in sample_sites(traces.guide)
+            if not site["fn"].has_rsample and not site["is_observed"]
+        }
         elbo, terms = torch.zeros(()), MultiFrameTensor()
         for name, site, sign in traces.sites():
             value = sign * scale_and_mask(log_prob(name, site), site["scale"])
             if score:
                 terms.add((site["cond_indep_stack"], value.detach()))
-                if sign < 0 and not site["fn"].has_rsample:
+                if sign < 0 and name in score:
                     value = value.detach()  # the gradient of log q has mean zero
             elbo = elbo + value.sum()
-        for name, site in score:
+        for name, site in score.items():
             log_q = draw_log_prob(name, site)
             weight = terms.sum_to(site["cond_indep_stack"])
             elbo = elbo + (weight * (log_q - log_q.detach())).sum()
@@ -168,6 +172,9 @@ class MeanField(TensorELBO):
         analytic = kl_sites(traces)
         loss: Any = 0.0
         for name, q in sample_sites(traces.guide):
+            if q["is_observed"]:
+                loss = loss + scaled_kl(name, q, None, None).sum()
+                continue
             if not q["fn"].has_rsample:
                 raise ValueError(
                     f"site {name!r} is drawn from {type(q['fn']).__name__}, which has no reparameterized gradient, and "

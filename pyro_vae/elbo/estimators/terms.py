@@ -17,7 +17,7 @@ from pyro_vae.pair.masks import under_model_masks
 from pyro_vae.pair.plates import data_plate, sum_to_data
 from pyro_vae.pair.tracing import PairTrace, log_prob, masks_within, sample_sites, trace_pair
 
-__all__ = ["ElboTerms", "elbo_terms", "elements_of", "is_point_mass", "kl_sites", "mask_elements"]
+__all__ = ["ElboTerms", "elbo_terms", "elements_of", "is_point_mass", "kl_sites", "mask_elements", "points_without_density"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,12 @@ class ElboTerms:
 
     `log_likelihood` is a one-sample estimate of E_q[log p(x|z)] (or the mean over the particles). `kl` maps each latent
     site to its KL(q || p): the analytic value given the other latents where the families have one, else a one-sample
-    estimate.
+    estimate. `point_masses` are the latents at which the guide is a point and the model has a density.
     """
 
     log_likelihood: Tensor
     kl: dict[str, Tensor]
+    point_masses: tuple[str, ...] = ()
 
     @property
     def kl_total(self) -> Tensor:
@@ -60,6 +61,7 @@ def kl_sites(traces: PairTrace) -> dict[str, Tensor]:
         p = traces.model.nodes.get(name)
         if (
             p is not None
+            and not p["is_observed"]
             and q["mask"] is p["mask"]
             and _masked_alike(q["fn"], p["fn"])
             and before_in_guide.issuperset(order[: order.index(name)])
@@ -116,6 +118,18 @@ def is_point_mass(fn: Any) -> bool:
     return isinstance(fn, Delta)
 
 
+def points_without_density(traces: PairTrace) -> list[str]:
+    """The latents that are a point mass under the guide, and neither a point mass nor discrete in the model.
+
+    None for a guide with auxiliary noise: an autoguide maps it to point masses, with the Jacobian as a factor.
+    """
+    sites = dict(sample_sites(traces.guide))
+    if any(site["infer"].get("is_auxiliary") for site in sites.values()):
+        return []
+    found = [(name, traces.model.nodes.get(name)) for name, q in sites.items() if is_point_mass(q["fn"])]
+    return [name for name, p in found if p is not None and not (is_point_mass(p["fn"]) or p["fn"].support.is_discrete)]
+
+
 def elbo_terms(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -147,4 +161,4 @@ def elbo_terms(
     likelihood = sum(
         (per_datum(log_prob(name, traces.model.nodes[name])) for name in traces.observed), start=torch.zeros(())
     )
-    return ElboTerms(likelihood, kl)
+    return ElboTerms(likelihood, kl, tuple(points_without_density(traces)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pyro.infer
@@ -17,11 +18,12 @@ from pyro_vae.evaluate.estimators.gradients import Gradients, Moments
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.pair.arguments import check_data, check_keywords
+from pyro_vae.pair.arguments import check_keywords
 from pyro_vae.pair.networks import eval_mode, modules_of, to_networks_device
 from pyro_vae.pair.parameters import unconstrained
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.scale import Unscaled
+from pyro_vae.pair.together import asked_pair
 from pyro_vae.pair.tracing import sample_sites, trace_pair
 from pyro_vae.pair.untouched import kept_store
 from pyro_vae.support.memory import retain_memory
@@ -37,7 +39,6 @@ ESTIMATORS = ("trace", "mean_field", "stl", "iwae", "dreg")
 def compare_elbos(
     model: Program,
     guide: Program,
-    x: Tensor,
     *args: Any,
     estimators: Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO] = ESTIMATORS,
     num_particles: Sequence[int] = (1, 5, 50),
@@ -56,7 +57,8 @@ def compare_elbos(
 
     Args:
         model, guide: The pair.
-        x, *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes.
+        *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes. A pair with latents that all data share
+            has one number, of all data together, in nats: see `log_marginal`.
         estimators: Names (`pv.elbo.names()`) or ELBO objects, or a dictionary of these by the labels of the rows. An
             object has its own number of particles.
         num_particles: Numbers of particles K for each name; a name that needs more than K is left out at that K.
@@ -71,24 +73,27 @@ def compare_elbos(
         ValueError: For unknown names, fewer than two repeats, or an estimator that does not support the pair.
         TypeError: For a keyword that neither this call nor the pair knows.
     """
-    n = check_data((x, *args))
     check_keywords(compare_elbos, kwargs, model, guide)
-    data = to_networks_device((x, *args), model, guide), kwargs
+    given = to_networks_device(args, model, guide), kwargs
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2 to estimate a variance, got {repeats}")
     jobs = _expand_estimators(estimators, num_particles)
     first = seed_or_draw(seed)
     with kept_store(), eval_mode(model, guide), _recurrent_gradients(model, guide):
+        with torch.no_grad():
+            asked = asked_pair(model, guide, given)
+            model, data = asked.model, asked.data
+            guide = density_guide(model, asked.guide, data)
         options: dict[str, Any] = {
             "num_samples": num_samples,
             "memory": memory,
             "seed": first,
             "progress": progress,
-            **kwargs,
+            **data[1],
         }
-        guide = density_guide(model, guide, data)
         reference = log_marginal(model, guide, *data[0], **options)
-        run = _Comparison(Unscaled()(model), Unscaled()(guide), data, n, reference.mean, first, repeats)
+        reference = replace(reference, is_joint=bool(asked.joint))
+        run = _Comparison(Unscaled()(model), Unscaled()(guide), data, asked.num_data, reference.mean, first, repeats)
         with retain_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
             rows = [run.row(name, objective, advance) for name, objective in jobs]
     return ElboComparison(rows, reference, repeats)

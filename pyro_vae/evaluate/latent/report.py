@@ -14,7 +14,7 @@ from pyro_vae.evaluate.latent.dimensions import LatentDimension, LatentSite
 from pyro_vae.evaluate.latent.metrics import decompose_kl, mean_over_data, measure_dimensions
 from pyro_vae.evaluate.latent.result import LatentReport
 from pyro_vae.evaluate.latent.sites import Metrics, as_rows, element_names, latent_sites, measure_sites, site_note
-from pyro_vae.pair.arguments import check_data, check_keywords
+from pyro_vae.pair.arguments import check_keywords
 from pyro_vae.pair.masks import under_model_masks
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import particles_agree, warn_not_vectorized
@@ -22,6 +22,7 @@ from pyro_vae.pair.planning import DATA_ROWS, plan_for
 from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.running import traced
+from pyro_vae.pair.together import asked_pair
 from pyro_vae.pair.tracing import PairTrace, trace_pair
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seeded
@@ -85,16 +86,19 @@ def latent_report(
         >>> [d.status for d in latent_report(model, guide, torch.linspace(-2, 2, 9)).dimensions]
         ['active', 'collapsed']
     """
-    n = check_data(args)
     check_keywords(latent_report, kwargs, model, guide)
     args = to_networks_device(args, model, guide)
-    if n < 2:
-        raise ValueError("activity and mutual information compare data, got one datum: give two or more")
     if num_samples < 2:
         raise ValueError(f"num_samples must be at least 2, to estimate the noise of the draws, got {num_samples}")
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
-        guide = density_guide(model, guide, (args, kwargs))
-        aggregate, notes = _aggregate(model, guide, (args, kwargs), memory)
+        asked = asked_pair(model, guide, (args, kwargs))
+        if asked.joint:
+            raise ValueError(asked.joint)
+        model, data, n = asked.model, asked.data, asked.num_data
+        if n < 2:
+            raise ValueError("activity and mutual information compare data, got one datum: give two or more")
+        guide = density_guide(model, asked.guide, data)
+        aggregate, notes = _aggregate(model, guide, data, memory)
         if aggregate.problem:
             notes.append(
                 f"no mutual information: the guide has no density at another datum's draw ({aggregate.problem})"

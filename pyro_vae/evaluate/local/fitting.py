@@ -21,6 +21,7 @@ from pyro_vae.pair.particles import log_weights
 from pyro_vae.pair.planning import CPU_ROWS
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import traced
+from pyro_vae.pair.subsampling import on_all_data
 from pyro_vae.pair.tracing import plate_nesting, sample_sites, trace_pair
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import seeded
@@ -113,6 +114,7 @@ def fit_local(
         raise ValueError(f"memory must be a positive number of bytes, got {memory}")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {lr}")
+    model, guide = on_all_data(model), None if guide is None else on_all_data(guide)
     programs = (model,) if guide is None else (model, guide)
     args = to_networks_device((x, *args), *programs)
     with torch.no_grad(), eval_mode(*programs), seeded(seed):

@@ -12,14 +12,16 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 from torch.distributions.transforms import ReshapeTransform
 
 from pyro_vae import conditionals
 from pyro_vae.conditionals import Conditional
 from pyro_vae.evaluate.local.rows import per_datum
+from pyro_vae.pair.bijections import bijection_of
 from pyro_vae.pair.masks import check_no_mask
 from pyro_vae.pair.plates import DataPlate, data_plate
+from pyro_vae.pair.subsampling import give_sizes
 from pyro_vae.pair.tracing import PairTrace, sample_sites
 
 __all__ = ["Family", "LocalPosterior", "SitePosterior"]
@@ -49,7 +51,7 @@ class SitePosterior(nn.Module):
         self.name = name
         self.frames = [f for f in site["cond_indep_stack"] if f.vectorized]
         self.axis = len(fn.batch_shape) + plate.dim
-        self.transform = biject_to(fn.support)
+        self.transform = bijection_of(name, fn.support)
         self.shape = self.transform.inverse_shape(fn.event_shape)
         self.real = is_real(fn.support)
         size = self.shape.numel()
@@ -122,6 +124,7 @@ class LocalPosterior(nn.Module):
     def __init__(self, trace: Trace, n: int, family: Family | Mapping[str, Family]) -> None:
         super().__init__()
         trace = prune_subsample_sites(trace)
+        give_sizes(trace)
         latents = {name: site for name, site in sample_sites(trace) if not site["is_observed"]}
         if not latents:
             raise ValueError("the model has no latent site, so there is no posterior to fit")

@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.evaluate.marginal.proposals import as_guide
 from pyro_vae.pair.arguments import map_rows
+from pyro_vae.pair.bijections import bijection_of
 from pyro_vae.pair.plates import data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.running import traced
@@ -62,16 +63,25 @@ class Point:
 
 @dataclass(frozen=True)
 class _Layout:
-    """The layout of a site's unconstrained value: its shape with the data first, and the axis of the data."""
+    """The layout of a site's unconstrained value.
+
+    Attributes:
+        shape: Its shape with the data first.
+        axis: The axis of the data.
+        added: How many leading dimensions the site lacks, where one row stands for all data together.
+    """
 
     shape: torch.Size
     axis: int
+    added: int
 
     def row(self, value: Tensor) -> Tensor:
+        value = value.reshape((1,) * self.added + value.shape)
         return value.movedim(self.axis, 0).flatten(1) if value.dim() > 1 else value.unsqueeze(-1)
 
     def site(self, row: Tensor) -> Tensor:
-        return row.reshape(len(row), *self.shape[1:]).movedim(0, self.axis)
+        value = row.reshape(len(row), *self.shape[1:]).movedim(0, self.axis)
+        return value.reshape(value.shape[self.added :])
 
 
 class _FromUnconstrained(Messenger):
@@ -181,11 +191,13 @@ class LatentSpace:
                     f"site {name!r} is drawn from {type(site['fn']).__name__}, a discrete distribution, and "
                     "Hamiltonian moves need continuous latents: use method='importance'"
                 )
-            transform = biject_to(site["fn"].support)
+            transform = bijection_of(name, site["fn"].support)
             value = transform.inv(site["value"])
             event_dim = site["fn"].event_dim - transform.codomain.event_dim + transform.domain.event_dim
             axis = value.dim() - event_dim + plate.dim
-            self.layouts[name] = _Layout(value.movedim(axis, 0).shape, axis)
+            added = max(0, -axis)
+            shape = torch.Size((1,) * added) + value.shape
+            self.layouts[name] = _Layout(torch.Size([shape[axis + added], *shape[: axis + added], *shape[axis + added + 1 :]]), axis + added, added)
             rows.append(self.layouts[name].row(value))
         if not rows:
             raise ValueError(

@@ -14,10 +14,12 @@ from pyro_vae.evaluate.marginal.annealing import annealed
 from pyro_vae.evaluate.marginal.brackets import BidirectionalBounds, bidirectional
 from pyro_vae.evaluate.marginal.importance_sampling import importance
 from pyro_vae.evaluate.marginal.methods import BDMC, Importance, Method, option_hints, resolve_method
+from pyro_vae.evaluate.marginal.proposals import as_guide
 from pyro_vae.evaluate.marginal.result import LogMarginal, concatenate
 from pyro_vae.pair.arguments import check_data, check_keywords, take
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.together import asked_pair
 from pyro_vae.support.random import seeded
 
 __all__ = ["LogMarginal", "log_marginal"]
@@ -54,7 +56,10 @@ def log_marginal(
 
     .. math:: \log \hat p(x) = \log \frac1K \sum_{k=1}^K w_k, \quad E[w_k] = p(x)
 
-    Works for any pair whose sites stand in a plate over the data. Scales (a KL weight in the objective, subsampling)
+    Works for any pair. One with a site outside the plate over the data, such as a latent that all data share, has one
+    number, log p(D) of all data together, in nats (`is_joint`); so has a guide that draws the latents of all data as one
+    vector. A pair that takes its data in another form than rows of a first tensor (in a closure, along another axis, in a
+    dictionary) has a number for each element of the plate that holds all of its sites. Scales (a KL weight in the objective, subsampling)
     never enter, and neither does what the guide observes or adds by `pyro.factor`, which is no part of q(z|x). Networks
     are put in evaluation mode for the call. The methods differ in the weights; an object has options, a name stands for
     it with its defaults:
@@ -85,9 +90,8 @@ def log_marginal(
         result holds the finished data, with a warning.
 
     Raises:
-        ValueError: If a site stands outside the plate over the data, if the guide draws noise that nothing in the model
-            balances, if latent sites differ between model and guide, if
-            a weight is NaN or infinite, for discrete latents where Hamiltonian moves need continuous ones, or if an
+        ValueError: If the guide draws noise that nothing in the model balances, if latent sites differ between model
+            and guide, if a weight is NaN or infinite, for discrete latents where Hamiltonian moves need continuous ones, or if an
             option is out of its range. There is no "harmonic" method.
         TypeError: For `num_samples` with an annealed method, or a keyword that neither this call nor the pair knows.
 
@@ -112,31 +116,36 @@ def log_marginal(
         >>> bool(((result.log_prob - exact).abs() < 4 * result.std_error).all())
         True
     """
-    n = check_data(args)
     chosen = resolve_method(method)
     check_keywords(log_marginal, kwargs, model, guide, hints=option_hints(chosen))
     count = _check_options(chosen, guide, num_samples, memory)
     if ranks is not None and ranks.size > 1:
-        if n < ranks.size:
+        if (n := check_data(args)) < ranks.size:
             raise ValueError(f"{n} data cannot be split among {ranks.size} processes: give more data, or no ranks")
         first, last, _ = ranks.rows(n)
         args, kwargs = take(args, kwargs, first, last)
         seed = ranks.broadcast(int(torch.randint(2**62, ())) if seed is None else seed) + ranks.rank
         progress = progress if ranks.is_main else False
     programs = [model] if guide is None else [model, guide]
-    data = to_networks_device(args, *programs), kwargs
+    given = to_networks_device(args, *programs), kwargs
+    options: dict[str, Any] = {"memory": memory, "progress": progress}
     result: LogMarginal
     with torch.no_grad(), eval_mode(*programs), seeded(seed):
-        if guide is not None:
-            guide = density_guide(model, guide, data)
+        asked = asked_pair(model, as_guide(model) if guide is None else guide, given)
+        proposal = None if guide is None else density_guide(asked.model, asked.guide, asked.data)
+        pair = asked.model, proposal, asked.data
         if isinstance(chosen, Importance):
-            result = importance(model, guide, data, chosen, num_samples=count, memory=memory, progress=progress)
+            result = importance(*pair, chosen, num_samples=count, **options)
+        elif isinstance(chosen, BDMC):
+            if not asked.is_given:
+                raise ValueError(
+                    "bdmc simulates the data, which must be arguments with one row per datum: "
+                    + (asked.joint or "these are of another form")
+                )
+            result = bidirectional(*pair, chosen, **options)
         else:
-            options: dict[str, Any] = {"memory": memory, "progress": progress}
-            if isinstance(chosen, BDMC):
-                result = bidirectional(model, guide, data, chosen, **options)
-            else:
-                result = annealed(model, guide, data, chosen, **options)
+            result = annealed(*pair, chosen, **options)
+    result = dataclasses.replace(result, is_joint=bool(asked.joint))
     return result if ranks is None or ranks.size == 1 else _gather(result, ranks)
 
 

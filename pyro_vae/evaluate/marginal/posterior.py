@@ -17,6 +17,7 @@ from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import Running
 from pyro_vae.pair.scale import Unscaled
+from pyro_vae.pair.subsampling import on_all_data
 from pyro_vae.pair.tracing import sample_sites
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seeded
@@ -76,6 +77,7 @@ def posterior_samples(
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     args = to_networks_device(args, model)
+    model = on_all_data(model)
     found: dict[str, list[Tensor]] = {}
     axes: dict[str, int] = {}
     with eval_mode(model), seeded(seed):

@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_vae.elbo.estimators.terms import is_point_mass
+from pyro_vae.elbo.estimators.terms import points_without_density
 from pyro_vae.pair.masks import under_model_masks
 from pyro_vae.pair.particles import joint_log_weight
 from pyro_vae.pair.plates import data_plate, sum_to_data
@@ -127,16 +127,12 @@ class Proposal:
             return
         traces = trace_pair(self.model, self.guide, *data)
         extra = [name for name, site in sample_sites(traces.guide) if site["infer"].get("is_auxiliary")]
-        for name, q in sample_sites(traces.guide):
-            p = traces.model.nodes.get(name)
-            if extra or p is None or not is_point_mass(q["fn"]):
-                continue  # an autoguide maps an auxiliary draw to point masses, with the Jacobian as a factor
-            if not (is_point_mass(p["fn"]) or p["fn"].support.is_discrete):
-                raise NoDensity(
-                    f"the guide has a point mass at the continuous site {name!r}, which has no density, so there "
-                    "are no importance weights. Use a guide with a density; or method='prior' "
-                    "or 'ais', which need no guide, if the prior is a density"
-                )
+        for name in points_without_density(traces):
+            raise NoDensity(
+                f"the guide has a point mass at the continuous site {name!r}, which has no density, so there "
+                "are no importance weights. Use a guide with a density; or method='prior' "
+                "or 'ais', which need no guide, if the prior is a density"
+            )
         if self.prior_fraction > 0 and extra:
             raise ValueError(
                 f"the guide's auxiliary site {extra[0]!r} is not in the model, so the density of a mixture "

@@ -51,6 +51,7 @@ class LogMarginal(Result):
         method: Name of the method.
         acceptance: Fraction of accepted proposals of the Markov chains, `(N,)`; None for independent samples.
         interrupted: Whether the computation was stopped; the result then holds only the first data.
+        is_joint: Whether this is one number, for all data together.
     """
 
     title: ClassVar[str] = "log p(x)"
@@ -66,6 +67,7 @@ class LogMarginal(Result):
     method: str = "importance"
     acceptance: Tensor | None = None
     interrupted: bool = False
+    is_joint: bool = False
 
     @property
     def mean(self) -> float:
@@ -130,9 +132,10 @@ class LogMarginal(Result):
         if not len(self):
             return "log p(x) of no data"
         count, unit = self._samples
+        per_datum = f"per datum ({len(self)} data, {count} {unit} each"
         text = (
-            f"log p(x) = {self.mean:.3f} ± {self.mean_error:.3f} nats per datum "
-            f"({len(self)} data, {count} {unit} each; "
+            f"log p(x) = {self.mean:.3f} ± {self.mean_error:.3f} nats "
+            f"{f'for all data together ({count} {unit}' if self.is_joint else per_datum}; "
             f"ESS median {float(self.ess.median()):.1f}, min {float(self.ess.min()):.1f})"
         )
         if self.khat is not None and not self.khat.isnan().all():
@@ -183,9 +186,11 @@ class LogMarginal(Result):
 
     def table(self) -> Table:
         """Values of the data set, in nats per datum."""
-        table = new_table(f"{self.title} of {len(self)} data, {self.method}", "", "")
-        table.add_row("mean, nats per datum", f"{self.mean:.3f} ± {self.mean_error:.3f}")
-        table.add_row("its error as an estimate for the population", f"{self.sampling_error:.3f}")
+        of = "all data together" if self.is_joint else f"{len(self)} data"
+        table = new_table(f"{self.title} of {of}, {self.method}", "", "")
+        table.add_row("nats" if self.is_joint else "mean, nats per datum", f"{self.mean:.3f} ± {self.mean_error:.3f}")
+        if not self.is_joint:
+            table.add_row("its error as an estimate for the population", f"{self.sampling_error:.3f}")
         if not len(self):
             return table
         count, unit = self._samples

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -28,6 +29,7 @@ from pyro_vae.evaluate.preflight.probe import (
     site_shapes,
     wrapped_distributions,
 )
+from pyro_vae.pair.rows import rows_of_others
 from pyro_vae.pair.tracing import PairTrace
 
 __all__ = [
@@ -58,6 +60,10 @@ def check_plates(run: Run) -> None:
         if any((where, frame.name) in wrong for frame in frames):
             run.faulty.add(name)
         elif not fits(site_shapes(site)[0], plate_sizes(site)):
+            others = rows_of_others(run.params.shapes, run.n, {*odd_sizes(site, run.n)})
+            if others:
+                run.error("rows_of_other_data", name, f"the {where}'s site {name!r} does not fit the data: {others}")
+                continue
             plates = " and ".join(f"{f.name!r} (size {f.size}, dim {f.dim})" for f in frames)
             text = (
                 f"the {where}'s site {name!r} has batch shape {site_shapes(site)[0]}, which does not fit its plates, "
@@ -79,6 +85,13 @@ def check_plates(run: Run) -> None:
         )
         text += "The pair can be trained, but has no numbers per datum: put the sites of each datum inside "
         run.warn("no_data_plate", None, f"{text}`with pyro.plate('data', len(x)):`")
+
+
+def odd_sizes(site: Site, n: int) -> Iterator[int]:
+    """The sizes of a site's batch dimensions that are not those of its plates, if none is that of n data."""
+    batch, sizes = site_shapes(site)[0], plate_sizes(site)
+    if n not in batch:  # else plates in another order are more likely
+        yield from (b for b, d in zip(batch, range(-len(batch), 0), strict=True) if d in sizes and b not in (1, sizes[d]))
 
 
 def plate_fix(plate: str) -> str:
@@ -139,7 +152,7 @@ def check_sites(run: Run, estimator: pyro.infer.ELBO) -> None:
     if run.raised:  # the model may not have reached its last sites
         return
     for name, site in guide.items():
-        if name not in latent and not site["infer"].get("is_auxiliary"):
+        if name not in latent and not site["infer"].get("is_auxiliary") and not site["is_observed"]:
             text = f"the guide samples the site {name!r}, which the model "
             if name in model:
                 text += f"observes: remove `pyro.sample({name!r}, ...)` from the guide"
@@ -279,7 +292,7 @@ def check_estimator(run: Run, estimator: pyro.infer.ELBO) -> None:
     kind, guide = type(estimator).__name__, run.sites_of("guide")
     pathwise = getattr(estimator, "needs_path", False)
     for name, site in guide.items():
-        if name in run.faulty or site["fn"].has_rsample or is_enumerated(site, estimator):
+        if name in run.faulty or site["is_observed"] or site["fn"].has_rsample or is_enumerated(site, estimator):
             continue
         text = f"the guide draws {name!r} from {family(site)}, which has no reparameterized gradient"
         if pathwise or is_mean_field(estimator):

@@ -29,6 +29,7 @@ from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.parameters import offered_tensor, stale
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import Running
+from pyro_vae.pair.subsampling import give_sizes
 from pyro_vae.pair.tracing import sample_sites
 
 __all__ = [
@@ -109,6 +110,7 @@ class Run:
         except Exception as error:  # the sites before any error are still checked
             run.raised = where, error
         run.guide, run.model = prune_subsample_sites(run.guide), prune_subsample_sites(run.model)
+        give_sizes(run.guide, run.model)
         return run
 
     def error(self, code: str, site: str | None, message: str) -> None:

@@ -1,0 +1,94 @@
+"""Pairs without a row for each datum in a first argument: latents that all data share, data elsewhere than in a tensor.
+
+A question works on rows. Such a pair is put into that form: its data stand behind it, and in their place it takes a tensor
+with a row for each element of the plate that all sites share, or a single row for all data together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae.pair.networks import modules_of
+from pyro_vae.pair.planning import run_on_examples
+from pyro_vae.pair.plates import NoDataPlate, common_plates, data_plate
+from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.subsampling import on_all_data
+from pyro_vae.pair.tracing import PairTrace, plate_nesting, trace_pair
+from pyro_vae.support.random import fork_rng
+
+__all__ = ["Asked", "asked_pair"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A pair in the form that questions take.
+
+    Attributes:
+        model, guide: The pair.
+        data: Its arguments; the first is a tensor of N rows.
+        num_data: N; 1 for all data together.
+        joint: Why its numbers are of all data together; "" if they are per datum.
+        is_given: Whether the data are the arguments that were given.
+    """
+
+    model: Program
+    guide: Program
+    data: Data
+    num_data: int
+    joint: str = ""
+    is_given: bool = True
+
+
+def asked_pair(model: Program, guide: Program, data: Data) -> Asked:
+    """The pair in the form that questions take; call it with the networks in evaluation mode.
+
+    Raises:
+        ValueError: For a pair without sites, or whose sites do not fit.
+    """
+    model, guide = on_all_data(model), on_all_data(guide)
+    args, kwargs = data
+    why = ""
+    with torch.no_grad(), fork_rng():
+        if args and isinstance(args[0], Tensor) and args[0].dim() and len(args[0]):
+            try:
+                run_on_examples(lambda some: data_plate(trace_pair(model, guide, *some), len(some[0][0])), data)
+            except NoDataPlate as error:
+                why = str(error)
+            else:
+                return Asked(model, guide, data, len(args[0]))
+        traces = trace_pair(model, guide, *data)
+    frames = common_plates(traces)
+    frame = frames.get("data") or min(frames.values(), key=lambda f: f.dim, default=None)
+    if frame is not None:
+        rows = _rows(frame.size, model, guide, traces)
+        return Asked(_Held(model, data), _Held(guide, data), ((rows,), {}), frame.size, is_given=False)
+    # of no size: it leaves the shapes of the sites as they are
+    together = pyro.plate("all data together", dim=-1 - plate_nesting(traces.model, traces.guide))
+    held = _Held(together(model), data), _Held(together(guide), data)
+    outside = why or "no plate holds all sites of the pair, so there is no number per datum"
+    return Asked(*held, ((_rows(1, model, guide, traces),), {}), 1, outside, is_given=False)
+
+
+class _Held:
+    """A program that has its data, whatever it is called on."""
+
+    def __init__(self, program: Program, data: Data) -> None:
+        self.program, self.data = program, data
+
+    def __call__(self, rows: Tensor, **_: Any) -> Any:
+        args, kwargs = self.data
+        return self.program(*args, **kwargs)
+
+
+def _rows(n: int, model: Program, guide: Program, traces: PairTrace) -> Tensor:
+    """A tensor of n rows, of the dtype and on the device of what the pair observes."""
+    values = [site["value"] for _, site, _ in traces.sites() if isinstance(site["value"], Tensor)]
+    like = next((v for v in values if v.is_floating_point()), None)
+    if like is None:
+        like = next((p for net in modules_of(model, guide).values() for p in net.parameters()), torch.zeros(()))
+    return torch.zeros(n, dtype=like.dtype, device=like.device)

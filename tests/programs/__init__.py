@@ -1,0 +1,1 @@
+"""Pyro programs of every kind, put to every question and every estimator."""
