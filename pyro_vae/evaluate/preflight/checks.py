@@ -10,9 +10,7 @@ from typing import Any
 import pyro
 import pyro.infer
 import torch
-from torch import Tensor
 from torch import distributions as td
-from torch.distributions import constraints
 
 from pyro_vae import elbo as elbos
 from pyro_vae.evaluate.guide_density import check_noise, other_terms
@@ -35,7 +33,6 @@ __all__ = [
     "check_plates",
     "check_sites",
     "check_shapes",
-    "check_support",
     "check_estimator",
 ]
 
@@ -129,9 +126,23 @@ def check_sites(run: Run, estimator: pyro.infer.ELBO) -> None:
     guide, model = run.sites_of("guide"), run.sites_of("model")
     drawn = [name for name, site in guide.items() if not site["is_observed"]]
     latent = [name for name, site in model.items() if not site["is_observed"]]
+    observed = {
+        where: [name for name, s in sites.items() if observes(s)] for where, sites in (("g", guide), ("m", model))
+    }
+    if observed["g"] and not observed["m"] and not run.raised:
+        text = f"the first program, the model, observes nothing, and the second, the guide, observes {observed['g']}: they "
+        text += (
+            "are swapped, the model comes first, `(model, guide, x)`; if they are not, observe the data in the model, "
+        )
+        run.error("swapped", observed["g"][0], f"{text}`pyro.sample({observed['g'][0]!r}, ..., obs=x)`")
+        return
     for name in latent:
         if name not in drawn and not is_enumerated(model[name], estimator):
             why = "observes" if name in guide else "never samples"
+            if not observed["m"] and not any(s["is_observed"] for s in model.values()) and name == latent[-1]:
+                text = f"the model observes nothing, and its last site {name!r} is not in the guide: give it the data, "
+                run.error("missing_in_guide", name, f"{text}`pyro.sample({name!r}, ..., obs=x)`")
+                continue
             text = f"the model samples the latent site {name!r}, which the guide {why} (the guide samples "
             text += f"{drawn or 'nothing'}): add `pyro.sample({name!r}, dist.{family(model[name])}(...))` to the "
             text += f"guide, or observe it in the model, `pyro.sample({name!r}, ..., obs=...)`"
@@ -144,9 +155,25 @@ def check_sites(run: Run, estimator: pyro.infer.ELBO) -> None:
             if name in model:
                 text += f"observes: remove `pyro.sample({name!r}, ...)` from the guide"
             else:
-                text += f"never samples (the model has {latent}): rename it, or mark it as the guide's own, "
+                text += f"never samples (the model has {latent}): {missing_fix(name, site, model, latent, drawn)}, or "
+                text += "mark it as the guide's own, "
                 text += f"`pyro.sample({name!r}, ..., infer={{'is_auxiliary': True}})`, if latents are functions of it"
             run.error("missing_in_model", name, text)
+
+
+def missing_fix(name: str, site: Site, model: dict[str, Site], latent: list[str], drawn: list[str]) -> str:
+    """What to do about a site that only the guide has."""
+    sample = f"`{name} = pyro.sample({name!r}, dist.{family(site)}(...))`"
+    if not model:
+        return f"it returned before its first site: look at its `return`, and sample in it, {sample}"
+    if all(other in drawn for other in latent):
+        return f"draw it in the model, {sample}, and not with torch or NumPy, rename it"
+    return "rename it"
+
+
+def observes(site: Site) -> bool:
+    """Whether a site observes a value: a `pyro.factor` does not."""
+    return bool(site["is_observed"]) and family(site) != "Unit"
 
 
 def check_guide_density(run: Run) -> None:
@@ -162,6 +189,12 @@ def check_guide_density(run: Run) -> None:
     for name in other_terms(traces):
         text = f"the guide adds {name!r} to its log-density, by pyro.factor or by observing: training has it, and "
         text += "`bound`, `log_marginal` and all other numbers leave it out, for it is no part of q(z|x)"
+        site = traces.guide.nodes[name]
+        if family(site) == "Unit":
+            text += ". If it is the KL or the entropy, remove it: the ELBO has them"
+            if "has_rsample" not in vars(base_distribution(site)):
+                text += f". If not, say that it is differentiable, `pyro.factor({name!r}, ..., has_rsample=True)`: "
+                text += "else it counts as the score of a draw, with another gradient"
         run.warn("guide_terms", name, text)
 
 
@@ -225,53 +258,6 @@ def has_kl(q: Site, p: Site) -> bool:
     except NotImplementedError:
         return False
     return True
-
-
-def check_support(run: Run) -> None:
-    """Check for observed values and draws of the guide outside the support of the model's distribution."""
-    for where, name, site in run.sites():
-        if name in run.faulty or (where == "guide" and not site["is_observed"]):
-            continue
-        value = torch.as_tensor(site["value"])
-        try:
-            support, bad = outside_support(site, value)
-        except (NotImplementedError, RuntimeError, ValueError, TypeError):  # the support is not implemented
-            continue
-        finite = value[value.isfinite()]
-        if not bool(bad.any()) or not len(finite):
-            continue
-        count = f"{int(bad.sum())} of {bad.numel()} values (all from {finite.min():.4g} to {finite.max():.4g})"
-        which = "observed at site" if site["is_observed"] else "that the guide draws for site"
-        text = f"{count} {which} {name!r} lie outside the support of the model's {family(site)}, {support}: "
-        if not site["is_observed"]:
-            text += f"use a guide with that support, for example `dist.{family(site)}(...)`"
-        elif support is constraints.boolean:
-            text += "divide them by their maximum, then " if finite.max() > 1 else ""
-            text += "binarize them, `pv.data.load(name, binarize='dynamic')`, or use a likelihood for values in "
-            text += "[0, 1], `likelihood='continuous_bernoulli'` or `pv.conditionals.ContinuousBernoulli(D)(logits)`"
-        else:
-            text += "map the data into it, or use a likelihood for their range, for example `dist.Normal(...)`"
-        run.error("support", name, text)
-
-
-def outside_support(site: Site, value: Tensor) -> tuple[Any, Tensor]:
-    """The support of a site, and a mask of the values outside it.
-
-    The support is that of single elements where the elements are independent. NaN and masked values count as inside.
-    """
-    fn = site["fn"] if site["mask"] is None else site["fn"].mask(site["mask"])
-    support = fn.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    bad = ~support.check(value)
-    for level in wrapped_distributions(fn):
-        mask = getattr(level, "_mask", None)
-        if isinstance(mask, Tensor):
-            bad = bad & mask.reshape(mask.shape + (1,) * (level.event_dim - support.event_dim))
-        elif mask is False:
-            bad = torch.zeros_like(bad)
-    nan = value.isnan()
-    return support, bad & ~(nan.flatten(-support.event_dim).any(-1) if support.event_dim else nan)
 
 
 def check_estimator(run: Run, estimator: pyro.infer.ELBO) -> None:
