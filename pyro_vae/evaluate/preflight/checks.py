@@ -42,7 +42,7 @@ DISCRETE = (td.Bernoulli, td.Categorical, td.OneHotCategorical)
 
 def check_plates(run: Run) -> None:
     """Check for plates of the wrong size, batch dimensions outside all plates, and a missing plate over the data."""
-    over_data = {f.name for _, _, site in run.sites() for f in plate_frames(site).values() if f.size == run.n}
+    over_data = {f.name for _, _, site in run.sites() for f in plate_frames(site).values() if has_size(f, run.n)}
     wrong: set[tuple[str, str]] = set()
     for where, name, site in run.sites():
         frames = plate_frames(site).values()
@@ -86,7 +86,7 @@ def plate_fix(plate: str) -> str:
 
 def misses_the_data(frame: Any, site: Site, n: int, over_data: set[str]) -> bool:
     """Whether a plate of another size than n was meant for the data: by its name, or because the shapes would fit."""
-    if frame.size == n:
+    if has_size(frame, n):
         return False
     if frame.name in over_data or (frame.name == "data" and not over_data):
         return True
@@ -100,6 +100,11 @@ def misses_the_data(frame: Any, site: Site, n: int, over_data: set[str]) -> bool
     return any(len(b) >= -frame.dim and b[frame.dim] == n and fits(b, sizes) for b in cut)
 
 
+def has_size(frame: Any, n: int) -> bool:
+    """Whether a plate is over n data, or draws a minibatch of them by itself."""
+    return n in (frame.size, frame.full_size)
+
+
 def batch_fix(site: Site, n: int, over_data: set[str]) -> str:
     """The code that gives every batch dimension of a site a plate, or declares it as an event dimension."""
     batch, sizes, frames = site_shapes(site)[0], plate_sizes(site), plate_frames(site)
@@ -107,6 +112,15 @@ def batch_fix(site: Site, n: int, over_data: set[str]) -> str:
     declared = sum(
         f.reinterpreted_batch_ndims for f in wrapped_distributions(site["fn"]) if isinstance(f, td.Independent)
     )
+    if family(site) == "Unit":
+        inside = f"`with pyro.plate({min(over_data, default='data')!r}, len(x)):`"
+        return (
+            f"a `pyro.factor` adds one number for each element of its plates: put it inside {inside}, or sum it first"
+        )
+    if -1 not in frames and batch[-1] == n and n in sizes.values():
+        plate = next(f for f in frames.values() if f.size == n)
+        leave = f"plates count dimensions from the right, beginning with -1: leave out `dim={plate.dim}`"
+        return f"{leave}, {plate_fix(plate.name)}"
     if sorted(sizes.values()) == sorted(batch):
         dims = [f"`pyro.plate({f.name!r}, ..., dim={batch.index(f.size) - len(batch)})`" for f in frames.values()]
         return f"plates count dimensions from the right, so name them: {' and '.join(dims)}"
@@ -118,7 +132,10 @@ def batch_fix(site: Site, n: int, over_data: set[str]) -> str:
         event = len(batch) - 1 - batch.index(n) + declared
         declare = f" and write `dist.{family(site)}(...).to_event({event})`" if event else ""
         return f"put it inside `with pyro.plate({min(over_data, default='data')!r}, len(x)):`{declare}"
-    return f"declare the last {k} dimension(s) as one event: `dist.{family(site)}(...).to_event({k + declared})`"
+    fix = f"declare the last {k} dimension(s) as one event: `dist.{family(site)}(...).to_event({k + declared})`"
+    if site["fn"].event_dim and len(batch) <= len(sizes):  # an event was declared: are these rows of other data?
+        return f"if it has {batch[-k]} rows, one for each of other data, take those of the batch; else {fix}"
+    return fix
 
 
 def check_sites(run: Run, estimator: pyro.infer.ELBO) -> None:
@@ -126,20 +143,16 @@ def check_sites(run: Run, estimator: pyro.infer.ELBO) -> None:
     guide, model = run.sites_of("guide"), run.sites_of("model")
     drawn = [name for name, site in guide.items() if not site["is_observed"]]
     latent = [name for name, site in model.items() if not site["is_observed"]]
-    observed = {
-        where: [name for name, s in sites.items() if observes(s)] for where, sites in (("g", guide), ("m", model))
-    }
-    if observed["g"] and not observed["m"] and not run.raised:
-        text = f"the first program, the model, observes nothing, and the second, the guide, observes {observed['g']}: they "
-        text += (
-            "are swapped, the model comes first, `(model, guide, x)`; if they are not, observe the data in the model, "
-        )
-        run.error("swapped", observed["g"][0], f"{text}`pyro.sample({observed['g'][0]!r}, ..., obs=x)`")
+    seen, seen_by_guide = ([name for name, site in sites.items() if observes(site)] for sites in (model, guide))
+    if seen_by_guide and not seen and not run.raised:
+        text = f"the model observes nothing, and the guide observes {seen_by_guide}: are they swapped? The model comes "
+        text += "first, `(model, guide, x)`; if they are not, observe the data in the model, "
+        run.error("swapped", seen_by_guide[0], f"{text}`pyro.sample({seen_by_guide[0]!r}, ..., obs=x)`")
         return
     for name in latent:
         if name not in drawn and not is_enumerated(model[name], estimator):
             why = "observes" if name in guide else "never samples"
-            if not observed["m"] and not any(s["is_observed"] for s in model.values()) and name == latent[-1]:
+            if not any(s["is_observed"] for s in model.values()) and name == latent[-1]:
                 text = f"the model observes nothing, and its last site {name!r} is not in the guide: give it the data, "
                 run.error("missing_in_guide", name, f"{text}`pyro.sample({name!r}, ..., obs=x)`")
                 continue
@@ -150,7 +163,7 @@ def check_sites(run: Run, estimator: pyro.infer.ELBO) -> None:
     if run.raised:  # the model may not have reached its last sites
         return
     for name, site in guide.items():
-        if name not in latent and not site["infer"].get("is_auxiliary"):
+        if name not in latent and not site["infer"].get("is_auxiliary") and not site["is_observed"]:
             text = f"the guide samples the site {name!r}, which the model "
             if name in model:
                 text += f"observes: remove `pyro.sample({name!r}, ...)` from the guide"
@@ -165,9 +178,9 @@ def missing_fix(name: str, site: Site, model: dict[str, Site], latent: list[str]
     """What to do about a site that only the guide has."""
     sample = f"`{name} = pyro.sample({name!r}, dist.{family(site)}(...))`"
     if not model:
-        return f"it returned before its first site: look at its `return`, and sample in it, {sample}"
+        return f"it returned before its first site: sample in it, {sample}; or rename it"
     if all(other in drawn for other in latent):
-        return f"draw it in the model, {sample}, and not with torch or NumPy, rename it"
+        return f"draw it in the model, {sample} (not with torch or NumPy), rename it"
     return "rename it"
 
 
@@ -265,7 +278,7 @@ def check_estimator(run: Run, estimator: pyro.infer.ELBO) -> None:
     kind, guide = type(estimator).__name__, run.sites_of("guide")
     pathwise = getattr(estimator, "needs_path", False)
     for name, site in guide.items():
-        if name in run.faulty or site["fn"].has_rsample or is_enumerated(site, estimator):
+        if name in run.faulty or site["is_observed"] or site["fn"].has_rsample or is_enumerated(site, estimator):
             continue
         text = f"the guide draws {name!r} from {family(site)}, which has no reparameterized gradient"
         if pathwise or is_mean_field(estimator):

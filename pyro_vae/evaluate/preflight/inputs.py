@@ -21,9 +21,10 @@ class Inputs:
     """
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.values = named_inputs(args, kwargs)
+        values = named_inputs(args, kwargs)
+        self._names = {id(array): name for name, array in named_arrays(values)}
         self._kept: list[tuple[Any, Any]] = []
-        for value in self.values.values():
+        for value in values.values():
             self._keep(value)
 
     def _keep(self, value: Any) -> None:
@@ -42,7 +43,6 @@ class Inputs:
 
     def restore(self) -> list[str]:
         """Give all arguments, and the containers among them, their values back; the arrays that changed, in words."""
-        names = {id(array): name for name, array in named_arrays(self.values)}
         changed = []
         for value, kept in self._kept:
             if isinstance(value, Tensor | np.ndarray):
@@ -50,7 +50,7 @@ class Inputs:
                 if not bool(differs.any()):
                     continue
                 changed.append(
-                    f"{names.get(id(value), 'an argument')} ({int(differs.sum())} of {differs.numel()} values)"
+                    f"{self._names.get(id(value), 'an argument')} ({int(differs.sum())} of {differs.numel()} values)"
                 )
                 _give_back(value, kept)
             elif isinstance(value, dict):

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as td
 
-import pyro_vae
 from pyro_vae.evaluate.preflight.inputs import named_arrays, named_inputs
 from pyro_vae.evaluate.preflight.probe import Run, shape
 from pyro_vae.evaluate.preflight.values import describe_violation, violations
@@ -24,7 +23,7 @@ from pyro_vae.pair.protocol import Program
 
 __all__ = ["Raised", "check_devices", "line_of", "line_of_text"]
 
-LIBRARIES = tuple(str(Path(str(package.__file__)).parent) for package in (torch, pyro, np, pyro_vae))
+LIBRARIES = (str(Path(__file__).parents[2]), *(str(Path(str(p.__file__)).parent) for p in (torch, pyro, np)))
 LONGEST = 300  # characters of an error that has no explanation: some print whole tensors
 
 
@@ -83,11 +82,10 @@ class Raised:
         try:
             signature.bind(*self.args, **self.kwargs)
         except TypeError:
-            name = self.where.removeprefix("the ")
-            given = ", ".join([*(f"args[{i}]" for i in range(len(self.args))), *(f"{k}=" for k in self.kwargs)])
+            given = [f"{len(self.args)} argument(s)", *(f"{key}=" for key in self.kwargs)]
             return (
-                f"it takes {signature}, but both programs are called with the same arguments, ({given}): write "
-                f"`def {name}(x, *args, **kwargs):`, with those that the other one takes"
+                f"it takes {signature}, and both programs are called alike, with {' and '.join(given)}: let the "
+                "model and the guide take the same arguments, `def guide(x, *args, **kwargs):`"
             )
         return ""
 
@@ -125,6 +123,10 @@ class Raised:
         weight = next(net.parameters(recurse=False), None)
         if isinstance(value, np.ndarray):
             return f"got a NumPy array{self.origin(value)}: `torch.as_tensor(x, dtype=torch.float32)`"
+        if isinstance(value, list | tuple | dict):
+            return (
+                f"got a {type(value).__name__}, not a tensor: take the tensor out of it, or stack it, `torch.stack(x)`"
+            )
         if not isinstance(value, Tensor) or weight is None:
             return ""
         if value.device != weight.device:

@@ -18,9 +18,7 @@ from pyro_vae.pair.tracing import log_prob
 __all__ = ["check_fixed_sizes", "check_kept_graph", "check_made_anew", "log_densities", "next_node", "saved_line"]
 
 
-def check_fixed_sizes(
-    run: Run, fewer: Run, estimator: Any, full_batch: bool | None, message: Callable[[], str]
-) -> None:
+def check_fixed_sizes(run: Run, fewer: Run, estimator: Any, full_batch: bool | None, message: str) -> None:
     """Check that the pair runs on another number of data.
 
     Args:
@@ -33,7 +31,7 @@ def check_fixed_sizes(
     if fewer.raised:
         if fewer.n == 1 and "more than 1 value per channel" in str(fewer.raised[1]):
             return  # batch normalization
-        text = message()
+        text = message
     else:
         check_plates(fewer)
         check_shapes(fewer, estimator)

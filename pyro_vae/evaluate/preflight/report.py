@@ -113,6 +113,8 @@ def preflight(
         raise TypeError(
             f"preflight needs a batch of data with a length after the pair, got {came}: preflight(model, guide, x[:8])"
         )
+    if not len(args[0]):
+        raise ValueError("preflight needs at least one datum, got none: preflight(model, guide, x[:8])")
     check_keywords(preflight, kwargs, model, guide)
     check_devices(model, guide, args, kwargs)
     ready = isinstance(elbo, pyro.infer.ELBO)
@@ -208,11 +210,8 @@ class _Check:
             if guide is self.guide:  # the copy of an autoguide has parameters of its own
                 check_made_anew(run, fewer)
             if fewer.n < n and not self.full_batch:
-
-                def message() -> str:
-                    return Raised(*fewer.raised, self.model, guide, args, kwargs).message(fewer)
-
-                check_fixed_sizes(run, fewer, self.estimator, self.full_batch, message)
+                raised = fewer.raised and Raised(*fewer.raised, self.model, guide, args, kwargs).message(fewer)
+                check_fixed_sizes(run, fewer, self.estimator, self.full_batch, raised or "")
 
 
 def baselines(run: Run, estimator: Any) -> list[Tensor]:

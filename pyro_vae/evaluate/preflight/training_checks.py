@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+import torch
 from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from pyro_vae.pair.tracing import log_prob
 
 __all__ = ["check_finite", "check_networks", "check_vectorized", "parameter_names"]
 
+ZEROS = "it observes zeros, where its density is 0 or infinite: shift or drop them, or use a likelihood that has them"
 CUT = "remove the `.detach()`, `.item()`, `torch.no_grad()` or NumPy between them and the networks' outputs"
 
 
@@ -66,8 +68,18 @@ def check_finite(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Den
         fix = "bound the outputs of the networks, `scale = log_scale.clamp(-10, 10).exp()`, or rescale the data"
         large = [f"{key} goes up to {float(a.max()):.4g}" for key, a in tensors.items() if looks_like_bytes(a)]
         fix = f"{' and '.join(large)}, as the bytes of images do: divide it, `x / 255`; or {fix}" if large else fix
+        fix = ZEROS if has_zeros(run, found[0]) else fix
         run.error("nonfinite", found[0], f"not finite at the start, first {found[1]}: {fix}")
     return densities
+
+
+def has_zeros(run: Run, name: str | None) -> bool:
+    """Whether a site observes zeros under a distribution of positive values."""
+    site = run.sites_of("model").get(name or "")
+    if site is None or not site["is_observed"]:
+        return False
+    value = torch.as_tensor(site["value"])
+    return value.is_floating_point() and float(value.min()) == 0 and not bool(log_prob("x", site).isfinite().all())
 
 
 def check_networks(
@@ -121,21 +133,23 @@ def check_networks(
     taken = {name for names in refused.values() for name in names.values()}
     idle = [n for n, p in run.params.trained.items() if p.requires_grad and id(p) not in used and n not in taken]
     cut = f"{'; '.join(lost.values())}: {CUT}" if lost else ""
-    site = next(iter(lost), None)
+    where_lost = next(iter(lost), None)
     if not used.keys() & trained.keys() and not refused and not unregistered:
         text = f"the loss depends on no parameter (registered: {shorten(idle) or 'none'}): "
         register = (
             "register the networks with `pyro.module(name, net)`, and look for `.detach()` and `torch.no_grad()` "
         )
-        run.error("no_gradient", site, text + (cut or f"{register}in the pair"))
+        run.error("no_gradient", where_lost, text + (cut or f"{register}in the pair"))
     elif idle:
         text = (
             f"{len(idle)} registered parameter(s) get no gradient, the loss does not depend on them: {shorten(idle)}. "
         )
         use = "Use them, remove a `.detach()`, or freeze them, `p.requires_grad_(False)`"
-        run.warn("no_gradient", site, text + (f"{cut}. Or freeze them, `p.requires_grad_(False)`" if cut else use))
+        run.warn(
+            "no_gradient", where_lost, text + (f"{cut}. Or freeze them, `p.requires_grad_(False)`" if cut else use)
+        )
     elif cut:
-        run.warn("no_gradient", site, f"no gradient passes through {cut}")
+        run.warn("no_gradient", where_lost, f"no gradient passes through {cut}")
 
 
 def report_refused(
