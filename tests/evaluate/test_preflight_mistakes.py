@@ -208,6 +208,12 @@ GRADIENTS: dict[str, tuple[Callable[[], Pair], str, str | None, Words]] = {
         "x",
         ("decode$$$weight", "logits of the model's site 'x'", "NumPy"),
     ),
+    "a scale of the decoder, detached": (
+        lambda: pair(lambda h: dist.Normal(h, (0.1 * h).exp().detach()).to_event(1)),
+        "no_gradient",
+        "x",
+        ("scale of the model's site 'x'",),
+    ),
     "a dead rectifier": (
         lambda: pair(
             encoder=nn.Sequential(nn.Linear(D, 4), nn.Hardtanh(8, 9), nn.Linear(4, 2 * Z)),

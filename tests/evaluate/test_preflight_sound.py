@@ -714,3 +714,18 @@ def whole_numbers_on_a_wide_scale() -> Made:
     likelihood = lambda h: dist.Normal(h, 20.0).to_event(1)  # noqa: E731
     encoder = nn.Sequential(nn.BatchNorm1d(D + 2), nn.Linear(D + 2, 2 * Z))
     return decoder_model(mlp(Z, D + 2), likelihood), encoder_guide(encoder), (x,), {}
+
+
+@program
+def best_scale() -> Made:
+    """The scale that maximizes the likelihood needs no gradient."""
+    decoder = nn.Linear(Z, D)
+
+    def model(x: Tensor) -> None:
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            loc = decoder(pyro.sample("z", dist.Normal(torch.zeros(Z), 1.0).to_event(1)))
+            scale = (x - loc).detach().square().mean().sqrt()
+            pyro.sample("x", dist.Normal(loc, scale).to_event(1), obs=x)
+
+    return model, encoder_guide(mlp(D, 2 * Z)), (torch.randn(N, D),), {}

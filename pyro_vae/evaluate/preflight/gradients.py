@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluate.preflight.probe import Run, distribution_parameters
+from pyro_vae.pair.tracing import log_prob
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["Densities", "check_gradients", "graph_leaves", "graph_nodes", "lost_gradients"]
@@ -109,16 +110,22 @@ def lost_gradients(run: Run, again: Callable[[], Run]) -> dict[str, str]:
     trained = [p for p in run.params.trained.values() if p.requires_grad and p.is_leaf and p.is_floating_point()]
     if not silent or not trained:
         return {}
+    silent = {key: value for key, value in silent.items() if not is_optimal(run, *key[:2], value)}
     with moved(trained):
-        other = again()
-    if other.raised:
-        return {}
+        found = changed(silent, again())
+    if found:  # running averages change from run to run by themselves
+        found -= changed(silent, again())
     lost: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for key, value in without_gradient(other):
-        before = silent.get(key)
-        if before is not None and before.shape == value.shape and not torch.allclose(before, value, 1e-6, 1e-9, True):
-            lost[key[:2]].append(key[2])
+    for where, name, key in sorted(found):
+        lost[where, name].append(key)
     return {name: f"{' and '.join(keys)} of the {where}'s site {name!r}" for (where, name), keys in lost.items()}
+
+
+def changed(before: dict[tuple[str, str, str], Tensor], run: Run) -> set[tuple[str, str, str]]:
+    """Which parameters without a gradient have other values in another run."""
+    after = {} if run.raised else dict(without_gradient(run))
+    same = {key: after[key] for key, value in before.items() if key in after and after[key].shape == value.shape}
+    return {key for key, value in same.items() if not torch.allclose(before[key], value, 1e-6, 1e-9, True)}
 
 
 def without_gradient(run: Run) -> Iterator[tuple[tuple[str, str, str], Tensor]]:
@@ -127,6 +134,26 @@ def without_gradient(run: Run) -> Iterator[tuple[tuple[str, str, str], Tensor]]:
         for key, value in distribution_parameters(site["fn"]):
             if value.is_floating_point() and value.numel() and not value.requires_grad:
                 yield (where, name, key), value
+
+
+def is_optimal(run: Run, where: str, name: str, value: Tensor) -> bool:
+    """Whether a parameter maximizes the density of what its site observes, so that its gradient is zero anyway."""
+    site = run.sites_of(where)[name]
+    if not site["is_observed"] or not value.is_leaf:
+        return False
+    with torch.enable_grad():
+        value.requires_grad_(True)
+        try:
+            (grad,) = torch.autograd.grad(log_prob(name, site).sum(), value, allow_unused=True)
+        except Exception:  # no density, or none that can be differentiated
+            return False
+        finally:
+            value.requires_grad_(False)
+    if grad is None:
+        return False
+    repeated = [d for d, stride in enumerate(value.stride()) if stride == 0]  # one number, expanded
+    total = grad.sum(repeated) if repeated else grad
+    return bool((total.abs().sum() <= 1e-3 * grad.abs().sum()).all())
 
 
 @contextmanager
