@@ -19,6 +19,7 @@ from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.evaluate import Bound, bound, summarize
 from pyro_vae.evaluate.marginal.proposals import NoDensity
 from pyro_vae.runs import LoadedRun, load_run, replacing, save_json
+from pyro_vae.runs.evaluations import evaluation_path
 from pyro_vae.support.random import fork_rng
 
 __all__ = [
@@ -143,8 +144,12 @@ def report(
     seed: int,
     progress: bool | None,
     ranks: Ranks | None = None,
+    replace: bool = False,
 ) -> None:
-    """Print the metrics of a run on some data, and write them to its directory; only rank 0 does so."""
+    """Print the metrics of a run on some data, and write them to its directory; only rank 0 does so.
+
+    `replace`: in place of an earlier evaluation, even if that was of more data or samples.
+    """
     summary: Any
     try:
         summary = summarize(
@@ -155,7 +160,7 @@ def report(
             seed=seed,
             progress=progress,
             data=f"{run.config['data']} ({split})",
-            binarize=run.config["binarize"],
+            binarize=run.record["data"].get("binarize", run.config["binarize"]),
             ranks=ranks,
         )
     except NoDensity as error:  # a deterministic autoencoder still has a loss to report
@@ -166,7 +171,11 @@ def report(
     try:
         echo(repr(summary) if isinstance(summary, Bound) else summary.table())
     finally:  # the values are saved even if they cannot be printed
-        path = save_json(run.path / f"evaluation-{split}.json", summary.to_dict())
+        values = summary.to_dict()
+        headline = run.path / f"evaluation-{split}.json"
+        path = save_json(headline if replace else evaluation_path(run.path, split, values), values)
+    if path != headline:
+        echo(f"{headline.name} has more data or samples, and still stands for the run")
     echo(str(path))
 
 

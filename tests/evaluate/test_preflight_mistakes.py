@@ -160,6 +160,12 @@ SCALES: dict[str, tuple[Callable[[], Pair], Callable[[], Tensor], str, Words]] =
         "probs_as_logits",
         ("model's site 'x'", "`dist.OneHotCategorical(probs=...)`"),
     ),
+    "clamped": (
+        lambda: pair(lambda h: dist.Bernoulli(logits=(h + 0.5).clamp(0, 1)).to_event(1)),
+        binary,
+        "probs_as_logits",
+        ("model's site 'x'",),
+    ),
     "squashed in another way": (
         lambda: pair(lambda h: dist.Bernoulli(logits=(h.tanh() + 1) / 2).to_event(1)),
         binary,

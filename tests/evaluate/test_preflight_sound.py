@@ -693,6 +693,21 @@ def logits_of_parameters() -> Made:
 
 
 @program
+def logits_that_begin_alike() -> Made:
+    """A network whose outputs are nearly its biases, all above 0."""
+    decoder = nn.Linear(Z, 80)
+    nn.init.uniform_(decoder.bias, 0.3, 0.6)
+    nn.init.normal_(decoder.weight, std=0.01)
+    return decoder_model(decoder, bernoulli), encoder_guide(mlp(80, 2 * Z)), (torch.rand(N, 80).round(),), {}
+
+
+@program
+def bounded_logits() -> Made:
+    likelihood = lambda h: bernoulli(10 * h.sigmoid() - 5)  # noqa: E731
+    return decoder_model(mlp(Z, D), likelihood), encoder_guide(mlp(D, 2 * Z)), (binary(),), {}
+
+
+@program
 def log_of_probabilities() -> Made:
     decoder = nn.Sequential(mlp(Z, D), nn.Softmax(-1))
     x = torch.randint(0, D, (N,))

@@ -10,6 +10,7 @@ from typing import Any
 import pyro
 import pyro.infer
 import torch
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from pyro_vae import elbo as elbos
@@ -209,7 +210,8 @@ class _Check:
             check_kept_graph(run, fewer, start, stop)
             if guide is self.guide:  # the copy of an autoguide has parameters of its own
                 check_made_anew(run, fewer)
-            if fewer.n < n and not self.full_batch:
+            set_up = guide is self.guide and isinstance(guide, AutoGuide)  # on other data, perhaps
+            if fewer.n < n and not self.full_batch and not set_up:
                 raised = fewer.raised and Raised(*fewer.raised, self.model, guide, args, kwargs).message(fewer)
                 check_fixed_sizes(run, fewer, self.estimator, self.full_batch, raised or "")
 

@@ -17,8 +17,8 @@ __all__ = ["check_parameters", "check_scales", "check_support", "looks_like_byte
 MANY = 50  # values that say something about where values come from
 FINE = 3.0  # a scale from which on whole numbers are as good as continuous ones
 RESHAPING = ("View", "Reshape", "Expand", "Unsqueeze", "Squeeze", "Slice", "Split", "Select", "Transpose", "Permute")
-NORMALIZING = ("Sub", "Clone", "ToCopy", "Alias", "Unsafe", "T", "Chunk")
-SQUASHING = ("Sigmoid", "Softmax")
+AFFINE = (*RESHAPING, "Add", "Sub", "Mul", "Div", "Rsub", "Clone", "ToCopy", "Alias", "TBackward", "UnsafeView")
+BOUNDING = ("Sigmoid", "Tanh", "Clamp", "Hardtanh", "Hardsigmoid", "ClampMin", "ClampMax")
 
 # what to do where values are outside a support, by the distribution
 ADVICE = {
@@ -227,35 +227,34 @@ def given_logits(site: Site) -> Tensor | None:
 
 
 def looks_like_probabilities(logits: Tensor) -> bool:
-    """Whether logits come out of a sigmoid or softmax, or are many, computed, different, and all in [0, 1]."""
+    """Whether logits come out of a sigmoid or the like, or are many, computed, and fill [0, 1]."""
     if logits.grad_fn is None:
         return False
-    if comes_from_squashing(logits.grad_fn):
-        return True
     values = logits.detach()
     low, high = float(values.min()), float(values.max())
-    return values.unique().numel() >= MANY and 0 <= low < high <= 1 and not is_reshaped_leaf(logits.grad_fn)
+    operation = last_operation(logits.grad_fn)
+    if operation == "Softmax":  # shifted where classes are normalized
+        return high - low <= 1
+    if low < 0 or high > 1:
+        return False
+    fills = low < 0.1 and high > 0.9 and values.unique().numel() >= MANY and not is_reshaped_leaf(logits.grad_fn)
+    return operation in BOUNDING or fills
 
 
-def comes_from_squashing(node: Any) -> bool:
-    """Whether a tensor is the output of a sigmoid or softmax, reshaped or normalized as logits."""
+def last_operation(node: Any) -> str:
+    """The last operation in an autograd graph that is more than reshaping, shifting and scaling."""
     while node is not None:
-        kind = node.name().removesuffix("Backward0").removesuffix("Backward1")
-        if kind.startswith("Log"):
-            return False
-        if kind in SQUASHING:
-            return True
-        if not kind.startswith((*RESHAPING, *NORMALIZING)) or not node.next_functions:
-            return False
-        node = node.next_functions[0][0]
-    return False
+        kind = node.name().partition("Backward")[0]
+        if not kind.startswith(AFFINE) or not node.next_functions:
+            return kind
+        node = next((following for following, _ in node.next_functions if following is not None), None)
+    return ""
 
 
 def is_reshaped_leaf(node: Any) -> bool:
     """Whether a tensor is a parameter, expanded or indexed."""
     while node is not None and node.next_functions:
-        kind = node.name().removesuffix("Backward0")
-        if not kind.startswith((*RESHAPING, "Index", "Clone")):
+        if not node.name().startswith((*RESHAPING, "Index", "Clone")):
             return False
         node = node.next_functions[0][0]
     return True
