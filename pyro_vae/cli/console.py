@@ -20,6 +20,7 @@ from pyro_vae.evaluate import Bound, bound, summarize
 from pyro_vae.evaluate.marginal.proposals import NoDensity
 from pyro_vae.runs import LoadedRun, load_run, save_json
 from pyro_vae.runs.directory import WEIGHTS, settle
+from pyro_vae.runs.evaluations import evaluation_path
 from pyro_vae.support.files import write_file
 from pyro_vae.support.pictures import as_png
 from pyro_vae.support.random import fork_rng
@@ -163,8 +164,12 @@ def report(
     seed: int,
     progress: bool | None,
     ranks: Ranks | None = None,
+    replace: bool = False,
 ) -> None:
-    """Print the metrics of a run on some data, and write them to its directory; only rank 0 does so."""
+    """Print the metrics of a run on some data, and write them to its directory; only rank 0 does so.
+
+    `replace`: in place of an earlier evaluation, even if that was of more data or samples.
+    """
     summary: Any
     try:
         summary = summarize(
@@ -175,7 +180,7 @@ def report(
             seed=seed,
             progress=progress,
             data=f"{run.config['data']} ({split})",
-            binarize=run.config["binarize"],
+            binarize=run.record["data"].get("binarize", run.config["binarize"]),
             ranks=ranks,
         )
     except NoDensity as error:  # a deterministic autoencoder still has a loss to report
@@ -189,7 +194,10 @@ def report(
         values = summary.to_dict()
         if WEIGHTS in run.record.get("files", {}):  # so that they are not taken for values of later weights
             values = {**values, "weights": run.record["files"][WEIGHTS]}
-        path = save_json(run.path / f"evaluation-{split}.json", values)
+        headline = run.path / f"evaluation-{split}.json"
+        path = save_json(headline if replace else evaluation_path(run.path, split, values), values)
+    if path != headline:
+        echo(f"{headline.name} has more data or samples, and still stands for the run")
     echo(str(path))
 
 

@@ -107,7 +107,10 @@ def _add_data_options(group: Any) -> None:
     names = ", ".join(data.NAMES)
     group.add_argument("--data", type=str, default="digits", help=f"{names}; or an .npz file or a folder of images.")
     group.add_argument(
-        "--binarize", type=data.Binarize, default="dynamic", help="How gray values become binary observations."
+        "--binarize",
+        type=data.Binarize,
+        default="auto",
+        help="How gray values become binary observations. auto: dynamic, and none for color images.",
     )
     group.add_argument("--flatten", type=bool, default=True, help="Make each datum one vector.")
     group.add_argument(
@@ -280,7 +283,14 @@ def _show(run: LoadedRun, options: Namespace, ranks: Ranks) -> None:
     with fork_rng(options.seed):
         args = chosen.to(run.device).args()
         report(
-            run, args, split, num_samples=options.num_samples, seed=options.seed, progress=options.progress, ranks=ranks
+            run,
+            args,
+            split,
+            num_samples=options.num_samples,
+            seed=options.seed,
+            progress=options.progress,
+            ranks=ranks,
+            replace=True,
         )
         if not ranks.is_main:
             return

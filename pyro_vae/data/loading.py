@@ -14,7 +14,8 @@ from pyro_vae.support import arguments
 
 __all__ = ["Binarize", "load"]
 
-Binarize = Literal["none", "dynamic", "static", "threshold"]
+Binarize = Literal["none", "dynamic", "static", "threshold", "auto"]
+COLORS = (3, 4)  # channels of a color image
 
 
 def load(
@@ -56,7 +57,8 @@ def load(
         binarize: What the model observes, see `Split.x`. `"none"`: the values themselves. `"threshold"`: whether
             they exceed 0.5. `"static"`: one Bernoulli draw with the values as probabilities. `"dynamic"`: a fresh
             draw at each access in the training split, one fixed draw in the others (Salakhutdinov & Murray 2008;
-            Burda et al. 2015, arXiv:1509.00519). All but `"none"` need values in [0, 1].
+            Burda et al. 2015, arXiv:1509.00519). `"auto"`: `"none"` for color images (three or four channels), whose
+            values are no probabilities of a pixel, else `"dynamic"`. All but `"none"` need values in [0, 1].
         flatten: Give each datum as one vector: `(N, C*H*W)`.
         root: Where torchvision keeps its files; by default the environment variable `PYRO_VAE_DATA`, else
             `~/.cache/pyro_vae`. Missing files are downloaded to it, see `download`.
@@ -93,6 +95,8 @@ def load(
     arguments.count("seed", seed, least=0)
     arguments.path("root", root, none=True)
     raw = read(source, root, download=download)
+    if binarize == "auto":
+        binarize = "none" if _is_color(raw.x) else "dynamic"
     if binarize != "none":
         _check_probabilities(raw.x, binarize)
         if raw.x_test is not None:
@@ -197,6 +201,11 @@ def _count(split: str, size: int | float, available: int) -> int:
             f"{split}={size} of {available} data is an empty split; ask for more, or for 0 to leave it out"
         )
     return count
+
+
+def _is_color(x: Tensor) -> bool:
+    """Whether data are images with channels, first or last, of colors."""
+    return x.dim() == 4 and x.shape[1] != 1 and (x.shape[1] in COLORS or x.shape[-1] in COLORS)
 
 
 def _check_probabilities(x: Tensor, binarize: str) -> None:

@@ -15,7 +15,7 @@ from pyro_vae.evaluate.bounds import bound
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.evaluate.marginal.result import unreliable_note
+from pyro_vae.evaluate.marginal.result import caveats
 from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
 from pyro_vae.pair.masks import kept_elements
 from pyro_vae.pair.networks import eval_mode, to_networks_device
@@ -76,8 +76,7 @@ class Summary(Result):
         source = f" of {self.data}" if self.data else ""
         binary = f", binarize={self.binarize}" if self.binarize else ""
         notes = [f"effective sample size: median {self.ess_median:.1f} of {self.num_samples}"]
-        if self.num_unreliable:
-            notes.append(unreliable_note(self.num_unreliable, self.num_data))
+        notes += caveats(self.num_unreliable, self.num_data, self.ess_median, self.num_samples)
         if self.density:
             notes.append("continuous observations: log p is a log-density")
         table = Table(

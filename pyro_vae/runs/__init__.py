@@ -1,9 +1,10 @@
 """Run directories: the configuration, weights and metrics of a training, and the pair that is rebuilt from them."""
 
 from pyro_vae.runs.building import build
+from pyro_vae.runs.comparing import RunComparison, compare_runs
 from pyro_vae.runs.config import DATA_KEYS
 from pyro_vae.runs.directory import clear_run, create_run, save_json
-from pyro_vae.runs.listing import RunComparison, RunTable, compare_runs, list_runs
+from pyro_vae.runs.listing import RunTable, list_runs
 from pyro_vae.runs.pairs import load_pair, save_pair
 from pyro_vae.runs.run import LoadedRun, RunFiles, load_run, read_run
 from pyro_vae.runs.saving import save_run

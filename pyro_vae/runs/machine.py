@@ -66,7 +66,9 @@ def commit(folder: Path) -> dict[str, Any] | None:
     keys = (_git(folder, "config", "--null", "--name-only", "--get-regexp", r"^filter\.") or "").split("\0")
     # an empty command is none; as environment, since the name of a filter may hold any character
     settings = [(key, "false" if key.endswith(".required") else "") for key in keys if key]
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all", settings=settings)
+    changes = _git(
+        folder, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all", settings=settings
+    )
     dirty = None if changes is None or (changes and settings) else bool(changes)
     return {"commit": head.strip(), "dirty": dirty}
 

@@ -88,9 +88,7 @@ def _read_described(
         return {name: _described(path, name, opened[name], sums.get(name)) for name in names}
 
 
-def _described(
-    path: Path, name: str, opened: list[tuple[Path, BinaryIO]], expected: str | None
-) -> tuple[Path, bytes]:
+def _described(path: Path, name: str, opened: list[tuple[Path, BinaryIO]], expected: str | None) -> tuple[Path, bytes]:
     for file, stream in reversed(opened):
         content = stream.read()
         if expected is None or checksum(content) == expected:

@@ -85,7 +85,9 @@ def parse_yaml(content: bytes) -> Any:
         if depth > MAX_DEPTH or number > MAX_NODES:
             raise ValueError(f"it has more than {MAX_DEPTH} levels or {MAX_NODES:,} values, more than a configuration")
         if getattr(event, "tag", None) is not None:
-            raise ValueError(f"could not determine a constructor for the tag {event.tag!r:.80}: a configuration has none")
+            raise ValueError(
+                f"could not determine a constructor for the tag {event.tag!r:.80}: a configuration has none"
+            )
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
             if len(event.value) > MAX_NUMBER and event.value[0] in "+-.0123456789":
                 raise ValueError(f"it has a number of {len(event.value):,} characters")

@@ -191,7 +191,7 @@ def fit(
         generator = stack.enter_context(_seeded(seed, ranks))
         head = train.monitored_head(accumulate * ranks.size)
         if preflight:
-            check_pair(model, guide, *head.example_args, elbo=objective, num_particles=num_particles)
+            _preflight(model, guide, head, objective, num_particles)
         check_minibatches(model, guide, train, head, accumulate * ranks.size)
         weights = WeightCopies(svi)
         if ranks.size > 1:
@@ -231,6 +231,11 @@ def fit(
             )
         )
     return history
+
+
+def _preflight(model: Program, guide: Program, head: Head, objective: pyro.infer.ELBO, num_particles: int) -> None:
+    args, is_whole = head.example_args, head.is_whole
+    check_pair(model, guide, *args, elbo=objective, num_particles=num_particles, full_batch=is_whole)
 
 
 def _history(seed: int | None, elbo: str | pyro.infer.ELBO, data: Any) -> History:

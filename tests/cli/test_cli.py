@@ -253,6 +253,41 @@ def test_evaluate(capsys: pytest.CaptureFixture[str], run: str) -> None:
         assert Path(run, f"evaluation-{split}.json").read_text() == figures
 
 
+def test_a_partial_evaluation_does_not_stand_for_the_run(capsys: pytest.CaptureFixture[str], run: str) -> None:
+    headline = Path(run, "evaluation-test.json")
+    before = headline.read_text()
+    for words, name in (
+        (["--num_data", "10", "--num_samples", "5"], "evaluation-test-10-data-5-samples.json"),
+        (["--num_samples", "2"], "evaluation-test-359-data-2-samples.json"),
+    ):
+        out = _ok(capsys, "evaluate", run, *words)
+        assert headline.read_text() == before
+        assert out.splitlines()[-2:] == [
+            "evaluation-test.json has more data or samples, and still stands for the run",
+            f"{run}/{name}",
+        ]
+        assert Path(run, name).exists()
+    _ok(capsys, "evaluate", run, "--num_samples", "30")
+    assert json.loads(headline.read_text())["num_samples"] == 30
+
+
+def test_color_images_are_not_binarized(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    generator = np.random.default_rng(0)
+    np.savez(here / "colors.npz", x=generator.integers(0, 256, (60, 3, 4, 4), dtype=np.uint8))
+    words = ["--data", "colors.npz", "--batch_size", "20", "--epochs", "1", "--num_samples", "2", "--out", "new"]
+    assert "outside the support" in " ".join(_error_lines(capsys, "train", *words))
+    out = _ok(capsys, "train", *words, "--model.likelihood", "continuous_bernoulli")
+    assert "binarize='none'" in out.splitlines()[0]
+    assert "colors.npz (test), binarize=none" in out
+    assert load_run("new").data().train.x.unique().numel() > 2
+    _ok(capsys, "evaluate", "new", "--num_samples", "2")
+
+
+def _error_lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    assert main(list(words)) == 1
+    return capsys.readouterr().err.splitlines()
+
+
 def test_evaluate_by_other_methods(capsys: pytest.CaptureFixture[str], run: str) -> None:
     words = ["evaluate", run, "--num_samples", "30", "--split", "valid", "--num_data", "4"]
     for method, text in (("prior", "30 samples each"), ("ais", "2 chains each"), ("bdmc", "<= log p(x) <=")):

@@ -72,6 +72,40 @@ def test_a_run_without_epochs(tmp_path: Path) -> None:
     assert " - " in repr(list_runs(tmp_path))
 
 
+def test_the_table_says_what_was_measured(folder: Path) -> None:
+    """A validation ELBO and log p(x) of test data stand beside each other, with their data and samples."""
+    first = list_runs(folder).rows[0]
+    tested = json.loads((folder / "vae" / "evaluation-test.json").read_text())
+    assert (first.elbo_split, first.num_test_data, first.num_samples) == ("valid", 359, tested["num_samples"])
+    shown = " ".join(repr(list_runs(folder)).split())
+    assert all(word in shown for word in ("ELBO log p(x)", "(valid) (test)"))
+    assert "-27.855 -27.316" in shown
+    (folder / "vae" / "evaluation-test.json").write_text(json.dumps({**tested, "num_data": 10}))
+    assert "-27.855 -27.316 (10 data)" in " ".join(repr(list_runs(folder / "vae")).split())
+    (folder / "vae" / "evaluation-test.json").write_text('{"elbo": -3.0, "num_data": 359}')  # of a deterministic pair
+    again = list_runs(folder / "vae").rows[0]
+    assert (again.problem, again.log_prob, again.num_test_data) == ("", None, 359)
+
+
+def test_unequal_protocols_are_not_subtracted(folder: Path) -> None:
+    other = shutil.copytree(folder / "vae", folder / "other")
+    full = json.loads((other / "evaluation-test.json").read_text())
+    partial = {**full, "num_data": 10, "log_prob": -25.0}
+    (other / "evaluation-test.json").write_text(json.dumps(partial))
+    found = compare_runs(folder / "vae", other)
+    assert found.results["log_prob"] == (full["log_prob"], -25.0)
+    assert found.differences == {"elbo": 0.0, "log_prob": None, "loss": 0.0, "seconds": 0.0}
+    assert "log_prob: not compared, num_data 359 and 10" in " ".join(repr(found).split())
+    assert "elbo: split valid, num_data 144" in " ".join(repr(found).split())
+    (other / "evaluation-test.json").write_text(json.dumps({**full, "num_samples": 1000, "log_prob": -25.0}))
+    assert compare_runs(folder / "vae", other).differences["log_prob"] is None
+    (other / "evaluation-test.json").write_text(json.dumps({**full, "log_prob": full["log_prob"] + 1}))
+    assert compare_runs(folder / "vae", other).differences["log_prob"] == pytest.approx(1)
+    rewrite(other / "run.json", lambda r: r.update(elbo="iwae"))
+    reseal(other)
+    assert compare_runs(folder / "vae", other).differences["loss"] is None  # of another objective
+
+
 def test_saving(folder: Path, tmp_path: Path) -> None:
     table = list_runs(folder)
     assert json.loads(table.save(tmp_path / "a.json").read_text()) == {"runs": table.to_dicts()}

@@ -429,6 +429,17 @@ def test_binarized_data_are_binary(binarize: str) -> None:
         assert part.x.unique().tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 4), (4, 4, 3), (4, 2, 2)])
+def test_colors_are_no_probabilities(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (20, *shape), dtype=np.uint8)
+    colors = load(values, binarize="auto", flatten=True)
+    assert (colors.binarize, colors.origin["binarize"]) == ("none", "none")
+    assert colors.train.x.unique().numel() > 2
+    assert load(torch.from_numpy(values).float() / 255, binarize="auto").binarize == "none"
+    for gray in (values[:, 0], values[:, :1], values[:, :2, 0]):
+        assert load(gray, binarize="auto").binarize == "dynamic"
+
+
 def test_threshold() -> None:
     x = torch.tensor([[0.0, 0.5, 0.50001, 1.0]])
     assert load(x, binarize="threshold", valid=0, test=0).train.x.tolist() == [[0, 0, 1, 1]]

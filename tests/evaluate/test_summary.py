@@ -145,3 +145,27 @@ def test_an_estimate_that_is_not_to_be_trusted_is_called_so() -> None:
     assert f"k-hat calls {bad.num_unreliable} of 4 estimates" in " ".join(repr(bad).split())
     comparison = pv.compare_elbos(model, narrow, X, estimators=["trace"], num_particles=[1], repeats=2, num_samples=200)
     assert "of 4 estimates of log p(x) unreliable" in " ".join(repr(comparison).split())
+
+
+def narrow(x: Tensor) -> None:
+    """A guide that is too narrow: few of its draws have a weight."""
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x / 2 + 2.0, 0.3).to_event(1))
+
+
+@pytest.mark.parametrize("num_samples", [5, 20, 200])
+def test_an_error_from_few_effective_samples_has_a_warning(num_samples: int) -> None:
+    """Fewer than 25 samples have no k-hat, but an error is no less of a guess."""
+    exact = float(dist.Normal(0.0, 2**0.5).log_prob(X).sum(-1).mean())
+    options: dict[str, Any] = {"num_samples": num_samples, "seed": 1}
+    marginal = pv.log_marginal(model, narrow, X, **options)
+    assert float(marginal.ess.median()) < min(10, num_samples / 2)
+    assert marginal.mean < exact - 5 * marginal.mean_error  # so that the warning is needed
+    summary = summarize(model, narrow, X, **options)
+    compared = pv.compare_elbos(model, narrow, X, estimators=["trace"], num_particles=[1], repeats=2, **options)
+    for text in map(repr, (marginal, summary, compared)):
+        assert "too few to tell an error" in " ".join(text.split())
+    assert "too few to tell an error" in str(marginal.table().caption)
+    good = pv.log_marginal(model, guide, X, **options)
+    for text in map(repr, (good, summarize(model, guide, X, **options))):
+        assert "too few" not in text

@@ -46,7 +46,8 @@ from pyro_vae.evaluate import (
 )
 from pyro_vae.evaluate.disentanglement.report import SCORES
 from pyro_vae.oracles import LinearGaussian
-from pyro_vae.runs.listing import RunComparison, RunRow, RunTable
+from pyro_vae.runs.comparing import RunComparison
+from pyro_vae.runs.listing import RunRow, RunTable
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import as_html, as_text
 from pyro_vae.training.comparison.result import TrainingComparison, TrainingRun

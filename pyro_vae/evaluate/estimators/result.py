@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Group
 
-from pyro_vae.evaluate.marginal.result import LogMarginal, unreliable_note
+from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.support.pictures import drawable, without_math
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import new_table
@@ -74,8 +74,8 @@ class ElboComparison(Result):
             f"reference log p(x) {self.reference.mean:.2f} ± {self.reference.mean_error:.3f} nats per datum; "
             f"{len(self.reference)} data, {self.repeats} repeats"
         )
-        if len(self.reference.unreliable):
-            title += f"; {unreliable_note(len(self.reference.unreliable), len(self.reference))}, and so is every gap"
+        notes = self.reference.caveats
+        title += f"; {'; '.join(notes)}. So it is with every gap" if notes else ""
         bounds = new_table(title, "estimator", "K", "bound", "gap", "ms", "MB", "var x s")
         both = ("bias", "bias", "variance", "variance", "SNR", "SNR")
         gradients = new_table("gradients: model | guide", "estimator", "K", *both)

@@ -10,7 +10,7 @@ from rich.text import Text
 from torch import Tensor
 
 from pyro_vae.evaluate.local.guide import LocalGuide
-from pyro_vae.evaluate.marginal.result import LogMarginal, unreliable_note
+from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.support.pictures import drawable
 from pyro_vae.support.results import Result
 from pyro_vae.support.statistics import standard_error
@@ -121,8 +121,7 @@ class InferenceGaps(Result):
             ("inference", "inference gap, their sum"),
         ):
             table.add_row(Text(text), f"{getattr(self, name):.3f}", f"{getattr(self, f'{name}_error'):.3f}")
-        bad = len(self.estimates[self.best].unreliable)
-        table.caption = unreliable_note(bad, len(self)) if bad else None
+        table.caption = "\n".join(self.estimates[self.best].caveats) or None
         return table
 
     def _draw(self) -> Figure:

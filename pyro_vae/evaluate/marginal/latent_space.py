@@ -197,7 +197,11 @@ class LatentSpace:
             axis = value.dim() - event_dim + plate.dim
             added = max(0, -axis)
             shape = torch.Size((1,) * added) + value.shape
-            self.layouts[name] = _Layout(torch.Size([shape[axis + added], *shape[: axis + added], *shape[axis + added + 1 :]]), axis + added, added)
+            self.layouts[name] = _Layout(
+                torch.Size([shape[axis + added], *shape[: axis + added], *shape[axis + added + 1 :]]),
+                axis + added,
+                added,
+            )
             rows.append(self.layouts[name].row(value))
         if not rows:
             raise ValueError(

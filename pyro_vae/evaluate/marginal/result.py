@@ -22,15 +22,38 @@ from pyro_vae.support.tables import indexed_rows, new_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["LogMarginal", "concatenate", "estimate_from_weights", "unreliable_note"]
+__all__ = ["LogMarginal", "caveats", "concatenate", "estimate_from_weights"]
 
 
-def unreliable_note(bad: int, total: int) -> str:
-    """What to know of a mean over estimates of which some are unreliable."""
-    return (
-        f"k-hat calls {bad} of {total} estimates of log p(x) unreliable: the mean may be too low by more than its "
-        "error says"
-    )
+FEW = 10  # effective samples below which the error of an estimate is a guess itself
+
+
+def caveats(bad: int, total: int, ess: float, num_samples: float) -> list[str]:
+    """What to know of a mean over estimates of log p(x), beside its error.
+
+    Args:
+        bad: How many estimates are unreliable.
+        total: How many there are.
+        ess: Their median effective sample size.
+        num_samples: Their median number of samples.
+    """
+    notes = []
+    if bad:
+        notes.append(
+            f"k-hat calls {bad} of {total} estimates of log p(x) unreliable: the mean may be too low by more than its "
+            "error says"
+        )
+    return [*notes, *few_samples(ess, num_samples)]
+
+
+def few_samples(ess: float, num_samples: float) -> list[str]:
+    """What to know of an error from an effective sample size that is small, and smaller than the number of samples."""
+    if ess >= min(FEW, num_samples / 2):
+        return []
+    return [
+        f"the effective sample size is {ess:.1f} (median of the data), too few to tell an error: the mean may be too "
+        "low by much more than it says; take more samples"
+    ]
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,6 +131,16 @@ class LogMarginal(Result):
         return bad.nonzero().squeeze(-1)
 
     @property
+    def caveats(self) -> list[str]:
+        """What to know of `mean` beside its error, a sentence each; empty if there is nothing."""
+        return caveats(len(self.unreliable), len(self), *self._medians) if len(self) else []
+
+    @property
+    def _medians(self) -> tuple[float, float]:
+        """Of the effective sample sizes, and of the numbers of samples."""
+        return float(self.ess.median()), float(self.counts.double().median())
+
+    @property
     def convergence(self) -> dict[int, float]:
         """Mean over the data of L_k, nats per datum, for k = 1, 2, 4, ... and for all samples.
 
@@ -143,7 +176,8 @@ class LogMarginal(Result):
                 f"\nk-hat median {float(self.khat.nanmedian()):.2f}, max {float(self.khat.max()):.2f}; "
                 f"{len(self.unreliable)} of {len(self)} estimates unreliable"
             )
-        return text + (", interrupted" if self.interrupted else "")
+        text += ", interrupted" if self.interrupted else ""
+        return "\n".join([text, *few_samples(*self._medians)])
 
     @property
     def _samples(self) -> tuple[str, str]:
@@ -201,6 +235,7 @@ class LogMarginal(Result):
             table.add_row("k-hat, median", f"{float(self.khat.nanmedian()):.2f}")
             table.add_row("k-hat, greatest", f"{float(self.khat[~self.khat.isnan()].max()):.2f}")
         table.add_row("unreliable estimates", str(len(self.unreliable)))
+        table.caption = "\n".join(few_samples(*self._medians)) or None
         if self.interrupted:
             table.add_row("interrupted", "yes")
         return table

@@ -11,9 +11,7 @@ from typing import Any
 import pyro
 import pyro.infer
 import torch
-from torch import Tensor
 from torch import distributions as td
-from torch.distributions import constraints
 
 from pyro_vae import elbo as elbos
 from pyro_vae.evaluate.guide_density import check_noise, other_terms
@@ -37,7 +35,6 @@ __all__ = [
     "check_plates",
     "check_sites",
     "check_shapes",
-    "check_support",
     "check_estimator",
 ]
 
@@ -47,7 +44,7 @@ DISCRETE = (td.Bernoulli, td.Categorical, td.OneHotCategorical)
 
 def check_plates(run: Run) -> None:
     """Check for plates of the wrong size, batch dimensions outside all plates, and a missing plate over the data."""
-    over_data = {f.name for _, _, site in run.sites() for f in plate_frames(site).values() if f.size == run.n}
+    over_data = {f.name for _, _, site in run.sites() for f in plate_frames(site).values() if has_size(f, run.n)}
     wrong: set[tuple[str, str]] = set()
     for where, name, site in run.sites():
         frames = plate_frames(site).values()
@@ -91,7 +88,9 @@ def odd_sizes(site: Site, n: int) -> Iterator[int]:
     """The sizes of a site's batch dimensions that are not those of its plates, if none is that of n data."""
     batch, sizes = site_shapes(site)[0], plate_sizes(site)
     if n not in batch:  # else plates in another order are more likely
-        yield from (b for b, d in zip(batch, range(-len(batch), 0), strict=True) if d in sizes and b not in (1, sizes[d]))
+        yield from (
+            b for b, d in zip(batch, range(-len(batch), 0), strict=True) if d in sizes and b not in (1, sizes[d])
+        )
 
 
 def plate_fix(plate: str) -> str:
@@ -102,7 +101,7 @@ def plate_fix(plate: str) -> str:
 
 def misses_the_data(frame: Any, site: Site, n: int, over_data: set[str]) -> bool:
     """Whether a plate of another size than n was meant for the data: by its name, or because the shapes would fit."""
-    if frame.size == n:
+    if has_size(frame, n):
         return False
     if frame.name in over_data or (frame.name == "data" and not over_data):
         return True
@@ -116,6 +115,11 @@ def misses_the_data(frame: Any, site: Site, n: int, over_data: set[str]) -> bool
     return any(len(b) >= -frame.dim and b[frame.dim] == n and fits(b, sizes) for b in cut)
 
 
+def has_size(frame: Any, n: int) -> bool:
+    """Whether a plate is over n data, or draws a minibatch of them by itself."""
+    return n in (frame.size, frame.full_size)
+
+
 def batch_fix(site: Site, n: int, over_data: set[str]) -> str:
     """The code that gives every batch dimension of a site a plate, or declares it as an event dimension."""
     batch, sizes, frames = site_shapes(site)[0], plate_sizes(site), plate_frames(site)
@@ -123,6 +127,15 @@ def batch_fix(site: Site, n: int, over_data: set[str]) -> str:
     declared = sum(
         f.reinterpreted_batch_ndims for f in wrapped_distributions(site["fn"]) if isinstance(f, td.Independent)
     )
+    if family(site) == "Unit":
+        inside = f"`with pyro.plate({min(over_data, default='data')!r}, len(x)):`"
+        return (
+            f"a `pyro.factor` adds one number for each element of its plates: put it inside {inside}, or sum it first"
+        )
+    if -1 not in frames and batch[-1] == n and n in sizes.values():
+        plate = next(f for f in frames.values() if f.size == n)
+        leave = f"plates count dimensions from the right, beginning with -1: leave out `dim={plate.dim}`"
+        return f"{leave}, {plate_fix(plate.name)}"
     if sorted(sizes.values()) == sorted(batch):
         dims = [f"`pyro.plate({f.name!r}, ..., dim={batch.index(f.size) - len(batch)})`" for f in frames.values()]
         return f"plates count dimensions from the right, so name them: {' and '.join(dims)}"
@@ -134,7 +147,10 @@ def batch_fix(site: Site, n: int, over_data: set[str]) -> str:
         event = len(batch) - 1 - batch.index(n) + declared
         declare = f" and write `dist.{family(site)}(...).to_event({event})`" if event else ""
         return f"put it inside `with pyro.plate({min(over_data, default='data')!r}, len(x)):`{declare}"
-    return f"declare the last {k} dimension(s) as one event: `dist.{family(site)}(...).to_event({k + declared})`"
+    fix = f"declare the last {k} dimension(s) as one event: `dist.{family(site)}(...).to_event({k + declared})`"
+    if site["fn"].event_dim and len(batch) <= len(sizes):  # an event was declared: are these rows of other data?
+        return f"if it has {batch[-k]} rows, one for each of other data, take those of the batch; else {fix}"
+    return fix
 
 
 def check_sites(run: Run, estimator: pyro.infer.ELBO) -> None:
@@ -142,9 +158,19 @@ def check_sites(run: Run, estimator: pyro.infer.ELBO) -> None:
     guide, model = run.sites_of("guide"), run.sites_of("model")
     drawn = [name for name, site in guide.items() if not site["is_observed"]]
     latent = [name for name, site in model.items() if not site["is_observed"]]
+    seen, seen_by_guide = ([name for name, site in sites.items() if observes(site)] for sites in (model, guide))
+    if seen_by_guide and not seen and not run.raised:
+        text = f"the model observes nothing, and the guide observes {seen_by_guide}: are they swapped? The model comes "
+        text += "first, `(model, guide, x)`; if they are not, observe the data in the model, "
+        run.error("swapped", seen_by_guide[0], f"{text}`pyro.sample({seen_by_guide[0]!r}, ..., obs=x)`")
+        return
     for name in latent:
         if name not in drawn and not is_enumerated(model[name], estimator):
             why = "observes" if name in guide else "never samples"
+            if not any(s["is_observed"] for s in model.values()) and name == latent[-1]:
+                text = f"the model observes nothing, and its last site {name!r} is not in the guide: give it the data, "
+                run.error("missing_in_guide", name, f"{text}`pyro.sample({name!r}, ..., obs=x)`")
+                continue
             text = f"the model samples the latent site {name!r}, which the guide {why} (the guide samples "
             text += f"{drawn or 'nothing'}): add `pyro.sample({name!r}, dist.{family(model[name])}(...))` to the "
             text += f"guide, or observe it in the model, `pyro.sample({name!r}, ..., obs=...)`"
@@ -157,9 +183,25 @@ def check_sites(run: Run, estimator: pyro.infer.ELBO) -> None:
             if name in model:
                 text += f"observes: remove `pyro.sample({name!r}, ...)` from the guide"
             else:
-                text += f"never samples (the model has {latent}): rename it, or mark it as the guide's own, "
+                text += f"never samples (the model has {latent}): {missing_fix(name, site, model, latent, drawn)}, or "
+                text += "mark it as the guide's own, "
                 text += f"`pyro.sample({name!r}, ..., infer={{'is_auxiliary': True}})`, if latents are functions of it"
             run.error("missing_in_model", name, text)
+
+
+def missing_fix(name: str, site: Site, model: dict[str, Site], latent: list[str], drawn: list[str]) -> str:
+    """What to do about a site that only the guide has."""
+    sample = f"`{name} = pyro.sample({name!r}, dist.{family(site)}(...))`"
+    if not model:
+        return f"it returned before its first site: sample in it, {sample}; or rename it"
+    if all(other in drawn for other in latent):
+        return f"draw it in the model, {sample} (not with torch or NumPy), rename it"
+    return "rename it"
+
+
+def observes(site: Site) -> bool:
+    """Whether a site observes a value: a `pyro.factor` does not."""
+    return bool(site["is_observed"]) and family(site) != "Unit"
 
 
 def check_guide_density(run: Run) -> None:
@@ -175,6 +217,12 @@ def check_guide_density(run: Run) -> None:
     for name in other_terms(traces):
         text = f"the guide adds {name!r} to its log-density, by pyro.factor or by observing: training has it, and "
         text += "`bound`, `log_marginal` and all other numbers leave it out, for it is no part of q(z|x)"
+        site = traces.guide.nodes[name]
+        if family(site) == "Unit":
+            text += ". If it is the KL or the entropy, remove it: the ELBO has them"
+            if "has_rsample" not in vars(base_distribution(site)):
+                text += f". If not, say that it is differentiable, `pyro.factor({name!r}, ..., has_rsample=True)`: "
+                text += "else it counts as the score of a draw, with another gradient"
         run.warn("guide_terms", name, text)
 
 
@@ -238,53 +286,6 @@ def has_kl(q: Site, p: Site) -> bool:
     except NotImplementedError:
         return False
     return True
-
-
-def check_support(run: Run) -> None:
-    """Check for observed values and draws of the guide outside the support of the model's distribution."""
-    for where, name, site in run.sites():
-        if name in run.faulty or (where == "guide" and not site["is_observed"]):
-            continue
-        value = torch.as_tensor(site["value"])
-        try:
-            support, bad = outside_support(site, value)
-        except (NotImplementedError, RuntimeError, ValueError, TypeError):  # the support is not implemented
-            continue
-        finite = value[value.isfinite()]
-        if not bool(bad.any()) or not len(finite):
-            continue
-        count = f"{int(bad.sum())} of {bad.numel()} values (all from {finite.min():.4g} to {finite.max():.4g})"
-        which = "observed at site" if site["is_observed"] else "that the guide draws for site"
-        text = f"{count} {which} {name!r} lie outside the support of the model's {family(site)}, {support}: "
-        if not site["is_observed"]:
-            text += f"use a guide with that support, for example `dist.{family(site)}(...)`"
-        elif support is constraints.boolean:
-            text += "divide them by their maximum, then " if finite.max() > 1 else ""
-            text += "binarize them, `pv.data.load(name, binarize='dynamic')`, or use a likelihood for values in "
-            text += "[0, 1], `likelihood='continuous_bernoulli'` or `pv.conditionals.ContinuousBernoulli(D)(logits)`"
-        else:
-            text += "map the data into it, or use a likelihood for their range, for example `dist.Normal(...)`"
-        run.error("support", name, text)
-
-
-def outside_support(site: Site, value: Tensor) -> tuple[Any, Tensor]:
-    """The support of a site, and a mask of the values outside it.
-
-    The support is that of single elements where the elements are independent. NaN and masked values count as inside.
-    """
-    fn = site["fn"] if site["mask"] is None else site["fn"].mask(site["mask"])
-    support = fn.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    bad = ~support.check(value)
-    for level in wrapped_distributions(fn):
-        mask = getattr(level, "_mask", None)
-        if isinstance(mask, Tensor):
-            bad = bad & mask.reshape(mask.shape + (1,) * (level.event_dim - support.event_dim))
-        elif mask is False:
-            bad = torch.zeros_like(bad)
-    nan = value.isnan()
-    return support, bad & ~(nan.flatten(-support.event_dim).any(-1) if support.event_dim else nan)
 
 
 def check_estimator(run: Run, estimator: pyro.infer.ELBO) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.nn.parameter import is_lazy
 
+from pyro_vae.evaluate.preflight.inputs import Inputs
 from pyro_vae.evaluate.preflight.result import PreflightIssue
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.parameters import offered_tensor, stale
@@ -31,6 +32,7 @@ from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import Running
 from pyro_vae.pair.subsampling import give_sizes
 from pyro_vae.pair.tracing import sample_sites
+from pyro_vae.pair.untouched import kept_store
 
 __all__ = [
     "Program",
@@ -80,38 +82,73 @@ class _Params(Messenger):
 
 @dataclass
 class Run:
-    """The traces of one run, up to an error, and the problems found in them."""
+    """The traces of one run, up to an error, and the problems found in them.
 
-    n: int  # number of data
+    Attributes:
+        n: The number of data.
+        params: What the run did with parameters.
+        guide, model: The traces, without the sites at which plates draw indices.
+        raised: The program that raised, in words, and its error.
+        changed: What each program changed of its arguments in place: ("guide" or "model", the argument). The arguments
+            have their values back.
+        problems: The issues found so far.
+        faulty: Sites that later checks skip.
+    """
+
+    n: int
     params: _Params
     guide: PyroTrace = field(default_factory=PyroTrace)
     model: PyroTrace = field(default_factory=PyroTrace)
     raised: tuple[str, Exception] | None = None
+    changed: list[tuple[str, str]] = field(default_factory=list)
     problems: list[PreflightIssue] = field(default_factory=list)
-    faulty: set[str] = field(default_factory=set)  # sites that later checks skip
+    faulty: set[str] = field(default_factory=set)
 
     @classmethod
-    def record(cls, n: int, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
-        """Run the guide, then the model on its values; an error of either is recorded."""
-        run = cls(n, _Params())
-        values = PyroTrace()
-        where = "the guide"
+    def record(
+        cls,
+        n: int,
+        model: Program,
+        guide: Program,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        values: PyroTrace | None = None,
+    ) -> Run:
+        """Run the guide, then the model on its values; an error of either is recorded.
+
+        With `values`, latents have the values of this trace in place of draws.
+        """
+        run, inputs = cls(n, _Params()), Inputs(args, kwargs)
+        latents = PyroTrace()
+        where = "guide"
         try:
-            with run.params, poutine.trace() as tracer:
+            with run.params, poutine.trace() as tracer, poutine.replay(trace=values or PyroTrace()):
                 run.guide = tracer.trace
                 guide(*args, **kwargs)
-            for name, site in sample_sites(run.guide):
+            run.changed += [(where, text) for text in inputs.restore()]
+            replayed = {} if values is None else dict(sample_sites(values))
+            for name, site in (replayed | dict(sample_sites(run.guide))).items():
                 if not site["is_observed"]:
-                    values.add_node(name, **site)
-            where = "the model"
-            with run.params, poutine.trace() as tracer, poutine.replay(trace=values):
+                    latents.add_node(name, **site)
+            where = "model"
+            with run.params, poutine.trace() as tracer, poutine.replay(trace=latents):
                 run.model = tracer.trace
                 model(*args, **kwargs)
         except Exception as error:  # the sites before any error are still checked
-            run.raised = where, error
+            run.raised = f"the {where}", error
+        run.changed += [(where, text) for text in inputs.restore()]
         run.guide, run.model = prune_subsample_sites(run.guide), prune_subsample_sites(run.model)
         give_sizes(run.guide, run.model)
         return run
+
+    @property
+    def latent_values(self) -> PyroTrace:
+        """A trace of the latents of both programs, to run the pair on the same values again."""
+        values = PyroTrace()
+        for _, name, site in self.sites():
+            if not site["is_observed"] and name not in values.nodes:
+                values.add_node(name, **site)
+        return values
 
     def error(self, code: str, site: str | None, message: str) -> None:
         """Add an error; later checks skip its site."""
@@ -162,8 +199,6 @@ def fresh_guide(guide: Program) -> Program:
 @contextmanager
 def preserve_state(model: Program, guide: Program) -> Iterator[None]:
     """Run without Pyro's validation, whose messages are less specific; restores the buffers and the parameter store."""
-    store = pyro.get_param_store()
-    known = set(store.keys())
     owners = [part for net in modules_of(model, guide).values() for part in net.modules()]
     buffers = [(m, k, b, b.clone()) for m in owners for k, b in m._buffers.items() if b is not None and not is_lazy(b)]
     messenger: Any = BroadcastMessenger
@@ -177,16 +212,14 @@ def preserve_state(model: Program, guide: Program) -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*was not registered in the param store")  # frozen weights
         messenger._pyro_sample = staticmethod(lenient)
         try:
-            with Running():
+            # what the pair registers is forgotten, and nothing stays tied to the parameters within or without
+            with Running(), kept_store(), Running():
                 yield
         finally:
             messenger._pyro_sample = staticmethod(broadcast)
             with torch.no_grad():
                 for module, key, buffer, saved in buffers:
                     module._buffers[key] = buffer.copy_(saved)
-            for name in set(store.keys()) - known:
-                with suppress(KeyError):  # one tensor under two names
-                    del store[name]
 
 
 def wrapped_distributions(fn: Any) -> Iterator[Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import suppress
 from typing import Any
 
 import torch
 from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
+from pyro_vae.evaluate.preflight.gradients import Densities, graph_leaves
+from pyro_vae.evaluate.preflight.inputs import named_arrays, named_inputs
 from pyro_vae.evaluate.preflight.probe import (
     Program,
     Run,
@@ -20,19 +21,18 @@ from pyro_vae.evaluate.preflight.probe import (
     shorten,
 )
 from pyro_vae.evaluate.preflight.result import Level, PreflightIssue
+from pyro_vae.evaluate.preflight.values import looks_like_bytes
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.particles import particles_agree
 from pyro_vae.pair.tracing import log_prob
 
-__all__ = [
-    "check_finite",
-    "check_networks",
-    "check_vectorized",
-    "parameter_names",
-]
+__all__ = ["check_finite", "check_networks", "check_vectorized", "parameter_names"]
+
+ZEROS = "it observes zeros, where its density is 0 or infinite: shift or drop them, or use a likelihood that has them"
+CUT = "remove the `.detach()`, `.item()`, `torch.no_grad()` or NumPy between them and the networks' outputs"
 
 
-def check_finite(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, list[Tensor]]:
+def check_finite(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Densities:
     """Check for NaN and infinities in inputs, sites and gradients; returns the log-densities of guide and model."""
     log_probs: dict[str, list[Tensor]] = {"guide": [], "model": []}
     found: tuple[str | None, str] | None = None
@@ -51,43 +51,59 @@ def check_finite(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
             values = {key: value for key, value in distribution_parameters(site["fn"]) if value.numel()}
             sizes = [f"{key} {float(value.detach().abs().max()):.3g}" for key, value in values.items()]
             found = name, f"the {where}'s site {name!r}: {parts} (largest sizes: {', '.join(sizes) or 'none'})"
+    densities = Densities(log_probs)
     if found is None and not run.raised:
-        bad = nonfinite_gradients(log_probs)
-        if bad:
-            text = f"the gradient of {bad} parameter(s), though all densities are finite (a masked NaN can do that)"
-            found = None, text
-    inputs = {f"argument {i}": a for i, a in enumerate(args)} | {f"argument {k!r}": a for k, a in kwargs.items()}
-    tensors = {key: a for key, a in inputs.items() if isinstance(a, Tensor)}
+        densities.differentiate()
+        if densities.nonfinite:
+            text = f"the gradient of {densities.nonfinite} parameter(s), though all densities are finite (a masked "
+            found = None, f"{text}NaN can do that)"
+    tensors = {key: a for key, a in named_arrays(named_inputs(args, kwargs)) if isinstance(a, Tensor)}
     unclean = [part for key, a in tensors.items() for part in count_nonfinite(f"{key}, shape {shape(a)},", a)]
     if unclean:
         # only a warning if all else is finite: a pair may replace missing values itself
         level: Level = "error" if found or run.raised else "warning"
         fix = "replace them, `x = x.nan_to_num(0.0)`, and mask them out if they are missing, `poutine.mask(mask=...)`"
         run.problems.insert(0, PreflightIssue(level, "nan_input", None, f"{' and '.join(unclean)}: {fix}"))
-    elif found:
+    elif found and not any(problem.code == "invalid_parameter" for problem in run.problems):
         fix = "bound the outputs of the networks, `scale = log_scale.clamp(-10, 10).exp()`, or rescale the data"
+        large = [f"{key} goes up to {float(a.max()):.4g}" for key, a in tensors.items() if looks_like_bytes(a)]
+        fix = f"{' and '.join(large)}, as the bytes of images do: divide it, `x / 255`; or {fix}" if large else fix
+        fix = ZEROS if has_zeros(run, found[0]) else fix
         run.error("nonfinite", found[0], f"not finite at the start, first {found[1]}: {fix}")
-    return log_probs
+    return densities
 
 
-def nonfinite_gradients(log_probs: dict[str, list[Tensor]]) -> int:
-    """The number of parameters whose gradient of the log-densities is not finite."""
-    terms = [value.sum() for value in log_probs["model"]] + [-value.sum() for value in log_probs["guide"]]
-    total, leaves = sum(terms, start=torch.zeros(())), list(graph_leaves(terms).values())
-    with suppress(RuntimeError):  # a graph that torch.autograd.grad rejects, such as a re-entrant checkpoint
-        grads = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True) if leaves else ()
-        return sum(grad is not None and not bool(grad.isfinite().all()) for grad in grads)
-    return 0
+def has_zeros(run: Run, name: str | None) -> bool:
+    """Whether a site observes zeros under a distribution of positive values."""
+    site = run.sites_of("model").get(name or "")
+    if site is None or not site["is_observed"]:
+        return False
+    value = torch.as_tensor(site["value"])
+    return value.is_floating_point() and float(value.min()) == 0 and not bool(log_prob("x", site).isfinite().all())
 
 
 def check_networks(
-    run: Run, log_probs: dict[str, list[Tensor]], nets: dict[int, tuple[str, str]], inputs: list[Any]
+    run: Run,
+    log_probs: dict[str, list[Tensor]],
+    nets: dict[int, tuple[str, str]],
+    inputs: list[Any],
+    lost: dict[str, str],
+    baselines: list[Tensor],
 ) -> None:
-    """Check for weights that are used but not trained, and for registered ones without a gradient."""
+    """Check for weights that are used but not trained, and for registered ones without a gradient.
+
+    Args:
+        run: The run.
+        log_probs: Its log-densities.
+        nets: The names of the networks' parameters.
+        inputs: The arguments.
+        lost: What `lost_gradients` found.
+        baselines: What the estimator trains beside the densities.
+    """
     for where, name, site in run.sites():
         if name in run.faulty:  # its density is unknown, but not what it depends on
             log_probs[where] += [value for _, value in distribution_parameters(site["fn"])]
-    by_guide = graph_leaves(log_probs["guide"])
+    by_guide = graph_leaves([*log_probs["guide"], *baselines])
     used = by_guide | graph_leaves(log_probs["model"])
     trained = {id(p): name for name, p in run.params.trained.items()}
     refused: dict[str, dict[int, str]] = defaultdict(dict)
@@ -116,16 +132,24 @@ def check_networks(
         return  # unknown: what the missing densities depend on
     taken = {name for names in refused.values() for name in names.values()}
     idle = [n for n, p in run.params.trained.items() if p.requires_grad and id(p) not in used and n not in taken]
+    cut = f"{'; '.join(lost.values())}: {CUT}" if lost else ""
+    where_lost = next(iter(lost), None)
     if not used.keys() & trained.keys() and not refused and not unregistered:
-        text = f"the loss depends on no parameter (registered: {shorten(idle) or 'none'}): register the networks with "
-        text += "`pyro.module(name, net)`, and look for `.detach()` and `torch.no_grad()` in the pair"
-        run.error("no_gradient", None, text)
+        text = f"the loss depends on no parameter (registered: {shorten(idle) or 'none'}): "
+        register = (
+            "register the networks with `pyro.module(name, net)`, and look for `.detach()` and `torch.no_grad()` "
+        )
+        run.error("no_gradient", where_lost, text + (cut or f"{register}in the pair"))
     elif idle:
         text = (
             f"{len(idle)} registered parameter(s) get no gradient, the loss does not depend on them: {shorten(idle)}. "
         )
-        text += "Use them, remove a `.detach()`, or freeze them, `p.requires_grad_(False)`"
-        run.warn("no_gradient", None, text)
+        use = "Use them, remove a `.detach()`, or freeze them, `p.requires_grad_(False)`"
+        run.warn(
+            "no_gradient", where_lost, text + (f"{cut}. Or freeze them, `p.requires_grad_(False)`" if cut else use)
+        )
+    elif cut:
+        run.warn("no_gradient", where_lost, f"no gradient passes through {cut}")
 
 
 def report_refused(
@@ -148,22 +172,6 @@ def report_refused(
         text = f"Pyro's parameter store holds an earlier network under the name {prefix!r}, not {mine}"
         fix = "call `pyro.clear_param_store()` before building the pair, or use a new name in `pyro.module`"
     run.error(code, None, f"{text}, so training never changes {shorten(sorted(names.values()))} of {mine}: {fix}")
-
-
-def graph_leaves(tensors: list[Tensor]) -> dict[int, Tensor]:
-    """The leaves of the autograd graph of the tensors, by id."""
-    leaves = {id(t): t for t in tensors if t.is_leaf and t.requires_grad}
-    todo: list[Any] = [t.grad_fn for t in tensors if t.grad_fn is not None]
-    seen = set(todo)
-    while todo:
-        node = todo.pop()
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, Tensor):
-            leaves[id(variable)] = variable
-        new = {following for following, _ in node.next_functions if following is not None} - seen
-        seen |= new
-        todo += new
-    return leaves
 
 
 def parameter_names(*programs: Program) -> dict[int, tuple[str, str]]:
