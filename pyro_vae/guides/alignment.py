@@ -12,29 +12,31 @@ from torch import Tensor
 __all__ = ["align", "broadcast_cat", "enter_plates"]
 
 
-def enter_plates(frames: Iterable[Any], data_plate: str | None, n: int) -> tuple[dict[str, Any], Tensor | None]:
+def enter_plates(
+    frames: Iterable[Any], data_plate: str | None, n: int, full_size: int | None
+) -> tuple[dict[str, Any], Tensor | None]:
     """The plates of the guide, and the rows of the data that they choose.
 
     Args:
         frames: The plates in a trace of the model.
         data_plate: Name of the plate over the data.
         n: Number of data that came.
+        full_size: The number of all data, where the model knows it.
 
     Returns:
         The plates by name; and, where the model takes a subsample of the data itself, its indices, else None.
     """
     plates, rows = {}, None
     for f in frames:
-        size, full = f.size, f.full_size if f.full_size is not None else f.size
-        if f.name == data_plate:
-            if full == size:
-                size = full = n
-            elif n != full:  # the model knows the number of all data and gets a part
-                size = n
-        plates[f.name] = pyro.plate(f.name, full, subsample_size=size, dim=f.dim)
-        if f.name == data_plate and n == full != size:
+        full = f.size if f.full_size is None else f.full_size
+        if f.name != data_plate:
+            plates[f.name] = pyro.plate(f.name, full, subsample_size=f.size, dim=f.dim)
+        elif full_size is not None and full_size == n and f.size < n:
+            plates[f.name] = pyro.plate(f.name, n, subsample_size=f.size, dim=f.dim)
             with plates[f.name] as rows:
                 pass
+        else:
+            plates[f.name] = pyro.plate(f.name, full_size or n, subsample_size=n, dim=f.dim)
     return plates, rows
 
 

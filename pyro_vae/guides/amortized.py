@@ -96,34 +96,29 @@ class AmortizedGuide(Named, nn.Module):
         super().__init__()
         with seeded(seed):
             made = Prototype(model, (x, *args), kwargs)
-            self.structure, self.nesting, self.n_example = structure, made.nesting, made.n
+            self.structure, self.summed_out, self.graph = structure, made.summed_out, made.graph
             self.plate, self.data_dim = made.plate and made.plate.name, made.data_dim
             self.masks, self.scales = made.masks, made.scales
-            self.graph, self.summed_out = made.graph, made.summed_out
-            self.coupled = {name: made.coupled.get(name, set()) - {self.plate} for name in made.latents}
+            self.full_size = made.full_size
             columns = inputs_of((x, *args), kwargs, made.n, made.observed, made.data_dim)
             self.encoder = None
             if made.plate:
                 data = tensors_at((x, *args), kwargs)
                 self.encoder = DataEncoder(columns, (x, *args), kwargs, encoder, features, hidden, data)
-            self._add_sites(made.latents, family, hidden, made.global_names)
+            self._add_sites(made, family, hidden)
             dtype = next((c.mean.dtype for c in columns if c.mean.is_floating_point()), torch.get_default_dtype())
             self.to(device=next(iter(tensors_at((x, *args), kwargs).values())).device, dtype=dtype)
 
-    def _add_sites(
-        self,
-        latents: Mapping[str, ShapedSite],
-        family: Family | Mapping[str, Family],
-        hidden: Sequence[int],
-        global_names: Sequence[str],
-    ) -> None:
+    def _add_sites(self, made: Prototype, family: Family | Mapping[str, Family], hidden: Sequence[int]) -> None:
         """Make the guide of each latent, in the order in which they are sampled."""
+        latents = made.latents
         families = family if isinstance(family, Mapping) else dict.fromkeys(latents, family)
         if unknown := sorted(set(families) - set(latents)):
             raise ValueError(f"got a family for {unknown}, which the guide does not sample: it samples {list(latents)}")
         hidden_ones = [name for name in self.graph if name in latents or name in self.summed_out]
-        order = invert(self.graph, hidden_ones, self.structure, global_names)
-        self.given = {name: given for name, given in order.items() if name in latents}
+        inversion = invert(self.graph, hidden_ones, self.structure, made.global_names, made.inner_plates)
+        self.given = {name: given for name, given in inversion.given.items() if name in latents}
+        self.coupled = inversion.coupled
         self.sites, self.parents = nn.ModuleList(), {}
         built: dict[str, LatentSite] = {}
         for name, given in self.given.items():
@@ -150,7 +145,7 @@ class AmortizedGuide(Named, nn.Module):
         pyro.module(self.name, self)
         data = self._tensors(args, kwargs)
         frames = {f.name: f for site in self.sites for f in site.frames}  # type: ignore[union-attr]
-        plates, rows = enter_plates(frames.values(), self.plate, rows_of(args, kwargs))
+        plates, rows = enter_plates(frames.values(), self.plate, rows_of(args, kwargs), self.full_size)
         if rows is not None:
             data = {place: leaf[rows] if place in self._places else leaf for place, leaf in data.items()}
         encoded = self.encoder(data, args, kwargs, self.data_dim) if self.encoder is not None else None
@@ -164,7 +159,8 @@ class AmortizedGuide(Named, nn.Module):
                     inside.enter_context(plates[frame.name])
                 if name in self.masks:
                     place, shape = self.masks[name]
-                    inside.enter_context(poutine.mask(mask=data[place].reshape(-1, *shape)))
+                    mask: Any = data[place].reshape(-1, *shape)
+                    inside.enter_context(poutine.mask(mask=mask))
                 if name in self.scales:
                     inside.enter_context(poutine.scale(scale=self.scales[name]))
                 h = self._inputs(site, [sites[p] for p in self.parents[name]], values, encoded)
@@ -180,10 +176,10 @@ class AmortizedGuide(Named, nn.Module):
         if site.is_local and encoded is not None:
             inner = {f.dim for f in site.frames if f.name != self.plate}
             assert self.encoder is not None
-            parts += self.encoder.at(encoded, inner, self.data_dim, self.nesting)
+            parts += self.encoder.at(encoded, inner, self.data_dim, site.nesting)
         for parent in parents:
             extra = parent.plates_outside(site.plates)
-            parts.append(align(parent.features(values[parent.name]), self.nesting, extra))
+            parts.append(align(parent.features(values[parent.name]), site.nesting, extra))
         return site.joined(parts)
 
     @property

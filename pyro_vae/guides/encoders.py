@@ -141,7 +141,8 @@ class DataEncoder(nn.Module):
         parts = []
         for i, value in enumerate(columns):
             if str(i) in self.images:
-                value = self.images[str(i)](value.reshape(len(value), -1, *self.columns[i].shape[1:]))  # type: ignore[misc]
+                column: Any = self.columns[i]
+                value = self.images[str(i)](value.reshape(len(value), -1, *column.shape[1:]))
             parts.append(value.flatten(1))
         return torch.cat(parts, -1)
 

@@ -1,4 +1,4 @@
-"""The data of a pair as numbers that a network can take: standardized reals, logarithms of counts, one-hot categories."""
+"""The data of a pair as inputs of networks: standardized reals, logarithms of counts, one-hot categories."""
 
 from __future__ import annotations
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer.inspect import get_dependencies
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 from pyro_vae.guides.inputs import tensors_at
 from pyro_vae.guides.sites import ShapedSite
@@ -36,9 +35,8 @@ class Prototype:
         summed_out: The latents that the model enumerates.
         observed: The observed sites, by name.
         plate: The plate over the data, None if no site is in one.
-        nesting: Number of batch dimensions that plates take.
         graph: The parents of each site.
-        coupled: For each latent the plates of its own across which its elements depend on each other.
+        full_size: The number of all data, if the model knows it whatever it is given.
         masks: The mask of each masked latent: where it stands among the arguments, and its shape for one datum.
         scales: The scale of each latent that `poutine.scale` scales.
     """
@@ -56,18 +54,26 @@ class Prototype:
         self.summed_out = [name for name, site in hidden.items() if site["infer"].get("enumerate")]
         self._check_kinds(hidden)
         self.plate = self._data_plate(sites)
-        frames = [f for site in sites.values() for f in site["cond_indep_stack"] if f.vectorized]
-        self.nesting = max((-f.dim for f in frames), default=0)
         name = self.plate.name if self.plate else None
         self.latents = {
             latent: ShapedSite(latent, [run.nodes[latent] for run in runs], name)
             for latent in hidden
             if latent not in self.summed_out
         }
-        self.graph, self.coupled = _graph(model, args, kwargs, sites)
+        self.graph = _graph(model, args, kwargs, sites)
+        self.full_size = self._full_size(model)
         self.masks = {latent: place for latent in self.latents if (place := self._mask(latent, hidden[latent]))}
         self.scales = {
             latent: scale for latent in self.latents if (scale := self._scale(latent, hidden[latent])) != 1.0
+        }
+
+    @property
+    def inner_plates(self) -> dict[str, set[str]]:
+        """The plates of each site, without that over the data."""
+        outer = {self.plate.name} if self.plate else set()
+        sites = dict(sample_sites(self.trace))
+        return {
+            name: {f.name for f in site["cond_indep_stack"] if f.vectorized} - outer for name, site in sites.items()
         }
 
     @property
@@ -124,6 +130,26 @@ class Prototype:
             )
         return found.get("data") or next(iter(found.values()), None)
 
+    def _full_size(self, model: Callable[..., Any]) -> int | None:
+        """The full size of the data plate where it is a constant of the model, seen by running it on fewer data."""
+        args, kwargs = self.arguments
+        if self.plate is None or self.n < 2:
+            return None
+        fewer = tree_map(lambda leaf: leaf[: self.n // 2] if self._is_data(leaf) else leaf, (args, kwargs))
+        try:
+            with torch.no_grad(), eval_mode(model), kept_buffers(model):
+                trace = _run(model, *fewer)
+        except Exception:
+            return None
+        frames = {f.name: f for _, site in sample_sites(trace) for f in site["cond_indep_stack"]}
+        frame = frames.get(self.plate.name)
+        if frame is None or frame.full_size in (None, self.n // 2):
+            return None
+        return int(frame.full_size)
+
+    def _is_data(self, leaf: Any) -> bool:
+        return isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == self.n
+
     def _mask(self, name: str, site: dict[str, Any]) -> tuple[str, tuple[int, ...]] | None:
         """Where the mask of a latent stands among the arguments, and its shape without the data."""
         masks = [m for m in [site["mask"], *masks_within(site["fn"])] if m is not None and m is not True]
@@ -145,8 +171,8 @@ class Prototype:
         scale = site["scale"]
         if isinstance(scale, Tensor) and scale.numel() > 1:
             raise ValueError(
-                f"the latent site {name!r} has a scale of shape {tuple(scale.shape)}, which a guide made from the model "
-                "cannot know for other data: write this guide by hand"
+                f"the latent site {name!r} has a scale of shape {tuple(scale.shape)}, which a guide made from the "
+                "model cannot know for other data: write this guide by hand"
             )
         for f in site["cond_indep_stack"]:
             if f.full_size not in (None, f.size):
@@ -174,24 +200,16 @@ def _run(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
 
 def _graph(
     model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], sites: dict[str, Any]
-) -> tuple[dict[str, tuple[str, ...]], dict[str, set[str]]]:
-    """The parents of each site, and the plates across which a latent's elements are coupled."""
+) -> dict[str, tuple[str, ...]]:
+    """The parents of each site, as Pyro's provenance has them; where it fails, all latents before the site."""
     try:
         with eval_mode(model), kept_buffers(model):
-            found: Any = get_dependencies(model, args, kwargs)
-    except Exception:  # noqa: BLE001 - a program may do to a tensor what provenance cannot follow
-        return _all_before(sites), {}
-    graph = {
-        name: tuple(parent for parent in parents if parent != name)
-        for name, parents in found["prior_dependencies"].items()
-    }
-    coupled = {name: above.get(name, set()) for name, above in found["posterior_dependencies"].items()}
-    if set(graph) - set(sites) or set(sites) - set(graph):
-        latents = [name for name, site in sites.items() if not site["is_observed"]]
-        if not set(latents) <= set(graph):
-            return _all_before(sites), {}
-        graph = {name: parents for name, parents in graph.items() if name in sites}
-    return graph, coupled
+            found: Any = get_dependencies(model, args, kwargs)["prior_dependencies"]
+    except Exception:  # a program may do to a tensor what provenance cannot follow
+        found = {}
+    known = {name: tuple(p for p in above if p != name) for name, above in found.items() if name in sites}
+    before = _all_before(sites)
+    return {name: known.get(name, before[name]) for name in sites}
 
 
 def _all_before(sites: dict[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -164,7 +164,7 @@ class LatentSite(nn.Module):
             self.family = _family(shaped.name, family, self.values.size)
             out = self.family.param_shape
         self.position = nn.Parameter(torch.randn(*positions, POSITION)) if positions else None
-        batch = ()
+        batch: tuple[int, ...] = ()
         if not self.is_local:
             batch = _padded(shaped)
             features = features if features * out.numel() <= FREE_WEIGHTS else 0
@@ -184,6 +184,11 @@ class LatentSite(nn.Module):
         if self.position is not None:
             parts = [*parts, self.position]
         return broadcast_cat(parts) if self.reads_latents or self.is_local else None
+
+    @property
+    def nesting(self) -> int:
+        """Number of batch dimensions that the plates take."""
+        return max((-frame.dim for frame in self.frames), default=0)
 
     @property
     def size(self) -> int:

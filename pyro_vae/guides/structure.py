@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import combinations
 
-__all__ = ["STRUCTURES", "invert"]
+__all__ = ["STRUCTURES", "Inversion", "invert"]
 
 Graph = Mapping[str, Collection[str]]
+Plates = Mapping[str, Collection[str]]
 Neighbors = dict[str, set[str]]
 
 STRUCTURES = ("faithful", "forward", "reverse", "mean_field")
 
 
+@dataclass
+class Inversion:
+    """What each latent depends on in a guide.
+
+    Attributes:
+        given: The sites on which each latent depends, in the order in which the guide samples the latents.
+        coupled: The plates across which elements of a latent depend on each other, given those sites. A guide that
+            samples in these plates takes the elements as independent.
+    """
+
+    given: dict[str, tuple[str, ...]]
+    coupled: dict[str, set[str]] = field(default_factory=dict)
+
+    def cost(self) -> tuple[int, int]:
+        """Latents with coupled elements, then dependencies: the fewer the better."""
+        return sum(map(bool, self.coupled.values())), sum(map(len, self.given.values()))
+
+
 def invert(
-    parents: Graph, latents: Collection[str], structure: str = "faithful", first: Collection[str] = ()
-) -> dict[str, tuple[str, ...]]:
-    """The sites on which each latent depends in a guide, in the order in which the guide samples the latents.
+    parents: Graph,
+    latents: Collection[str],
+    structure: str = "faithful",
+    first: Collection[str] = (),
+    plates: Plates | None = None,
+) -> Inversion:
+    """The dependencies of a guide for a model.
 
     Every structure but "mean_field" is faithful: it claims no independence that the model's posterior lacks. The
     parents of a latent are the sites that share a factor with it once the latents that the guide samples later are
@@ -26,8 +50,10 @@ def invert(
         parents: The parents of each site in the model.
         latents: The latent sites; all others are observed.
         structure: "forward": the model's order, ancestors first. "reverse": descendants first. "faithful": the one of
-            these two that needs fewer dependencies. "mean_field": every latent depends on observed sites only.
+            these two that leaves fewer latents with coupled elements, then the one with fewer dependencies.
+            "mean_field": every latent depends on observed sites only.
         first: Latents that the guide samples before all others.
+        plates: The plates of each site, without that over the data.
 
     Raises:
         ValueError: For an unknown structure.
@@ -36,23 +62,31 @@ def invert(
 
     Example:
         >>> collider = {"a": [], "b": [], "x": ["a", "b"]}
-        >>> invert(collider, ["a", "b"], "forward")
+        >>> invert(collider, ["a", "b"], "forward").given
         {'a': ('x',), 'b': ('a', 'x')}
     """
     if structure not in STRUCTURES:
         raise ValueError(f"unknown structure {structure!r}: use one of {', '.join(STRUCTURES)}")
     if structure == "faithful":
-        both = [invert(parents, latents, each, first) for each in ("forward", "reverse")]
-        return min(both, key=lambda found: sum(map(len, found.values())))
+        both = [invert(parents, latents, each, first, plates) for each in ("forward", "reverse")]
+        return min(both, key=Inversion.cost)
+    inside = {name: set((plates or {}).get(name, ())) for name in parents}
     between = _moral(parents)
+    coupled = {name: set[str]() for name in latents}
+    for name, above in parents.items():  # elements of a parent meet in a child outside their plate
+        for parent in set(above) & set(latents):
+            coupled[parent] |= inside[parent] - inside[name]
     order = list(_elimination(parents, latents, between, structure != "reverse", set(first)))
     if structure == "mean_field":
-        return {name: _ordered(_observed_near(name, between, latents), parents) for name in reversed(order)}
+        given = {name: _ordered(_observed_near(name, between, latents), parents) for name in reversed(order)}
+        return Inversion(given, coupled)
     found = {}
     for name in order:
         found[name] = _ordered(between[name], parents)
+        for other in between[name] & set(latents):  # and in a latent outside their plate that is eliminated
+            coupled[other] |= inside[other] - inside[name]
         _eliminate(name, between)
-    return {name: found[name] for name in reversed(order)}
+    return Inversion({name: found[name] for name in reversed(order)}, coupled)
 
 
 def _moral(parents: Graph) -> Neighbors:

@@ -44,7 +44,8 @@ def fixed_support(name: str, fns: list[Any]) -> Any:
             f"({type(innermost(fn)).__name__}): write this site's guide by hand, or parametrize the model by a latent "
             "whose support has a bijection (torch.distributions.biject_to)"
         ) from None
-    core, depth = fn.support, 0
+    core: Any = fn.support
+    depth = 0
     while isinstance(core, constraints.independent):
         core, depth = core.base_constraint, depth + core.reinterpreted_batch_ndims
     bounds = {key: _common_bound(name, key, fns) for key in ("lower_bound", "upper_bound") if hasattr(core, key)}
@@ -119,14 +120,13 @@ class UnconstrainedSite(nn.Module):
         """The distribution of the value, for a distribution `q` of u."""
         if self.real and (moved := self._affine(q)) is not None:
             return moved
-        steps = [AffineTransform(self.offset, self.scale, event_dim=1)]
+        steps: list[Any] = [AffineTransform(self.offset, self.scale, event_dim=1)]
         if self.shape != (self.size,):
-            steps.append(ReshapeTransform((self.size,), self.shape))
+            steps.append(ReshapeTransform(torch.Size([self.size]), self.shape))
         return FlowDistribution(q, steps if self.real else [*steps, self.bijection])
 
     def _affine(self, q: Any) -> Any:
         """The same for a normal distribution over a real site: again a normal, so that its KL keeps a closed form."""
-        loc = self.offset + self.scale * q.mean if isinstance(q, _NORMALS) else None
         if isinstance(q, dist.Independent) and isinstance(q.base_dist, dist.Normal):
             shape = (*q.batch_shape, *self.shape)
             loc, scale = self.offset + self.scale * q.base_dist.loc, self.scale * q.base_dist.scale
@@ -134,17 +134,16 @@ class UnconstrainedSite(nn.Module):
         if self.shape != (self.size,):
             return None
         if isinstance(q, dist.MultivariateNormal):
+            loc = self.offset + self.scale * q.loc
             return dist.MultivariateNormal(loc, scale_tril=self.scale.unsqueeze(-1) * q.scale_tril)
         if isinstance(q, dist.LowRankMultivariateNormal):
+            loc = self.offset + self.scale * q.loc
             factor = self.scale.unsqueeze(-1) * q.cov_factor
             return dist.LowRankMultivariateNormal(loc, factor, self.scale.square() * q.cov_diag)
         return None
 
     def extra_repr(self) -> str:
         return f"{self.label}, event_shape={tuple(self.event_shape)}"
-
-
-_NORMALS = (dist.MultivariateNormal, dist.LowRankMultivariateNormal)
 
 
 def _is_real(support: Any) -> bool:
