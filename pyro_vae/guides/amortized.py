@@ -18,6 +18,7 @@ from pyro_vae.guides.inputs import inputs_of, tensors_at
 from pyro_vae.guides.prototype import Prototype, rows_of
 from pyro_vae.guides.sites import Family, LatentSite, ShapedSite
 from pyro_vae.guides.structure import invert
+from pyro_vae.pair.arguments import check_keywords
 from pyro_vae.pair.names import Named
 from pyro_vae.pair.protocol import Program
 from pyro_vae.support.random import seeded
@@ -94,6 +95,7 @@ class AmortizedGuide(Named, nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        check_keywords(AmortizedGuide, kwargs, model)
         with seeded(seed):
             made = Prototype(model, (x, *args), kwargs)
             self.structure, self.summed_out, self.graph = structure, made.summed_out, made.graph

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_graphs"]
 
 Graph = Mapping[str, Sequence[str]]
-HIDDEN, SEEN, ADDED = "white", "#c9d7e8", "#d95f02"
+HIDDEN, SEEN = "white", "#c9d7e8"
 
 
 def draw_graphs(model: Graph, guide: Graph, summed_out: Collection[str] = ()) -> Figure:
@@ -31,7 +31,7 @@ def draw_graphs(model: Graph, guide: Graph, summed_out: Collection[str] = ()) ->
     figure = Figure(figsize=(2 * width, height + 0.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     latents = {*guide, *summed_out}
-    _draw(left, model, places, latents, f"model: {len(model)} sites")
+    _draw(left, model, places, latents, "model")
     known = {*guide, *(parent for parents in guide.values() for parent in parents)}
     _draw(right, {name: guide.get(name, ()) for name in model if name in known}, places, latents, "guide")
     return figure
@@ -56,31 +56,26 @@ def _places(graph: Graph) -> dict[str, tuple[float, float]]:
 def _draw(
     ax: Axes, graph: Graph, places: Mapping[str, tuple[float, float]], latents: Collection[str], title: str
 ) -> None:
-    radius = 0.24
-    for name, parents in graph.items():
-        for parent in parents:
-            if parent not in graph:
-                continue
-            ax.annotate(
-                "",
-                xy=places[name],
-                xytext=places[parent],
-                arrowprops={
-                    "arrowstyle": "-|>",
-                    "color": "0.35",
-                    "shrinkA": 13,
-                    "shrinkB": 13,
-                    "connectionstyle": "arc3,rad=0.12",
-                },
-            )
     from matplotlib.patches import Ellipse
 
+    shapes = {}
     for name in graph:
-        x, y = places[name]
-        size = max(2 * radius, 0.11 * len(name) + 0.12)
-        face = HIDDEN if name in latents else SEEN
-        ax.add_patch(Ellipse((x, y), size, 2 * radius, facecolor=face, edgecolor="black", zorder=3))
-        ax.text(x, y, name, ha="center", va="center", fontsize=9, zorder=4)
+        width = max(0.52, 0.11 * len(name) + 0.2)
+        color = HIDDEN if name in latents else SEEN
+        shapes[name] = ax.add_patch(Ellipse(places[name], width, 0.44, facecolor=color, edgecolor="black", zorder=3))
+        ax.annotate(name, places[name], ha="center", va="center", fontsize=9, zorder=4)
+    for name, parents in graph.items():
+        for parent in set(parents) & set(graph):
+            bend = {
+                "arrowstyle": "-|>",
+                "color": "0.35",
+                "connectionstyle": "arc3,rad=0.12",
+                "shrinkA": 0,
+                "shrinkB": 1,
+            }
+            ends = {"patchA": shapes[parent], "patchB": shapes[name]}
+            ax.annotate("", xy=places[name], xytext=places[parent], arrowprops={**bend, **ends})
     xs, ys = zip(*places.values(), strict=True)
-    ax.set(xlim=(min(xs) - 0.7, max(xs) + 0.7), ylim=(min(ys) - 0.5, max(ys) + 0.5), title=title)
+    ax.set(xlim=(min(xs) - 0.6, max(xs) + 0.6), ylim=(min(ys) - 0.4, max(ys) + 0.4), title=title)
+    ax.set_aspect("equal")
     ax.set_axis_off()
