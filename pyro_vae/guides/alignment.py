@@ -13,7 +13,7 @@ __all__ = ["align", "broadcast_cat", "enter_plates"]
 
 
 def enter_plates(
-    frames: Iterable[Any], data_plate: str | None, n: int, full_size: int | None
+    frames: Iterable[Any], data_plate: str | None, n: int, full_size: int | None, subsample: int | None
 ) -> tuple[dict[str, Any], Tensor | None]:
     """The plates of the guide, and the rows of the data that they choose.
 
@@ -22,6 +22,7 @@ def enter_plates(
         data_plate: Name of the plate over the data.
         n: Number of data that came.
         full_size: The number of all data, where the model knows it.
+        subsample: The size of the subsample, where the model takes one of the data itself.
 
     Returns:
         The plates by name; and, where the model takes a subsample of the data itself, its indices, else None.
@@ -31,8 +32,8 @@ def enter_plates(
         full = f.size if f.full_size is None else f.full_size
         if f.name != data_plate:
             plates[f.name] = pyro.plate(f.name, full, subsample_size=f.size, dim=f.dim)
-        elif full_size is not None and full_size == n and f.size < n:
-            plates[f.name] = pyro.plate(f.name, n, subsample_size=f.size, dim=f.dim)
+        elif subsample is not None:
+            plates[f.name] = pyro.plate(f.name, n, subsample_size=min(n, subsample), dim=f.dim)
             with plates[f.name] as rows:
                 pass
         else:

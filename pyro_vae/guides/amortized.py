@@ -101,7 +101,7 @@ class AmortizedGuide(Named, nn.Module):
             self.structure, self.summed_out, self.graph = structure, made.summed_out, made.graph
             self.plate, self.data_dim = made.plate and made.plate.name, made.data_dim
             self.masks, self.scales = made.masks, made.scales
-            self.full_size = made.full_size
+            self.full_size, self.subsample = made.full_size, made.subsample
             columns = inputs_of((x, *args), kwargs, made.n, made.observed, made.data_dim)
             self.encoder = None
             if made.plate:
@@ -147,7 +147,7 @@ class AmortizedGuide(Named, nn.Module):
         pyro.module(self.name, self)
         data = self._tensors(args, kwargs)
         frames = {f.name: f for site in self.sites for f in site.frames}  # type: ignore[union-attr]
-        plates, rows = enter_plates(frames.values(), self.plate, rows_of(args, kwargs), self.full_size)
+        plates, rows = enter_plates(frames.values(), self.plate, rows_of(args, kwargs), self.full_size, self.subsample)
         if rows is not None:
             data = {place: leaf[rows] if place in self._places else leaf for place, leaf in data.items()}
         encoded = self.encoder(data, args, kwargs, self.data_dim) if self.encoder is not None else None
@@ -166,7 +166,7 @@ class AmortizedGuide(Named, nn.Module):
                 if name in self.scales:
                     inside.enter_context(poutine.scale(scale=self.scales[name]))
                 h = self._inputs(site, [sites[p] for p in self.parents[name]], values, encoded)
-                values[name] = pyro.sample(name, site(h))
+                values[name] = pyro.sample(name, site(h), infer=site.infer)
             sites[name] = site
         return values
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.guides.alignment import align
-from pyro_vae.guides.inputs import DataInput
+from pyro_vae.guides.inputs import DataInput, mask_of
 from pyro_vae.nets import MLP, ConvEncoder
 
 __all__ = ["DataEncoder", "Encoded"]
@@ -51,7 +51,7 @@ class DataEncoder(nn.Module):
         super().__init__()
         self.columns = nn.ModuleList(columns)
         self.features, self.own = features, encoder
-        self.seen = _seen(columns)
+        self.seen = [mask_of(column.place, data) for column in columns]
         self.images = nn.ModuleDict()
         self.net: nn.Module | None = None
         with torch.no_grad():
@@ -151,13 +151,3 @@ class DataEncoder(nn.Module):
         if not isinstance(h, Tensor) or h.dim() != 2 or len(h) != n:
             came = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
             raise ValueError(f"{what} must return features (N, F), one row per datum, got {came}")
-
-
-def _seen(columns: Sequence[DataInput]) -> list[str | None]:
-    """For each tensor of data the boolean tensor of its shape, if there is exactly one: it marks what is observed."""
-    flags = [c for c in columns if c.kind == "flag"]
-    found: list[str | None] = []
-    for column in columns:
-        same = [f.place for f in flags if f is not column and f.row_shape == column.row_shape]
-        found.append(same[0] if len(same) == 1 and column.kind != "flag" else None)
-    return found

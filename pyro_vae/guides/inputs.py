@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.distributions import constraints
 from torch.nn.functional import one_hot
 from torch.utils._pytree import tree_flatten_with_path
 
-__all__ = ["DataInput", "inputs_of", "tensors_at"]
+__all__ = ["DataInput", "inputs_of", "mask_of", "tensors_at"]
 
 MOST_CATEGORIES = 64
 
@@ -31,13 +32,21 @@ class DataInput(nn.Module):
         shape: The shape of one datum as the observed site has it.
         plates: How many dimensions of `shape`, from the left, belong to plates inside the data plate.
         num_categories: For "category".
+        seen: Which entries of the example are observed, if a boolean argument says so.
     """
 
     mean: Tensor
     scale: Tensor
 
     def __init__(
-        self, place: str, example: Tensor, kind: str, shape: torch.Size, plates: int = 0, num_categories: int = 0
+        self,
+        place: str,
+        example: Tensor,
+        kind: str,
+        shape: torch.Size,
+        plates: int = 0,
+        num_categories: int = 0,
+        seen: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.place, self.kind, self.shape, self.plates = place, kind, shape, plates
@@ -47,6 +56,8 @@ class DataInput(nn.Module):
         self.is_image = plates == 0 and len(shape) == 3 and min(shape[1:]) >= 8 and kind not in ("category", "positive")
         value = self._transformed(example.reshape(len(example), *shape))
         known = value.isfinite()
+        if seen is not None:
+            known = known & self._as_value(seen, value)
         count = known.sum(0).clamp(min=1)
         mean = torch.where(known, value, 0.0).sum(0) / count
         spread = (torch.where(known, value - mean, 0.0).square().sum(0) / count).sqrt()
@@ -85,11 +96,15 @@ class DataInput(nn.Module):
             known = ~value.isnan()
             parts = [torch.where(known, value, 0.0), known.to(value.dtype)]
         if seen is not None:
-            seen = seen.reshape(len(x), *self.shape)
-            seen = seen.reshape(seen.shape + (1,) * (value.dim() - seen.dim()))
+            seen = self._as_value(seen, value)
             parts = [torch.where(seen, part, 0.0) for part in parts]
         lead = (len(x), *self.shape[: self.plates])
         return torch.cat([part.reshape(*lead, -1) for part in parts], -1)
+
+    def _as_value(self, seen: Tensor, value: Tensor) -> Tensor:
+        """Which entries are observed, in the shape of the transformed data."""
+        seen = seen.reshape(len(value), *self.shape)
+        return seen.reshape(seen.shape + (1,) * (value.dim() - seen.dim()))
 
     def extra_repr(self) -> str:
         return f"{self.place}, {self.kind}, shape={tuple(self.shape)}"
@@ -111,20 +126,32 @@ def inputs_of(
         data_dim: The (negative) dimension of the data plate.
     """
     found = []
-    for place, leaf in tensors_at(args, kwargs).items():
-        if len(leaf) != n:
-            continue
+    leaves = {place: leaf for place, leaf in tensors_at(args, kwargs).items() if len(leaf) == n}
+    for place, leaf in leaves.items():
+        mask = mask_of(place, leaves)
+        seen = None if mask is None else leaves[mask]
         site = next((s for s in observed.values() if _same(leaf, s["value"], n)), None)
         if site is None:
-            found.append(DataInput(place, leaf, _kind_of_values(leaf, observed), leaf.shape[1:]))
+            found.append(DataInput(place, leaf, _kind_of_values(leaf, observed), leaf.shape[1:], seen=seen))
             continue
         fn, value = site["fn"], site["value"]
         # a plate to the left of the data plate would come before the rows, so its values are taken as a whole
         batch = value.dim() - len(fn.event_shape)
         plates = -data_dim - 1 if batch == -data_dim else 0
         kind, categories = _kind_of_support(fn.support)
-        found.append(DataInput(place, leaf, kind, value.shape[1:], plates, categories))
+        found.append(DataInput(place, leaf, kind, value.shape[1:], plates, categories, seen))
     return found
+
+
+def mask_of(place: str, leaves: Mapping[str, Tensor]) -> str | None:
+    """The place of the boolean tensor of the same shape, if there is exactly one: it marks what is observed."""
+    leaf = leaves[place]
+    same = [
+        other
+        for other, flag in leaves.items()
+        if other != place and flag.dtype == torch.bool and flag.shape == leaf.shape
+    ]
+    return same[0] if len(same) == 1 and leaf.dtype != torch.bool else None
 
 
 def _same(leaf: Tensor, value: Any, n: int) -> bool:

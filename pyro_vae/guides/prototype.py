@@ -37,6 +37,7 @@ class Prototype:
         plate: The plate over the data, None if no site is in one.
         graph: The parents of each site.
         full_size: The number of all data, if the model knows it whatever it is given.
+        subsample: The size of the subsample, if the model takes one of the data that it is given.
         masks: The mask of each masked latent: where it stands among the arguments, and its shape for one datum.
         scales: The scale of each latent that `poutine.scale` scales.
     """
@@ -61,7 +62,9 @@ class Prototype:
             if latent not in self.summed_out
         }
         self.graph = _graph(model, args, kwargs, sites)
-        self.full_size = self._full_size(model)
+        takes_part = self.plate is not None and self.plate.size < self.n
+        self.subsample = self.plate.size if takes_part else None
+        self.full_size = None if takes_part else self._full_size(model)
         self.masks = {latent: place for latent in self.latents if (place := self._mask(latent, hidden[latent]))}
         self.scales = {
             latent: scale for latent in self.latents if (scale := self._scale(latent, hidden[latent])) != 1.0

@@ -22,6 +22,8 @@ Family = str | Conditional | Callable[[int], Conditional]
 
 
 POSITION = 4  # numbers that tell a network which element of an inner plate it is at
+FREE_SCALE = 0.1  # initial scale of a latent outside the data plate, in units of the prior's
+OWN_WEIGHTS = 100_000  # weights of the elements of a plate beyond which they share them
 FREE_WEIGHTS = 100_000  # weights between latents outside the data plate beyond which these are independent
 
 
@@ -81,18 +83,19 @@ class Classifier(nn.Module):
 class Head(nn.Module):
     """A linear map plus an MLP, both near zero at first: `(*, in) -> (*, out)`; without inputs free parameters.
 
-    The linear part makes the posteriors of linear-Gaussian models exact.
+    The linear part makes the posteriors of linear-Gaussian models exact. It has weights of its own for each element of
+    `batch_shape`, unless these are many; the MLP is shared.
     """
 
     def __init__(self, size: int, hidden: Sequence[int], out: Sequence[int], batch_shape: Sequence[int] = ()) -> None:
         super().__init__()
         self.out = torch.Size(out)
-        self.bias = nn.Parameter(torch.zeros(*batch_shape, self.out.numel()))
-        self.linear = nn.Linear(size, self.out.numel(), bias=False) if size else None
-        self.body = MLP(size, hidden, self.out.numel(), "elu") if size and hidden else None
+        width = self.out.numel()
+        self.bias = nn.Parameter(torch.zeros(*batch_shape, width))
+        apart = batch_shape if math.prod(batch_shape) * size * width <= OWN_WEIGHTS else ()
+        self.linear = nn.Parameter(0.1 * torch.randn(*apart, size, width) / max(1, size) ** 0.5) if size else None
+        self.body = MLP(size, hidden, width, "elu") if size and hidden else None
         with torch.no_grad():
-            if self.linear is not None:
-                self.linear.weight.mul_(0.1)
             if self.body is not None:
                 last = [module for module in self.body.modules() if isinstance(module, nn.Linear)][-1]
                 last.weight.mul_(0.1)
@@ -100,7 +103,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor | None) -> Tensor:
         h = self.bias
         if x is not None and self.linear is not None:
-            h = h + self.linear(x)
+            h = h + _elementwise_product(x, self.linear)
             if self.body is not None:
                 h = h + self.body(x)
         return h.unflatten(-1, self.out)
@@ -164,12 +167,17 @@ class LatentSite(nn.Module):
             self.family = _family(shaped.name, family, self.values.size)
             out = self.family.param_shape
         self.position = nn.Parameter(torch.randn(*positions, POSITION)) if positions else None
-        batch: tuple[int, ...] = ()
+        batch = tuple(positions)
         if not self.is_local:
             batch = _padded(shaped)
             features = features if features * out.numel() <= FREE_WEIGHTS else 0
         self.reads_latents = features > 0
         self.head = Head(features + (POSITION if positions else 0), hidden, out, batch)
+        if not self.is_local and self.family is not None:
+            # all data speak of a latent that they share, so its posterior is narrow; a family's features begin with
+            # the locations and the log-scales
+            with torch.no_grad():
+                self.head.bias[..., self.size : 2 * self.size] = math.log(FREE_SCALE)
 
     def plates_outside(self, plates: Mapping[str, int]) -> dict[int, int]:
         """The plates of the site that another site is not in: their sizes by dimension."""
@@ -196,6 +204,12 @@ class LatentSite(nn.Module):
         return self.values.size
 
     @property
+    def infer(self) -> dict[str, str] | None:
+        """How `TraceEnum_ELBO` treats it: other estimators draw or relax it."""
+        single = isinstance(self.values, Classifier) and not self.values.units
+        return {"enumerate": "parallel"} if single else None
+
+    @property
     def family_name(self) -> str:
         return "classifier" if self.family is None else f"{type(self.family).__name__}({self.size})"
 
@@ -211,6 +225,17 @@ class LatentSite(nn.Module):
             return self.values.distribution(self.head(h))
         assert self.family is not None
         return self.values(self.family(self.head(h)))
+
+
+def _elementwise_product(x: Tensor, weight: Tensor) -> Tensor:
+    """`x @ weight` with a weight for each element: `(*, *B, in)` and `(*B, in, out)`."""
+    batch = weight.shape[:-2]
+    if not batch:
+        return x @ weight
+    if x.shape[-1 - len(batch) : -1] != batch:
+        return (x.unsqueeze(-2) @ weight).squeeze(-2)
+    rows = x.reshape(-1, batch.numel(), x.shape[-1]).transpose(0, 1)  # one product per element, not per row
+    return (rows @ weight.flatten(0, -3)).transpose(0, 1).reshape(*x.shape[:-1], weight.shape[-1])
 
 
 def _family(name: str, family: Family, size: int) -> Conditional:

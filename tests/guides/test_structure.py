@@ -45,7 +45,9 @@ def variance_given(cov: Tensor, i: int, given: list[int]) -> float:
 
 @pytest.mark.parametrize("structure", ["faithful", "forward", "reverse"])
 @pytest.mark.parametrize("seed", range(40))
-def test_no_independence_is_claimed_that_the_posterior_lacks_and_no_dependency_is_idle(seed: int, structure: str) -> None:
+def test_no_independence_is_claimed_that_the_posterior_lacks_and_no_dependency_is_idle(
+    seed: int, structure: str
+) -> None:
     parents, latents = random_graph(seed)
     names = list(parents)
     cov = covariance(parents, seed)
