@@ -101,7 +101,7 @@ class Head(nn.Module):
                 last.weight.mul_(0.1)
 
     def forward(self, x: Tensor | None) -> Tensor:
-        h = self.bias
+        h: Tensor = self.bias
         if x is not None and self.linear is not None:
             h = h + _elementwise_product(x, self.linear)
             if self.body is not None:
@@ -204,7 +204,7 @@ class LatentSite(nn.Module):
         return self.values.size
 
     @property
-    def infer(self) -> dict[str, str] | None:
+    def infer(self) -> Any:
         """How `TraceEnum_ELBO` treats it: other estimators draw or relax it."""
         single = isinstance(self.values, Classifier) and not self.values.units
         return {"enumerate": "parallel"} if single else None
