@@ -24,6 +24,7 @@ from .evaluate import (
     sample_quality,
     summarize,
 )
+from .guides import AmortizedGuide
 from .evaluate.disentanglement.report import disentanglement
 from .evaluate.preflight.report import preflight
 from .models import VAE, Autoencoder, AuxiliaryVAE
@@ -48,6 +49,7 @@ __all__ = [
     "TrainingComparison",
     "SVI",
     "VAE",
+    "AmortizedGuide",
     "Autoencoder",
     "AuxiliaryVAE",
     "Checkpoints",

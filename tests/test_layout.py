@@ -27,7 +27,7 @@ FLOORS = [
     ["conditionals", "data"],
     ["priors", "oracles"],
     ["elbo"],
-    ["evaluate", "models"],
+    ["evaluate", "models", "guides"],
     ["training"],
     ["runs"],
     ["cli"],

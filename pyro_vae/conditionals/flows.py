@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
-from torch.distributions import AffineTransform, Transform
+from torch.distributions import AffineTransform, ComposeTransform, Transform
 
 from pyro_vae.conditionals import transforms
 from pyro_vae.conditionals.base import Conditional, bounded_exp, soft_bound
@@ -57,7 +57,8 @@ class FlowDistribution(dist.TransformedDistribution):
         x, log_det = value.view_as(value), torch.zeros(())  # a new tensor, so that no transform's cache has it
         for transform in reversed(self.transforms):
             y = x
-            x = transform._inv_call(y)  # `transform.inv` would keep the graph alive in a cycle
+            # `transform.inv` keeps the graph alive in a cycle; a composition has no other inverse
+            x = transform.inv(y) if isinstance(transform, ComposeTransform) else transform._inv_call(y)
             log_det = log_det + transform.log_abs_det_jacobian(x, y)
         return self.base_dist.log_prob(x) - log_det
 
