@@ -28,6 +28,7 @@ TINY = {
     "gmvae.py": "--data digits --epochs 1 1 1 --starts 1 --hidden 16",
     "gumbel.py": "--draws 200",
     "gaussian_vae.py": "--epochs 2 --num_samples 10",
+    "model_only.py": "--models mixture missing_columns eight_schools --epochs 2 --num_samples 20",
     "hierarchical_vae.py": "--data digits --epochs 2 --num_data 20 --num_samples 5",
     "imputation.py": "--data wine --missing 0.5 --epochs 2 --num_samples 20",
     "inference_gaps.py": "--data digits --minutes 0 --num_data 2 --num_samples 10 --families diagonal_normal",
