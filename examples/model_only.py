@@ -170,6 +170,7 @@ def main() -> None:
         training["epochs"] = options.epochs or training["epochs"] if "epochs" in training else options.epochs or 40
         pv.fit(model, guide, data, batch_size=min(100, len(data[0])), seed=options.seed, progress=False, **training)
         report(model, guide, data, options)
+        print(f"  {pv.plots.save(guide.plot(), options.pictures / f'{made.__name__}.png')}")
 
 
 def report(model: Callable[..., Any], guide: Any, data: tuple[Tensor, ...], options: Any) -> None:

@@ -77,8 +77,8 @@ class AmortizedGuide(Named, nn.Module):
         >>> guide = AmortizedGuide(model, torch.randn(100))
         >>> print(guide)
         AmortizedGuide, structure 'faithful', data plate 'data'
-          a  given x      DiagonalNormal(1)  real      amortized
-          b  given a, x   DiagonalNormal(1)  positive  amortized
+          a  given x     DiagonalNormal(1)  real      amortized
+          b  given a, x  DiagonalNormal(1)  positive  amortized
     """
 
     def __init__(
