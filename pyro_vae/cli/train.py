@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,7 @@ _MORE_HELP = {
 
 
 _VAE = "pyro_vae.VAE"
+_AMORTIZED = "pyro_vae.guides.AmortizedPair"
 
 
 def _parser(model: str = _VAE) -> Parser:
@@ -68,8 +70,8 @@ def _parser(model: str = _VAE) -> Parser:
         instantiate=False,
         default={"class_path": model},
         metavar="CLASS",
-        help="The pair: a name from `pyro-vae list`, or module.Class of your own. Its arguments follow as "
-        "--model.NAME VALUE; an argument data_shape is filled in.",
+        help="The pair: a name from `pyro-vae list`, module.Class of your own, or module.function: a Pyro model, for "
+        "which a guide is made. Arguments follow as --model.NAME VALUE; an argument data_shape is filled in.",
     )
     group = parser.add_argument_group("data")
     _add_data_options(group)
@@ -267,12 +269,43 @@ def _check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def _read(argv: Sequence[str]) -> tuple[Parser, Namespace]:
+    argv = [*_with_guide(argv)]
     parser = _parser()
     chosen = parser.read([argument for argument in argv if not argument.startswith("--print_config")]).model.class_path
     if chosen != _VAE:
         # jsonargparse keeps arguments when the class changes: those of the same name would have the VAE's defaults
         parser = _parser(chosen)
     return parser, parser.read(argv)
+
+
+def _with_guide(argv: Sequence[str]) -> Iterator[str]:
+    """The options, with a model that is a function in the form of a pair whose guide is made."""
+    words = iter(argv)
+    for word in words:
+        path = word.removeprefix("--model=") if word.startswith("--model=") else None
+        if word == "--model":
+            path = next(words, None)
+            if path is None:
+                yield word
+                return
+        if path is None:
+            yield word
+        elif _is_program(path):
+            yield from ("--model", _AMORTIZED, "--model.program", path)
+        else:
+            yield from ("--model", path)
+
+
+def _is_program(path: str) -> bool:
+    """Whether an option's value is the import path of a function."""
+    module, _, name = path.rpartition(".")
+    if not module or module.partition(".")[0] == "pyro_vae":
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception:  # the parser says what is wrong
+        return False
+    return callable(found) and not inspect.isclass(found)
 
 
 def _show(run: LoadedRun, options: Namespace, ranks: Ranks) -> None:

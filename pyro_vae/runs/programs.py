@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pyro_vae.data import Data
+from pyro_vae.guides.pair import EXAMPLES
 from pyro_vae.runs.building import build
 from pyro_vae.support.import_paths import stable_path
 from pyro_vae.support.random import fork_rng
@@ -51,6 +52,9 @@ def make_pair(pair: Any, spec: Mapping[str, Any], data: Data, seed: int) -> Any:
         return as_pair(pair)
     with fork_rng(seed):
         made = build(spec, data.shape)
+    if hasattr(made, "start_at_data"):
+        with fork_rng(seed):
+            made.start_at_data(*data.train.args(min(EXAMPLES, len(data.train))))
     if hasattr(made, "start_at_mean"):
         try:
             made.start_at_mean(data.mean)
