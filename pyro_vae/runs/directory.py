@@ -9,8 +9,10 @@ from typing import Any
 
 from pyro_vae.support.files import replacing
 from pyro_vae.support.serialization import as_json
+from pyro_vae.training.checkpoints.directory import unused
 
 __all__ = [
+    "CHECKPOINTS",
     "CONFIG",
     "LINES",
     "METRICS",
@@ -24,6 +26,7 @@ __all__ = [
     "write_together",
 ]
 
+CHECKPOINTS = "checkpoints"  # the folder of checkpoints within a run directory
 CONFIG, RECORD, WEIGHTS, METRICS, LINES = FILES = (
     "config.yaml",
     "run.json",
@@ -53,7 +56,7 @@ def create_run(path: str | Path, *, overwrite: bool = False, exist_ok: bool = Tr
         OSError: If it cannot be made or written to.
     """
     path = Path(path)
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and not _is_unused(path):
         if not any((path / name).exists() for name in FILES):
             raise FileExistsError(f"{path} holds files, but no run: choose another --out")
         if not overwrite:
@@ -66,6 +69,11 @@ def create_run(path: str | Path, *, overwrite: bool = False, exist_ok: bool = Tr
     if not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(f"cannot write to the run directory {path}: choose another --out")
     return path
+
+
+def _is_unused(path: Path) -> bool:
+    """Whether a directory is empty, but for what a run leaves that is killed before it is saved."""
+    return all(file.name == CHECKPOINTS and not file.is_symlink() and unused(file) for file in path.iterdir())
 
 
 def clear_run(path: Path) -> None:

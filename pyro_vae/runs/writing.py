@@ -13,7 +13,7 @@ from typing import Any
 import pyro
 
 from pyro_vae.runs.config import save_config
-from pyro_vae.runs.directory import RECORD, clear_run
+from pyro_vae.runs.directory import CHECKPOINTS, RECORD, clear_run
 from pyro_vae.runs.pairs import used_params
 from pyro_vae.runs.saving import save_run
 from pyro_vae.support.snapshots import Snapshot
@@ -23,7 +23,6 @@ from pyro_vae.training.history import History
 
 __all__ = ["CHECKPOINTS", "RunCheckpoints", "RunWriter"]
 
-CHECKPOINTS = "checkpoints"  # the folder of checkpoints within a run directory
 
 
 class RunWriter:
@@ -75,6 +74,7 @@ class RunWriter:
     def start(self) -> None:
         """Replace an earlier run by the configuration, which is needed to resume this one."""
         if not self._is_started:
+            check_no_link(self.path / CHECKPOINTS)
             clear_run(self.path)
             Checkpoints(self.path / CHECKPOINTS).clear()
             save_config(self.path, self.config)
@@ -107,10 +107,27 @@ class RunCheckpoints(Checkpoints):
         super().__init__(writer.path / CHECKPOINTS, steps=steps, minutes=minutes)
         self._writer = writer
 
+    def _check_folder(self) -> None:
+        """Refuse a link, which may lead anywhere: the run may come from somebody else."""
+        check_no_link(self.path)
+        super()._check_folder()
+
     def save(self, step: int, snapshot: Snapshot) -> None:
         """Write a checkpoint, and before the first one the configuration."""
         self._writer.start()
         super().save(step, snapshot)
+
+
+def check_no_link(folder: Path) -> None:
+    """Refuse a folder of a run that is a link to another place.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if folder.is_symlink():
+        raise ValueError(
+            f"{folder} is a link to another folder, where files would be written and removed: put a folder in its place"
+        )
 
 
 def _foreign_params(pair: Any, args: tuple[Any, ...]) -> set[str]:

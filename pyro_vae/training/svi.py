@@ -19,6 +19,8 @@ from pyro_vae.elbo import MeanField, PhasedELBO
 from pyro_vae.pair.parameters import parameters_kept
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.untouched import kept_buffers
+from pyro_vae.support.arguments import flag, function, real
+from pyro_vae.training.guards import check_grad_enabled
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam, updater_for
 from pyro_vae.training.parameters import ParameterRegistry
 from pyro_vae.training.phase_stepper import OwnGradients, PhaseStepper
@@ -106,7 +108,8 @@ class SVI:
         compile: bool = False,
         precision: Precision = "float32",
     ) -> None:
-        self.model, self.guide, self.clip_norm, self.compile = model, guide, clip_norm, compile
+        self.model, self.guide = function("model", model), function("guide", guide)
+        self.clip_norm, self.compile = clip_norm, flag("compile", compile)
         self.objective: Any = MeanField() if loss is None else loss
         self.optim = fused_adam() if optim is None else optim
         self.pyro_optim = optim if isinstance(optim, PyroOptim) else None
@@ -189,7 +192,9 @@ class SVI:
         Raises:
             ValueError: If the loss depends on no parameter, on none that the optimizer updates, or on a network whose
                 name Pyro's parameter store has for another one.
+            RuntimeError: Under `torch.no_grad` or `torch.inference_mode`.
         """
+        check_grad_enabled("a gradient step")
         with parameters_kept():
             return self._stepper.gradients(args, kwargs or {}, scale, self.compile)
 
@@ -253,8 +258,7 @@ class SVI:
 
 
 def _check_arguments(optim: Any, loss: Any, clip_norm: float | None, dtype: torch.dtype | None) -> None:
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm must be positive, got {clip_norm}")
+    real("clip_norm", clip_norm, above=0, none=True)
     if optim is not None and not callable(optim) and not isinstance(optim, torch.optim.Optimizer):
         raise TypeError(
             f"optim must be a torch.optim.Optimizer, a function params -> Optimizer or a PyroOptim, got {optim!r}"

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,12 @@ class StopRequest:
         """Whether a signal has arrived."""
         return self.signal is not None
 
+    def acknowledge(self) -> None:
+        """Say that the run stops; whoever read its messages may have ended."""
+        with suppress(OSError, ValueError):
+            sys.stderr.write("stopping after this step; press Ctrl-C again to stop immediately\n")
+            sys.stderr.flush()
+
 
 @contextmanager
 def stop_between_steps() -> Iterator[StopRequest]:
@@ -42,9 +48,7 @@ def stop_between_steps() -> Iterator[StopRequest]:
         if stop.requested:
             stop.interrupts_step = True
             raise KeyboardInterrupt
-        stop.signal = number
-        # the step may take long: it may be compiling
-        sys.stderr.write("stopping after this step; press Ctrl-C again to stop immediately\n")
+        stop.signal = number  # and nothing else: any call could fail in the middle of a step
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):

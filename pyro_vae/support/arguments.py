@@ -1,0 +1,135 @@
+"""Checks of arguments, made before any work: an error says which argument it is, what came and what is expected.
+
+Each check returns the value that it has checked. A value of another type raises TypeError, one that is out of range
+ValueError. With `none=True`, None is a value, too.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, TypeVar
+
+__all__ = ["callables", "choice", "count", "flag", "function", "instance", "path", "real", "seed", "shown", "wrong"]
+
+T = TypeVar("T")
+
+
+def shown(value: Any) -> str:
+    """A value for a message, on one line of at most 80 characters."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of an integer with thousands of digits, or of a class of the user
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:60]}... ({type(value).__name__})"
+
+
+def wrong(error: type[Exception], name: str, expected: str, value: Any) -> Exception:
+    """The error for an argument that is not what is expected."""
+    return error(f"{name} must be {expected}, got {shown(value)}")
+
+
+def count(name: str, value: Any, *, least: int = 1, none: bool = False) -> Any:
+    """A whole number from `least`; no truth value, no fraction, and not too large for an index."""
+    if none and value is None:
+        return None
+    expected = "a whole number " + ("above 0" if least == 1 else f"from {least}")
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise wrong(TypeError, name, expected, value)
+    if not least <= value <= sys.maxsize:
+        raise wrong(ValueError, name, expected, value)
+    return int(value)
+
+
+def seed(name: str, value: Any) -> int | None:
+    """A seed: a whole number from 0 that fits into 63 bits, or None."""
+    found: int | None = count(name, value, least=0, none=True)
+    return found
+
+
+def real(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    none: bool = False,
+) -> Any:
+    """A finite number within these limits: `above` and `below` are excluded, `least` and `most` are included."""
+    if none and value is None:
+        return None
+    limits = (("above", above), ("from", least), ("below", below), ("up to", most))
+    expected = " ".join(["a number", *(f"{word} {limit:g}" for word, limit in limits if limit is not None)])
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise wrong(TypeError, name, expected, value)
+    lower = -math.inf if above is None else above
+    upper = math.inf if below is None else below
+    is_within = lower < value < upper and (least is None or value >= least) and (most is None or value <= most)
+    if not is_within or abs(value) > sys.float_info.max:
+        raise wrong(ValueError, name, expected, value)
+    return value
+
+
+def flag(name: str, value: Any, *others: str, none: bool = False) -> Any:
+    """True or False, nothing that merely counts as one of them; or one of the words in `others`."""
+    if isinstance(value, bool) or (none and value is None) or (isinstance(value, str) and value in others):
+        return value
+    words = ["True", "False", *map(repr, others), *["None"] * none]
+    expected = f"{', '.join(words[:-1])} or {words[-1]}"
+    raise wrong(ValueError if isinstance(value, str) and others else TypeError, name, expected, value)
+
+
+def choice(name: str, value: Any, options: Iterable[str], *, none: bool = False) -> Any:
+    """One of several words."""
+    if none and value is None:
+        return None
+    options = list(options)
+    if not isinstance(value, str) or value not in options:
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise wrong(kind, name, f"one of {', '.join(options)}", value)
+    return value
+
+
+def instance(name: str, value: T, kinds: type | tuple[type, ...], expected: str, *, none: bool = False) -> T:
+    """A value of one of these types."""
+    if not isinstance(value, kinds) and not (none and value is None):
+        raise wrong(TypeError, name, expected, value)
+    return value
+
+
+def function(name: str, value: Any, expected: str = "a function", *, none: bool = False) -> Any:
+    """Anything that can be called."""
+    if not callable(value) and not (none and value is None):
+        raise wrong(TypeError, name, expected, value)
+    return value
+
+
+def callables(name: str, value: Any) -> Sequence[Callable[..., Any]]:
+    """A list or tuple of functions."""
+    expected = "a list of functions"
+    if not isinstance(value, list | tuple):
+        raise wrong(TypeError, name, expected, value)
+    for i, each in enumerate(value):
+        function(f"{name}[{i}]", each)
+    return value
+
+
+def path(name: str, value: Any, *, none: bool = False) -> Path | None:
+    """The name of a file or folder: text that is not empty, or a path."""
+    if none and value is None:
+        return None
+    expected = "the name of a file or folder"
+    if not isinstance(value, str | os.PathLike):
+        raise wrong(TypeError, name, expected, value)
+    text = os.fspath(value)
+    if not isinstance(text, str):
+        raise wrong(TypeError, name, expected, value)
+    if not text or "\0" in text:
+        raise wrong(ValueError, name, expected, value)
+    return Path(text)
