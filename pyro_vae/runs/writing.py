@@ -24,7 +24,6 @@ from pyro_vae.training.history import History
 __all__ = ["CHECKPOINTS", "RunCheckpoints", "RunWriter"]
 
 
-
 class RunWriter:
     """Saves a run: as a callback of `fit` after an epoch, at most once per second, and on a call of `save`.
 

@@ -40,9 +40,10 @@ def count(name: str, value: Any, *, least: int = 1, none: bool = False) -> Any:
     expected = "a whole number " + ("above 0" if least == 1 else f"from {least}")
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise wrong(TypeError, name, expected, value)
-    if not least <= value <= sys.maxsize:
+    number = int(value)
+    if not least <= number <= sys.maxsize:
         raise wrong(ValueError, name, expected, value)
-    return int(value)
+    return number
 
 
 def seed(name: str, value: Any) -> int | None:
@@ -68,10 +69,11 @@ def real(
     expected = " ".join(["a number", *(f"{word} {limit:g}" for word, limit in limits if limit is not None)])
     if not isinstance(value, Real) or isinstance(value, bool):
         raise wrong(TypeError, name, expected, value)
+    number: Any = value
     lower = -math.inf if above is None else above
     upper = math.inf if below is None else below
-    is_within = lower < value < upper and (least is None or value >= least) and (most is None or value <= most)
-    if not is_within or abs(value) > sys.float_info.max:
+    is_within = lower < number < upper and (least is None or number >= least) and (most is None or number <= most)
+    if not is_within or abs(number) > sys.float_info.max:
         raise wrong(ValueError, name, expected, value)
     return value
 
@@ -120,8 +122,8 @@ def callables(name: str, value: Any) -> Sequence[Callable[..., Any]]:
     return value
 
 
-def path(name: str, value: Any, *, none: bool = False) -> Path | None:
-    """The name of a file or folder: text that is not empty, or a path."""
+def path(name: str, value: Any, *, none: bool = False) -> Any:
+    """The name of a file or folder as a `Path`: text that is not empty, or a path."""
     if none and value is None:
         return None
     expected = "the name of a file or folder"

@@ -109,23 +109,22 @@ class Run:
         stops = state.ranks.broadcast(any(results))
         return "callback" if stops else None
 
-
     def save_after(self, error: Exception) -> None:
         """Write a checkpoint of the last good state before an error ends the run.
 
         Other processes do not know of an error in this one, unless it is a loss that is not finite.
         """
         state = self.state
-        is_loss = isinstance(error, NonFiniteLoss)
-        if is_loss:
+        if isinstance(error, NonFiniteLoss):
             is_exact = error.weights_before and not isinstance(state.svi.objective, PhasedELBO)
+            earlier = self.rollbacks.latest
         else:
-            is_exact = self.is_consistent
+            is_exact, earlier = self.is_consistent and state.ranks.size == 1, None
         try:
-            if is_exact and (is_loss or state.ranks.size == 1):
+            if is_exact:
                 self.checkpointer.save(state, self.check)
-            elif is_loss and self.rollbacks.latest is not None:
-                self.checkpointer.save_earlier(self.rollbacks.latest)
+            elif earlier is not None:
+                self.checkpointer.save_earlier(earlier)
         except (OSError, NonFiniteLoss) as problem:
             error.add_note(f"and no checkpoint was written: {problem}")
 

@@ -90,8 +90,8 @@ class Rollbacks:
         svi = self._state.svi
         critics = svi.objective.critics.values() if isinstance(svi.objective, PhasedELBO) else ()
         loss = math.nan
-        with fork_rng(), kept_buffers(svi.model, svi.guide, networks=critics), pyro.validation_enabled(False):
-            with suppress(ValueError, RuntimeError):
-                loss = float(torch.as_tensor(svi.evaluate_loss(*batch)).sum())
+        kept = kept_buffers(svi.model, svi.guide, networks=critics)
+        with fork_rng(), kept, pyro.validation_enabled(False), suppress(ValueError, RuntimeError):
+            loss = float(torch.as_tensor(svi.evaluate_loss(*batch)).sum())
         (fails,) = self._state.ranks.any(not math.isfinite(loss))
         return not fails

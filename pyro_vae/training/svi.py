@@ -16,10 +16,12 @@ from torch import Tensor
 from pyro_vae.compilation.precision import Precision, networks_in, precision_dtype
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.elbo import MeanField, PhasedELBO
+from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.parameters import parameters_kept
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.untouched import kept_buffers
 from pyro_vae.support.arguments import flag, function, real
+from pyro_vae.training.averages import RunningAverages
 from pyro_vae.training.guards import check_grad_enabled
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam, updater_for
 from pyro_vae.training.parameters import ParameterRegistry
@@ -195,7 +197,7 @@ class SVI:
             RuntimeError: Under `torch.no_grad` or `torch.inference_mode`.
         """
         check_grad_enabled("a gradient step")
-        with parameters_kept():
+        with parameters_kept(), self._stepper.sharing():
             return self._stepper.gradients(args, kwargs or {}, scale, self.compile)
 
     def update(self) -> None:
@@ -226,21 +228,29 @@ class SVI:
         """Pass these parameters to the optimizer, in this order if it was not made yet."""
         self._stepper.adopt(params)
 
-    def join(self, ranks: Ranks, buffers: list[Tensor], args: tuple[Any, ...]) -> None:
+    def join(self, ranks: Ranks, args: tuple[Any, ...]) -> None:
         """Train together with the SVIs of other processes; all begin with the weights of rank 0.
 
         Each process then takes the gradients of its shard of a batch, scaled so that their sum is the gradient of the
-        whole batch, and calls `reduce` before `update`. The pair is run on `args` to find its parameters. `buffers` are
-        the tensors that its networks change by themselves, such as running means.
+        whole batch, and calls `reduce` before `update`. The pair is run on `args`, a few data, to find its parameters.
         """
-        params = self.prepare(*args)
+        if isinstance(self.objective, PhasedELBO):
+            self.prepare(*args)  # which makes the critics
         critics = self.objective.critics.values() if isinstance(self.objective, PhasedELBO) else ()
-        buffers = [*buffers, *(b for critic in critics for b in critic.buffers())]
-        self._stepper.join(Replicas(ranks, params.values(), buffers))
+        averages = RunningAverages([*modules_of(self.model, self.guide).values(), *critics], ranks)
+        with averages.measuring(len(args[0])):
+            params = self.prepare(*args)
+        self._stepper.join(Replicas(ranks, params.values(), averages))
 
-    def reduce(self, loss: Tensor) -> Tensor:
-        """Sum loss and gradients over the joined processes, and copy the buffers of rank 0; returns the summed loss."""
-        return self._stepper.reduce(loss)
+    def reduce(self, loss: Tensor, *, weight: float | None = None, rows: float = 1.0) -> Tensor:
+        """Sum loss and gradients over the joined processes, and merge running averages; returns the summed loss.
+
+        Args:
+            loss: This process's part of the loss.
+            weight: The share of this process in the batch; all shares sum to 1. Default: equal shares.
+            rows: How many data of it pass through the networks at a time, for variances of batch normalization.
+        """
+        return self._stepper.reduce(loss, weight, rows)
 
     @property
     def scaler(self) -> LossScaler:

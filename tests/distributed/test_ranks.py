@@ -38,7 +38,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, list[
     result: dict[int, dict[str, list[Any]]] = {}
     for size in (1, 2):
         folder = tmp_path_factory.mktemp(f"ranks{size}")
-        done = start(SCRIPT, folder, str(size), *(NOISE_FREE if size == 1 else []))
+        done = start(SCRIPT, folder, str(size), *([*NOISE_FREE, "averages"] if size == 1 else []))
         assert done.returncode == 0, done.stderr
         names = {path.stem.rsplit("-", 1)[0] for path in folder.glob("*.pt")}
         result[size] = {
@@ -69,6 +69,20 @@ def test_ranks_end_with_equal_weights_and_metrics(found: Any, name: str) -> None
     assert torch.equal(first["weights"], second["weights"])
     assert first["history"] == second["history"]
     assert first["weights"].isfinite().all()
+
+
+def test_running_averages_are_those_of_the_whole_batch(found: Any) -> None:
+    (one,), two = found[1]["averages"], found[2]["averages"]
+    for name, expected in one.items():
+        assert torch.equal(two[0][name], two[1][name]), name
+        torch.testing.assert_close(two[0][name], expected, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: name + text)
+
+
+def test_codes_move_to_data_of_all_shares(found: Any) -> None:
+    first, second = (rank["vectors"] for rank in found[2]["revived"])
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first.abs(), torch.full_like(first, 4.0), rtol=1e-3, atol=1e-3)
+    assert set(first.sign().flatten().tolist()) == {-1.0, 1.0}
 
 
 @pytest.mark.parametrize(("name", "steps"), [("in_memory", 51), ("loader", 52)])

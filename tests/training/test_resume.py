@@ -249,7 +249,7 @@ def test_how_many_are_kept_and_when_they_are_written(tmp_path: Path) -> None:
     assert seen == [[2, 4], [6, 8], [12, 14]] or seen == [[2, 4], [8, 10], [12, 14]]
     assert sorted(int(f.stem.split("-")[1]) for f in tmp_path.glob("*.safetensors"))[-1] == 15
     for bad in ({"steps": 0}, {"minutes": -1.0}, {"keep": 0}):
-        with pytest.raises(ValueError, match="must be a (whole )?number above 0"):
+        with pytest.raises(ValueError, match=r"must be a (whole )?number above 0"):
             pv.Checkpoints(tmp_path, **bad)
 
 

@@ -18,9 +18,7 @@ from pyro_vae.training.state import TrainState
 __all__ = ["Checkpointer", "checkpoints_of"]
 
 
-def checkpoints_of(
-    checkpoints: Checkpoints | str | Path | None, resume: bool | str | Path
-) -> Checkpoints | None:
+def checkpoints_of(checkpoints: Checkpoints | str | Path | None, resume: bool | str | Path) -> Checkpoints | None:
     """The checkpoints that the arguments of `fit` describe.
 
     Raises:
