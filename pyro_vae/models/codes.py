@@ -14,7 +14,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_vae.conditionals import Conditional
-from pyro_vae.distributed.shares import shares
+from pyro_vae.distributed.division import shares
 from pyro_vae.nets import as_sizes, leading_shape
 from pyro_vae.pair.names import Named
 from pyro_vae.pair.protocol import Pair

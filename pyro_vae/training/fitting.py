@@ -28,7 +28,7 @@ from pyro_vae.training.batches import BATCH_SIZE, Batches, Head, batches_for
 from pyro_vae.training.callbacks import Callback, State
 from pyro_vae.training.checkpoints.checkpointer import Checkpointer, checkpoints_of
 from pyro_vae.training.checkpoints.directory import Checkpoints
-from pyro_vae.training.checkpoints.signals import StopRequest, stop_between_steps
+from pyro_vae.training.checkpoints.signals import stop_between_steps
 from pyro_vae.training.checkpoints.svi import objective_values
 from pyro_vae.training.guards import check_grad_enabled, only_thread
 from pyro_vae.training.history import History
@@ -179,7 +179,6 @@ def fit(
     objective = elbos.make(elbo, num_particles=num_particles)
     settings.check_objective(objective)
     checkpoints = checkpoints_of(checkpoints, resume)
-    check_grad_enabled("fit")
     ranks = launch(devices, num_nodes, strategy, device)
     target = choose_device(device if ranks.device is None else str(ranks.device), model, guide)
     train = batches_for(data, batch_size, target, model, ranks)
@@ -189,9 +188,8 @@ def fit(
     svi = SVI(model, guide, optimizer, weighted, clip_norm=clip_norm, precision=precision)
     history = _history(seed, elbo, data)
     checkpointer = Checkpointer(checkpoints, resume, ranks)
-    fixed = {}
-    if checkpointer.is_active:  # the fingerprint of the data takes time
-        fixed = _fixed_settings(settings, history, objective, train, validation)
+    # the fingerprint of the data takes time
+    fixed = _fixed_settings(settings, history, objective, train, validation) if checkpointer.is_active else {}
     _check_same_data(train, validation)
     with ExitStack() as stack:
         stack.enter_context(only_thread())
@@ -215,9 +213,7 @@ def fit(
         whole_guide = completed(model, guide, enumerated) if enumerated else guide
         scale = cache(partial(_scale, model, whole_guide, head, accumulate * ranks.size))
         checkpointer.start(state, resumed=saved is not None)
-        signals = (
-            stack.enter_context(stop_between_steps()) if checkpointer.is_active or ranks.size > 1 else StopRequest()
-        )
+        signals = stack.enter_context(stop_between_steps(checkpointer.is_active or ranks.size > 1))
         bar = progress_bar("training", schedules.length.steps, progress if ranks.is_main else False)
         advance = stack.enter_context(bar)
         advance(state.step)
@@ -253,6 +249,7 @@ def _check_call(
     arguments.flag("preflight", preflight)
     arguments.flag("progress", progress, none=True)
     arguments.callables("callbacks", callbacks)
+    check_grad_enabled("fit")
 
 
 def _history(seed: int | None, elbo: str | pyro.infer.ELBO, data: Any) -> History:

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 
 from torch import Tensor
 
+from pyro_vae.distributed.division import sharing
 from pyro_vae.distributed.ranks import Ranks
-from pyro_vae.distributed.shares import sharing
 from pyro_vae.training.averages import RunningAverages
 
 __all__ = ["Replicas"]

@@ -111,13 +111,17 @@ def few_in_the_last_batch() -> Found:
     return trained(pair, fit(pair, bits(41), elbo="trace"))
 
 
+def start_as_identity(encoder: Any) -> None:
+    nn.init.eye_(encoder.final.weight)
+    nn.init.zeros_(encoder.final.bias)
+
+
 def averages() -> Found:
     """Running averages of data that differ between the processes' shares: a codebook's, and of batch normalization."""
     torch.manual_seed(0)
     x = torch.randn(40, 4) + torch.tensor([4.0] * 20 + [-4.0] * 20).unsqueeze(1)
     vae = pv.models.VQVAE(4, codes=4, embedding_dim=4, hidden=(), positions=1, likelihood="normal", decay=0.9, revive=0)
-    nn.init.eye_(vae.encoder.final.weight)
-    nn.init.zeros_(vae.encoder.final.bias)
+    start_as_identity(vae.encoder)
     fit(vae, x, elbo="vq", epochs=60, batch_size=40, lr=1e-6)
     codebook = vae.posterior.codebook
     found = {"uses": codebook.uses, "sums": codebook.sums, "vectors": codebook.vectors}
@@ -135,8 +139,7 @@ def revived() -> Found:
     torch.manual_seed(0)
     x = torch.tensor([4.0] * 20 + [-4.0] * 20).unsqueeze(1).expand(40, 4).clone()
     vae = pv.models.VQVAE(4, codes=6, embedding_dim=4, hidden=(), positions=1, likelihood="normal")
-    nn.init.eye_(vae.encoder.final.weight)
-    nn.init.zeros_(vae.encoder.final.bias)
+    start_as_identity(vae.encoder)
     fit(vae, x, elbo="vq", epochs=3, batch_size=40, lr=1e-6)
     return {"vectors": vae.posterior.codebook.vectors.clone()}
 

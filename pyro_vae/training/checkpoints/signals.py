@@ -33,13 +33,13 @@ class StopRequest:
 
 
 @contextmanager
-def stop_between_steps() -> Iterator[StopRequest]:
+def stop_between_steps(enabled: bool = True) -> Iterator[StopRequest]:
     """A context in which the first Ctrl-C or SIGTERM only sets `requested`; a second one interrupts immediately.
 
-    Python allows signal handlers in the main thread only; in other threads, nothing changes.
+    Python allows signal handlers in the main thread only; in other threads, and if not `enabled`, nothing changes.
     """
     stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
+    if not enabled or threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before: dict[int, Any] = {}
