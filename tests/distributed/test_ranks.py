@@ -245,7 +245,7 @@ def test_what_another_run_has_left_in_the_environment_is_refused(
 def test_torchelastic_without_its_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    with pytest.raises(ValueError, match="LOCAL_WORLD_SIZE='', expected a whole number.*unset LOCAL_WORLD_SIZE"):
+    with pytest.raises(ValueError, match=r"LOCAL_WORLD_SIZE='', expected a whole number.*unset LOCAL_WORLD_SIZE"):
         pv.launch()
 
 
