@@ -24,9 +24,9 @@ from .evaluate import (
     sample_quality,
     summarize,
 )
-from .guides import AmortizedGuide
 from .evaluate.disentanglement.report import disentanglement
 from .evaluate.preflight.report import preflight
+from .guides import AmortizedGuide
 from .models import VAE, Autoencoder, AuxiliaryVAE
 from .runs import load_pair, load_run, save_pair, train
 from .training import tracking

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_map
 
+from pyro_vae.support.arguments import choice
+
 __all__ = ["Precision", "networks_in", "precision_dtype"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -24,9 +26,7 @@ def precision_dtype(precision: str) -> torch.dtype | None:
         ValueError: If `precision` is not one of "float32", "bfloat16" and "float16".
     """
     dtypes = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if precision not in dtypes:
-        raise ValueError(f"precision must be one of {', '.join(dtypes)}, got {precision!r}")
-    return dtypes[precision]
+    return dtypes[choice("precision", precision, dtypes)]
 
 
 @contextmanager

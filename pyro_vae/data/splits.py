@@ -1,13 +1,14 @@
 """Data in splits, as `load` returns them, and their batches on their own device."""
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from pyro_vae.support.fingerprints import fingerprint
 
 __all__ = ["Data", "Split", "batches_of", "draw_binary"]
 
@@ -142,6 +143,11 @@ class Split:
         given = None if self.given is None else self.given.to(device)
         return Split(self.intensity.to(device), y, drawn, self.dynamic, given)
 
+    def fingerprint(self) -> str:
+        """A short text that differs where any value or label does."""
+        stored = (self.intensity, self.drawn, self.given, self.y)
+        return fingerprint(*(t for t in stored if t is not None))
+
     def __len__(self) -> int:
         return len(self.intensity)
 
@@ -187,9 +193,12 @@ class Data:
         test = None if self.test is None else self.test.to(device)
         return dataclasses.replace(self, train=self.train.to(device), valid=valid, test=test)
 
-    def describe(self) -> dict[str, object]:
-        """A description for JSON that identifies the data; `fingerprint` hashes the training split's `intensity`."""
-        pixels = self.train.intensity.cpu().contiguous().numpy()
+    def describe(self) -> dict[str, Any]:
+        """A description for JSON that identifies the data.
+
+        `fingerprint` hashes the training split's `intensity`, `contents` all values and labels of each split.
+        """
+        splits = {"train": self.train, "valid": self.valid, "test": self.test}
         return {
             "name": self.name,
             "binarize": self.binarize,
@@ -197,7 +206,8 @@ class Data:
             "flatten": self.flatten,
             "counts": self._counts(),
             "seed": self.seed,
-            "fingerprint": hashlib.sha256(pixels.data).hexdigest()[:16],
+            "fingerprint": fingerprint(self.train.intensity),
+            "contents": {name: split.fingerprint() for name, split in splits.items() if split is not None},
         }
 
     def _counts(self) -> dict[str, int]:

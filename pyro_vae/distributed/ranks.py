@@ -20,6 +20,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pyro_vae.distributed.environment import check_environment, number, rendezvous, strategy_for
+from pyro_vae.support.arguments import instance, shown
+
 __all__ = ["Devices", "Ranks", "launch"]
 
 T = TypeVar("T")
@@ -147,12 +150,13 @@ def launch(devices: Devices = "auto", num_nodes: int = 1, strategy: str = "auto"
             be started again.
     """
     if devices != "auto" and (not isinstance(devices, int) or isinstance(devices, bool) or devices < 1):
-        raise ValueError(f"devices must be 'auto' or a whole number from 1, got {devices!r}")
+        raise ValueError(f"devices must be 'auto' or a whole number from 1, got {shown(devices)}")
     if not isinstance(num_nodes, int) or isinstance(num_nodes, bool) or num_nodes < 1:
-        raise ValueError(f"num_nodes must be a whole number from 1, got {num_nodes!r}")
+        raise ValueError(f"num_nodes must be a whole number from 1, got {shown(num_nodes)}")
+    instance("device", device, (str, torch.device), "the name of a device")
     if strategy not in ("auto", "ddp"):
         raise ValueError(
-            f"strategy must be 'auto' or 'ddp', got {strategy!r}: Pyro registers whole parameters, so strategies "
+            f"strategy must be 'auto' or 'ddp', got {shown(strategy)}: Pyro registers whole parameters, so strategies "
             "that shard parameters cannot be used"
         )
     if devices == 1 and num_nodes == 1:
@@ -161,9 +165,9 @@ def launch(devices: Devices = "auto", num_nodes: int = 1, strategy: str = "auto"
         return _existing_group(devices, num_nodes)
     if devices == "auto":
         if not dist.is_torchelastic_launched():
-            return Ranks() if num_nodes == 1 else _start(1, num_nodes, device)
-        return _start(int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"]), device)
-    return _start(devices, num_nodes, device)
+            return Ranks() if num_nodes == 1 else _start(1, num_nodes, str(device))
+        return _start(number("LOCAL_WORLD_SIZE"), number("GROUP_WORLD_SIZE"), str(device))
+    return _start(devices, num_nodes, str(device))
 
 
 _process: dict[str, torch.device] = {}  # the device of this process, which torch.distributed does not store
@@ -187,15 +191,14 @@ def _existing_group(devices: Devices, num_nodes: int) -> Ranks:
 def _start(devices: int, num_nodes: int, device: str) -> Ranks:
     main = sys.modules["__main__"]
     is_started = "LOCAL_RANK" in os.environ  # by a launcher, or by the main process
-    if not is_started and getattr(main, "__spec__", None) is None and not os.path.exists(sys.argv[0]):
+    if is_started:
+        check_environment(devices, num_nodes)
+    elif getattr(main, "__spec__", None) is None and not os.path.exists(sys.argv[0]):
         raise ValueError(
             f"devices={devices} starts the running script again for each device, but no script is running here: put "
             "the training into a file, or start it with torchrun"
         )
-    # these take seconds to import, and few runs need them
-    from lightning_fabric import Fabric
-
-    from pyro_vae.distributed.loopback import OnLoopback
+    from lightning_fabric import Fabric  # takes seconds to import, and few runs need it
 
     accelerator = {"auto": "auto", "cpu": "cpu"}.get(device, "cuda")
     if accelerator == "auto":  # fabric's own "auto" could choose an MPS or a TPU device
@@ -203,11 +206,11 @@ def _start(devices: int, num_nodes: int, device: str) -> Ranks:
     for logger in ("lightning_fabric", "lightning.fabric"):  # they print the address of each rank
         logging.getLogger(logger).setLevel(logging.WARNING)
     try:
-        strategy = OnLoopback() if num_nodes == 1 else "ddp"
-        fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy)
-        if isinstance(strategy, OnLoopback):
-            strategy.listen()
-        fabric.launch()
+        with rendezvous(num_nodes, is_started):
+            fabric = Fabric(
+                accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy_for(num_nodes)
+            )
+            fabric.launch()
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{devices} processes on {accelerator} cannot be started: {error}") from error
     if fabric.world_size != devices * num_nodes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -14,6 +14,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_vae.conditionals import Conditional
+from pyro_vae.distributed.division import shares
 from pyro_vae.nets import as_sizes, leading_shape
 from pyro_vae.pair.names import Named
 from pyro_vae.pair.protocol import Pair
@@ -82,9 +83,20 @@ class Codebook(nn.Module):
         self.sums.copy_(torch.where(dead, chosen, self.sums))
         self.uses.copy_(torch.where(dead.squeeze(-1), torch.ones_like(self.uses), self.uses))
         codes, rate = self.nearest(flat), 1 - (0.99 if self.decay is None else self.decay)
-        self.uses.lerp_(torch.zeros_like(self.uses).index_add_(0, codes, torch.ones_like(flat[:, 0])), rate)
-        self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, codes, flat), rate)
+        ones, whole = torch.ones_like(flat[:, 0]), shares()
+        self.uses.lerp_(torch.zeros_like(self.uses).index_add_(0, codes, ones, alpha=whole), rate)
+        self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, codes, flat, alpha=whole), rate)
         return codes.reshape(encoding.shape[:-1])
+
+    def replica_weights(self, before: Mapping[str, Tensor], rank: int, size: int) -> dict[str, Tensor]:
+        """The weights of this process's changes where `size` processes share each batch.
+
+        Every process has moved a code that is hardly used to a datum of its own share; each takes some of the moves.
+        """
+        uses = before["uses"]
+        mine = torch.arange(len(uses), device=uses.device) % size == rank
+        weight = torch.where(uses < self.revive, mine.to(uses.dtype), 1 / size)
+        return {"uses": weight, "sums": weight.unsqueeze(-1), "vectors": weight.unsqueeze(-1)}
 
 
 class Quantized(dist.Delta):

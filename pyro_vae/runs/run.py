@@ -96,13 +96,21 @@ class LoadedRun:
         elif not self.trust:
             check_root(settings["root"], self.path / CONFIG)
         data = load(self.config["data"], **settings)
-        now, before = data.describe()["fingerprint"], self.record["data"]["fingerprint"]
-        if now != before:
-            raise ValueError(
-                f"the data {self.config['data']!r} are not those that {self.path} was trained on (fingerprint {now}, "
-                f"at training {before}): restore these, or train again"
-            )
+        self._check_same(data)
         return data
+
+    def _check_same(self, data: Data) -> None:
+        """Compare fingerprints with the record; those of earlier versions cover the training data alone."""
+        now, before = data.describe(), self.record["data"]
+        pairs = {"training data": (now["fingerprint"], before["fingerprint"])}
+        if isinstance(contents := before.get("contents"), dict):
+            pairs |= {f"{name} split": (found, contents.get(name)) for name, found in now["contents"].items()}
+        for name, (found, recorded) in pairs.items():
+            if found != recorded:
+                raise ValueError(
+                    f"the data {self.config['data']!r} are not those that {self.path} was trained on (fingerprint of "
+                    f"the {name} {found}, at training {recorded}): restore these, or train again"
+                )
 
 
 def check_root(root: str | None, file: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -83,13 +84,19 @@ def read_snapshot(path: Path) -> Snapshot:
         content = json.loads(values_file.read_text())
         if not isinstance(content, dict) or content.get("checksum") != _checksum(content):
             raise ValueError("its checksum is not that of its content")
-        if content["format"] != FORMAT:
-            raise ValueError(f"it has format {content['format']!r}, this version of pyro_vae reads {FORMAT}")
+        if content.get("format") != FORMAT:
+            raise ValueError(f"it has format {content.get('format')!r}, this version of pyro_vae reads {FORMAT}")
+        if not isinstance(content.get("values"), dict):
+            raise ValueError("it has no values")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{values_file} is damaged: {error}") from error
-    if _digest(tensors) != content["sha256"]:
+    if _digest(tensors) != content.get("sha256"):
         raise ValueError(f"{tensors} is damaged: its checksum is not the one in {values_file.name}")
-    return Snapshot(load_file(tensors), content["values"])
+    try:
+        return Snapshot(load_file(tensors), content["values"])
+    except (SafetensorError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        # whoever made its checksum right did not make its content right
+        raise ValueError(f"{tensors} is damaged: {type(error).__name__} {error}") from error
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler, TensorDataset
 
 from pyro_vae.data import Data, Split, batches_of
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.pair.arguments import take
+from pyro_vae.support.fingerprints import fingerprint
 
-__all__ = ["BATCH_SIZE", "HEAD", "Batches", "Head", "batches_for"]
+__all__ = ["BATCH_SIZE", "HEAD", "Batches", "Head", "batches_for", "nonfinite_values"]
 
 HEAD = 1000  # number of training data on which a run is monitored
 BATCH_SIZE = 100  # unless there are fewer data
@@ -59,7 +59,8 @@ class Batches:
             if not all(len(t) == self.num_data for t in self.tensors):
                 shapes = [tuple(t.shape) for t in self.tensors]
                 raise ValueError(f"a tuple of data needs tensors with one row per datum, got shapes {shapes}")
-            _check_finite(self.tensors)
+            if problem := nonfinite_values(self.tensors):
+                raise ValueError(f"{'' if trains else 'the validation data: '}{problem}: remove or impute them")
         elif isinstance(source, Iterable) and not isinstance(source, str | bytes | Iterator):
             self.loader = source if self.ranks.size == 1 else _sharded(source, self.ranks, trains)
             dataset: Any = getattr(source, "dataset", None)
@@ -94,16 +95,31 @@ class Batches:
         return len(self.loader) if hasattr(self.loader, "__len__") else None
 
     def describe(self) -> dict[str, Any]:
-        """Size, shapes and fingerprint (of the first 1000 data, if they are in memory), ready for JSON."""
+        """Size, shapes and fingerprints, ready for JSON.
+
+        `fingerprint` is that of the first 1000 data in memory, which checkpoints have always held; `content` is that of
+        all that the pair is given. A loader has one if it is a list of batches, or loads a `TensorDataset`.
+        """
         tensors = self.tensors or () if self.split is None else (self.split.intensity,)
-        head = hashlib.sha256()
-        for t in tensors:
-            head.update(t[:1000].detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return {
             "num_data": self.num_data,
             "shapes": [list(t.shape) for t in tensors],
-            "fingerprint": head.hexdigest()[:16] if tensors else None,
+            "fingerprint": fingerprint(*(t[:1000] for t in tensors)) if tensors else None,
+            "content": fingerprint(*stored) if (stored := self._stored()) else None,
         }
+
+    def _stored(self) -> Sequence[Tensor]:
+        """All tensors in memory from which batches are taken."""
+        if self.split is not None:
+            return [t for t in (self.split.intensity, self.split.drawn, self.split.given) if t is not None]
+        if self.tensors is not None:
+            return self.tensors
+        dataset = getattr(self.loader, "dataset", None)
+        if isinstance(dataset, TensorDataset):
+            return dataset.tensors
+        batches = self.loader if isinstance(self.loader, list | tuple) else ()
+        members = [m for batch in batches for m in (batch if isinstance(batch, list | tuple) else (batch,))]
+        return members if _tensors(members) else ()
 
     def batches(self, generator: torch.Generator | None = None) -> Iterator[tuple[Any, ...]]:
         """One pass over the data, shuffled if a generator is given (a loader shuffles by itself).
@@ -237,15 +253,17 @@ def _tensors(values: Iterable[Any]) -> bool:
     return all(isinstance(v, Tensor) and v.dim() > 0 for v in values)
 
 
-def _check_finite(tensors: tuple[Tensor, ...]) -> None:
-    for i, t in enumerate(tensors):
-        if t.is_floating_point() and not bool(t.isfinite().all()):
+def nonfinite_values(args: Iterable[Any]) -> str | None:
+    """Which data of the tensors among `args` have NaN or infinite values; None if there are none."""
+    for i, t in enumerate(args):
+        if isinstance(t, Tensor) and t.dim() and t.is_floating_point() and not bool(t.isfinite().all()):
             bad = ~t.isfinite().flatten(1).all(1) if t.dim() > 1 else ~t.isfinite()
             first = int(bad.nonzero()[0])
-            raise ValueError(
+            return (
                 f"argument {i} of the data has NaN or infinite values in {int(bad.sum())} of {len(t)} data, first "
-                f"datum {first}: remove or impute them before training"
+                f"datum {first}"
             )
+    return None
 
 
 def _max_args(model: Callable[..., Any]) -> int:

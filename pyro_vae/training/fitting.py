@@ -21,14 +21,16 @@ from pyro_vae.pair.device import choose_device
 from pyro_vae.pair.enumeration import completed, summed_out
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.scale import DataScale, data_scale
+from pyro_vae.support import arguments
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.batches import BATCH_SIZE, Batches, Head, batches_for
 from pyro_vae.training.callbacks import Callback, State
 from pyro_vae.training.checkpoints.checkpointer import Checkpointer, checkpoints_of
 from pyro_vae.training.checkpoints.directory import Checkpoints
-from pyro_vae.training.checkpoints.signals import StopRequest, stop_between_steps
+from pyro_vae.training.checkpoints.signals import stop_between_steps
 from pyro_vae.training.checkpoints.svi import objective_values
+from pyro_vae.training.guards import check_grad_enabled, only_thread
 from pyro_vae.training.history import History
 from pyro_vae.training.loop import Run, run_to_end
 from pyro_vae.training.minibatches import check_minibatches
@@ -137,8 +139,9 @@ def fit(
             written, too. The run ends with the same weights and metrics, to the bit, as if it had not stopped; see
             "Reproducibility" in the documentation for the conditions. `epochs`, `steps`, `early_stopping` and `device`
             may change, other settings may not. A finished run continues if `epochs` is larger than before.
-        rollbacks: How often a NaN or infinite loss takes the run back to the end of the previous epoch, with half the
-            learning rate, before such a loss ends the run.
+        rollbacks: How often a NaN or infinite loss takes the run back to the end of the previous epoch (or of the one
+            before, if the loss is not finite there either), with half the learning rate, before such a loss ends the
+            run.
 
     Returns:
         History: The metrics of each epoch, in nats per datum. Ctrl-C ends training, too: the pair then has its best
@@ -146,12 +149,15 @@ def fit(
 
     Raises:
         ValueError, TypeError: For bad arguments, an unsound pair (see `preflight`) or unusable data, before any step.
+            For NaN in a batch of a loader of validation data, when it is met; the run can be resumed.
         NonFiniteLoss: If the loss becomes NaN or infinite. The message names the site, the step and the batch. The pair
-            has its last good weights.
+            has its last good weights, and so has the last checkpoint.
         FileNotFoundError: If there is no checkpoint in the folder that `resume` names.
-        RuntimeError: If another process is training in the same folder of checkpoints.
+        RuntimeError: If another run is training in the same folder of checkpoints, or in another thread of this
+            process; under `torch.no_grad`.
         OSError: If a checkpoint cannot be written; earlier ones stay.
     """
+    _check_call(model, guide, device, preflight, progress, callbacks)
     settings = Settings(
         epochs=epochs,
         steps=steps,
@@ -170,22 +176,23 @@ def fit(
         precision=precision,
         rollbacks=rollbacks,
     )
+    objective = elbos.make(elbo, num_particles=num_particles)
+    settings.check_objective(objective)
+    checkpoints = checkpoints_of(checkpoints, resume)
     ranks = launch(devices, num_nodes, strategy, device)
     target = choose_device(device if ranks.device is None else str(ranks.device), model, guide)
     train = batches_for(data, batch_size, target, model, ranks)
     validation = _validation(data, valid, target, model, ranks, early_stopping)
     schedules = Schedules(RunLength.from_arguments(epochs, steps, train.steps_per_epoch), lr_schedule, kl_weight)
-    objective = elbos.make(elbo, num_particles=num_particles)
-    optimizer, weighted = optim or fused_adam(lr), schedules.with_weight(objective)
+    optimizer, weighted = fused_adam(lr) if optim is None else optim, schedules.with_weight(objective)
     svi = SVI(model, guide, optimizer, weighted, clip_norm=clip_norm, precision=precision)
     history = _history(seed, elbo, data)
-    checkpointer = Checkpointer(checkpoints_of(checkpoints, resume, ranks), resume, ranks)
-    fixed = {}
-    if checkpointer.is_active:  # the fingerprint of the data takes time
-        fixed = _fixed_settings(settings, history, objective, train, validation)
-    _check_same_data(train)
-    settings.check_objective(objective)
+    checkpointer = Checkpointer(checkpoints, resume, ranks)
+    # the fingerprint of the data takes time
+    fixed = _fixed_settings(settings, history, objective, train, validation) if checkpointer.is_active else {}
+    _check_same_data(train, validation)
     with ExitStack() as stack:
+        stack.enter_context(only_thread())
         stack.enter_context(ranks.only_main_warns())
         saved = stack.enter_context(checkpointer.open())
         generator = stack.enter_context(_seeded(seed, ranks))
@@ -195,19 +202,18 @@ def fit(
         check_minibatches(model, guide, train, head, accumulate * ranks.size)
         weights = WeightCopies(svi)
         if ranks.size > 1:
-            svi.join(ranks, weights.running, head.example_args)
+            svi.join(ranks, head.example_args)
         state = TrainState(svi, weights, history, generator, fixed, _compiles(settings, schedules, train), ranks)
         if saved is not None:
             checkpointer.load(state, saved, compile, head.example_args)
         state.steps_per_epoch = state.steps_per_epoch or train.steps_per_epoch
+        rolls = Rollbacks(state, rollbacks, head.example_args, keeps=checkpointer.is_active)
         check = LossCheck(weights, target)
         enumerated = summed_out(model, guide, head.example_args) if isinstance(objective, TraceEnum_ELBO) else []
         whole_guide = completed(model, guide, enumerated) if enumerated else guide
         scale = cache(partial(_scale, model, whole_guide, head, accumulate * ranks.size))
         checkpointer.start(state, resumed=saved is not None)
-        signals = (
-            stack.enter_context(stop_between_steps()) if checkpointer.is_active or ranks.size > 1 else StopRequest()
-        )
+        signals = stack.enter_context(stop_between_steps(checkpointer.is_active or ranks.size > 1))
         bar = progress_bar("training", schedules.length.steps, progress if ranks.is_main else False)
         advance = stack.enter_context(bar)
         advance(state.step)
@@ -224,7 +230,7 @@ def fit(
                 EarlyStopping(early_stopping),
                 callbacks,
                 checkpointer,
-                Rollbacks(state, rollbacks),
+                rolls,
                 signals,
                 advance,
                 stack,
@@ -236,6 +242,19 @@ def fit(
 def _preflight(model: Program, guide: Program, head: Head, objective: pyro.infer.ELBO, num_particles: int) -> None:
     args, is_whole = head.example_args, head.is_whole
     check_pair(model, guide, *args, elbo=objective, num_particles=num_particles, full_batch=is_whole)
+
+
+def _check_call(
+    model: Program, guide: Program, device: str, preflight: bool, progress: bool | None, callbacks: Sequence[Callback]
+) -> None:
+    """Check the arguments of `fit` that are neither settings nor checked where they are used, before all work."""
+    arguments.function("model", model)
+    arguments.function("guide", guide)
+    arguments.instance("device", device, (str, torch.device), "the name of a device")
+    arguments.flag("preflight", preflight)
+    arguments.flag("progress", progress, none=True)
+    arguments.callables("callbacks", callbacks)
+    check_grad_enabled("fit")
 
 
 def _history(seed: int | None, elbo: str | pyro.infer.ELBO, data: Any) -> History:
@@ -274,12 +293,16 @@ def _fixed_settings(
     return settings.describe(**more)
 
 
-def _check_same_data(train: Batches) -> None:
-    described = train.ranks.gather(train.describe()) if train.ranks.size > 1 else []
-    if any(other != described[0] for other in described):
-        raise ValueError(
-            f"the processes have been given different data: {described}. Seed the code that makes or splits them"
-        )
+def _check_same_data(train: Batches, validation: Batches | None) -> None:
+    if train.ranks.size == 1:
+        return
+    for name, data in (("", train), ("validation ", validation)):
+        described = train.ranks.gather(None if data is None else data.describe())
+        if any(other != described[0] for other in described):
+            raise ValueError(
+                f"the processes have been given different {name}data: {described}. Seed the code that makes or splits "
+                "them"
+            )
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
-import torch
 
+from pyro_vae.elbo import PhasedELBO
 from pyro_vae.support.progress import Advance
 from pyro_vae.training.batches import Batches
 from pyro_vae.training.callbacks import Callback, State
@@ -51,6 +51,7 @@ class Run:
     advance: Advance
     stack: ExitStack
     validates: bool = True  # whether Pyro validates distributions and traces
+    is_consistent: bool = True  # whether the state is that between two steps
 
     @property
     def sync_every(self) -> int:
@@ -78,6 +79,7 @@ class Run:
             return
         stops, due = self.state.ranks.any(self.signals.requested, self.checkpointer.is_due(step))
         if stops:
+            self.signals.acknowledge()
             raise StoppedBetweenSteps
         if due and step != self.schedules.length.last_step:
             self.checkpointer.save(self.state, self.check)
@@ -89,7 +91,7 @@ class Run:
         epoch = Epoch(
             epoch=state.epoch,
             step=state.step,
-            loss=float(torch.stack(state.losses).mean()),
+            loss=state.losses.mean(),
             kl_weight=self.schedules.kl_weight,
             lr=state.svi.lr,
             seconds=self.checkpointer.seconds,
@@ -99,12 +101,32 @@ class Run:
         self.advance(0, _status(epoch))
         if self.schedules.is_settled(state.epoch, state.step):
             self.best.compare()
+        state.next_epoch()
+        self.rollbacks.store()
+        # the epoch is over before they are called, so that an error in one of them loses nothing
         current = State(state.history, state.svi)
         results = [callback(current) for callback in self.callbacks if state.ranks.is_main]  # all of them are called
         stops = state.ranks.broadcast(any(results))
-        state.next_epoch()
-        self.rollbacks.store()
         return "callback" if stops else None
+
+    def save_after(self, error: Exception) -> None:
+        """Write a checkpoint of the last good state before an error ends the run.
+
+        Other processes do not know of an error in this one, unless it is a loss that is not finite.
+        """
+        state = self.state
+        if isinstance(error, NonFiniteLoss):
+            is_exact = error.weights_before and not isinstance(state.svi.objective, PhasedELBO)
+            earlier = self.rollbacks.latest
+        else:
+            is_exact, earlier = self.is_consistent and state.ranks.size == 1, None
+        try:
+            if is_exact:
+                self.checkpointer.save(state, self.check)
+            elif earlier is not None:
+                self.checkpointer.save_earlier(earlier)
+        except (OSError, NonFiniteLoss) as problem:
+            error.add_note(f"and no checkpoint was written: {problem}")
 
 
 def run_to_end(run: Run) -> None:
@@ -112,6 +134,9 @@ def run_to_end(run: Run) -> None:
     state, is_consistent = run.state, True
     try:
         state.history.stopped = train(run)
+    except Exception as error:
+        run.save_after(error)
+        raise
     except KeyboardInterrupt as stop:
         state.svi.zero_grad()
         state.history.stopped = "interrupted"
@@ -131,7 +156,7 @@ def train(run: Run) -> str:
             train_epoch(run)
         except NonFiniteLoss as error:
             run.rollbacks.go_back(error)  # raises the error again if no rollback is left
-            run.checkpointer.forget_after(run.state.step)
+            run.checkpointer.went_back(run.state)
             continue
         if (reason := run.end_epoch()) is not None:
             break
@@ -141,16 +166,17 @@ def train(run: Run) -> str:
 def train_epoch(run: Run) -> None:
     """Take the remaining steps of the current epoch."""
     state = run.state
-    batch = run.example_args
     for batch in state.remaining_batches(run.batches):
+        run.is_consistent = False
         state.add(run.step(batch))
+        run.is_consistent = True
         run.advance(1)
         run.after_step()
         if state.step == run.schedules.length.last_step:
             break
     if not state.losses:
         raise ValueError(f"the loader yielded no batch in epoch {state.epoch}: it must start again in each epoch")
-    run.check.end_epoch(state.step, batch)
+    run.check.end_epoch(state.step)
 
 
 def _status(epoch: Epoch) -> str:

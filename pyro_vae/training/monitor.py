@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro.infer
@@ -20,7 +21,7 @@ from pyro_vae.pair.running import traced
 from pyro_vae.pair.scale import DataScale
 from pyro_vae.pair.tracing import sample_sites, trace_pair
 from pyro_vae.support.random import fork_rng
-from pyro_vae.training.batches import Batches, Head
+from pyro_vae.training.batches import Batches, Head, nonfinite_values
 
 __all__ = ["SEED", "Monitor"]
 
@@ -78,11 +79,15 @@ class Monitor:
         else:
             parts = [args]
         sums = torch.zeros(3, dtype=torch.float64)
-        for part in parts:
+        for i, part in enumerate(parts):
             if self._is_sharded and source.in_memory:
                 start, stop, _ = self._ranks.rows(len(part[0]))
                 part = take(part, {}, start, stop)[0]
-            sums += torch.tensor([*measure(part), len(part[0])], dtype=torch.float64)
+            with _named(f"{'training' if source is self._head.source else 'validation'} data, batch {i}", part):
+                values = measure(part)
+                if math.isnan(values[0]) and nonfinite_values(part):
+                    raise ValueError("the ELBO is NaN")
+            sums += torch.tensor([*values, len(part[0])], dtype=torch.float64)
         if self._is_sharded or not source.in_memory:
             sums = sums.to(self._ranks.device)
             self._ranks.sum_([sums])
@@ -118,3 +123,15 @@ class Monitor:
         # a subsampled plate scales any number of data up to the full size
         fraction = len(args[0]) / self._scale().num_data(args)
         return elbo * fraction, likelihood * fraction
+
+
+@contextmanager
+def _named(where: str, args: tuple[Any, ...]) -> Iterator[None]:
+    """A context that says on which data an error was raised, and whether they have NaN values."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if problem := nonfinite_values(args):
+            raise ValueError(f"{where}: {problem}: remove or impute them") from error
+        error.add_note(f"while measuring the ELBO of the {where}")
+        raise

@@ -24,13 +24,16 @@ class NonFiniteLoss(FloatingPointError):
         batch: The arguments of the failed step.
         sites: The sites that were not finite, in order.
         gradients: The largest gradients of that step, by parameter; empty on a GPU, where losses are checked later.
+        weights_before: Whether the weights are those before that step; if not, they were not finite, or had gone on,
+            and are earlier ones now.
     """
 
     gradients: dict[str, float]
+    weights_before: bool
 
     def __init__(self, message: str, step: int, batch: tuple[Any, ...], sites: list[str]) -> None:
         super().__init__(message)
-        self.step, self.batch, self.sites, self.gradients = step, batch, sites, {}
+        self.step, self.batch, self.sites, self.gradients, self.weights_before = step, batch, sites, {}, False
 
 
 class LossCheck:
@@ -44,6 +47,7 @@ class LossCheck:
         self.weights, self.svi = weights, weights.svi
         self.every = 1 if device.type == "cpu" else every
         self._pending: list[tuple[int, Tensor, tuple[Any, ...]]] = []
+        self._batch: tuple[Any, ...] = ()  # of the latest step
         self._rng = torch.get_rng_state()
 
     def before_step(self) -> None:
@@ -59,19 +63,28 @@ class LossCheck:
         """
         if not self.weights.has_good:
             self.weights.store()
+        self._batch = batch
         self._pending.append((step, loss, batch))
         if len(self._pending) >= self.every:
             self.flush()
 
-    def end_epoch(self, step: int, batch: tuple[Any, ...]) -> None:
-        """Store the weights after `step` steps, the last of them on `batch`, as good.
+    def confirm(self, step: int) -> None:
+        """Check the queued losses and the weights after `step` steps.
 
         Raises:
             NonFiniteLoss: If the weights or a queued loss are not finite.
         """
         self.flush()
         if self.weights.nonfinite():
-            self._fail(step, math.nan, batch)
+            self._fail(step, math.nan, self._batch)
+
+    def end_epoch(self, step: int) -> None:
+        """Store the weights after `step` steps as good.
+
+        Raises:
+            NonFiniteLoss: If the weights or a queued loss are not finite.
+        """
+        self.confirm(step)
         self.weights.store()
 
     def diagnose(self, step: int, batch: tuple[Any, ...]) -> None:
@@ -133,5 +146,5 @@ class LossCheck:
             batch,
             sites,
         )
-        error.gradients = gradients
+        error.gradients, error.weights_before = gradients, self.every == 1 and not bad
         raise error

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pyro.infer
 
 from pyro_vae.elbo import WeightedKL
+from pyro_vae.support.arguments import wrong
 from pyro_vae.training.svi import SVI
 
 __all__ = ["LRSchedule", "RunLength", "Schedules", "kl_schedule", "lr_factor"]
@@ -63,8 +64,9 @@ def lr_factor(schedule: LRSchedule) -> Callable[[float], float]:
     """The factor on the learning rate as a function of the completed fraction of the run."""
     if callable(schedule):
         return schedule
-    if schedule not in _LR_SCHEDULES:
-        raise ValueError(f"lr_schedule must be one of {', '.join(_LR_SCHEDULES)} or a function, got {schedule!r}")
+    if not isinstance(schedule, str) or schedule not in _LR_SCHEDULES:
+        kind = ValueError if isinstance(schedule, str) else TypeError
+        raise wrong(kind, "lr_schedule", f"one of {', '.join(_LR_SCHEDULES)} or a function", schedule)
     return _LR_SCHEDULES[schedule]
 
 

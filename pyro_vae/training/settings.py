@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, Literal
 
-from pyro_vae.compilation.precision import Precision
+from pyro_vae.compilation.precision import Precision, precision_dtype
 from pyro_vae.elbo import PhasedELBO
+from pyro_vae.support.arguments import count, flag, real, seed
 from pyro_vae.support.import_paths import stable_path, stable_paths
-from pyro_vae.training.schedules import LRSchedule
+from pyro_vae.training.schedules import LRSchedule, lr_factor
 
 __all__ = ["Settings", "check_unchanged", "describe", "describe_change", "is_bound"]
 
@@ -44,13 +43,20 @@ class Settings:
     rollbacks: int
 
     def __post_init__(self) -> None:
-        _check_above_zero("a number", Real, lr=self.lr)
-        integers = ("num_particles", "early_stopping", "epochs", "steps", "batch_size", "accumulate")
-        _check_above_zero("a whole number", Integral, **{name: getattr(self, name) for name in integers})
-        if not isinstance(self.rollbacks, int) or self.rollbacks < 0:
-            raise ValueError(f"rollbacks must be a whole number from 0, got {self.rollbacks!r}")
-        if self.compile not in (True, False, "auto"):
-            raise ValueError(f"compile must be True, False or 'auto', got {self.compile!r}")
+        for name in ("num_particles", "accumulate"):
+            count(name, getattr(self, name))
+        for name in ("epochs", "steps", "batch_size", "early_stopping"):
+            count(name, getattr(self, name), none=True)
+        count("rollbacks", self.rollbacks, least=0)
+        real("lr", self.lr, above=0)
+        real("clip_norm", self.clip_norm, above=0, none=True)
+        if not callable(self.kl_weight):
+            real("kl_weight", self.kl_weight, least=0)
+        seed("seed", self.seed)
+        flag("keep_best", self.keep_best)
+        flag("compile", self.compile, "auto")
+        lr_factor(self.lr_schedule)
+        precision_dtype(self.precision)
 
     def check_objective(self, objective: Any) -> None:
         """Refuse settings that do not fit an objective.
@@ -83,7 +89,7 @@ class Settings:
             "seed": self.seed,
             "precision": self.precision,
         }
-        result: dict[str, Any] = json.loads(json.dumps({**fixed, **more}))
+        result: dict[str, Any] = json.loads(json.dumps({**fixed, **more}, default=_number))
         return result
 
 
@@ -99,6 +105,7 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         ValueError: If they differ; the message lists the differences.
     """
     before = stable_paths(dict(before))  # an earlier version may have named a function by another path
+    now = {name: _known_to(before.get(name), value) for name, value in now.items()}
     names = [*before, *(name for name in now if name not in before)]
     changed = [
         describe_change(name, before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)
@@ -127,11 +134,16 @@ def describe(setting: Any) -> Any:
     return setting if setting is None or isinstance(setting, bool | int | float | str) else repr(setting)
 
 
-def _check_above_zero(kind: str, number: Any, **values: float | None) -> None:
-    for name, value in values.items():
-        if value is None:
-            continue
-        if not isinstance(value, number) or isinstance(value, bool):
-            raise TypeError(f"{name} must be {kind} above 0, got {value!r}")
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be {kind} above 0, got {value!r}")
+_ADDED = ("content", "contents")  # fingerprints that descriptions of data in earlier checkpoints lack
+
+
+def _known_to(before: Any, now: Any) -> Any:
+    """A setting without the fingerprints that the earlier description lacks."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return now
+    return {name: value for name, value in now.items() if name not in _ADDED or name in before}
+
+
+def _number(value: Any) -> Any:
+    """A number of NumPy for JSON."""
+    return value.item() if hasattr(value, "item") else repr(value)

@@ -16,6 +16,7 @@ from pyro_vae.support.snapshots import Snapshot
 from pyro_vae.training.batches import Batches
 from pyro_vae.training.checkpoints.svi import load_svi_state, svi_state
 from pyro_vae.training.history import Epoch, History
+from pyro_vae.training.losses import EpochLosses
 from pyro_vae.training.svi import SVI
 from pyro_vae.training.weights import WeightCopies
 
@@ -41,6 +42,7 @@ class TrainState:
         epoch: The current epoch, from 1.
         step: The number of steps so far.
         losses: The losses of this epoch's steps, in nats per datum.
+        good: The states that a rollback can return to, the latest one last; empty without rollbacks.
         steps_per_epoch: None until it is known.
         best: The best ELBO so far, in nats per datum.
         seconds: The duration of the run before this process.
@@ -61,7 +63,8 @@ class TrainState:
         self.svi, self.weights, self.history, self.generator = svi, weights, history, generator
         self.settings, self.compiles, self.ranks = settings or {}, compiles, ranks or Ranks()
         self.epoch, self.step, self.rollbacks = 1, 0, 0
-        self.losses: list[Tensor] = []
+        self.losses = EpochLosses()
+        self.good: list[Snapshot] = []
         self.steps_per_epoch: int | None = None
         self.best, self.seconds, self.lr_factor = -math.inf, 0.0, 1.0
         self._rng_at_start: Snapshot | None = None  # of the current epoch
@@ -74,13 +77,13 @@ class TrainState:
 
     def add(self, loss: Tensor) -> None:
         """Count a step."""
-        self.losses.append(loss)
+        self.losses.add(loss)
         self.step += 1
 
     def next_epoch(self) -> None:
         """Go to the start of the next epoch."""
         self.epoch += 1
-        self.losses = []
+        self.losses = EpochLosses()
 
     def remaining_batches(self, batches: Batches) -> Iterator[tuple[Any, ...]]:
         """The batches of the current epoch that are left."""
@@ -92,19 +95,26 @@ class TrainState:
         if self._rng_at_start is not None:
             self._set_rng(self._rng_at_start)
         stream = batches.batches(self.generator)
-        for _ in self.losses:
+        for _ in range(len(self.losses)):
             next(stream, None)
         set_rng_state(now)
         return stream
 
     def state_dict(self) -> Snapshot:
         """The state between two steps. The tensors are those of the run, not copies. All ranks must call this."""
+        result = self.current()
+        for i, good in enumerate(self.good):
+            result.add(f"good{i}", good)
+        return result
+
+    def current(self) -> Snapshot:
+        """The `state_dict` without the states that a rollback can return to."""
         result = Snapshot()
         result.add("svi", svi_state(self.svi))
         self._add_rng(result, "noise", self._rng())
         if self.losses and self._rng_at_start is not None:
             self._add_rng(result, "epoch_noise", self._rng_at_start)
-            result.tensors["losses"] = torch.stack(self.losses)
+            self.losses.add_to(result)
         result.tensors |= {f"best/{i:04d}": weight for i, weight in enumerate(self.weights.best)}
         counters = {_STORED_NAMES.get(name, name): getattr(self, name) for name in _COUNTERS}
         result.values |= {
@@ -123,27 +133,31 @@ class TrainState:
             ValueError: If the state is that of another pair.
         """
         self.compiles = saved.values["compiles"]
-        load_svi_state(self.svi, saved.part("svi"), example_args)
-        self.load_progress(saved)
+        self._load(saved, example_args, another_process=True)
         set_rng_state(saved.part(self._rank_name("noise")))
-        best = sorted(name for name in saved.tensors if name.startswith("best/"))
-        self.weights.load_best([saved.tensors[name] for name in best])
+        self.good = []
+        while (name := f"good{len(self.good)}") in saved.values:
+            self.good.append(saved.part(name))
 
-    def load_progress(self, saved: Snapshot) -> None:
-        """Restore counters, losses, history and data order of `saved`, but not weights and random generators."""
+    def go_back_to(self, good: Snapshot, example_args: tuple[Any, ...]) -> None:
+        """Restore a state of the same run, with other noise and with the steps that are compiled now."""
+        self._load(good, example_args, another_process=False)
+
+    def _load(self, saved: Snapshot, example_args: tuple[Any, ...], *, another_process: bool) -> None:
+        load_svi_state(self.svi, saved.part("svi"), example_args, another_process=another_process)
         counters = saved.values["at"]
         for name in _COUNTERS:
             setattr(self, name, counters[_STORED_NAMES.get(name, name)])
         if self.best is None:
             self.best = -math.inf
-        self.losses = []
-        if "losses" in saved.tensors:
-            device = next((p.device for p in self.svi.params.values()), None)
-            self.losses = list(saved.tensors["losses"].to(device).unbind())
+        self.losses = EpochLosses.of(saved, next((p.device for p in self.svi.params.values()), None))
+        if self.losses:
             self._rng_at_start = saved.part(self._rank_name("epoch_noise"))
         self.history.epochs[:] = [Epoch(**values) for values in saved.values["history"]]
         self.history.best = saved.values["best_epoch"]
         self.generator.set_state(saved.part(self._rank_name("noise")).tensors["data"])
+        best = sorted(name for name in saved.tensors if name.startswith("best/"))
+        self.weights.load_best([saved.tensors[name] for name in best])
 
     def _rank_name(self, name: str, rank: int | None = None) -> str:
         rank = self.ranks.rank if rank is None else rank

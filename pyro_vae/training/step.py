@@ -53,15 +53,15 @@ class TrainStep:
         epochs, step = self._state.epochs, self._state.step
         self._schedules.set_kl_weight(epochs)
         self._check.before_step()
-        loss = self._svi.reduce(self._gradient(batch))
+        rows, weight = self._batches.shard(batch)
+        loss = self._svi.reduce(self._gradient(rows, weight), weight=weight, rows=len(rows[0]) / self._parts)
         self._check.check(step, loss, batch)
         self._schedules.set_lr(self._svi, epochs, step, self._state.lr_factor)
         self._svi.update()
         return loss
 
-    def _gradient(self, batch: tuple[Any, ...]) -> Tensor:
+    def _gradient(self, rows: tuple[Any, ...], weight: float) -> Tensor:
         """Add this process's part of the gradient to the parameters' `.grad`; returns its part of the loss."""
-        rows, weight = self._batches.shard(batch)
         try:
             return self._weighted_gradient(rows, weight)
         except (ValueError, RuntimeError):

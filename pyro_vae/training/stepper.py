@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -69,11 +70,15 @@ class Stepper:
         loss = self.last.gradients(args, kwargs, scale, compile)
         return loss if finite is None else torch.where(finite, loss, torch.full_like(loss, torch.nan))
 
-    def reduce(self, loss: Tensor) -> Tensor:
-        """Sum the loss and the gradients of the last phase over the processes of the run."""
+    def reduce(self, loss: Tensor, weight: float | None, rows: float) -> Tensor:
+        """Sum the loss and the gradients of the last phase over the processes of the run; merge running averages."""
         loss = self._replicas.reduce(self.last.updater.params, loss)
-        self._replicas.synchronize(self.registry.names)
+        self._replicas.synchronize(self.registry.names, weight, rows)
         return loss
+
+    def sharing(self) -> AbstractContextManager[None]:
+        """A context for the gradients of a step on this process's share of a batch."""
+        return self._replicas.sharing()
 
     def update(self) -> None:
         """Update the last phase's parameters, and clear their gradients."""
@@ -81,7 +86,8 @@ class Stepper:
         self._phases.on_step(self.registry.registered_by("model"))
 
     def zero_grad(self) -> None:
-        """Clear all gradients."""
+        """Clear all gradients, also those of a step that failed."""
+        self._replicas.forget()
         for stepper in self.steppers:
             stepper.updater.zero_grad()
         for param in self.registry.names:

@@ -16,10 +16,14 @@ from torch import Tensor
 from pyro_vae.compilation.precision import Precision, networks_in, precision_dtype
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.elbo import MeanField, PhasedELBO
+from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.rows import rows_named
 from pyro_vae.pair.running import Running
 from pyro_vae.pair.untouched import kept_buffers
+from pyro_vae.support.arguments import flag, function, real
+from pyro_vae.training.averages import RunningAverages
+from pyro_vae.training.guards import check_grad_enabled
 from pyro_vae.training.minibatches import check_autoguide
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam, updater_for
 from pyro_vae.training.parameters import ParameterRegistry
@@ -108,7 +112,8 @@ class SVI:
         compile: bool = False,
         precision: Precision = "float32",
     ) -> None:
-        self.model, self.guide, self.clip_norm, self.compile = model, guide, clip_norm, compile
+        self.model, self.guide = function("model", model), function("guide", guide)
+        self.clip_norm, self.compile = clip_norm, flag("compile", compile)
         self.objective: Any = MeanField() if loss is None else loss
         self.optim = fused_adam() if optim is None else optim
         self.pyro_optim = optim if isinstance(optim, PyroOptim) else None
@@ -193,8 +198,10 @@ class SVI:
             ValueError: If the loss depends on no parameter, on none that the optimizer updates, or on a network whose
                 name Pyro's parameter store has for another one; if an autoguide has parameters for a part of a
                 subsampled plate only.
+            RuntimeError: Under `torch.no_grad` or `torch.inference_mode`.
         """
-        with Running(), rows_named(self.model, self.guide, args, kwargs or {}):
+        check_grad_enabled("a gradient step")
+        with Running(), rows_named(self.model, self.guide, args, kwargs or {}), self._stepper.sharing():
             loss = self._stepper.gradients(args, kwargs or {}, scale, self.compile)
         if not self._is_checked:  # an autoguide is set up at its first run
             check_autoguide(self.guide)
@@ -229,21 +236,29 @@ class SVI:
         """Pass these parameters to the optimizer, in this order if it was not made yet."""
         self._stepper.adopt(params)
 
-    def join(self, ranks: Ranks, buffers: list[Tensor], args: tuple[Any, ...]) -> None:
+    def join(self, ranks: Ranks, args: tuple[Any, ...]) -> None:
         """Train together with the SVIs of other processes; all begin with the weights of rank 0.
 
         Each process then takes the gradients of its shard of a batch, scaled so that their sum is the gradient of the
-        whole batch, and calls `reduce` before `update`. The pair is run on `args` to find its parameters. `buffers` are
-        the tensors that its networks change by themselves, such as running means.
+        whole batch, and calls `reduce` before `update`. The pair is run on `args`, a few data, to find its parameters.
         """
-        params = self.prepare(*args)
+        if isinstance(self.objective, PhasedELBO):
+            self.prepare(*args)  # which makes the critics
         critics = self.objective.critics.values() if isinstance(self.objective, PhasedELBO) else ()
-        buffers = [*buffers, *(b for critic in critics for b in critic.buffers())]
-        self._stepper.join(Replicas(ranks, params.values(), buffers))
+        averages = RunningAverages([*modules_of(self.model, self.guide).values(), *critics], ranks)
+        with averages.measuring(len(args[0])):
+            params = self.prepare(*args)
+        self._stepper.join(Replicas(ranks, params.values(), averages))
 
-    def reduce(self, loss: Tensor) -> Tensor:
-        """Sum loss and gradients over the joined processes, and copy the buffers of rank 0; returns the summed loss."""
-        return self._stepper.reduce(loss)
+    def reduce(self, loss: Tensor, *, weight: float | None = None, rows: float = 1.0) -> Tensor:
+        """Sum loss and gradients over the joined processes, and merge running averages; returns the summed loss.
+
+        Args:
+            loss: This process's part of the loss.
+            weight: The share of this process in the batch; all shares sum to 1. Default: equal shares.
+            rows: How many data of it pass through the networks at a time, for variances of batch normalization.
+        """
+        return self._stepper.reduce(loss, weight, rows)
 
     @property
     def scaler(self) -> LossScaler:
@@ -261,8 +276,7 @@ class SVI:
 
 
 def _check_arguments(optim: Any, loss: Any, clip_norm: float | None, dtype: torch.dtype | None) -> None:
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm must be positive, got {clip_norm}")
+    real("clip_norm", clip_norm, above=0, none=True)
     if optim is not None and not callable(optim) and not isinstance(optim, torch.optim.Optimizer):
         raise TypeError(
             f"optim must be a torch.optim.Optimizer, a function params -> Optimizer or a PyroOptim, got {optim!r}"

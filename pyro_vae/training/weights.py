@@ -24,14 +24,6 @@ class WeightCopies:
         self._good: list[Tensor] = []
         nets = modules_of(svi.model, svi.guide).values()
         self._buffers = [b for net in nets for b in net.buffers()]
-        self._constants = {
-            id(m._buffers[name]) for net in nets for m in net.modules() for name in m._non_persistent_buffers_set
-        }
-
-    @property
-    def running(self) -> list[Tensor]:
-        """Buffers that the networks change by themselves, such as running means: those in their `state_dict`."""
-        return [b for b in self._buffers if id(b) not in self._constants]
 
     @property
     def has_good(self) -> bool:

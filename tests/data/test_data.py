@@ -402,7 +402,7 @@ def test_describe_and_to() -> None:
     about = data.describe()
     assert json.loads(json.dumps(about)) == about
     assert about == data.to("cpu").describe()
-    assert {key: about[key] for key in about if key != "fingerprint"} == {
+    assert {key: about[key] for key in about if key not in ("fingerprint", "contents")} == {
         "name": "digits",
         "binarize": "dynamic",
         "shape": [64],
@@ -411,6 +411,15 @@ def test_describe_and_to() -> None:
         "seed": 0,
     }
     assert about["fingerprint"] != load("digits", flatten=True, valid=0, seed=1).describe()["fingerprint"]
+    for split, other in (("train", "test"), ("test", "train")):
+        changed = load("digits", binarize="dynamic", flatten=True, valid=0)
+        part = getattr(changed, split)
+        part.y = part.y.clone()
+        part.y[0] = (part.y[0] + 1) % 10
+        now = changed.describe()
+        assert now["fingerprint"] == about["fingerprint"]
+        assert now["contents"][split] != about["contents"][split]
+        assert now["contents"][other] == about["contents"][other]
     moved = load("digits", binarize="dynamic").to("meta")
     for part in parts(moved):
         assert part.y is not None

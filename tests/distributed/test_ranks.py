@@ -38,7 +38,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, list[
     result: dict[int, dict[str, list[Any]]] = {}
     for size in (1, 2):
         folder = tmp_path_factory.mktemp(f"ranks{size}")
-        done = start(SCRIPT, folder, str(size), *(NOISE_FREE if size == 1 else []))
+        done = start(SCRIPT, folder, str(size), *([*NOISE_FREE, "averages"] if size == 1 else []))
         assert done.returncode == 0, done.stderr
         names = {path.stem.rsplit("-", 1)[0] for path in folder.glob("*.pt")}
         result[size] = {
@@ -69,6 +69,21 @@ def test_ranks_end_with_equal_weights_and_metrics(found: Any, name: str) -> None
     assert torch.equal(first["weights"], second["weights"])
     assert first["history"] == second["history"]
     assert first["weights"].isfinite().all()
+
+
+def test_running_averages_are_those_of_the_whole_batch(found: Any) -> None:
+    (one,), two = found[1]["averages"], found[2]["averages"]
+    for name, expected in one.items():
+        assert torch.equal(two[0][name], two[1][name]), name
+        difference = float((two[0][name].double() - expected.double()).abs().max())
+        assert difference < 1e-4, name
+
+
+def test_codes_move_to_data_of_all_shares(found: Any) -> None:
+    first, second = (rank["vectors"] for rank in found[2]["revived"])
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first.abs(), torch.full_like(first, 4.0), rtol=1e-3, atol=1e-3)
+    assert set(first.sign().flatten().tolist()) == {-1.0, 1.0}
 
 
 @pytest.mark.parametrize(("name", "steps"), [("in_memory", 51), ("loader", 52)])
@@ -200,3 +215,55 @@ def test_bad_options_are_refused(options: dict[str, Any], words: str) -> None:
 
 def test_one_process_has_nothing_to_start() -> None:
     assert pv.launch() == pv.launch(1) == Ranks()
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"LOCAL_RANK": "0"}, "LOCAL_RANK=0, but no MASTER_ADDR and no MASTER_PORT"),
+        ({"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}, "LOCAL_RANK=0, but no MASTER_PORT"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK='x', expected a whole number"),
+        ({"LOCAL_RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "LOCAL_RANK=2, which devices=2 does not"),
+        (
+            {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "WORLD_SIZE": "4"},
+            "devices=2 on 1 node were requested, but the environment has WORLD_SIZE=4",
+        ),
+        ({"LOCAL_RANK": "1", "PYRO_VAE_STORE": "/nowhere/store"}, "the run that set LOCAL_RANK=1 has ended"),
+    ],
+)
+def test_what_another_run_has_left_in_the_environment_is_refused(
+    environment: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "LOCAL_RANK", "PYRO_VAE_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{words}.*unset LOCAL_RANK"):
+        pv.launch(2, device="cpu")
+
+
+def test_torchelastic_without_its_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    with pytest.raises(ValueError, match=r"LOCAL_WORLD_SIZE='', expected a whole number.*unset LOCAL_WORLD_SIZE"):
+        pv.launch()
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's table of sockets")
+def test_nobody_else_can_connect_and_nothing_is_left_in_the_environment(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import glob, os, pathlib, pyro_vae as pv\n"
+        "ranks = pv.launch(2, device='cpu')\n"
+        "mine = {os.readlink(f)[8:-1] for f in glob.glob('/proc/self/fd/*')\n"
+        "        if os.path.lexists(f) and os.readlink(f).startswith('socket:')}\n"
+        "rows = [line.split() for name in ('tcp', 'tcp6') for line in open(f'/proc/net/{name}').readlines()[1:]]\n"
+        "listens = [row[1].split(':')[0] for row in rows if row[3] == '0A' and row[9] in mine]\n"
+        "left = sorted(n for n in os.environ if n in ('LOCAL_RANK', 'WORLD_SIZE', 'NODE_RANK', 'PYRO_VAE_STORE'))\n"
+        "pathlib.Path(f'{__file__}.{ranks.rank}').write_text(f'{listens} {left}')\n"
+    )
+    done = start(script, NODE_RANK="1", GROUP_RANK="3")  # left over, too
+    assert done.returncode == 0, done.stderr
+    listens, left = Path(f"{script}.0").read_text().rsplit(" [", 1)
+    assert left == "'NODE_RANK']"  # as it was
+    assert set(json.loads(listens.replace("'", '"'))) <= {"0100007F", "00000000000000000000000001000000"}

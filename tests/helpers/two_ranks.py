@@ -111,6 +111,39 @@ def few_in_the_last_batch() -> Found:
     return trained(pair, fit(pair, bits(41), elbo="trace"))
 
 
+def start_as_identity(encoder: Any) -> None:
+    nn.init.eye_(encoder.final.weight)
+    nn.init.zeros_(encoder.final.bias)
+
+
+def averages() -> Found:
+    """Running averages of data that differ between the processes' shares: a codebook's, and of batch normalization."""
+    torch.manual_seed(0)
+    x = torch.randn(40, 4) + torch.tensor([4.0] * 20 + [-4.0] * 20).unsqueeze(1)
+    vae = pv.models.VQVAE(4, codes=4, embedding_dim=4, hidden=(), positions=1, likelihood="normal", decay=0.9, revive=0)
+    start_as_identity(vae.encoder)
+    fit(vae, x, elbo="vq", epochs=60, batch_size=40, lr=1e-6)
+    codebook = vae.posterior.codebook
+    found = {"uses": codebook.uses, "sums": codebook.sums, "vectors": codebook.vectors}
+    counts = (x + 5).clamp_min(0).round()
+    for name, momentum in (("norm", 0.3), ("cumulative", None)):
+        pair = Plain(4)
+        pair.there = nn.Sequential(nn.BatchNorm1d(4, momentum=momentum), nn.Linear(4, 5))
+        fit(pair, counts, elbo="trace", batch_size=40, epochs=3, lr=1e-6)
+        found |= {f"{name}.{key}": value for key, value in pair.there[0].state_dict().items()}
+    return {name: value.detach().clone() for name, value in found.items()}
+
+
+def revived() -> Found:
+    """The first step moves every code to a datum: both shares have some."""
+    torch.manual_seed(0)
+    x = torch.tensor([4.0] * 20 + [-4.0] * 20).unsqueeze(1).expand(40, 4).clone()
+    vae = pv.models.VQVAE(4, codes=6, embedding_dim=4, hidden=(), positions=1, likelihood="normal")
+    start_as_identity(vae.encoder)
+    fit(vae, x, elbo="vq", epochs=3, batch_size=40, lr=1e-6)
+    return {"vectors": vae.posterior.codebook.vectors.clone()}
+
+
 def accumulated() -> Found:
     pair = Plain()
     return trained(pair, fit(pair, bits(), elbo="trace", accumulate=3, clip_norm=0.5))
@@ -122,7 +155,7 @@ def pyro_optimizer() -> Found:
     svi = pv.SVI(pair.model, pair.guide, optimizer, pv.elbo.make("trace"))
     ranks = pv.launch(DEVICES, device="cpu")
     x = bits(40)
-    svi.join(ranks, [], (x[:8],))
+    svi.join(ranks, (x[:8],))
     first, last, share = ranks.rows(40)
     for _ in range(3):
         loss = svi.reduce(svi.gradients((x[first:last],), scale=share / (last - first)) * share / (last - first))
@@ -302,7 +335,7 @@ SCENARIOS: dict[str, Callable[[], Found]] = {
     f.__name__: f
     for f in (
         *(in_memory, few_in_the_last_batch, accumulated, pyro_optimizer, shared_latent, batch_norm, loader, noisy),
-        *(phases, early_end, resumed, stopped_by_signal, exploding, refusals, marginal),
+        *(averages, revived, phases, early_end, resumed, stopped_by_signal, exploding, refusals, marginal),
     )
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -284,3 +285,40 @@ def test_the_run_is_shown_before_it_starts() -> None:
     started: list[LoadedRun] = []
     run = train(pv.VAE, "digits", init_args=SMALL, out="a", on_start=started.append, **QUICK)
     assert (started[0].path, len(started[0].history), started[0].pair) == (Path("a"), 0, run.pair)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again() -> None:
+    Path("run/checkpoints").mkdir(parents=True)
+    for name in (".lock", ".partial-checkpoint-000000001.json"):
+        Path("run/checkpoints", name).touch()
+    run = train(pv.VAE, "digits", init_args=SMALL, out="run", **QUICK)
+    assert len(run.history) == 2
+    Path("other/checkpoints").mkdir(parents=True)
+    Path("other/checkpoints/thesis.txt").touch()
+    with pytest.raises(FileExistsError, match="other holds files, but no run"):
+        train(pv.VAE, "digits", init_args=SMALL, out="other", **QUICK)
+
+
+@pytest.mark.parametrize("option", ["resume", "overwrite"])
+def test_a_folder_of_checkpoints_that_is_a_link_is_refused(option: str) -> None:
+    """The run may come from somebody else, and the link lead anywhere."""
+    train(pv.VAE, "digits", init_args=SMALL, out="run", **QUICK)
+    Path("run/checkpoints").rename("mine")
+    Path("run/checkpoints").symlink_to(Path("mine").absolute())
+    before = {file.name: file.read_bytes() for file in Path("mine").iterdir()}
+    with pytest.raises(ValueError, match=r"run/checkpoints is a link to another folder"):
+        train(pv.VAE, "digits", init_args=SMALL, out="run", **{option: True}, **{**QUICK, "epochs": 3})
+    assert {file.name: file.read_bytes() for file in Path("mine").iterdir()} == before
+
+
+def test_another_test_set_or_other_labels_are_other_data() -> None:
+    x, y = torch.rand(40, 9).round(), torch.arange(40) % 3
+    np.savez("d.npz", x_train=x, y_train=y, x_test=x[:9])
+    run = train(pv.VAE, "d.npz", init_args=SMALL, out="run", epochs=1, batch_size=20, seed=0)
+    assert len(load_run("run").data().train) == len(run.data().train)
+    for changed, split in (({"x_test": 1 - x[:9]}, "test"), ({"y_train": 2 - y}, "train")):
+        np.savez("d.npz", **{"x_train": x, "y_train": y, "x_test": x[:9], **changed})
+        with pytest.raises(
+            ValueError, match=f"are not those that run was trained on .fingerprint of the {split} split"
+        ):
+            load_run("run").data()

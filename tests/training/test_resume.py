@@ -249,7 +249,7 @@ def test_how_many_are_kept_and_when_they_are_written(tmp_path: Path) -> None:
     assert seen == [[2, 4], [6, 8], [12, 14]] or seen == [[2, 4], [8, 10], [12, 14]]
     assert sorted(int(f.stem.split("-")[1]) for f in tmp_path.glob("*.safetensors"))[-1] == 15
     for bad in ({"steps": 0}, {"minutes": -1.0}, {"keep": 0}):
-        with pytest.raises(ValueError, match="must be above 0"):
+        with pytest.raises(ValueError, match=r"must be a (whole )?number above 0"):
             pv.Checkpoints(tmp_path, **bad)
 
 
@@ -378,9 +378,8 @@ def test_going_back_a_second_time_finds_the_same_state() -> None:
     svi.step(x)
     state = TrainState(svi, WeightCopies(svi), pv.History(), torch.Generator())
     state.step = 1
-    rollbacks = Rollbacks(state, 2)
-    good = rollbacks.good
-    assert good is not None
+    rollbacks = Rollbacks(state, 2, (x,), keeps=False)
+    (good,) = state.good
     before = good.copy()
     for _ in range(2):
         with pytest.warns(UserWarning, match="Going back"):

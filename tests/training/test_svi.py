@@ -324,8 +324,8 @@ def test_an_optimizer_of_other_weights() -> None:
     [
         ({"optim": 0.1}, TypeError, "optim must be a torch.optim.Optimizer, a function"),
         ({"loss": "trace"}, TypeError, "loss must be a pyro.infer.ELBO or a function, got 'trace'"),
-        ({"clip_norm": 0.0}, ValueError, "clip_norm must be positive, got 0.0"),
-        ({"clip_norm": float("nan")}, ValueError, "clip_norm must be positive"),
+        ({"clip_norm": 0.0}, ValueError, "clip_norm must be a number above 0, got 0.0"),
+        ({"clip_norm": float("nan")}, ValueError, "clip_norm must be a number above 0"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

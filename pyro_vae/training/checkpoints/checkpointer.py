@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pyro_vae.distributed.ranks import Ranks
+from pyro_vae.support import arguments
 from pyro_vae.support.snapshots import Snapshot
 from pyro_vae.training.checkpoints.directory import Checkpoints, FollowedCheckpoints
 from pyro_vae.training.nonfinite import LossCheck
@@ -17,14 +18,17 @@ from pyro_vae.training.state import TrainState
 __all__ = ["Checkpointer", "checkpoints_of"]
 
 
-def checkpoints_of(
-    checkpoints: Checkpoints | str | Path | None, resume: bool | str | Path, ranks: Ranks
-) -> Checkpoints | None:
-    """The checkpoints that the arguments of `fit` describe; processes other than rank 0 write nothing.
+def checkpoints_of(checkpoints: Checkpoints | str | Path | None, resume: bool | str | Path) -> Checkpoints | None:
+    """The checkpoints that the arguments of `fit` describe.
 
     Raises:
+        TypeError: If an argument is neither a folder nor one of the other things that it may be.
         ValueError: If the arguments name two different folders, or no folder to resume from.
     """
+    if not isinstance(resume, bool):
+        arguments.path("resume", resume)
+    if not isinstance(checkpoints, Checkpoints):
+        arguments.path("checkpoints", checkpoints, none=True)
     if not isinstance(resume, bool):
         folder = checkpoints.path if isinstance(checkpoints, Checkpoints) else checkpoints
         if folder is not None and Path(folder) != Path(resume):
@@ -35,8 +39,7 @@ def checkpoints_of(
         checkpoints = resume if checkpoints is None else checkpoints
     if resume is True and checkpoints is None:
         raise ValueError("resume=True needs checkpoints=, the folder to resume from")
-    found = Checkpoints(checkpoints) if isinstance(checkpoints, str | Path) else checkpoints
-    return found if found is None or ranks.is_main else FollowedCheckpoints(found)
+    return checkpoints if checkpoints is None or isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
 
 
 class Checkpointer:
@@ -49,7 +52,9 @@ class Checkpointer:
     """
 
     def __init__(self, checkpoints: Checkpoints | None, resume: bool | str | Path, ranks: Ranks) -> None:
-        self._checkpoints, self._resume, self._ranks = checkpoints, resume, ranks
+        follows = checkpoints is not None and not ranks.is_main  # only rank 0 writes
+        self._checkpoints = FollowedCheckpoints(checkpoints) if checkpoints is not None and follows else checkpoints
+        self._resume, self._ranks = resume, ranks
 
     @property
     def is_active(self) -> bool:
@@ -86,7 +91,7 @@ class Checkpointer:
             if compile not in ("auto", saved.values["compiles"]):
                 raise ValueError(describe_change("compile", saved.values["compiles"], compile))
             state.load_state_dict(saved, example_args)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise ValueError(
                 f"the checkpoint in {self._checkpoints and self._checkpoints.path} is not of this run, or of another "
                 f"version of pyro_vae: {type(error).__name__} {error}"
@@ -111,15 +116,22 @@ class Checkpointer:
         """Write the current state, unless it was written already.
 
         Raises:
-            NonFiniteLoss: If a loss is not finite; nothing is written then.
+            NonFiniteLoss: If a loss or the weights are not finite; nothing is written then.
             OSError: If the state cannot be written; earlier checkpoints stay.
         """
         if self._checkpoints is not None and state.step > self._checkpoints.last_step:
-            check.flush()
+            check.confirm(state.step)
             state.seconds = self.seconds
             self._checkpoints.save(state.step, state.state_dict())
 
-    def forget_after(self, step: int) -> None:
-        """Remove the checkpoints of steps that a rollback has undone."""
-        if self._checkpoints is not None:
-            self._checkpoints.clear(after=step)
+    def save_earlier(self, good: Snapshot) -> None:
+        """Write a state at the end of an earlier epoch, unless a later one, or itself, was written already."""
+        step = good.values["at"]["step"]
+        if self._checkpoints is not None and step > self._checkpoints.last_step:
+            self._checkpoints.save(step, good)
+
+    def went_back(self, state: TrainState) -> None:
+        """Replace the checkpoints of steps that a rollback has undone by one of the state that it went back to."""
+        if self._checkpoints is not None and state.step < self._checkpoints.last_step:
+            state.seconds = self.seconds
+            self._checkpoints.save(state.step, state.state_dict())

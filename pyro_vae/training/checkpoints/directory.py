@@ -11,9 +11,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pyro_vae.support import arguments
 from pyro_vae.support.snapshots import TENSORS, VALUES, Snapshot, read_snapshot, write_snapshot
 
-__all__ = ["Checkpoints", "FollowedCheckpoints"]
+__all__ = ["Checkpoints", "FollowedCheckpoints", "unused"]
+
+LOCK = ".lock"
+_PARTIAL = re.compile(r"\.partial-checkpoint-\d{9,}\.(safetensors|json)")
 
 
 class Checkpoints:
@@ -29,7 +33,7 @@ class Checkpoints:
         keep: The number of checkpoints to keep; older ones are removed.
 
     Raises:
-        ValueError: If a number is not positive.
+        TypeError, ValueError: If a number is not positive, `steps` and `keep` are not whole, or there is no name.
 
     Example:
         >>> Checkpoints("runs/mine/checkpoints", minutes=30).path.name
@@ -39,10 +43,10 @@ class Checkpoints:
     def __init__(
         self, path: str | Path, *, steps: int | None = None, minutes: float | None = 10.0, keep: int = 2
     ) -> None:
-        for name, value in (("steps", steps), ("minutes", minutes), ("keep", keep)):
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
-        self.path, self.steps, self.minutes, self.keep = Path(path), steps, minutes, keep
+        self.path: Path = arguments.path("path", path)
+        self.steps: int | None = arguments.count("steps", steps, none=True)
+        self.minutes: float | None = arguments.real("minutes", minutes, above=0, none=True)
+        self.keep: int = arguments.count("keep", keep)
         self._lock: FileLock | None = None
         self._saved_at, self._saved_step, self._fresh = time.monotonic(), 0, False
 
@@ -51,17 +55,22 @@ class Checkpoints:
         """A context in which no other process can write here; the lock of a process that dies is released.
 
         Raises:
-            RuntimeError: If another process has locked the folder.
+            RuntimeError: If another process has locked the folder, or a run that goes on uses this object.
+            ValueError: If the folder or its lock is a link where none may be.
         """
+        if self._lock is not None and self._lock.is_locked:
+            raise RuntimeError(f"a run that has not ended uses these checkpoints, {self.path}: choose another folder")
+        self._check_folder()
         is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         if self._lock is None:
-            self._lock = FileLock(self.path / ".lock")
+            self._lock = FileLock(self.path / LOCK)
         try:
             lock = self._lock.acquire(timeout=0)
         except Timeout as error:
             raise RuntimeError(
-                f"another process is training in {self.path}: wait until it has ended, or choose another folder"
+                f"another process is training in {self.path}, or another run of this one: wait until it has ended, or "
+                "choose another folder"
             ) from error
         with lock:
             self.clean()
@@ -69,7 +78,7 @@ class Checkpoints:
                 yield
             finally:
                 if is_new and not self._steps_found():  # the run ended before its first checkpoint
-                    (self.path / ".lock").unlink(missing_ok=True)
+                    (self.path / LOCK).unlink(missing_ok=True)
                     with suppress(OSError):
                         self.path.rmdir()
 
@@ -90,7 +99,7 @@ class Checkpoints:
         self._fresh = fresh
 
     def save(self, step: int, snapshot: Snapshot) -> None:
-        """Write a checkpoint, then remove all but the latest.
+        """Write a checkpoint, then remove those of later steps, which a rollback has undone, and all but the latest.
 
         Raises:
             OSError: If it cannot be written; earlier ones stay.
@@ -104,10 +113,9 @@ class Checkpoints:
                 error.errno,
                 f"cannot write the checkpoint of step {step} in {self.path}, {error.strerror or error}: {found}",
             ) from error
-        if self._fresh:
-            for other in self._steps_found():
-                if other != step:
-                    self._remove(other)
+        for other in self._steps_found():
+            if other > step or (self._fresh and other != step):
+                self._remove(other)
         self.started(step)
         for old in self._steps_found()[: -self.keep]:
             self._remove(old)
@@ -129,21 +137,29 @@ class Checkpoints:
             raise ValueError(f"no checkpoint in {self.path} can be read: {problem}") from problem
         return None
 
-    def clear(self, after: int = -1) -> None:
-        """Remove all checkpoints, or those after a step."""
+    def clear(self) -> None:
+        """Remove all checkpoints."""
+        self._check_folder()
         for step in self._steps_found():
-            if step > after:
-                self._remove(step)
-        self._saved_step = min(self._saved_step, max(after, 0))
+            self._remove(step)
+        self._saved_step = 0
 
     def clean(self) -> None:
-        """Remove incomplete files of a killed process."""
+        """Remove incomplete files of checkpoints that a killed process has left; other files stay."""
         complete = set(self._steps_found())
-        for file in self.path.glob(f"*{TENSORS}"):
-            if _step_of(file) not in complete:
+        for file in self.path.glob(f"checkpoint-*{TENSORS}"):
+            step = _step_of(file)
+            if step is not None and step not in complete:
                 file.unlink(missing_ok=True)
-        for file in self.path.glob(".partial-*"):
-            file.unlink(missing_ok=True)
+        for file in self.path.glob(".partial-checkpoint-*"):
+            if _PARTIAL.match(file.name):
+                file.unlink(missing_ok=True)
+
+    def _check_folder(self) -> None:
+        """Refuse a lock that is a link: opening it would create or change the file that it names."""
+        lock = self.path / LOCK
+        if lock.is_symlink() or (lock.exists() and not lock.is_file()):
+            raise ValueError(f"{lock} is not a plain file: remove it")
 
     def _name(self, step: int) -> Path:
         return self.path / f"checkpoint-{step:09d}"
@@ -176,12 +192,20 @@ class FollowedCheckpoints(Checkpoints):
         """False: rank 0 decides."""
         return False
 
+    def _check_folder(self) -> None:
+        """Nothing: rank 0 checks it."""
+
     def save(self, step: int, snapshot: Snapshot) -> None:
         """Note the step; rank 0 writes the checkpoint."""
         self.started(step)
 
     def _steps_found(self) -> list[int]:
         return []  # so that nothing is read or removed
+
+
+def unused(folder: Path) -> bool:
+    """Whether a folder holds nothing, or only what a run leaves that is killed before its first checkpoint."""
+    return folder.is_dir() and all(file.name == LOCK or _PARTIAL.match(file.name) for file in folder.iterdir())
 
 
 def _step_of(file: Path) -> int | None:

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,15 +25,21 @@ class StopRequest:
         """Whether a signal has arrived."""
         return self.signal is not None
 
+    def acknowledge(self) -> None:
+        """Say that the run stops; whoever read its messages may have ended."""
+        with suppress(OSError, ValueError):
+            sys.stderr.write("stopping after this step; press Ctrl-C again to stop immediately\n")
+            sys.stderr.flush()
+
 
 @contextmanager
-def stop_between_steps() -> Iterator[StopRequest]:
+def stop_between_steps(enabled: bool = True) -> Iterator[StopRequest]:
     """A context in which the first Ctrl-C or SIGTERM only sets `requested`; a second one interrupts immediately.
 
-    Python allows signal handlers in the main thread only; in other threads, nothing changes.
+    Python allows signal handlers in the main thread only; in other threads, and if not `enabled`, nothing changes.
     """
     stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
+    if not enabled or threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before: dict[int, Any] = {}
@@ -42,9 +48,7 @@ def stop_between_steps() -> Iterator[StopRequest]:
         if stop.requested:
             stop.interrupts_step = True
             raise KeyboardInterrupt
-        stop.signal = number
-        # the step may take long: it may be compiling
-        sys.stderr.write("stopping after this step; press Ctrl-C again to stop immediately\n")
+        stop.signal = number  # and nothing else: any call could fail in the middle of a step
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):

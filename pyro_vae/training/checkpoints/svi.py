@@ -53,10 +53,11 @@ def svi_state(svi: SVI) -> Snapshot:
     return Snapshot(tensors, values)
 
 
-def load_svi_state(svi: SVI, state: Snapshot, args: tuple[Any, ...], *, compiled: bool = True) -> None:
+def load_svi_state(svi: SVI, state: Snapshot, args: tuple[Any, ...], *, another_process: bool = True) -> None:
     """Restore an `svi_state`; the pair is run on `args` to find its parameters.
 
-    `compiled`: also restore which steps are compiled; otherwise the present graphs stay.
+    `another_process`: the state may be that of another process, so also restore which steps are compiled. Otherwise it
+    is an earlier one of this `svi`: the present graphs stay, and so do parameters that have been found since.
 
     Raises:
         ValueError: If the pair, the optimizer or the objective are not those of the state. The parameters of the pair
@@ -74,7 +75,7 @@ def load_svi_state(svi: SVI, state: Snapshot, args: tuple[Any, ...], *, compiled
                 "the pair as it was when training began"
             )
     new = [key for key in _by_key(found.items()) if key not in saved]
-    if new:
+    if new and another_process:
         raise ValueError(
             f"the pair has a parameter {new[0]!r} that the checkpoint does not have: build the pair as it was when "
             "training began"
@@ -99,7 +100,7 @@ def load_svi_state(svi: SVI, state: Snapshot, args: tuple[Any, ...], *, compiled
     if isinstance(svi.objective, PhasedELBO):
         svi.objective.load_state_dict(stripped("phases", state.tensors))
     svi.scaler.load_state_dict(state.values["scaler"], list(svi.params.values()))
-    if compiled:
+    if another_process:
         svi.load_compiled(_by_phase(state.values["compiled"]))
 
 
@@ -118,6 +119,7 @@ def _by_phase(compiled: dict[str, Any] | None) -> dict[str, Any] | None:
 def _load_optimizers(svi: SVI, state: Snapshot, params: Mapping[str, Tensor]) -> None:
     for i, (optimizer, saved) in enumerate(zip(svi.optimizers, state.values["optimizers"], strict=True)):
         tensors = stripped(f"optimizer{i}", state.tensors)
+        optimizer.state.clear()
         for key, numbers in saved["state"].items():
             param = params[key]
             moved = {name: value.to(_device_for(name, param)) for name, value in stripped(key, tensors).items()}
@@ -125,7 +127,8 @@ def _load_optimizers(svi: SVI, state: Snapshot, params: Mapping[str, Tensor]) ->
         groups = {key: group for group in saved["groups"] for key in group["params"]}
         keys = {id(param): key for key, param in params.items()}
         for group in optimizer.param_groups:
-            group |= {k: v for k, v in groups[keys[id(group["params"][0])]].items() if k != "params"}
+            stored = groups.get(keys[id(group["params"][0])], {})
+            group |= {k: v for k, v in stored.items() if k != "params"}
 
 
 def _device_for(name: str, param: Tensor) -> Any:

@@ -1,0 +1,287 @@
+"""Every public call with arguments that work, and values that no argument of a kind may have."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import signal
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+
+import pyro_vae as pv
+from pyro_vae.oracles import LinearGaussian
+from pyro_vae.support.results import Result
+
+__all__ = ["Call", "bad_values", "calls", "kind_of", "outcome"]
+
+X = (torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+MODULES = ("conditionals", "data", "elbo", "evaluate", "models", "nets", "oracles", "plots", "priors")
+SECONDS = 20  # before a call counts as hanging
+
+# Not called by users: results, states and abstract classes; or they need another package, weights or a server.
+NOT_CALLED = {
+    *("Epoch", "NonFiniteLoss", "State", "TrainingComparison", "Binarize", "Source", "Data", "Split", "Coefficients"),
+    *("Bound", "CheckLine", "EstimatorRow", "LatentDimension", "LatentSite", "LocalGuide", "PreflightIssue", "Prior"),
+    *("SampleQualityMetrics", "FlowDistribution", "Pair", "Oracle", "Weighting", "inception_features", "Conditional"),
+    *("Flow", "Likelihood", "bounded_exp", "soft_bound", "PhasedELBO", "SurrogateELBO", "TensorELBO", "register"),
+    *("load_run", "Schedule", "adversarial", "generalization", "expected_log_mean", "ppca_log_prob", "TraceGraph"),
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A public call with arguments that work.
+
+    Attributes:
+        name: How it is reached from `pyro_vae`.
+        function: The function or class.
+        args, kwargs: Functions that make arguments that work.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    args: Callable[[], tuple[Any, ...]]
+    kwargs: Callable[[], dict[str, Any]] = field(default=dict)
+
+    def run(self, **changed: Any) -> Any:
+        """Call it, with some arguments changed."""
+        return self.function(*self.args(), **{**self.kwargs(), **changed})
+
+    def arguments(self) -> dict[str, str]:
+        """The kind of each argument that can be passed by name and is no part of the pair or of its data."""
+        given = len(self.args())
+        found: dict[str, str] = {}
+        for i, (name, p) in enumerate(inspect.signature(self.function).parameters.items()):
+            if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and (p.kind is p.KEYWORD_ONLY or i >= given):
+                if kind := kind_of(p.annotation):
+                    found[name] = kind
+        return found
+
+
+def kind_of(annotation: Any) -> str | None:
+    """The kind of an argument by its annotation: "int", "float", "bool", "choice", "path" ..., with "?" for None."""
+    text = inspect.formatannotation(annotation) if not isinstance(annotation, str) else annotation
+    text = text.replace("typing.", "").replace("collections.abc.", "").replace("'", "")
+    parts = [part.strip() for part in re.split(r"\s*\|\s*(?![^\[]*\])", text)]
+    none = "?" * ("None" in parts)
+    parts = sorted(part for part in parts if part != "None")
+    kinds = {
+        **{(name,): name for name in ("int", "float", "bool", "str")},
+        ("Path", "str"): "path",
+        ("Sequence[int]",): "sizes",
+        ("Sequence[int]", "int"): "size",
+        ("Literal[auto]", "bool"): "bool",
+        ("Sequence[Callback]",): "functions",
+        ("Binarize",): "choice",
+        ("Kernel",): "choice",
+        ("Precision",): "choice",
+        ("LRSchedule",): "choice",
+        ("Devices",): "choice",
+    }
+    if tuple(parts) in kinds:
+        return kinds[tuple(parts)] + none
+    return f"choice{none}" if len(parts) == 1 and parts[0].startswith("Literal[") else None
+
+
+_NOT_NUMBERS: list[Any] = ["3", [], {}, object(), True, torch.ones(2), float("nan")]
+_BAD: dict[str, list[Any]] = {
+    "int": [*_NOT_NUMBERS, 1.5, -1, 10**30, float("inf")],
+    "float": [*_NOT_NUMBERS, 10**400],
+    "bool": ["no", "false", 1, 0, [], 0.5, torch.ones(2)],
+    "str": [5, [], True, object()],
+    "choice": ["nonsense", 5.5, [], {}, True],
+    "path": ["", 5, [], True, "\0"],
+    "sizes": [5.5, "ab", [1.5], ["a"], [-1], [10**30], [True], object()],
+    "size": [5.5, "ab", [1.5], ["a"], [-1], [10**30], True, 0, object()],
+    "functions": [print, "ab", [5], 5],
+}
+
+
+def bad_values(kind: str) -> list[Any]:
+    """The values that no argument of this kind may have."""
+    return [*_BAD[kind.removesuffix("?")], *([] if kind.endswith("?") else [None])]
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def outcome(call: Call, name: str, value: Any) -> str:
+    """What a bad value leads to: "clear", "accepted", "hangs", or the obscure error."""
+    pyro.clear_param_store()
+    try:
+        with _limited(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            call.run(**{name: value})
+    except TimeoutError:
+        return "hangs"
+    except Exception as error:
+        words = {name, name.replace("_", " "), name.removeprefix("num_")}
+        is_named = any(word in str(error) for word in words)
+        if isinstance(error, ValueError | TypeError) and is_named and "unexpected keyword" not in str(error):
+            return "clear"
+        return f"{type(error).__name__}: {str(error)[:100]}"
+    return "accepted"
+
+
+def calls(folder: Path) -> list[Call]:
+    """All public calls."""
+    found: dict[int, tuple[str, Any]] = {}
+    for name in pv.__all__:
+        found.setdefault(id(getattr(pv, name)), (name, getattr(pv, name)))
+    for module in MODULES:
+        for name in getattr(pv, module).__all__:
+            found.setdefault(id(value := getattr(getattr(pv, module), name)), (f"{module}.{name}", value))
+    result = []
+    for path, value in found.values():
+        name = path.split(".")[-1]
+        is_result = isinstance(value, type) and issubclass(value, Result)
+        if isinstance(value, types.ModuleType) or not callable(value) or is_result or name in NOT_CALLED:
+            continue
+        args, kwargs = _EXAMPLES.get(name, (tuple, dict))
+        if name in _IN_FOLDER:
+            kwargs = lambda name=name: _IN_FOLDER[name](folder)  # noqa: E731
+        result.append(Call(path, value, args, kwargs))
+    return result
+
+
+def _pair() -> tuple[Any, ...]:
+    torch.manual_seed(0)
+    vae = pv.VAE(6, 2, hidden=(3,))
+    return vae.model, vae.guide
+
+
+def _with_x() -> tuple[Any, ...]:
+    return (*_pair(), X)
+
+
+def _model() -> tuple[Any, ...]:
+    return _pair()[0], X[:2]
+
+
+def _codes() -> tuple[Any, ...]:
+    return (torch.randn(12, 2, generator=torch.Generator().manual_seed(0)),)
+
+
+def _result() -> dict[str, Any]:
+    pair = _pair()
+    return {"result": pv.log_marginal(*pair, X, num_samples=5), "rows": "all", "num_control": 1, "num_samples": 5}
+
+
+def _value(*values: Any, **kwargs: Any) -> tuple[Any, Any]:
+    return (lambda: values), (lambda: kwargs)
+
+
+_SHAPE = _value(6)
+_EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str, Any]]]] = {
+    "SVI": (_pair, dict),
+    "bound": (_with_x, dict),
+    "check_estimator": _value("trace", LinearGaussian(3, 1), repeats=3),
+    "clustering_accuracy": _value(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 0])),
+    "compare_elbos": (_with_x, lambda: {"estimators": ["trace"], "num_particles": [1], "repeats": 2, "num_samples": 5}),
+    "compare_training": _value(
+        lambda seed: pv.VAE(6, 2, hidden=(3,)), X, ["trace"], seeds=[0], epochs=1, num_samples=5, preflight=False
+    ),
+    "decode": (lambda: (_pair()[0], *_codes()), dict),
+    "disentanglement": (lambda: (torch.randn(60, 2), torch.arange(60).unsqueeze(1) % 3), dict),
+    "encode": (lambda: (_pair()[1], X), dict),
+    "fit": (_with_x, lambda: {"epochs": 1, "batch_size": 6, "seed": 0, "progress": False, "preflight": False}),
+    "fit_local": (_with_x, lambda: {"max_steps": 2, "num_particles": 1}),
+    "impute": (_with_x, lambda: {"mask": torch.ones_like(X, dtype=torch.bool), "num_samples": 3}),
+    "inference_gaps": (_with_x, lambda: {"num_samples": 5, "families": {}}),
+    "interpolate": _value(torch.zeros(2), torch.ones(2)),
+    "latent_report": (_with_x, dict),
+    "launch": _value(),
+    "log_marginal": (_with_x, lambda: {"num_samples": 5}),
+    "posterior_samples": (_model, lambda: {"num_samples": 2, "warmup_steps": 2}),
+    "preflight": (_with_x, dict),
+    "reconstruct": (_with_x, dict),
+    "repair": (_with_x, _result),
+    "sample": (lambda: (_pair()[0], 3, X[:1]) if False else _model(), dict),
+    "sample_quality": (lambda: (torch.randn(20, 3), torch.randn(20, 3)), dict),
+    "summarize": (_with_x, lambda: {"num_samples": 5}),
+    "embed": (lambda: (torch.randn(12, 3),), lambda: {"perplexity": 3.0}),
+    "traverse": _value(torch.zeros(2), torch.linspace(-1, 1, 3)),
+    "attribute_vector": (lambda: (*_codes(), torch.arange(12) % 2 == 0), dict),
+    "parzen_log_likelihood": (lambda: (*_codes() * 3,), dict),
+    "train_features": (lambda: (torch.rand(20, 1, 28, 28), torch.arange(20) % 2), lambda: {"steps": 1, "batch_size": 5}),
+    "FeatureNet": _value((1, 28, 28), 3),
+    "batches_of": _value((X,), 4),
+    "load": _value("digits", flatten=True),
+    "Vocabulary": _value(["a", "b"]),
+    "Sprites": _value(num_images=3),
+    "Cyclical": _value(2.0),
+    "Warmup": _value(2.0),
+    "WeightedKL": (lambda: (pv.elbo.Trace(),), dict),
+    "bound_of": _value("trace"),
+    "min_particles": _value("trace"),
+    "make": _value("trace"),
+    "mmd": _value(torch.randn(5, 2), torch.randn(5, 2)),
+    "with_missing": (_pair, dict),
+    "TextVAE": _value(5, 4),
+    "Quadrants": _value((4, 4)),
+    "MLP": _value(3, (4,), 2),
+    **{name: _value((1, 8, 8), 3) for name in ("ConvEncoder", "ResidualEncoder")},
+    **{name: _value(3, (1, 8, 8)) for name in ("ConvDecoder", "ResidualDecoder")},
+    **{name: _SHAPE for name in ("VAE", "GMVAE", "Autoencoder", "AuxiliaryVAE", "ConditionalVAE", "DiscreteVAE")},
+    **{name: _SHAPE for name in ("GaussianMixture", "HierarchicalVAE", "LadderVAE", "SemiSupervisedVAE", "VQVAE")},
+    **{name: _SHAPE for name in ("Bernoulli", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic", "Poisson")},
+    **{name: _value(6, "shared") for name in ("Laplace", "Normal")},
+    **{name: _value(2) for name in ("CouplingFlow", "DiagonalNormal", "FullNormal", "InverseAutoregressiveFlow")},
+    **{name: _value(2) for name in ("PlanarFlow", "RadialFlow", "SplineFlow", "Point", "TopK", "FlatPrior")},
+    "LowRankNormal": _value(6),
+    **{name: _value(2) for name in ("AutoregressivePrior", "FlowPrior", "LaplacePrior", "MixturePrior")},
+    "StandardNormal": _value(2),
+    "VampPrior": _value(2, 6),
+    "likelihood": _value("bernoulli", 6),
+    "posterior": _value("diagonal_normal", 2),
+    "prior": _value("standard_normal", 2),
+    "as_images": _value(torch.rand(3, 4)),
+    "embeddings": (lambda: (*_codes(), torch.arange(12)), dict),
+    "image_grid": _value(torch.rand(3, 4)),
+    "image_rows": _value({"a": torch.rand(3, 4)}),
+    "reconstructions": _value(torch.rand(3, 4), torch.rand(3, 4)),
+}
+
+
+def _train(folder: Path) -> dict[str, Any]:
+    data = {"pair": pv.VAE, "data": X, "init_args": {"hidden": [3]}, "out": folder / "run", "overwrite": True}
+    return {**data, "epochs": 1, "seed": 0, "progress": False, "preflight": False}
+
+
+def _save(folder: Path) -> dict[str, Any]:
+    model, guide = _pair()
+    return {"path": folder / "pair", "model": model, "guide": guide}
+
+
+def _load(folder: Path) -> dict[str, Any]:
+    made = _save(folder)
+    pv.save_pair(**made)
+    return made
+
+
+_IN_FOLDER: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "Checkpoints": lambda folder: {"path": folder / "checkpoints"},
+    "train": _train,
+    "save_pair": _save,
+    "load_pair": _load,
+    "save": lambda folder: {"figure": pv.plots.image_grid(torch.rand(2, 4)), "path": folder / "figure.png"},
+}
