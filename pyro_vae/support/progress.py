@@ -12,9 +12,15 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from pyro_vae.support.notebooks import NotebookBar
 
-__all__ = ["Advance", "T", "progress_bar", "until_interrupted"]
+__all__ = ["Advance", "T", "is_shown", "progress_bar", "until_interrupted"]
 
 Advance = Callable[..., None]
+
+
+def is_shown(progress: bool | None) -> bool:
+    """Whether progress is shown: None stands for only in a terminal or a notebook."""
+    console = Console(stderr=True)
+    return console.is_terminal or console.is_jupyter if progress is None else progress
 
 
 @contextmanager
@@ -24,9 +30,7 @@ def progress_bar(description: str, total: int | None, show: bool | None) -> Iter
     `show` is True, False, or None: show it only in a terminal or a notebook.
     """
     console = Console(stderr=True)
-    if show is None:
-        show = console.is_terminal or console.is_jupyter
-    if not show:
+    if not is_shown(show):
         yield lambda steps=1, status="": None
         return
     if console.is_jupyter:

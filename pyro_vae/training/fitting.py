@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
@@ -22,7 +23,7 @@ from pyro_vae.pair.enumeration import completed, summed_out
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.scale import DataScale, data_scale
 from pyro_vae.support import arguments
-from pyro_vae.support.progress import progress_bar
+from pyro_vae.support.progress import is_shown, progress_bar
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.batches import BATCH_SIZE, Batches, Head, batches_for
 from pyro_vae.training.callbacks import Callback, State
@@ -53,7 +54,7 @@ STEPS_TO_COMPILE = 10_000
 
 def fit(
     model: Program,
-    guide: Program,
+    guide: Program | None,
     data: Any,
     *,
     valid: Any = None,
@@ -90,7 +91,8 @@ def fit(
     on training and validation data, whatever the objective.
 
     Args:
-        model, guide: The pair.
+        model, guide: The pair. For None in the place of the guide a `pv.AmortizedGuide` of the first data is made; it
+            is `guide` of the result.
         data: What `pv.data.load` returns; a tensor `(N, ...)` or a list of N numbers; a tuple of tensors with N rows,
             whose further members are passed on as `*args`; or a loader, whose batches are passed on, cut to the number
             of arguments that the model takes.
@@ -180,13 +182,16 @@ def fit(
     settings.check_objective(objective)
     checkpoints = checkpoints_of(checkpoints, resume)
     ranks = launch(devices, num_nodes, strategy, device)
-    target = choose_device(device if ranks.device is None else str(ranks.device), model, guide)
+    programs = (model,) if guide is None else (model, guide)
+    target = choose_device(device if ranks.device is None else str(ranks.device), *programs)
     train = batches_for(data, batch_size, target, model, ranks)
+    history = _history(seed, elbo, data)
+    if guide is None:
+        guide = history.guide = _guide_for(model, train.monitored_head(1), seed, progress if ranks.is_main else False)
     validation = _validation(data, valid, target, model, ranks, early_stopping)
     schedules = Schedules(RunLength.from_arguments(epochs, steps, train.steps_per_epoch), lr_schedule, kl_weight)
     optimizer, weighted = fused_adam(lr) if optim is None else optim, schedules.with_weight(objective)
     svi = SVI(model, guide, optimizer, weighted, clip_norm=clip_norm, precision=precision)
-    history = _history(seed, elbo, data)
     checkpointer = Checkpointer(checkpoints, resume, ranks)
     # the fingerprint of the data takes time
     fixed = _fixed_settings(settings, history, objective, train, validation) if checkpointer.is_active else {}
@@ -209,9 +214,7 @@ def fit(
         state.steps_per_epoch = state.steps_per_epoch or train.steps_per_epoch
         rolls = Rollbacks(state, rollbacks, head.example_args, keeps=checkpointer.is_active)
         check = LossCheck(weights, target)
-        enumerated = summed_out(model, guide, head.example_args) if isinstance(objective, TraceEnum_ELBO) else []
-        whole_guide = completed(model, guide, enumerated) if enumerated else guide
-        scale = cache(partial(_scale, model, whole_guide, head, accumulate * ranks.size))
+        scale, enumerating = _scale(model, guide, head, accumulate * ranks.size, objective)
         checkpointer.start(state, resumed=saved is not None)
         signals = stack.enter_context(stop_between_steps(checkpointer.is_active or ranks.size > 1))
         bar = progress_bar("training", schedules.length.steps, progress if ranks.is_main else False)
@@ -225,7 +228,7 @@ def fit(
                 TrainStep(state, train, schedules, scale, check, accumulate),
                 check,
                 schedules,
-                Monitor(model, guide, head, validation, scale, objective if enumerated else None),
+                Monitor(model, guide, head, validation, scale, enumerating),
                 BestWeights(state, compares=validation is not None and is_bound(objective), keeps=keep_best),
                 EarlyStopping(early_stopping),
                 callbacks,
@@ -244,12 +247,27 @@ def _preflight(model: Program, guide: Program, head: Head, objective: pyro.infer
     check_pair(model, guide, *args, elbo=objective, num_particles=num_particles, full_batch=is_whole)
 
 
+def _guide_for(model: Program, head: Head, seed: int | None, progress: bool | None) -> Program:
+    """A guide made from the model and the first data, and shown where progress is."""
+    from pyro_vae.guides import AmortizedGuide
+
+    guide = AmortizedGuide(model, *head.args, seed=seed)
+    if is_shown(progress):
+        print(f"{guide}, made for the model", file=sys.stderr)
+    return guide
+
+
 def _check_call(
-    model: Program, guide: Program, device: str, preflight: bool, progress: bool | None, callbacks: Sequence[Callback]
+    model: Program,
+    guide: Program | None,
+    device: str,
+    preflight: bool,
+    progress: bool | None,
+    callbacks: Sequence[Callback],
 ) -> None:
     """Check the arguments of `fit` that are neither settings nor checked where they are used, before all work."""
     arguments.function("model", model)
-    arguments.function("guide", guide)
+    arguments.function("guide", guide, none=True)
     arguments.instance("device", device, (str, torch.device), "the name of a device")
     arguments.flag("preflight", preflight)
     arguments.flag("progress", progress, none=True)
@@ -324,7 +342,16 @@ def _compiles(settings: Settings, schedules: Schedules, train: Batches) -> bool:
     return (schedules.length.steps or 0) - (train.steps_per_epoch or 0) >= STEPS_TO_COMPILE
 
 
-def _scale(model: Program, guide: Program, head: Head, parts: int) -> DataScale:
+def _scale(
+    model: Program, guide: Program, head: Head, parts: int, objective: pyro.infer.ELBO
+) -> tuple[Callable[[], DataScale], TraceEnum_ELBO | None]:
+    """What the loss of a batch is of, found when it is first asked for; and the objective, if it sums out a latent."""
+    enumerated = summed_out(model, guide, head.example_args) if isinstance(objective, TraceEnum_ELBO) else []
+    whole_guide = completed(model, guide, enumerated) if enumerated else guide
+    return cache(partial(_checked_scale, model, whole_guide, head, parts)), objective if enumerated else None
+
+
+def _checked_scale(model: Program, guide: Program, head: Head, parts: int) -> DataScale:
     scale = data_scale(model, guide, head.example_args, SEED)
     if parts > 1 and not scale.per_datum and scale.full_size is None:
         raise ValueError(

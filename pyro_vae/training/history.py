@@ -58,6 +58,7 @@ class History(Result):
         data: The training data as `Data.describe` returns it; empty if they were not a `Data`.
         seed: The seed given to `fit`.
         elbo: The name of the objective.
+        guide: The guide of the pair, if `fit` made it.
     """
 
     title: ClassVar[str] = "history"
@@ -71,6 +72,7 @@ class History(Result):
     data: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
     elbo: str = ""
+    guide: Any = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.epochs)

@@ -160,3 +160,15 @@ def test_questions(x: Tensor) -> None:
     assert bound.mean < refined.mean < found.mean + 4 * found.mean_error + 0.05
     assert pv.posterior_samples(guide, x, num_samples=3)["a"].shape == (3, 40)
     assert len(pv.latent_report(chain, guide, x, seed=0).to_dicts()) == 2
+
+
+def test_fit_makes_a_guide_and_says_so(x: Tensor, capsys: pytest.CaptureFixture[str]) -> None:
+    history = pv.fit(chain, None, x, elbo="trace", epochs=1, seed=0, progress=True)
+    assert isinstance(history.guide, pv.AmortizedGuide)
+    assert "b  given a, x  DiagonalNormal(1)  positive  amortized, made for the model" in capsys.readouterr().err
+    assert pv.bound(chain, history.guide, x, seed=0).mean < 0
+    again = pv.fit(chain, None, x, elbo="trace", epochs=1, seed=0)
+    for name, value in history.guide.state_dict().items():
+        assert torch.equal(value, again.guide.state_dict()[name])
+    assert "guide" not in history.to_dict()
+    assert pv.fit(chain, again.guide, x, elbo="trace", epochs=1).guide is None
