@@ -12,7 +12,7 @@ from pyro_vae.pair.networks import modules_of
 __all__ = ["choose_device"]
 
 
-def choose_device(name: str, *programs: Callable[..., Any]) -> torch.device:
+def choose_device(name: str, *programs: Callable[..., Any] | None) -> torch.device:
     """Resolve a device name and move the networks behind `programs` there.
 
     "auto" is a GPU if there is one and the networks can be found, else the device of the networks, else the CPU.
@@ -20,7 +20,7 @@ def choose_device(name: str, *programs: Callable[..., Any]) -> torch.device:
     Raises:
         ValueError: If the device cannot be used on this machine.
     """
-    nets = list(modules_of(*programs).values())
+    nets = list(modules_of(*(program for program in programs if program is not None)).values())
     if name == "auto":
         current = [p.device for net in nets for p in net.parameters()]
         if nets and torch.cuda.is_available():

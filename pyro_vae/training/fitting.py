@@ -182,12 +182,12 @@ def fit(
     settings.check_objective(objective)
     checkpoints = checkpoints_of(checkpoints, resume)
     ranks = launch(devices, num_nodes, strategy, device)
-    programs = (model,) if guide is None else (model, guide)
-    target = choose_device(device if ranks.device is None else str(ranks.device), *programs)
+    progress = progress if ranks.is_main else False
+    target = choose_device(device if ranks.device is None else str(ranks.device), model, guide)
     train = batches_for(data, batch_size, target, model, ranks)
     history = _history(seed, elbo, data)
     if guide is None:
-        guide = history.guide = _guide_for(model, train.monitored_head(1), seed, progress if ranks.is_main else False)
+        guide = history.guide = _guide_for(model, train.monitored_head(1), seed, progress)
     validation = _validation(data, valid, target, model, ranks, early_stopping)
     schedules = Schedules(RunLength.from_arguments(epochs, steps, train.steps_per_epoch), lr_schedule, kl_weight)
     optimizer, weighted = fused_adam(lr) if optim is None else optim, schedules.with_weight(objective)
@@ -217,8 +217,7 @@ def fit(
         scale, enumerating = _scale(model, guide, head, accumulate * ranks.size, objective)
         checkpointer.start(state, resumed=saved is not None)
         signals = stack.enter_context(stop_between_steps(checkpointer.is_active or ranks.size > 1))
-        bar = progress_bar("training", schedules.length.steps, progress if ranks.is_main else False)
-        advance = stack.enter_context(bar)
+        advance = stack.enter_context(progress_bar("training", schedules.length.steps, progress))
         advance(state.step)
         run_to_end(
             Run(
@@ -344,7 +343,7 @@ def _compiles(settings: Settings, schedules: Schedules, train: Batches) -> bool:
 
 def _scale(
     model: Program, guide: Program, head: Head, parts: int, objective: pyro.infer.ELBO
-) -> tuple[Callable[[], DataScale], TraceEnum_ELBO | None]:
+) -> tuple[Callable[[], DataScale], pyro.infer.ELBO | None]:
     """What the loss of a batch is of, found when it is first asked for; and the objective, if it sums out a latent."""
     enumerated = summed_out(model, guide, head.example_args) if isinstance(objective, TraceEnum_ELBO) else []
     whole_guide = completed(model, guide, enumerated) if enumerated else guide
