@@ -15,6 +15,7 @@ from pyro_vae.guides.alignment import align, enter_plates
 from pyro_vae.guides.description import describe
 from pyro_vae.guides.encoders import DataEncoder, Encoded
 from pyro_vae.guides.inputs import inputs_of, tensors_at
+from pyro_vae.guides.masks import masks_of_run
 from pyro_vae.guides.prototype import Prototype, rows_of
 from pyro_vae.guides.sites import Family, LatentSite, ShapedSite
 from pyro_vae.guides.structure import invert
@@ -45,7 +46,7 @@ class AmortizedGuide(Named, nn.Module):
 
     Args:
         model: The model, a Pyro program.
-        x, *args, **kwargs: Example data, `(N, ...)`, then whatever else the model takes: a few hundred rows, from which
+        *args, **kwargs: Example data, `(N, ...)`, then whatever else the model takes: a few hundred rows, from which
             the scales of the inputs are taken. Missing values may be NaN, or marked by a boolean tensor of the shape of
             the data.
         family: Of continuous latents: a name in `pv.conditionals.POSTERIORS`, a function from the size of a latent to a
@@ -63,7 +64,7 @@ class AmortizedGuide(Named, nn.Module):
     Raises:
         TypeError: If no argument is a tensor of data.
         ValueError: For a model without latents or observations; for a latent whose support has no bijection or varies;
-            for a model whose sites differ from run to run; for a masked latent whose mask is no argument.
+            for a model whose sites differ from run to run; for a latent whose mask depends on other latents.
 
     Reference: Webb et al. 2018, arXiv 1712.00287 (faithful inversion); Kingma and Welling 2014, arXiv 1312.6114.
 
@@ -84,7 +85,6 @@ class AmortizedGuide(Named, nn.Module):
     def __init__(
         self,
         model: Program,
-        x: Any,
         *args: Any,
         family: Family | Mapping[str, Family] = "diagonal_normal",
         structure: str = "faithful",
@@ -97,19 +97,22 @@ class AmortizedGuide(Named, nn.Module):
         super().__init__()
         check_keywords(AmortizedGuide, kwargs, model)
         with seeded(seed):
-            made = Prototype(model, (x, *args), kwargs)
+            made = Prototype(model, args, kwargs)
             self.structure, self.summed_out, self.graph = structure, made.summed_out, made.graph
             self.plate, self.data_dim = made.plate and made.plate.name, made.data_dim
-            self.masks, self.scales = made.masks, made.scales
+            self.masks, self.scales, self.factors = made.masks, made.scales, made.factors
+            # only for masks that the arguments do not hold; in a tuple, since its networks are not the guide's
+            needed = any(mask.place is None for mask in made.masks.values())
+            self._model: tuple[Program, ...] = (model,) if needed else ()
             self.full_size, self.subsample = made.full_size, made.subsample
-            columns = inputs_of((x, *args), kwargs, made.n, made.observed, made.data_dim)
+            columns = inputs_of(args, kwargs, made.n, made.observed, made.data_dim)
             self.encoder = None
             if made.plate:
-                data = tensors_at((x, *args), kwargs)
-                self.encoder = DataEncoder(columns, (x, *args), kwargs, encoder, features, hidden, data)
+                data = tensors_at(args, kwargs)
+                self.encoder = DataEncoder(columns, args, kwargs, encoder, features, hidden, data)
             self._add_sites(made, family, hidden)
             dtype = next((c.mean.dtype for c in columns if c.mean.is_floating_point()), torch.get_default_dtype())
-            self.to(device=next(iter(tensors_at((x, *args), kwargs).values())).device, dtype=dtype)
+            self.to(device=next(iter(tensors_at(args, kwargs).values())).device, dtype=dtype)
 
     def _add_sites(self, made: Prototype, family: Family | Mapping[str, Family], hidden: Sequence[int]) -> None:
         """Make the guide of each latent, in the order in which they are sampled."""
@@ -151,6 +154,7 @@ class AmortizedGuide(Named, nn.Module):
         if rows is not None:
             data = {place: leaf[rows] if place in self._places else leaf for place, leaf in data.items()}
         encoded = self.encoder(data, args, kwargs, self.data_dim) if self.encoder is not None else None
+        masks = self._masks(data, args, kwargs)
         values: dict[str, Tensor] = {}
         sites: dict[str, LatentSite] = {}
         for site in self.sites:
@@ -159,10 +163,8 @@ class AmortizedGuide(Named, nn.Module):
             with ExitStack() as inside:
                 for frame in site.frames:
                     inside.enter_context(plates[frame.name])
-                if name in self.masks:
-                    place, shape = self.masks[name]
-                    mask: Any = data[place].reshape(-1, *shape)
-                    inside.enter_context(poutine.mask(mask=mask))
+                if name in masks:
+                    inside.enter_context(poutine.mask(mask=masks[name]))
                 if name in self.scales:
                     inside.enter_context(poutine.scale(scale=self.scales[name]))
                 h = self._inputs(site, [sites[p] for p in self.parents[name]], values, encoded)
@@ -183,6 +185,13 @@ class AmortizedGuide(Named, nn.Module):
             extra = parent.plates_outside(site.plates)
             parts.append(align(parent.features(values[parent.name]), site.nesting, extra))
         return site.joined(parts)
+
+    def _masks(self, data: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The masks of the latents: from the arguments, or else from a run of the model."""
+        found = {name: mask.read(data) for name, mask in self.masks.items() if mask.place is not None}
+        if rest := [name for name in self.masks if name not in found]:
+            found |= masks_of_run(self._model[0], args, kwargs, rest)
+        return found
 
     @property
     def _places(self) -> list[str]:

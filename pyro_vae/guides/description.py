@@ -13,7 +13,7 @@ def describe(guide: Any) -> str:
     head += f"data plate {guide.plate!r}" if guide.plate else "no data plate"
     rows = []
     for site in guide.sites:
-        given = [name for name in guide.given[site.name] if name not in guide.summed_out]
+        given = [name for name in guide.given[site.name] if name not in (*guide.summed_out, *guide.factors)]
         if not site.is_local:
             given = list(guide.parents[site.name])
         how = "amortized" if site.is_local else "free"

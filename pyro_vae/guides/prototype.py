@@ -7,14 +7,17 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.infer.inspect import get_dependencies
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from pyro_vae.guides.inputs import tensors_at
+from pyro_vae.guides.masks import mask_of_latent
 from pyro_vae.guides.sites import ShapedSite
+from pyro_vae.guides.supports import innermost
 from pyro_vae.pair.networks import eval_mode
-from pyro_vae.pair.tracing import masks_within, sample_sites
+from pyro_vae.pair.tracing import sample_sites
 from pyro_vae.pair.untouched import kept_buffers
 
 __all__ = ["Prototype", "rows_of"]
@@ -38,7 +41,8 @@ class Prototype:
         graph: The parents of each site.
         full_size: The number of all data, if the model knows it whatever it is given.
         subsample: The size of the subsample, if the model takes one of the data that it is given.
-        masks: The mask of each masked latent: where it stands among the arguments, and its shape for one datum.
+        factors: The sites of `pyro.factor`.
+        masks: Where the mask of each masked latent is found.
         scales: The scale of each latent that `poutine.scale` scales.
     """
 
@@ -65,7 +69,13 @@ class Prototype:
         takes_part = self.plate is not None and self.plate.size < self.n
         self.subsample = self.plate.size if takes_part else None
         self.full_size = None if takes_part else self._full_size(model)
-        self.masks = {latent: place for latent in self.latents if (place := self._mask(latent, hidden[latent]))}
+        self.factors = {name for name, site in self.observed.items() if isinstance(innermost(site["fn"]), Unit)}
+        data = tensors_at(args, kwargs)
+        self.masks = {
+            latent: found
+            for latent, site in self.latents.items()
+            if (found := mask_of_latent(latent, site.runs, data, self.n)) is not None
+        }
         self.scales = {
             latent: scale for latent in self.latents if (scale := self._scale(latent, hidden[latent])) != 1.0
         }
@@ -152,22 +162,6 @@ class Prototype:
 
     def _is_data(self, leaf: Any) -> bool:
         return isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == self.n
-
-    def _mask(self, name: str, site: dict[str, Any]) -> tuple[str, tuple[int, ...]] | None:
-        """Where the mask of a latent stands among the arguments, and its shape without the data."""
-        masks = [m for m in [site["mask"], *masks_within(site["fn"])] if m is not None and m is not True]
-        if not masks:
-            return None
-        if len(masks) == 1 and isinstance(masks[0], Tensor):
-            mask = masks[0]
-            for place, leaf in tensors_at(*self.arguments).items():
-                same = leaf.dtype == torch.bool and leaf.numel() == mask.numel() and mask.dim() > 0
-                if same and len(leaf) == len(mask) == self.n and torch.equal(leaf.reshape(mask.shape), mask):
-                    return place, tuple(mask.shape[1:])
-        raise ValueError(
-            f"the latent site {name!r} is masked, and the guide needs the same mask: give the mask to the model as a "
-            "boolean argument with one row per datum and use it as it is"
-        )
 
     def _scale(self, name: str, site: dict[str, Any]) -> float:
         """The scale of a latent beyond that of subsampled plates."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pyro.distributions as dist
@@ -70,7 +71,8 @@ def _common_bound(name: str, key: str, fns: list[Any]) -> Any:
             "Uniform(0, 1), and scale it in the model"
         )
     bound = found[0]
-    return float(bound) if bool((bound == bound.flatten()[0]).all()) else bound
+    first = bound.flatten()[0]
+    return float(first) if bool((bound == first).all()) else bound
 
 
 def _independent(constraint: Any, depth: int) -> Any:
@@ -78,7 +80,8 @@ def _independent(constraint: Any, depth: int) -> Any:
 
 
 def _name_of(support: Any) -> str:
-    return type(support).__name__.strip("_").lower()
+    """The kind of a support in words: `_CorrCholesky` -> "corr cholesky"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(support).__name__.strip("_")).replace("_", " ").lower()
 
 
 class UnconstrainedSite(nn.Module):
@@ -161,4 +164,4 @@ def _label(support: Any) -> str:
         return f"interval ({lower:g}, {upper:g})"
     if isinstance(lower, int | float):
         return "positive" if lower == 0 else f"above {lower:g}"
-    return _name_of(support).replace("_", " ")
+    return _name_of(support)

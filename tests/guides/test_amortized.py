@@ -299,15 +299,52 @@ def test_a_model_that_subsamples_by_itself() -> None:
     assert torch.equal(replayed.nodes["x"]["value"], x[rows])
 
 
-def test_a_masked_latent_takes_the_mask_of_the_arguments() -> None:
-    def model(x: Tensor, seen: Any) -> None:
-        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=seen):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+def masked_chain(x: Tensor, lengths: Tensor) -> None:
+    """A random walk of three steps at most, seen with noise; what is beyond the length of a datum is masked."""
+    with pyro.plate("data", len(x)):
+        z: Any = 0.0
+        for t in range(3):
+            seen: Any = lengths > t
+            with pyro.poutine.mask(mask=seen):
+                z = pyro.sample(f"z{t}", dist.Normal(z, 1.0))
+                pyro.sample(f"x{t}", dist.Normal(z, 0.5), obs=x[:, t])
 
-    x, seen = torch.randn(50), torch.rand(50) < 0.7
+
+def test_a_mask_that_is_an_argument_is_taken_from_there() -> None:
+    def model(x: Tensor, seen: Any) -> None:
+        with pyro.plate("data", len(x)):
+            for t in range(2):
+                with pyro.poutine.mask(mask=seen[:, t]):
+                    z = pyro.sample(f"z{t}", dist.Normal(0.0, 1.0))
+                    pyro.sample(f"x{t}", dist.Normal(z, 1.0), obs=x[:, t])
+
+    x, seen = torch.randn(50, 2), torch.rand(50, 2) < 0.7
     guide = pv.AmortizedGuide(model, x, seen, seed=0)
-    assert torch.equal(sites(guide, x[:20], seen[:20])["z"]["mask"], seen[:20])
+    assert [mask.column for mask in guide.masks.values()] == [0, 1]
+    for t in range(2):
+        assert torch.equal(sites(guide, x[:20], seen[:20])[f"z{t}"]["mask"], seen[:20, t])
+
+
+def test_a_mask_that_the_model_computes_is_read_off_a_run_of_it() -> None:
+    x, lengths = torch.randn(50, 3), torch.randint(1, 4, (50,))
+    guide = pv.AmortizedGuide(masked_chain, x, lengths, seed=0)
+    found = sites(guide, x[:20], lengths[:20])
+    assert [name for name, site in found.items() if site["type"] == "sample" and name != "data"] == ["z0", "z1", "z2"]
+    for t in range(3):
+        assert torch.equal(found[f"z{t}"]["mask"], lengths[:20] > t)
+
+
+def test_ragged_sequences_have_their_exact_posterior() -> None:
+    torch.manual_seed(7)
+    x = torch.randn(2000, 3).cumsum(-1) + 0.5 * torch.randn(2000, 3)
+    lengths = torch.randint(1, 4, (2000,))
+    walk = torch.minimum(torch.arange(1.0, 4.0), torch.arange(1.0, 4.0).unsqueeze(1)) + 0.25 * torch.eye(3)
+    log_p = torch.zeros(2000)
+    for n in range(1, 4):
+        rows = lengths == n
+        log_p[rows] = dist.MultivariateNormal(torch.zeros(n), walk[:n, :n]).log_prob(x[rows, :n])
+    x = torch.where(torch.arange(3) < lengths.unsqueeze(-1), x, 5.0)
+    assert gap(masked_chain, (x, lengths), log_p) < 0.03
 
 
 def test_a_scaled_latent_is_scaled_in_the_guide() -> None:
@@ -427,9 +464,16 @@ def test_models_that_no_guide_can_be_made_for() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(0.0, 1.0), obs=x, obs_mask=x > 0)
 
+    def partly_masked(x: Any) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).mask(torch.rand(2) < 0.5).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
     def masked(x: Any) -> None:
-        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=x > 0):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            switch: Any = pyro.sample("switch", dist.Bernoulli(0.5)).bool()
+            with pyro.poutine.mask(mask=switch):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     x = torch.randn(20)
@@ -438,7 +482,8 @@ def test_models_that_no_guide_can_be_made_for() -> None:
         nothing_seen: "the model observes nothing",
         varying: "'sometimes' is in some runs of the model and not in others",
         partly_observed: r"write pyro.sample\('x', d.mask\(mask\), obs=x\) instead",
-        masked: "latent site 'z' is masked, and the guide needs the same mask",
+        masked: "mask of the latent site 'z' depends on other latents",
+        partly_masked: "latent site 'z' has a mask in its distribution",
     }.items():
         with pytest.raises(ValueError, match=message):
             pv.AmortizedGuide(model, x)
