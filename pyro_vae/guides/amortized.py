@@ -137,7 +137,7 @@ class AmortizedGuide(Named, nn.Module):
     def _site(
         self, shaped: ShapedSite, parents: Sequence[LatentSite], family: Family, hidden: Sequence[int]
     ) -> LatentSite:
-        size = sum(parent.size * parent.elements_outside(shaped.plates) for parent in parents)
+        size = sum(parent.num_features * parent.elements_outside(shaped.plates) for parent in parents)
         if shaped.is_local and self.encoder is not None:
             inner = {f.dim: f.size for f in shaped.inner}
             size += self.encoder.sizes_at(set(inner), self.data_dim)
@@ -156,6 +156,7 @@ class AmortizedGuide(Named, nn.Module):
         encoded = self.encoder(data, args, kwargs, self.data_dim) if self.encoder is not None else None
         masks = self._masks(data, args, kwargs)
         values: dict[str, Tensor] = {}
+        read: dict[str, Tensor] = {}  # the values as other sites read them
         sites: dict[str, LatentSite] = {}
         for site in self.sites:
             assert isinstance(site, LatentSite)
@@ -167,13 +168,14 @@ class AmortizedGuide(Named, nn.Module):
                     inside.enter_context(poutine.mask(mask=masks[name]))
                 if name in self.scales:
                     inside.enter_context(poutine.scale(scale=self.scales[name]))
-                h = self._inputs(site, [sites[p] for p in self.parents[name]], values, encoded)
+                h = site.head(self._inputs(site, [sites[p] for p in self.parents[name]], read, encoded))
                 values[name] = pyro.sample(name, site(h), infer=site.infer)
+                read[name] = site.features(values[name], h)
             sites[name] = site
         return values
 
     def _inputs(
-        self, site: LatentSite, parents: Sequence[LatentSite], values: Mapping[str, Tensor], encoded: Encoded | None
+        self, site: LatentSite, parents: Sequence[LatentSite], read: Mapping[str, Tensor], encoded: Encoded | None
     ) -> Tensor | None:
         """What the network of a site reads, `(*, F)`: the data, the latents before it, the element of its plates."""
         parts = []
@@ -183,7 +185,7 @@ class AmortizedGuide(Named, nn.Module):
             parts += self.encoder.at(encoded, inner, self.data_dim, site.nesting)
         for parent in parents:
             extra = parent.plates_outside(site.plates)
-            parts.append(align(parent.features(values[parent.name]), site.nesting, extra))
+            parts.append(align(read[parent.name], site.nesting, extra))
         return site.joined(parts)
 
     def _masks(self, data: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

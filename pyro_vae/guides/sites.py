@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import conditionals
-from pyro_vae.conditionals import Conditional
+from pyro_vae.conditionals import Conditional, bounded_exp
 from pyro_vae.guides.alignment import broadcast_cat
 from pyro_vae.guides.supports import UnconstrainedSite, fixed_support, innermost
 from pyro_vae.nets import MLP
@@ -200,7 +200,7 @@ class LatentSite(nn.Module):
 
     @property
     def size(self) -> int:
-        """Numbers by which a value enters the networks of other sites."""
+        """Numbers that make up an unconstrained value, or the logits of a discrete one."""
         return self.values.size
 
     @property
@@ -213,18 +213,39 @@ class LatentSite(nn.Module):
     def family_name(self) -> str:
         return "classifier" if self.family is None else f"{type(self.family).__name__}({self.size})"
 
-    def features(self, value: Tensor) -> Tensor:
-        """A value as input of another site's network: `(*, *event_shape)` -> `(*, size)`."""
+    @property
+    def num_features(self) -> int:
+        """Numbers by which a value enters the networks of other sites."""
+        return 2 * self.size if self._is_whitened else self.size
+
+    @property
+    def _is_whitened(self) -> bool:
+        return not self.is_local and self.family is not None and self.head.out.numel() >= 2 * self.size
+
+    def features(self, value: Tensor, parameters: Tensor) -> Tensor:
+        """A value as input of another site's network: `(*, *event_shape)` -> `(*, num_features)`.
+
+        A latent outside the data plate enters in units of the prior and in units of its own distribution, too: this may
+        be so narrow that in units of the prior what depends on it would hardly be seen.
+
+        Args:
+            value: The value.
+            parameters: What its distribution was made of.
+        """
         if isinstance(self.values, Classifier):
             return self.values.features(value)
-        return self.values.unconstrained(value)
+        u = self.values.unconstrained(value)
+        if not self._is_whitened:
+            return u
+        loc, log_scale = parameters[..., : self.size], parameters[..., self.size : 2 * self.size]
+        return torch.cat([u, (u - loc) / bounded_exp(log_scale)], -1)
 
-    def forward(self, h: Tensor | None) -> Any:
-        """The distribution of the site for inputs `(*, features)`."""
+    def forward(self, parameters: Tensor) -> Any:
+        """The distribution of the site for the output of its `head`."""
         if isinstance(self.values, Classifier):
-            return self.values.distribution(self.head(h))
+            return self.values.distribution(parameters)
         assert self.family is not None
-        return self.values(self.family(self.head(h)))
+        return self.values(self.family(parameters))
 
 
 def _elementwise_product(x: Tensor, weight: Tensor) -> Tensor:
