@@ -194,7 +194,7 @@ def _scores(
     case: Case, objective: Any, program: Program, exact: dict[str, Tensor], seed: int, copies: int
 ) -> Iterator[tuple[str, tuple[float, str]]]:
     """Deviations in standard errors, with words for them: of the value, and of each element of a gradient."""
-    pair = Pair(program, copies)
+    pair = Pair(program, copies, case.name == "enum")
     torch.manual_seed(seed)
     if case.options.get("baseline") == "running":  # which begins at zero
         objective.loss(pair.model, pair.guide, pair.x)
