@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -133,11 +134,11 @@ def faults_of(seed: int, number: int | None = None, copies: int = COPIES) -> lis
         chosen = rng.sample(chosen, number)
     found: list[str] = []
     for case in chosen:
-        found += _guarded(case, lambda case=case: _estimator_faults(case, exact, seed, copies))
+        found += _guarded(case, partial(_estimator_faults, case, exact, seed, copies))
     if not program.is_global:
-        found += _guarded("bound", lambda: _bound_faults(exact, seed, copies))
+        found += _guarded("bound", partial(_bound_faults, exact, seed, copies))
         if number is None or rng.random() < 0.5:
-            found += _guarded("log_marginal", lambda: _marginal_faults(exact, seed))
+            found += _guarded("log_marginal", partial(_marginal_faults, exact, seed))
     return found
 
 

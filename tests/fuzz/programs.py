@@ -263,7 +263,7 @@ class Pair(Reader):
         if weighing.mask and weighing.how == "distribution":
             fn = fn.expand(torch.broadcast_shapes(fn.batch_shape, self.mask(site, weighing, x[..., 0]).shape))
             fn = fn.mask(self.mask(site, weighing, x[..., 0]))
-        infer = {"enumerate": "parallel"} if self.enumerate and site.enumerated and side == "guide" else {}
+        infer: Any = {"enumerate": "parallel"} if self.enumerate and site.enumerated and side == "guide" else {}
         seen = {"x": 0, "y": 1}.get(site.name)
         obs = None if seen is None else x[..., seen]
         if obs is not None and site.plates:
