@@ -16,6 +16,7 @@ from pyro_vae import elbo as elbos
 from pyro_vae.compilation.precision import Precision
 from pyro_vae.data import Data
 from pyro_vae.distributed.ranks import Devices, Ranks, launch
+from pyro_vae.evaluate.guide_density import check_guide
 from pyro_vae.evaluate.preflight.report import preflight as check_pair
 from pyro_vae.pair.device import choose_device
 from pyro_vae.pair.enumeration import completed, summed_out
@@ -192,6 +193,8 @@ def fit(
         head = train.monitored_head(accumulate * ranks.size)
         if preflight:
             check_pair(model, guide, *head.example_args, elbo=objective, num_particles=num_particles)
+        else:
+            check_guide(model, guide, head.example_args)  # whose ELBO is measured after each epoch
         check_minibatches(model, guide, train, head, accumulate * ranks.size)
         weights = WeightCopies(svi)
         if ranks.size > 1:

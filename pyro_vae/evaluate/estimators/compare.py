@@ -79,7 +79,7 @@ def compare_elbos(
         raise ValueError(f"repeats must be at least 2 to estimate a variance, got {repeats}")
     jobs = _expand_estimators(estimators, num_particles)
     first = seed_or_draw(seed)
-    with kept_store(), eval_mode(model, guide), _recurrent_gradients(model, guide):
+    with eval_mode(model, guide), kept_store(), _recurrent_gradients(model, guide):
         options: dict[str, Any] = {
             "num_samples": num_samples,
             "memory": memory,
