@@ -421,10 +421,12 @@ def _draw(rng: random.Random, seed: int) -> Program:
             if rng.random() < chance:
                 sizes[plate] = (2, rng.choice([2, 2, 6]))
     kinds = ["bernoulli", "bernoulli", "categorical", "onehot", "normal", "normal", "mvn"]
+    if rng.random() < 0.3:
+        kinds = ["normal", "normal", "normal", "mvn"]
     latents = []
     for i in range(rng.choice([1, 2, 2, 3, 3])):
         plates = tuple(plate for plate in sizes if rng.random() < 0.5)
-        kind = rng.choice(kinds) if len(plates) < 2 else "bernoulli"  # of four elements
+        kind = rng.choice(kinds) if len(plates) < 2 else "bernoulli"  # with four elements
         latents.append(Site(f"{kind[0]}{i}", kind, plates, learn_scale=kind == "normal" and rng.random() < 0.4))
     if is_global:
         for site in latents[: rng.choice([1, 1, 2])]:

@@ -12,7 +12,9 @@ from tests.fuzz.programs import random_program
 PROGRAMS, CHUNK, CASES = 200, 10, 3
 
 
-@pytest.mark.filterwarnings("ignore:.*possibly invalid dependency")  # Pyro's, on a site that reads nothing
+# of enumeration, about sites that do not read what it is about
+@pytest.mark.filterwarnings("ignore:.*possibly invalid dependency")
+@pytest.mark.filterwarnings("ignore:.*stands outside of the plate")
 @pytest.mark.parametrize("first", range(0, PROGRAMS, CHUNK))
 def test_random_programs_have_their_exact_values(first: int) -> None:
     """On each, some estimators: their values, and the gradients of model and guide; and the questions."""
