@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 BENCH := $(BIN)/python examples/benchmarks
+SEED ?= 0
+MINUTES ?= 60
 # some of each folder that is quick to run: neither compilers nor processes, and few trainings
 FAST := $(addprefix tests/,test_layout.py test_nets.py test_plots.py \
 	support pair conditionals data priors oracles models \
@@ -10,7 +12,7 @@ FAST := $(addprefix tests/,test_layout.py test_nets.py test_plots.py \
 	$(addprefix evaluate/test_,bound.py codes.py compare.py generate.py importance.py preflight.py summary.py) \
 	$(addprefix training/test_,svi.py tracking.py) $(addprefix runs/test_,runs.py runs_safety.py))
 
-.PHONY: help install demo format lint types docs docs-outputs test test-fast check bench clean
+.PHONY: help install demo format lint types docs docs-outputs test test-fast fuzz check bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +52,9 @@ test: install ## run all tests, docstrings and examples on all cores
 
 test-fast: install ## run quick tests, in two minutes on one core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(wildcard $(FAST))
+
+fuzz: install ## put random programs with exact values to all estimators: make fuzz SEED=0 MINUTES=60
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seed $(SEED) --minutes $(MINUTES)
 
 check: lint types docs test ## all that a change must pass
 

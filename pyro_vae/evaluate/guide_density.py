@@ -12,13 +12,15 @@ from pyro import poutine
 from torch.distributions import biject_to
 
 from pyro_vae.elbo.estimators.terms import is_point_mass
+from pyro_vae.pair.networks import eval_mode
 from pyro_vae.pair.planning import run_on_examples
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PairTrace, sample_sites, trace_pair
+from pyro_vae.pair.untouched import kept_buffers
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["check_noise", "density_guide", "other_terms"]
+__all__ = ["check_guide", "check_noise", "density_guide", "other_terms"]
 
 Site = dict[str, Any]
 
@@ -56,6 +58,18 @@ def density_guide(model: Program, guide: Program, data: Data) -> Program:
 def other_terms(traces: PairTrace) -> list[str]:
     """What `density_guide` would leave out of a pair."""
     return [] if any(_noise(traces)) else [name for name, site in sample_sites(traces.guide) if site["is_observed"]]
+
+
+def check_guide(model: Program, guide: Program, args: tuple[Any, ...]) -> None:
+    """Refuse a pair as `check_noise` does, before anything is done with it; it is left as it was.
+
+    Raises:
+        ValueError: If the guide draws noise that nothing in the model balances.
+    """
+    with torch.no_grad(), eval_mode(model, guide), fork_rng(), kept_buffers(model, guide):
+        alone = traced(guide, args, {})
+        if any(site["infer"].get("is_auxiliary") for _, site in sample_sites(alone)):
+            check_noise(trace_pair(model, guide, args))
 
 
 def check_noise(traces: PairTrace) -> int:

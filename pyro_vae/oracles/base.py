@@ -16,6 +16,7 @@ __all__ = ["Weighting", "Oracle", "Side", "expected_log_mean", "normal_parameter
 
 
 Side = Literal["model", "guide"]
+LARGE = 50.0  # a logarithm of what nothing is left of in exp(-x)
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ def expected_log_mean(log_w: Tensor, log_mass: Tensor, num_particles: int) -> Te
         E\big[e^{-t \sum_k w_k}\big] = E[e^{-t w}]^K
 
     Frullani's integral of the logarithm turns the expectation over K draws into one over a single draw. The integral
-    over log t uses the trapezoidal rule, whose error for such a smooth function is of the order of rounding. It leaves
-    out the event that all K weights are below e^-200 of their mean.
+    over log t uses the trapezoidal rule, whose error for such a smooth function is of the order of rounding. It reaches
+    from the largest to the smallest weight of which there is a chance.
 
     Args:
         log_w: Log-weights of M points, `(M, N)`.
@@ -140,13 +141,15 @@ def expected_log_mean(log_w: Tensor, log_mass: Tensor, num_particles: int) -> Te
     if num_particles == 1:
         return (log_mass.exp() * log_w).sum(0)
     total = (log_w + log_mass).logsumexp(0)
-    v = (log_w - total).exp()  # of mean one
+    log_v = log_w - total  # of weights of mean one
+    smallest = torch.where(log_mass > -36, log_v, 0.0).min()
+    last = 40.0 + max(160.0, -float(smallest.detach()))
     step = 0.5
     integral = torch.zeros_like(total)
-    for u in torch.arange(-36.0, 200.0, step, dtype=log_w.dtype, device=log_w.device).split(64):
-        t = u.exp().reshape(-1, 1, 1)
-        power = num_particles * (log_mass - t * v).logsumexp(1)
-        integral = integral + step * ((-t.squeeze(-1)).exp() - power.exp()).sum(0)
+    for part in torch.arange(-36.0, last, step, dtype=log_w.dtype, device=log_w.device).split(64):
+        u = part.reshape(-1, 1, 1)
+        power = num_particles * (log_mass - (u + log_v).clamp_max(LARGE).exp()).logsumexp(1)
+        integral = integral + step * ((-u.squeeze(-1).clamp_max(LARGE).exp()).exp() - power.exp()).sum(0)
     return total - math.log(num_particles) + integral
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace
+from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, sample_sites
 
-__all__ = ["DataPlate", "NoDataPlate", "common_plates", "data_plate", "sum_to_data"]
+__all__ = ["DataPlate", "NoDataPlate", "common_plates", "data_plate", "independent_plates", "sum_to_data"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,21 @@ def _outside(traces: PairTrace, n: int) -> str:
         "the guide alike. Latents that all data share, or that a guide draws as one vector, have numbers for all data "
         "together: bound, log_marginal and compare_elbos give these"
     )
+
+
+def independent_plates(guide: Any) -> dict[str, tuple[Any, ...]]:
+    """The plates of each latent whose elements stay apart: an element's draw moves nothing in those beside it.
+
+    A later site of the guide outside of a plate may read all elements, and be read by all, in the model, too. Such a
+    plate is left out.
+    """
+    result: dict[str, tuple[Any, ...]] = {}
+    later: set[Any] | None = None
+    for name, site in reversed(list(sample_sites(guide))):
+        frames = site["cond_indep_stack"]
+        result[name] = frames if later is None else tuple(frame for frame in frames if frame in later)
+        later = set(frames) if later is None else later & set(frames)
+    return result
 
 
 def sum_to_data(value: Tensor, plate: DataPlate, particle_dim: int | None) -> Tensor:

@@ -17,6 +17,7 @@ from pyro_vae import elbo as elbos
 from pyro_vae.compilation.precision import Precision
 from pyro_vae.data import Data
 from pyro_vae.distributed.ranks import Devices, Ranks, launch
+from pyro_vae.evaluate.guide_density import check_guide
 from pyro_vae.evaluate.preflight.report import preflight as check_pair
 from pyro_vae.pair.device import choose_device
 from pyro_vae.pair.enumeration import completed, summed_out
@@ -202,8 +203,7 @@ def fit(
         saved = stack.enter_context(checkpointer.open())
         generator = stack.enter_context(_seeded(seed, ranks))
         head = train.monitored_head(accumulate * ranks.size)
-        if preflight:
-            _preflight(model, guide, head, objective, num_particles)
+        _check_pair(preflight, model, guide, head, objective, num_particles)
         check_minibatches(model, guide, train, head, accumulate * ranks.size)
         weights = WeightCopies(svi)
         if ranks.size > 1:
@@ -241,9 +241,15 @@ def fit(
     return history
 
 
-def _preflight(model: Program, guide: Program, head: Head, objective: pyro.infer.ELBO, num_particles: int) -> None:
+def _check_pair(
+    preflight: bool, model: Program, guide: Program, head: Head, objective: pyro.infer.ELBO, num_particles: int
+) -> None:
+    """Check the pair before training, or only what its ELBO, measured after each epoch, needs of the guide."""
     args, is_whole = head.example_args, head.is_whole
-    check_pair(model, guide, *args, elbo=objective, num_particles=num_particles, full_batch=is_whole)
+    if preflight:
+        check_pair(model, guide, *args, elbo=objective, num_particles=num_particles, full_batch=is_whole)
+    else:
+        check_guide(model, guide, args)
 
 
 def _guide_for(model: Program, head: Head, seed: int | None, progress: bool | None) -> Program:

@@ -343,3 +343,30 @@ def test_a_pair_without_parameters_has_a_bound_all_the_same() -> None:
     r = compare_elbos(model, guide, x, estimators=["stl"], num_particles=[1], repeats=3, num_samples=10).rows[0]
     assert r.value == pytest.approx(float(dist.Normal(0.0, 2**0.5).log_prob(x).mean()), abs=1e-4)
     assert (r.model_bias, r.guide_bias, r.model_variance) == (0, 0, 0)
+
+
+def test_a_baseline_network_is_no_bias() -> None:
+    """Its gradient is that of its own loss, and of no bound."""
+    torch.manual_seed(0)
+    encoder, baseline, x = nn.Linear(3, 2), nn.Linear(3, 1), torch.randn(12, 3)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.5 * torch.ones(2)).to_event(1))
+            mean = z.sum(-1, keepdim=True) * pyro.param("s", torch.ones(3))
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", encoder)
+        pyro.module("baseline", baseline)
+        infer: Any = {"baseline": {"baseline_value": baseline(x).squeeze(-1)}}
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(logits=encoder(x)).to_event(1), infer=infer)
+
+    estimators = {"of Pyro": pyro.infer.TraceGraph_ELBO(), "ours": make("trace_graph")}
+    result = compare_elbos(model, guide, x, estimators=estimators, repeats=60, num_samples=50, seed=0)
+    for found in result.rows:
+        assert found.guide_bias == 0
+        assert 0 < found.guide_variance < 100
+        assert found.model_variance > 0
+    assert all(p.grad is None for p in baseline.parameters())

@@ -268,3 +268,25 @@ def test_imputation_weighs_by_the_density_alone() -> None:
         found = pv.impute(two, guide, x, num_samples=20_000, seed=0)
     assert found.mean is not None
     torch.testing.assert_close(found.mean[:, 1], x[:, 0] / 2, rtol=0, atol=0.03)
+
+
+def test_fit_refuses_noise_before_the_first_step() -> None:
+    """Without preflight, too: the ELBO after an epoch would be refused."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        scale = pyro.param("scale", torch.tensor(0.5))
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(0.0, scale), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Normal(x / 2 + a, 0.8))
+
+    x = torch.linspace(-1, 1, 12)
+    for preflight in (True, False):
+        with pytest.raises(ValueError, match="auxiliary site 'a' is drawn from"):
+            pv.fit(model, guide, x, epochs=2, batch_size=4, progress=False, preflight=preflight)
+        assert pyro.param("scale", torch.tensor(0.5)).item() == 0.5
+        pyro.clear_param_store()

@@ -29,6 +29,8 @@ def main() -> int:
             break
         count += 1
         found = faults_of(seed, asked.cases, asked.copies)
+        if count % 100 == 0:
+            print(f"{count} programs in {time.time() - started:.0f} s", file=sys.stderr, flush=True)
         if found:
             failed += 1
             print(f"\n{random_program(seed)}")

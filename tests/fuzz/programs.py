@@ -205,10 +205,10 @@ class Pair(Reader):
     """The program as a model and a guide of many copies of its data, each with parameters of its own.
 
     So one gradient has as many independent draws of the gradient as there are copies. The data of a program with global
-    latents are one column each, `(copies, N)`: the global latents are drawn for each copy.
+    latents are one row each, `(copies, N)`: the global latents are drawn for each copy.
     """
 
-    def __init__(self, program: Program, copies: int) -> None:
+    def __init__(self, program: Program, copies: int, enumerate: bool = False) -> None:
         self.leaves = {
             name: value.expand(copies, *value.shape).clone().requires_grad_()
             for name, value in program.parameters.items()
@@ -221,7 +221,7 @@ class Pair(Reader):
             laid_out = {name: leaf.repeat(n, 1) for name, leaf in self.leaves.items()}
             self.x = program.x.repeat_interleave(copies, 0)
         super().__init__(program, laid_out)
-        self.copies = copies
+        self.copies, self.enumerate = copies, enumerate
 
     @property
     def num_data(self) -> int:
@@ -263,7 +263,7 @@ class Pair(Reader):
         if weighing.mask and weighing.how == "distribution":
             fn = fn.expand(torch.broadcast_shapes(fn.batch_shape, self.mask(site, weighing, x[..., 0]).shape))
             fn = fn.mask(self.mask(site, weighing, x[..., 0]))
-        infer = {"enumerate": "parallel"} if site.enumerated and side == "guide" else {}
+        infer: Any = {"enumerate": "parallel"} if self.enumerate and site.enumerated and side == "guide" else {}
         seen = {"x": 0, "y": 1}.get(site.name)
         obs = None if seen is None else x[..., seen]
         if obs is not None and site.plates:
@@ -417,14 +417,16 @@ def _draw(rng: random.Random, seed: int) -> Program:
     is_global = rng.random() < 0.12
     sizes: dict[str, tuple[int, int]] = {}
     if not is_global:
-        for plate, chance in (("a", 0.4), ("b", 0.12)):
+        for plate, chance in (("a", 0.5), ("b", 0.25)):
             if rng.random() < chance:
                 sizes[plate] = (2, rng.choice([2, 2, 6]))
     kinds = ["bernoulli", "bernoulli", "categorical", "onehot", "normal", "normal", "mvn"]
+    if rng.random() < 0.3:
+        kinds = ["normal", "normal", "normal", "mvn"]
     latents = []
     for i in range(rng.choice([1, 2, 2, 3, 3])):
-        kind = rng.choice(kinds)
         plates = tuple(plate for plate in sizes if rng.random() < 0.5)
+        kind = rng.choice(kinds) if len(plates) < 2 else "bernoulli"  # with four elements
         latents.append(Site(f"{kind[0]}{i}", kind, plates, learn_scale=kind == "normal" and rng.random() < 0.4))
     if is_global:
         for site in latents[: rng.choice([1, 1, 2])]:
@@ -469,7 +471,7 @@ def _weigh(program: Program, rng: random.Random) -> None:
     scaled, masked = rng.random() < 0.3, rng.random() < 0.3
     for site in program.sites.values():
         masks = ["x > 0", "x < 0", "nothing"] if not site.is_global else ["nothing"]
-        masks += ["first"] * bool(site.plates)
+        masks += ["first"] * 3 * bool(site.plates)
         same = Weighing()
         for side in SIDES:
             if side == "guide" and site in program.observed:

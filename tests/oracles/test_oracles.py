@@ -223,3 +223,17 @@ def test_ppca_is_reached_by_the_eigenvectors() -> None:
         best.weight.copy_(vectors[:, -2:] * (values[-2:] - best.scale**2).sqrt())
         best.bias.copy_(x.mean(0))
     assert best.log_prob(x).mean().item() == pytest.approx(ppca_log_prob(x, 2, best.scale))
+
+
+@pytest.mark.parametrize("spread", [1.0, 100.0, 800.0])
+def test_expected_log_means_of_weights_far_apart(spread: float) -> None:
+    """Two particles, over all pairs: weights under large scales differ by hundreds of nats."""
+    torch.manual_seed(0)
+    log_w = (spread * torch.randn(40, 2, dtype=torch.float64)).requires_grad_()
+    mass = torch.randn(40, 2, dtype=torch.float64).log_softmax(0)
+    pairs = torch.logaddexp(log_w[:, None], log_w[None]) - math.log(2)
+    exact = ((mass[:, None] + mass[None]).exp() * pairs).sum((0, 1))
+    found = expected_log_mean(log_w, mass, 2)
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-7)
+    slopes = [torch.autograd.grad(value.sum(), log_w)[0] for value in (found, exact)]
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=0, atol=1e-7)

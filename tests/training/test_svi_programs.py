@@ -137,10 +137,11 @@ def test_a_constraint_that_changes_the_shape_is_not_stale() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*site_order")
 @pytest.mark.parametrize("save", [pickle.dumps, lambda value: torch.save(value, io.BytesIO()), copy.deepcopy])
-@pytest.mark.parametrize("run", ["steps", "fit", "bound", "preflight"])
-def test_a_pair_can_be_pickled_afterwards(save: Callable[[Any], Any], run: str) -> None:
+@pytest.mark.parametrize("runs", [["steps"], ["fit"], ["bound"], ["preflight"], ["steps", "compare"]])
+def test_a_pair_can_be_pickled_afterwards(save: Callable[[Any], Any], runs: list[str]) -> None:
     vae, x = pv.models.HierarchicalVAE(6), torch.rand(20, 6).round()
-    RUNS[run](vae.model, vae.guide, x)
+    for run in runs:
+        RUNS[run](vae.model, vae.guide, x)
     save(vae)
     pv.bound(vae.model, vae.guide, x)
 

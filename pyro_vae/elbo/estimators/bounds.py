@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_vae.elbo.estimators.terms import kl_sites
 from pyro_vae.pair.particles import Particles, particles_of
+from pyro_vae.pair.plates import independent_plates
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, Site, draw_log_prob, log_prob, sample_sites, trace_pair
 
@@ -115,7 +116,8 @@ class Trace(TensorELBO):
 
     Unbiased for the ELBO and for its gradient. The variance includes that of the KL term, which `MeanField` integrates
     out. A site that cannot be reparameterized gets a score-function term instead, weighted with all that stands in its
-    plates. Scales and masks are in these weights; the score is that of the density that drew, without them.
+    plates (of those whose elements no later site of the guide brings together). Scales and masks are in these weights;
+    the score is that of the density that drew, without them.
 
     Args:
         num_particles: K, draws from the guide per step.
@@ -139,9 +141,10 @@ class Trace(TensorELBO):
                 if sign < 0 and name in score:
                     value = value.detach()  # the gradient of log q has mean zero
             elbo = elbo + value.sum()
+        plates = independent_plates(traces.guide) if score else {}
         for name, site in score.items():
             log_q = draw_log_prob(name, site)
-            weight = terms.sum_to(site["cond_indep_stack"])
+            weight = terms.sum_to(plates[name])
             elbo = elbo + (weight * (log_q - log_q.detach())).sum()
         return -elbo
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.pair_runs import RunsPairs
+from pyro_vae.pair.plates import independent_plates
 from pyro_vae.pair.protocol import Program
 
 __all__ = ["TraceGraph"]
@@ -30,6 +31,13 @@ class TraceGraph(RunsPairs, pyro.infer.TraceGraph_ELBO):
 
     Reference: Schulman et al. 2015, arXiv 1506.05254; Mnih and Gregor 2014, arXiv 1402.0030 (baselines).
     """
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+        model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        # costs are summed to the plates of a draw
+        for name, plates in independent_plates(guide_trace).items():
+            guide_trace.nodes[name] = {**guide_trace.nodes[name], "cond_indep_stack": plates}
+        return model_trace, guide_trace
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Negative ELBO in nats, summed over the data, as a tensor whose gradient is the estimator's."""

@@ -24,7 +24,7 @@ from pyro_vae.pair.parameters import unconstrained
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.scale import Unscaled
 from pyro_vae.pair.together import asked_pair
-from pyro_vae.pair.tracing import sample_sites, trace_pair
+from pyro_vae.pair.tracing import log_prob, sample_sites, trace_pair
 from pyro_vae.pair.untouched import kept_store
 from pyro_vae.support.memory import retain_memory
 from pyro_vae.support.progress import progress_bar
@@ -53,7 +53,8 @@ def compare_elbos(
 
     All numbers are of the pair in evaluation mode (no dropout, batch normalization by its running averages) and without
     scales (of a subsampled plate, of `poutine.scale`), so that bounds and log p(x) are of one and the same density.
-    Weights, running averages, baselines and Pyro's parameter store are left as they were.
+    Weights, running averages, baselines and Pyro's parameter store are left as they were. Gradients are those of the
+    parameters on which a density of the pair depends, so without those of a baseline.
 
     Args:
         model, guide: The pair.
@@ -79,7 +80,7 @@ def compare_elbos(
         raise ValueError(f"repeats must be at least 2 to estimate a variance, got {repeats}")
     jobs = _expand_estimators(estimators, num_particles)
     first = seed_or_draw(seed)
-    with kept_store(), eval_mode(model, guide), _recurrent_gradients(model, guide):
+    with eval_mode(model, guide), kept_store(), _recurrent_gradients(model, guide):
         with torch.no_grad():
             asked = asked_pair(model, guide, given)
             model, data = asked.model, asked.data
@@ -188,14 +189,22 @@ def _expand_estimators(
 
 
 def _parameters(model: Program, guide: Program, data: Data) -> tuple[dict[str, list[Tensor]], bool]:
-    """The parameters of the model and of the guide, and whether every latent can be reparameterized."""
-    params_by_program: dict[str, list[Tensor]] = {}
-    with torch.no_grad(), fork_rng():
+    """The parameters of the model's and of the guide's densities, and whether every latent can be reparameterized.
+
+    A baseline's parameters are not among them: their gradient is that of a loss of their own.
+    """
+    with torch.enable_grad(), fork_rng():
         traces = trace_pair(model, guide, *data)
+        total = sum((log_prob(name, site).sum() for name, site, _ in traces.sites()), start=torch.zeros(()))
+        programs = {}
         for program, trace in (("model", traces.model), ("guide", traces.guide)):
             found = [unconstrained(s["value"]) for s in trace.nodes.values() if s["type"] == "param"]
-            params_by_program[program] = list({id(p): p for p in found if p is not None and p.requires_grad}.values())
-    return params_by_program, all(site["fn"].has_rsample for _, site in sample_sites(traces.guide))
+            programs[program] = list({id(p): p for p in found if p is not None and p.requires_grad}.values())
+        every = [p for params in programs.values() for p in params]
+        slopes = torch.autograd.grad(total, every, allow_unused=True) if every and total.requires_grad else ()
+        used = {id(p) for p, slope in zip(every, slopes, strict=bool(slopes)) if slope is not None}
+    kept = {program: [p for p in params if id(p) in used] for program, params in programs.items()}
+    return kept, all(site["fn"].has_rsample for _, site in sample_sites(traces.guide))
 
 
 def _unbiased(objective: pyro.infer.ELBO, pathwise: bool) -> tuple[Any, pyro.infer.ELBO, int]:

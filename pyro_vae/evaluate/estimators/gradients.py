@@ -110,12 +110,16 @@ class Gradients:
                 if self.params:
                     found = list(torch.autograd.grad(loss, self.params, allow_unused=True))
             else:
-                saved = [p.grad for p in self.params]
-                for p in self.params:
+                # not those of the densities alone: a baseline's, too
+                every = list({id(p): p for p in (*self.params, *_stored())}.values())
+                saved = [p.grad for p in every]
+                for p in every:
                     p.grad = None
                 loss = torch.as_tensor(self.objective.loss_and_grads(self.model, self.guide, *args, **kwargs)) / self.n
                 found = [None if p.grad is None else p.grad / self.n for p in self.params]
-                for p, grad in zip(self.params, saved, strict=True):
+                for p in _stored():
+                    p.grad = None
+                for p, grad in zip(every, saved, strict=True):
                     p.grad = grad
         grads = {id(p): torch.zeros_like(p) if g is None else g for p, g in zip(self.params, found, strict=True)}
         return loss.detach(), grads
@@ -146,6 +150,10 @@ class Gradients:
         with LiveBytes() as live:
             self.gradient(seed)
         return live.peak
+
+
+def _stored() -> list[Tensor]:
+    return [param for _, param in pyro.get_param_store().named_parameters()]
 
 
 class LiveBytes(TorchDispatchMode):
