@@ -59,7 +59,9 @@ class Bound(Result):
         return len(self.elbo)
 
     def __repr__(self) -> str:
-        value = f"{self.mean:.3f} nats " + ("for all data together" if self.is_joint else f"per datum ({len(self)} data)")
+        value = f"{self.mean:.3f} nats " + (
+            "for all data together" if self.is_joint else f"per datum ({len(self)} data)"
+        )
         if self.point_masses:
             return f"log p(x, z) {value}; no bound on log p(x): point masses at {', '.join(self.point_masses)}"
         return f"ELBO {value}"

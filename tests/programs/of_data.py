@@ -43,9 +43,12 @@ def further_arguments() -> Pair:
         assert flag
         model(x - shift * y)
 
-    return Pair(labeled, lambda x, y, shift, flag: guide(x - shift * y), (X, y, 0.5, True), exact=dist.Normal(
-        0.5 * y.float(), math.sqrt(2)
-    ).log_prob(X))
+    return Pair(
+        labeled,
+        lambda x, y, shift, flag: guide(x - shift * y),
+        (X, y, 0.5, True),
+        exact=dist.Normal(0.5 * y.float(), math.sqrt(2)).log_prob(X),
+    )
 
 
 @program()

@@ -138,5 +138,7 @@ def hidden_markov() -> Pair:
 
     alpha = switch[0].log() + dist.Normal(LOCS, 1.0).log_prob(x[:, :1])
     for t in range(1, 3):
-        alpha = torch.logsumexp(alpha.unsqueeze(-1) + switch.log(), -2) + dist.Normal(LOCS, 1.0).log_prob(x[:, t : t + 1])
+        alpha = torch.logsumexp(alpha.unsqueeze(-1) + switch.log(), -2) + dist.Normal(LOCS, 1.0).log_prob(
+            x[:, t : t + 1]
+        )
     return Pair(model, lambda x: None, (x,), exact=alpha.logsumexp(-1))

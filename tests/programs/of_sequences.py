@@ -16,7 +16,9 @@ STEPS = 3
 def random_walk(x: Tensor) -> Tensor:
     """log p of steps z_t ~ N(z_{t-1}, 1), x_t ~ N(z_t, 1)."""
     times = torch.arange(1.0, STEPS + 1)
-    return dist.MultivariateNormal(torch.zeros(STEPS), torch.minimum(times, times.unsqueeze(1)) + torch.eye(STEPS)).log_prob(x)
+    return dist.MultivariateNormal(
+        torch.zeros(STEPS), torch.minimum(times, times.unsqueeze(1)) + torch.eye(STEPS)
+    ).log_prob(x)
 
 
 @program()

@@ -17,7 +17,15 @@ from pyro_vae.pair.masks import under_model_masks
 from pyro_vae.pair.plates import data_plate, sum_to_data
 from pyro_vae.pair.tracing import PairTrace, log_prob, masks_within, sample_sites, trace_pair
 
-__all__ = ["ElboTerms", "elbo_terms", "elements_of", "is_point_mass", "kl_sites", "mask_elements", "points_without_density"]
+__all__ = [
+    "ElboTerms",
+    "elbo_terms",
+    "elements_of",
+    "is_point_mass",
+    "kl_sites",
+    "mask_elements",
+    "points_without_density",
+]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pyro_vae.evaluate.local.descent import Descent
 from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.local.posterior import Family, LocalPosterior
 from pyro_vae.pair.arguments import check_data, check_keywords, slices
+from pyro_vae.pair.elimination import without_enumerated
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import log_weights
 from pyro_vae.pair.planning import CPU_ROWS
@@ -118,6 +119,7 @@ def fit_local(
     programs = (model,) if guide is None else (model, guide)
     args = to_networks_device((x, *args), *programs)
     with torch.no_grad(), eval_mode(*programs), seeded(seed):
+        model = without_enumerated(model, guide, (args, kwargs))
         trace = poutine.trace(model).get_trace(*args, **kwargs)
         posterior = LocalPosterior(trace, n, family)
         _initialize(posterior, model if guide is None else guide, args, kwargs)

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.evaluate.marginal.proposals import as_guide
 from pyro_vae.pair.arguments import map_rows
 from pyro_vae.pair.bijections import bijection_of
 from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.plates import data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.together import prior_of
 from pyro_vae.pair.tracing import log_prob, sample_sites, trace_pair
 
 __all__ = ["LatentSpace", "Point"]
@@ -130,7 +130,7 @@ class LatentSpace:
 
     def __init__(self, model: Program, guide: Program | None, data: Data, copies: int) -> None:
         self.model, self.guide, self.copies = model, guide, copies
-        self.start = as_guide(model) if guide is None else guide
+        self.start = prior_of(model) if guide is None else guide
         self.n = len(data[0][0])
         self.data, self.runs = data, copies
         self._evaluate: Callable[[Tensor], tuple[Tensor, ...]] = self._eager
@@ -198,7 +198,11 @@ class LatentSpace:
             axis = value.dim() - event_dim + plate.dim
             added = max(0, -axis)
             shape = torch.Size((1,) * added) + value.shape
-            self.layouts[name] = _Layout(torch.Size([shape[axis + added], *shape[: axis + added], *shape[axis + added + 1 :]]), axis + added, added)
+            self.layouts[name] = _Layout(
+                torch.Size([shape[axis + added], *shape[: axis + added], *shape[axis + added + 1 :]]),
+                axis + added,
+                added,
+            )
             rows.append(self.layouts[name].row(value))
         if not rows:
             raise ValueError(

@@ -14,7 +14,6 @@ from pyro_vae.evaluate.marginal.annealing import annealed
 from pyro_vae.evaluate.marginal.brackets import BidirectionalBounds, bidirectional
 from pyro_vae.evaluate.marginal.importance_sampling import importance
 from pyro_vae.evaluate.marginal.methods import BDMC, Importance, Method, option_hints, resolve_method
-from pyro_vae.evaluate.marginal.proposals import as_guide
 from pyro_vae.evaluate.marginal.result import LogMarginal, concatenate
 from pyro_vae.pair.arguments import check_data, check_keywords, take
 from pyro_vae.pair.networks import eval_mode, to_networks_device
@@ -131,7 +130,7 @@ def log_marginal(
     options: dict[str, Any] = {"memory": memory, "progress": progress}
     result: LogMarginal
     with torch.no_grad(), eval_mode(*programs), seeded(seed):
-        asked = asked_pair(model, as_guide(model) if guide is None else guide, given)
+        asked = asked_pair(model, guide, given)
         proposal = None if guide is None else density_guide(asked.model, asked.guide, asked.data)
         pair = asked.model, proposal, asked.data
         if isinstance(chosen, Importance):

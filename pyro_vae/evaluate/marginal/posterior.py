@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace
 from pyro_vae.evaluate.marginal.proposals import prior_traces
 from pyro_vae.pair.arguments import check_data, check_keywords, take
+from pyro_vae.pair.elimination import without_enumerated
 from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.masks import check_no_mask
 from pyro_vae.pair.networks import eval_mode, to_networks_device
@@ -77,10 +78,11 @@ def posterior_samples(
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     args = to_networks_device(args, model)
-    model = on_all_data(model)
+    whole = on_all_data(model, weighed=False)
     found: dict[str, list[Tensor]] = {}
     axes: dict[str, int] = {}
     with eval_mode(model), seeded(seed):
+        model = without_enumerated(whole, None, (args, kwargs))
         with torch.no_grad(), fork_rng():
             first = take(args, kwargs, 0, 1)
             LatentSpace(model, None, first, 1)  # refuses what has no continuous posterior per datum

@@ -91,7 +91,9 @@ def odd_sizes(site: Site, n: int) -> Iterator[int]:
     """The sizes of a site's batch dimensions that are not those of its plates, if none is that of n data."""
     batch, sizes = site_shapes(site)[0], plate_sizes(site)
     if n not in batch:  # else plates in another order are more likely
-        yield from (b for b, d in zip(batch, range(-len(batch), 0), strict=True) if d in sizes and b not in (1, sizes[d]))
+        yield from (
+            b for b, d in zip(batch, range(-len(batch), 0), strict=True) if d in sizes and b not in (1, sizes[d])
+        )
 
 
 def plate_fix(plate: str) -> str:
