@@ -14,7 +14,7 @@ from torch.distributions import biject_to
 from pyro_vae.elbo.estimators.terms import is_point_mass
 from pyro_vae.pair.planning import run_on_examples
 from pyro_vae.pair.protocol import Data, Program
-from pyro_vae.pair.tracing import PairTrace, sample_sites, trace_pair
+from pyro_vae.pair.tracing import PairTrace, drop_likelihood, sample_sites, trace_pair
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["check_noise", "density_guide", "other_terms"]
@@ -34,6 +34,7 @@ def density_guide(model: Program, guide: Program, data: Data) -> Program:
     """
     with torch.no_grad(), fork_rng():
         alone, _, _ = run_on_examples(lambda some: poutine.trace(guide).get_trace(*some[0], **some[1]), data)
+        drop_likelihood(alone)
         sites = list(sample_sites(alone))
         others = [name for name, site in sites if site["is_observed"]]
         if not others and not any(site["infer"].get("is_auxiliary") for _, site in sites):

@@ -6,7 +6,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -109,8 +109,33 @@ class _Latents(Messenger):
         if msg["is_observed"] or "_enumerate_dim" in msg["infer"] or len(getattr(fn, "batch_shape", ())) < -self.first:
             return
         self.densities[msg["name"]] = fn
-        batch = fn.batch_shape[self.first + 1 :] if self.first < -1 else ()
-        msg["fn"] = dist.ImproperUniform(fn.support, batch, fn.event_shape)
+        msg["fn"] = _Unscored(fn, fn.batch_shape[self.first + 1 :])
+
+
+class _Unscored(dist.TorchDistribution):
+    """Draws of a distribution, at the first of the values that it was enumerated for, with a log-density of 0."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, fn: Any, batch_shape: torch.Size) -> None:
+        self.fn = fn
+        super().__init__(batch_shape, fn.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return self.fn.support
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> _Unscored:
+        return _Unscored(self.fn, torch.Size(batch_shape))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        value = self.fn.sample(sample_shape)
+        while value.dim() > len(sample_shape) + len(self.batch_shape) + len(self.event_shape):
+            value = value.select(len(sample_shape), 0)
+        return value.expand(torch.Size(sample_shape) + self.batch_shape + self.event_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return value.new_zeros(self.batch_shape)
 
 
 def _summed_log_prob(sites: dict[str, Site], first: int) -> tuple[Tensor, list[Any]]:

@@ -17,6 +17,7 @@ from pyro_vae.pair.rows import rows_named
 
 __all__ = ["SameIndices", "give_sizes", "on_all_data"]
 
+SUBSAMPLE = SubsampleMessenger._subsample
 UNSIZED = -1  # Pyro's size of `pyro.plate(name)`
 
 
@@ -93,13 +94,14 @@ def _all_indices(rows: set[int], weighed: bool) -> Iterator[None]:
     owner: Any = SubsampleMessenger
     before = owner._subsample
 
+    # not `before`: within another one, this one rules
     def subsample(name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *device: Any) -> Any:
         if subsample is None and subsample_size is not None:
             if subsample_size not in rows:
                 subsample_size = None  # all indices
             elif not weighed:
                 size = subsample_size
-        return before(name, size, subsample_size, subsample, *device)
+        return SUBSAMPLE(name, size, subsample_size, subsample, *device)
 
     owner._subsample = staticmethod(subsample)
     try:

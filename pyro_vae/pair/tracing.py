@@ -26,6 +26,7 @@ __all__ = [
     "PairTrace",
     "checked_pair",
     "draw_log_prob",
+    "drop_likelihood",
     "has_mask",
     "log_prob",
     "masks_within",
@@ -163,10 +164,20 @@ def trace_pair(
     with keep_frozen(), ExactDistributions():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    drop_likelihood(guide_trace)
     for trace in (guide_trace, model_trace):  # in place: nothing else refers to these traces
         for name in [name for name, site in trace.nodes.items() if site_is_subsample(site)]:
             trace.remove_node(name)
     return _checked(PairTrace(model_trace, guide_trace, dim))
+
+
+def drop_likelihood(guide_trace: Any) -> None:
+    """Take what the model observes out of the trace of a guide that runs the model, Pyro's `GuideMessenger`."""
+    sites = list(sample_sites(guide_trace))
+    if any("prior" in site["infer"] for _, site in sites):
+        for name, site in sites:
+            if site["is_observed"]:
+                guide_trace.remove_node(name)
 
 
 def checked_pair(model_trace: Trace, guide_trace: Trace, particle_dim: int | None = None) -> PairTrace:

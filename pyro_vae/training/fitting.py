@@ -29,6 +29,7 @@ from pyro_vae.training.checkpoints.checkpointer import Checkpointer, checkpoints
 from pyro_vae.training.checkpoints.directory import Checkpoints
 from pyro_vae.training.checkpoints.signals import StopRequest, stop_between_steps
 from pyro_vae.training.checkpoints.svi import objective_values
+from pyro_vae.training.forms import in_tensors
 from pyro_vae.training.history import History
 from pyro_vae.training.loop import Run, run_to_end
 from pyro_vae.training.minibatches import check_minibatches
@@ -89,8 +90,9 @@ def fit(
 
     Args:
         model, guide: The pair.
-        data: What `pv.data.load` returns; a tensor `(N, ...)` or a list of N numbers; a tuple of tensors with N rows,
-            whose further members are passed on as `*args`; or a loader, whose batches are passed on, cut to the number
+        data: What `pv.data.load` returns; a tensor or array `(N, ...)`, or a list of N numbers; a tuple that begins with
+            one, whose further members are passed on as `*args`, those that are no tensors as they are; a dictionary of
+            tensors, which are passed on by keyword if the model takes all of its keys, else as one dictionary; or a loader, whose batches are passed on, cut to the number
             of arguments that the model takes.
         valid: Validation data, in any of these forms. Default: the validation split of `data`, if it has one.
         elbo: An estimator's name (`pv.elbo.names()`) or a `pyro.infer.ELBO` object.
@@ -170,6 +172,7 @@ def fit(
         precision=precision,
         rollbacks=rollbacks,
     )
+    model, guide, data, valid = in_tensors(model, guide, data, valid)
     ranks = launch(devices, num_nodes, strategy, device)
     target = choose_device(device if ranks.device is None else str(ranks.device), model, guide)
     train = batches_for(data, batch_size, target, model, ranks)

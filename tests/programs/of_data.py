@@ -15,6 +15,11 @@ X = torch.tensor([0.4, -1.2, 2.0, 0.1, -0.5, 1.3])
 LOG_P = dist.Normal(0.0, math.sqrt(2)).log_prob(X)
 
 
+def rows_wanted(came: str) -> dict[str, str]:
+    """The questions that take one datum from the others."""
+    return dict.fromkeys(["fit_local", "posterior_samples"], f"must be the tensor of data, (N, ...), got {came}")
+
+
 def model(x: Tensor) -> None:
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
@@ -66,19 +71,19 @@ def keywords() -> Pair:
     return Pair(labeled, labeled_guide, (X,), {"y": y}, exact=exact)
 
 
-@program()
+@program(rows_wanted("dict"))
 def dictionary() -> Pair:
     """a dictionary of tensors"""
     return Pair(lambda batch: model(batch["x"]), lambda batch: guide(batch["x"]), ({"x": X, "y": 2 * X},), exact=LOG_P)
 
 
-@program()
+@program(rows_wanted("tuple"))
 def tuple_of_data() -> Pair:
     """a tuple of tensors as one argument"""
     return Pair(lambda batch: model(batch[0]), lambda batch: guide(batch[0]), ((X, 2 * X),), exact=LOG_P)
 
 
-@program()
+@program(rows_wanted("ndarray"))
 def arrays() -> Pair:
     """an array of numpy"""
 

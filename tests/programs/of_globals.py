@@ -84,7 +84,7 @@ def regression() -> Pair:
     return Pair(model, guide, (inputs, X), exact=exact)
 
 
-@program(SHARED | {"fit": ""}, per_datum=False)
+@program(SHARED, per_datum=False)
 def weighed_minibatch() -> Pair:
     """a shared latent and a minibatch that stands for 60 data"""
 
@@ -96,7 +96,11 @@ def weighed_minibatch() -> Pair:
     return Pair(model, mean_guide, (X,), exact=joint(2.0, 1.0, X))
 
 
-@program(SHARED | {"log_marginal": "point mass", "compare_elbos": "point mass"}, per_datum=False, warns=())
+@program(
+    SHARED | {"log_marginal": "point mass", "compare_elbos": "point mass"},
+    per_datum=False,
+    without=("ReweightedWakeSleep",),
+)
 def maximum_a_posteriori() -> Pair:
     """AutoDelta: point masses for the parameters of the data"""
     guide = AutoDelta(mean_model)
@@ -112,7 +116,16 @@ def auto_normal_shared() -> Pair:
     return Pair(mean_model, guide, (X,), exact=joint(2.0, 1.0, X))
 
 
-@program(per_datum=False)
+@program(
+    {
+        "fit": "the data hold none: a pair that has its data itself is trained by pv.SVI(model, guide).step()",
+        "preflight": "needs a batch of data",
+        "latent_report": "no plate holds all sites of the pair",
+        "fit_local": "must be the tensor of data, (N, ...), got nothing",
+        "posterior_samples": "must be the tensor of data, (N, ...), got nothing",
+    },
+    per_datum=False,
+)
 def without_arguments() -> Pair:
     """the data in a closure: `svi.step()`"""
     return Pair(lambda: mean_model(X), lambda: mean_guide(X), (), exact=joint(2.0, 1.0, X))

@@ -78,7 +78,7 @@ def minibatch() -> Pair:
     return Pair(model, guide, (X,), exact=LOG_P)
 
 
-@program()
+@program({"posterior_samples": "the model cannot be run on one datum alone"})
 def draws_its_minibatch() -> Pair:
     """a plate that draws four of six data by itself"""
 
@@ -92,7 +92,17 @@ def draws_its_minibatch() -> Pair:
         with pyro.plate("data", 6, subsample_size=4) as index:
             pyro.sample("z", dist.Normal(slope * x[index], 0.7))
 
-    return Pair(model, guide, (X,), exact=LOG_P)
+    def whole_model(x: Tensor) -> None:
+        with pyro.plate("data", 6):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def whole_guide(x: Tensor) -> None:
+        slope = pyro.param("slope", torch.tensor(0.4))
+        with pyro.plate("data", 6):
+            pyro.sample("z", dist.Normal(slope * x, 0.7))
+
+    return Pair(model, guide, (X,), exact=LOG_P, plain=Pair(whole_model, whole_guide, (X,), exact=LOG_P))
 
 
 @program()
@@ -130,7 +140,15 @@ def without_a_size() -> Pair:
     return Pair(model, guide, (X,), exact=LOG_P)
 
 
-@program(per_datum=False)
+OUTSIDE = "is not inside a plate over the"
+ROWS = {"fit_local": OUTSIDE, "posterior_samples": OUTSIDE}
+
+
+@program(
+    ROWS | {"compiled": "Pyro's __iter__ (pyro/poutine/indep_messenger.py)", "latent_report": OUTSIDE},
+    warns=("no_data_plate",),
+    per_datum=False,
+)
 def sequential() -> Pair:
     """a loop over the data: `for i in pyro.plate(...)`"""
 
@@ -147,7 +165,7 @@ def sequential() -> Pair:
     return Pair(model, guide, (X,), exact=LOG_P.sum().reshape(1))
 
 
-@program()
+@program(ROWS)
 def data_along_the_second_axis() -> Pair:
     """data as columns"""
     torch.manual_seed(2)

@@ -37,7 +37,6 @@ ELBO_SAMPLES = 1000
 def fit_local(
     model: Program,
     guide: Program | None,
-    x: Tensor,
     *args: Any,
     family: Family | Mapping[str, Family] = "diagonal_normal",
     num_particles: int = 8,
@@ -66,7 +65,7 @@ def fit_local(
     Args:
         model: The model. Its parameters stay as they are and get no gradients.
         guide: The start: the mean and scale of a guide's distributions, or None for those of the model's prior.
-        x, *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes; tensors with N rows are per-datum.
+        *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes; tensors with N rows are per-datum.
         family: A name in `pv.conditionals.POSTERIORS`; a function from the size D of a latent to a `Conditional`; a
             `Conditional`; or a dictionary from latent sites to any of these. A site is flattened, and mapped to
             unconstrained values if necessary. If a family has 2 D features or more, these should begin with D locations
@@ -106,7 +105,7 @@ def fit_local(
     """
     if guide is not None and not callable(guide):
         raise TypeError(f"the guide to start from must be a Pyro program, or None for the prior, got {guide!r}")
-    n = check_data((x, *args))
+    n = check_data(args)
     check_keywords(fit_local, kwargs, model, guide)
     for name, value in {"num_particles": num_particles, "max_steps": max_steps, "patience": patience}.items():
         if value < 1:
@@ -117,7 +116,7 @@ def fit_local(
         raise ValueError(f"lr must be positive and finite, got {lr}")
     model, guide = on_all_data(model), None if guide is None else on_all_data(guide)
     programs = (model,) if guide is None else (model, guide)
-    args = to_networks_device((x, *args), *programs)
+    args = to_networks_device(args, *programs)
     with torch.no_grad(), eval_mode(*programs), seeded(seed):
         model = without_enumerated(model, guide, (args, kwargs))
         trace = poutine.trace(model).get_trace(*args, **kwargs)

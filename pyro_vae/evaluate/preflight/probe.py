@@ -23,13 +23,14 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch import distributions as td
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
 
 from pyro_vae.evaluate.preflight.result import PreflightIssue
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.parameters import offered_tensor, parameters_kept, stale
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.subsampling import give_sizes
-from pyro_vae.pair.tracing import sample_sites
+from pyro_vae.pair.tracing import drop_likelihood, sample_sites
 
 __all__ = [
     "Program",
@@ -88,11 +89,12 @@ class Run:
     raised: tuple[str, Exception] | None = None
     problems: list[PreflightIssue] = field(default_factory=list)
     faulty: set[str] = field(default_factory=set)  # sites that later checks skip
+    other_sizes: set[int] = field(default_factory=set)  # along further axes of the first argument, or inside of it
 
     @classmethod
     def record(cls, n: int, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
         """Run the guide, then the model on its values; an error of either is recorded."""
-        run = cls(n, _Params())
+        run = cls(n, _Params(), other_sizes=other_sizes(args))
         values = PyroTrace()
         where = "the guide"
         try:
@@ -110,6 +112,7 @@ class Run:
             run.raised = where, error
         run.guide, run.model = prune_subsample_sites(run.guide), prune_subsample_sites(run.model)
         give_sizes(run.guide, run.model)
+        drop_likelihood(run.guide)
         return run
 
     def error(self, code: str, site: str | None, message: str) -> None:
@@ -143,6 +146,15 @@ class Run:
         guide = self.sites_of("guide")
         latent = {name: p for name, p in self.sites_of("model").items() if not p["is_observed"] and name in guide}
         return {name: (guide[name], p) for name, p in latent.items() if not guide[name]["is_observed"]}
+
+
+def other_sizes(args: tuple[Any, ...]) -> set[int]:
+    """Where data may lie in place of the rows of a tensor: further axes of data without event dimensions, or containers."""
+    if not args:
+        return set()
+    if isinstance(args[0], Tensor):
+        return set(args[0].shape[1:]) if args[0].dim() == 2 else set()
+    return {size for leaf in tree_leaves(args[0]) if isinstance(leaf, Tensor) for size in leaf.shape}
 
 
 def fresh_guide(guide: Program) -> Program:
