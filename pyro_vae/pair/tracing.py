@@ -164,7 +164,6 @@ def trace_pair(
     with keep_frozen(), ExactDistributions():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-    drop_likelihood(guide_trace)
     for trace in (guide_trace, model_trace):  # in place: nothing else refers to these traces
         for name in [name for name, site in trace.nodes.items() if site_is_subsample(site)]:
             trace.remove_node(name)
@@ -187,6 +186,7 @@ def checked_pair(model_trace: Trace, guide_trace: Trace, particle_dim: int | Non
 
 def _checked(result: PairTrace) -> PairTrace:
     give_sizes(result.model, result.guide)
+    drop_likelihood(result.guide)
     _check_sites_match(result)
     for name, site, _ in result.sites():
         _check_batch_shape(name, site)

@@ -82,10 +82,10 @@ def posterior_samples(
     found: dict[str, list[Tensor]] = {}
     axes: dict[str, int] = {}
     with eval_mode(model), seeded(seed):
-        model = without_enumerated(whole, None, (args, kwargs))
         with torch.no_grad(), fork_rng():
             first = take(args, kwargs, 0, 1)
             try:
+                model = without_enumerated(whole, None, first)
                 LatentSpace(model, None, first, 1)  # refuses what has no continuous posterior per datum
             except (IndexError, RuntimeError) as error:
                 raise ValueError(
