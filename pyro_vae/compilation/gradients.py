@@ -292,7 +292,7 @@ def _unchecked() -> Iterator[None]:
 
 @contextmanager
 def _store_is_kept() -> Iterator[None]:
-    """Refuse a loss that puts other tensors in place of parameters, which a graph cannot; the parameters are put back.
+    """Refuse a loss that puts other tensors in place of parameters, as no graph can; the parameters are put back.
 
     Raises:
         ValueError: Naming a parameter.
@@ -305,8 +305,8 @@ def _store_is_kept() -> Iterator[None]:
     if replaced:
         store.set_state(before)
         raise ValueError(
-            f"the loss gives the parameter {replaced[0]!r} of Pyro's store another tensor at each step, as the decaying "
-            "average of a baseline does"
+            f"the loss gives the parameter {replaced[0]!r} of Pyro's store another tensor at each step, as the "
+            "decaying average of a baseline does"
         )
 
 

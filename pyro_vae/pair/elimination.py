@@ -1,4 +1,4 @@
-"""Models without the discrete latents that they enumerate: these are summed out exactly, at each value of the others."""
+"""Models without the discrete latents that they enumerate: summed out exactly, at each value of the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
-from opt_einsum import get_symbol, shared_intermediates
+from opt_einsum import get_symbol, shared_intermediates  # type: ignore[import-untyped]
 from pyro import poutine
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
@@ -32,7 +32,7 @@ OUTER_PLATES = 2  # that questions may put around a pair: over the particles, an
 
 
 def enumerated_alone(model: Program, guide: Program | None, data: Data) -> tuple[list[str], int]:
-    """The latents that the model enumerates in parallel and the guide does not draw, and the pair's plate dimensions."""
+    """The latents that the model enumerates in parallel and the guide does not draw; the number of plate dimensions."""
 
     def run(some: Data) -> tuple[list[str], int]:
         args, kwargs = some
@@ -89,7 +89,7 @@ class _Eliminated:
                 plates.enter_context(IndepMessenger(frame.name, frame.size, frame.dim))
             pyro.factor(FACTOR, value)
 
-    def _only_these(self, site: Site) -> dict[str, Any]:
+    def _only_these(self, site: Any) -> Any:
         return {} if site["name"] in self.names else {"enumerate": None}
 
     def _hides(self, site: Any) -> bool:

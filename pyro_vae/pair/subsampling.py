@@ -1,4 +1,4 @@
-"""Plates whose size or whose indices a pair leaves open: sizes read off, all indices in place of a draw, or one draw."""
+"""Plates whose size or indices a pair leaves open: sizes read off, all indices in place of a draw, or one draw."""
 
 from __future__ import annotations
 

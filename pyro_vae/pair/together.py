@@ -1,7 +1,7 @@
 """Pairs without a row for each datum in a first argument: latents that all data share, data elsewhere than in a tensor.
 
-A question works on rows. Such a pair is put into that form: its data stand behind it, and in their place it takes a tensor
-with a row for each element of the plate that all sites share, or a single row for all data together.
+A question works on rows. Such a pair is put into that form: its data stand behind it, and in their place it takes a
+tensor with a row for each element of the plate that all sites share, or a single row for all data together.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def asked_pair(model: Program, guide: Program | None, data: Data) -> Asked:
     model, guide = on_all_data(model), None if guide is None else on_all_data(guide)
     model = without_enumerated(model, guide, data)
     guide = prior_of(model) if guide is None else guide
-    args, kwargs = data
+    args, _ = data
     why = ""
     with torch.no_grad(), fork_rng():
         if args and isinstance(args[0], Tensor) and args[0].dim() and len(args[0]):

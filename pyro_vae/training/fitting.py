@@ -90,10 +90,10 @@ def fit(
 
     Args:
         model, guide: The pair.
-        data: What `pv.data.load` returns; a tensor or array `(N, ...)`, or a list of N numbers; a tuple that begins with
-            one, whose further members are passed on as `*args`, those that are no tensors as they are; a dictionary of
-            tensors, which are passed on by keyword if the model takes all of its keys, else as one dictionary; or a loader, whose batches are passed on, cut to the number
-            of arguments that the model takes.
+        data: What `pv.data.load` returns; a tensor or array `(N, ...)`, or a list of N numbers; a tuple that begins
+            with one, whose further members are passed on as `*args`, those that are no tensors as they are; a
+            dictionary of tensors, which are passed on by keyword if the model takes all of its keys, else as one
+            dictionary; or a loader, whose batches are passed on, cut to the number of arguments that the model takes.
         valid: Validation data, in any of these forms. Default: the validation split of `data`, if it has one.
         elbo: An estimator's name (`pv.elbo.names()`) or a `pyro.infer.ELBO` object.
         epochs: Length of the run in passes over the data. Default: 50, unless `steps` is given.

@@ -17,8 +17,8 @@ from pyro_vae.pair.protocol import Program
 __all__ = ["as_tensors", "in_tensors"]
 
 NO_BATCHES = (
-    "fit trains on batches of tensors with one row per datum, and the data hold none: a pair that has its data itself is "
-    "trained by pv.SVI(model, guide).step()"
+    "fit trains on batches of tensors with one row per datum, and the data hold none: a pair that has its data itself "
+    "is trained by pv.SVI(model, guide).step()"
 )
 
 
@@ -60,8 +60,8 @@ def in_tensors(model: Program, guide: Program, *sources: Any) -> tuple[Any, ...]
         raise TypeError(NO_BATCHES)
     if isinstance(guide, AutoGuide):
         raise TypeError(
-            f"the autoguide {type(guide).__name__} needs data that are a tensor, or a tuple of tensors with one row per "
-            "datum, whose further members are passed on as *args"
+            f"the autoguide {type(guide).__name__} needs data that are a tensor, or a tuple of tensors with one row "
+            "per datum, whose further members are passed on as *args"
         )
     found = []
     for source in sources:

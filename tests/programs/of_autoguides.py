@@ -28,7 +28,7 @@ def local(x: Tensor) -> None:
 
 
 LOG_P = dist.Normal(0.0, math.sqrt(2)).log_prob(X)
-PACKED: dict[str, str] = {"latent_report": "is not inside a plate over the 6 data"}
+PACKED: dict[str, str] = {"latent_report": "is not inside a plate over the"}
 
 
 def guided(kind: Callable[..., Any], joint: bool = True, **options: Any) -> Pair:
@@ -74,7 +74,13 @@ def auto_structured() -> Pair:
     return guided(auto.AutoStructured, conditionals="normal", init_scale=0.7)
 
 
-@program({"log_marginal": "point mass", "compare_elbos": "point mass"}, without=("ReweightedWakeSleep",))
+@program(
+    {
+        "log_marginal": "the guide has a point mass at the continuous site",
+        "compare_elbos": "the guide has a point mass at the continuous site",
+    },
+    without=("ReweightedWakeSleep",),
+)
 def auto_delta_of_each_datum() -> Pair:
     """AutoDelta: a point mass for each datum"""
     pair = guided(auto.AutoDelta, joint=False)

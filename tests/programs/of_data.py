@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -15,9 +17,10 @@ X = torch.tensor([0.4, -1.2, 2.0, 0.1, -0.5, 1.3])
 LOG_P = dist.Normal(0.0, math.sqrt(2)).log_prob(X)
 
 
-def rows_wanted(came: str) -> dict[str, str]:
-    """The questions that take one datum from the others."""
-    return dict.fromkeys(["fit_local", "posterior_samples"], f"must be the tensor of data, (N, ...), got {came}")
+# of the questions that take one datum from the others
+ROWS_WANTED = dict.fromkeys(
+    ["fit_local", "posterior_samples"], "the first argument after the pair must be the tensor of data, (N, ...)"
+)
 
 
 def model(x: Tensor) -> None:
@@ -71,23 +74,23 @@ def keywords() -> Pair:
     return Pair(labeled, labeled_guide, (X,), {"y": y}, exact=exact)
 
 
-@program(rows_wanted("dict"))
+@program(ROWS_WANTED)
 def dictionary() -> Pair:
     """a dictionary of tensors"""
     return Pair(lambda batch: model(batch["x"]), lambda batch: guide(batch["x"]), ({"x": X, "y": 2 * X},), exact=LOG_P)
 
 
-@program(rows_wanted("tuple"))
+@program(ROWS_WANTED)
 def tuple_of_data() -> Pair:
     """a tuple of tensors as one argument"""
     return Pair(lambda batch: model(batch[0]), lambda batch: guide(batch[0]), ((X, 2 * X),), exact=LOG_P)
 
 
-@program(rows_wanted("ndarray"))
+@program(ROWS_WANTED)
 def arrays() -> Pair:
     """an array of numpy"""
 
-    def of(program):  # type: ignore[no-untyped-def]
+    def of(program: Callable[[Tensor], None]) -> Callable[[Any], None]:
         return lambda x: program(torch.as_tensor(x))
 
     return Pair(of(model), of(guide), (X.numpy(),), exact=LOG_P)

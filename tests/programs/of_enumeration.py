@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -13,10 +14,10 @@ from tests.programs.entry import SCORE, Pair, program
 
 X = torch.tensor([0.4, -1.2, 2.0, 0.1, -0.5, 1.3])
 LOCS, WEIGHTS = torch.tensor([-1.0, 1.5]), torch.tensor([0.4, 0.6])
-PARALLEL = {"enumerate": "parallel"}
+PARALLEL: Any = {"enumerate": "parallel"}
 EXPECTATION = "Pyro's compute_expectation (pyro/infer/util.py) looks at the values of tensors"
 NO_LATENT = "the model samples no latent site"
-DISCRETE = {"fit_local": "is discrete (Categorical)"}
+DISCRETE = {"fit_local": "is discrete ("}
 SUMMED = ("Trace_ELBO", "RenyiELBO", "TraceEnum_ELBO")  # Pyro's others ask for a guide of each latent
 ALONE = {
     "compiled": EXPECTATION,
@@ -129,7 +130,7 @@ def in_another_order() -> Pair:
 @program(
     {
         "compiled": "the loss gives the parameter '__baseline_avg_downstream_cost_c' of Pyro's store another tensor",
-        "fit_local": "is discrete (Bernoulli)",
+        "fit_local": "is discrete (",
         "posterior_samples": "Hamiltonian moves need continuous latents",
     },
     elbos=SCORE,
@@ -146,9 +147,9 @@ def with_a_baseline() -> Pair:
 
     def guide(x: Tensor) -> None:
         slope = pyro.param("slope", torch.tensor(0.8))
-        baseline = {"use_decaying_avg_baseline": True, "baseline_beta": 0.8}
+        baseline: Any = {"baseline": {"use_decaying_avg_baseline": True, "baseline_beta": 0.8}}
         with pyro.plate("data", len(x)):
-            pyro.sample("c", dist.Bernoulli(logits=slope * x), infer={"baseline": baseline})
+            pyro.sample("c", dist.Bernoulli(logits=slope * x), infer=baseline)
 
     return Pair(model, guide, (X,), exact=MIXTURE)
 

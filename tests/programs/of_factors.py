@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -13,6 +14,7 @@ from torch import Tensor
 from tests.programs.entry import Pair, program
 
 X = torch.tensor([0.4, -1.2, 2.0, 0.1, -0.5, 1.3])
+elements: Any = poutine.mask
 LOG_P = dist.Normal(0.0, math.sqrt(2)).log_prob(X)
 
 
@@ -124,12 +126,12 @@ def masked_observations() -> Pair:
     return Pair(masked, lambda x, keep: guide(x * keep), (X, keep), exact=LOG_P * keep)
 
 
-@program(dict.fromkeys(["fit_local", "posterior_samples"], "the latent site 'x_unobserved' is masked in the model"))
+@program(dict.fromkeys(["fit_local", "posterior_samples"], "is masked in the model"))
 def observed_in_part() -> Pair:
     """`obs_mask`: the rest of the observations is latent, and the guide draws it"""
     keep = torch.tensor([True, False, True, True, False, True])
 
-    def partly(x: Tensor, keep: Tensor) -> None:
+    def partly(x: Tensor, keep: Any) -> None:
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x, obs_mask=keep)
@@ -138,7 +140,7 @@ def observed_in_part() -> Pair:
         slope, fill = pyro.param("slope", torch.tensor(0.4)), pyro.param("fill", torch.tensor(0.0))
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(slope * x * keep, 0.8))
-            with poutine.mask(mask=~keep):
+            with elements(mask=~keep):
                 pyro.sample("x_unobserved", dist.Normal(fill, 1.4))
 
     return Pair(partly, filling, (X, keep), exact=LOG_P * keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pyro
 import pyro.distributions as dist
@@ -144,6 +145,11 @@ OUTSIDE = "is not inside a plate over the"
 ROWS = {"fit_local": OUTSIDE, "posterior_samples": OUTSIDE}
 
 
+def indices(x: Tensor) -> Iterator[int]:
+    for i in pyro.plate("data", len(x)):
+        yield int(i)
+
+
 @program(
     ROWS | {"compiled": "Pyro's __iter__ (pyro/poutine/indep_messenger.py)", "latent_report": OUTSIDE},
     warns=("no_data_plate",),
@@ -153,13 +159,13 @@ def sequential() -> Pair:
     """a loop over the data: `for i in pyro.plate(...)`"""
 
     def model(x: Tensor) -> None:
-        for i in pyro.plate("data", len(x)):
+        for i in indices(x):
             z = pyro.sample(f"z_{i}", dist.Normal(0.0, 1.0))
             pyro.sample(f"x_{i}", dist.Normal(z, 1.0), obs=x[i])
 
     def guide(x: Tensor) -> None:
         slope = pyro.param("slope", torch.tensor(0.4))
-        for i in pyro.plate("data", len(x)):
+        for i in indices(x):
             pyro.sample(f"z_{i}", dist.Normal(slope * x[i], 0.7))
 
     return Pair(model, guide, (X,), exact=LOG_P.sum().reshape(1))

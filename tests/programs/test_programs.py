@@ -16,6 +16,7 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae.compilation import gradients as compiled_gradients
 from tests.programs.entry import QUESTIONS, Entry, Pair, collection
+from tests.programs.table import PAGE, page
 
 ENTRIES = collection()
 ELBOS = {
@@ -27,6 +28,7 @@ ELBOS = {
     "ReweightedWakeSleep": {"num_particles": 2},
 }
 DRAWS = 60
+ADAM: Any = vars(pyro.optim)["Adam"]
 
 
 def parameters() -> dict[str, Tensor]:
@@ -51,11 +53,11 @@ def test_steps_are_those_of_pyro(entry: Entry, elbo: str) -> None:
         return steps(svi(pair.model, pair.guide, optim, getattr(pyro.infer, elbo)(**ELBOS[elbo])), pair)
 
     if elbo not in entry.elbos:
-        for svi, optim in ((pyro.infer.SVI, pyro.optim.Adam({"lr": 0.01})), (pv.SVI, None)):
+        for svi, optim in ((pyro.infer.SVI, ADAM({"lr": 0.01})), (pv.SVI, None)):
             with pytest.raises(Exception):  # noqa: B017, PT011 - whatever Pyro raises
                 run(svi, optim)
         return
-    theirs, there = run(pyro.infer.SVI, pyro.optim.Adam({"lr": 0.01}))
+    theirs, there = run(pyro.infer.SVI, ADAM({"lr": 0.01}))
     ours, here = run(pv.SVI, lambda params: torch.optim.Adam(params, lr=0.01))
     assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
     assert set(here) == set(there)
@@ -155,7 +157,7 @@ class Questions:
 
 
 def log_weight(pair: Pair) -> Tensor:
-    """log p(x, z) - log q(z|x) at a draw, `(N,)`, or `(1,)`: all that stands outside of a plate over the data is summed."""
+    """log p(x, z) - log q(z|x) at a draw, `(N,)`; what stands outside of a plate over the data is shared among them."""
     if pair.plain is not None:
         pair = pair.plain
     drawn: Any = poutine.trace(pair.guide).get_trace(*pair.args, **pair.kwargs)
@@ -194,6 +196,10 @@ def test_question(entry: Entry, question: str, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises((ValueError, TypeError)) as refusal:
         ask()
     assert said in str(refusal.value)
+
+
+def test_the_table_of_the_documentation_is_up_to_date() -> None:
+    assert PAGE.read_text() == page(), "write it anew: python -m tests.programs.table"
 
 
 def test_the_collection_is_large() -> None:

@@ -89,8 +89,8 @@ def posterior_samples(
                 LatentSpace(model, None, first, 1)  # refuses what has no continuous posterior per datum
             except (IndexError, RuntimeError) as error:
                 raise ValueError(
-                    f"the model cannot be run on one datum alone, as a chain for each of them does ({error}): write its "
-                    "plate over the data that come, `with pyro.plate('data', len(x)):`"
+                    f"the model cannot be run on one datum alone, as a chain for each of them does ({error}): write "
+                    "its plate over the data that come, `with pyro.plate('data', len(x)):`"
                 ) from error
             for name, site in sample_sites(prior_traces(model, (args, kwargs), None, 0).guide):
                 check_no_mask(name, site)

@@ -149,7 +149,7 @@ class Run:
 
 
 def other_sizes(args: tuple[Any, ...]) -> set[int]:
-    """Where data may lie in place of the rows of a tensor: further axes of data without event dimensions, or containers."""
+    """Sizes that data may have elsewhere than in rows: along the second axis of a matrix, or in a container."""
     if not args:
         return set()
     if isinstance(args[0], Tensor):
