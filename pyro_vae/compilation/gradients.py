@@ -173,7 +173,8 @@ class CompiledGradients:
             inputs = iter(tensors)
             positional = [next(inputs) if isinstance(a, Tensor) else a for a in args]
             keywords = {name: next(inputs) if isinstance(a, Tensor) else a for name, a in kwargs.items()}
-            loss = self.loss(*positional, **keywords)
+            with _store_is_kept():
+                loss = self.loss(*positional, **keywords)
             grads = torch.autograd.grad(loss * scale, trained, allow_unused=True)
             used.extend(p for p, grad in zip(trained, grads, strict=True) if grad is not None)
             return [loss.detach(), *(grad for grad in grads if grad is not None)]
@@ -287,6 +288,26 @@ def _unchecked() -> Iterator[None]:
             yield
     finally:
         backend.enabled = before
+
+
+@contextmanager
+def _store_is_kept() -> Iterator[None]:
+    """Refuse a loss that puts other tensors in place of parameters, as no graph can; the parameters are put back.
+
+    Raises:
+        ValueError: Naming a parameter.
+    """
+    store: Any = pyro.get_param_store()
+    before = store.get_state()
+    held = dict(before["params"])
+    yield
+    replaced = [name for name, param in store.named_parameters() if name in held and param is not held[name]]
+    if replaced:
+        store.set_state(before)
+        raise ValueError(
+            f"the loss gives the parameter {replaced[0]!r} of Pyro's store another tensor at each step, as the "
+            "decaying average of a baseline does"
+        )
 
 
 @contextmanager

@@ -118,8 +118,8 @@ def bound(
     """The true ELBO of each datum: no KL weight, no free bits, no scale, and a closed-form KL where that is exact.
 
     A pair with a site outside the plate over the data, such as a latent that all data share, has one ELBO, of all data
-    together, in nats. A pair that takes its data in another form than rows of a first tensor (in a closure, along another
-    axis, in a dictionary) has a number for each element of the plate that holds all of its sites.
+    together, in nats. A pair that takes its data in another form than rows of a first tensor (in a closure, along
+    another axis, in a dictionary) has a number for each element of the plate that holds all of its sites.
 
     What the guide observes or adds by `pyro.factor` is no part of q(z|x), and is left out, with a warning; a factor in
     the model counts as a likelihood. Where one of the two masks a latent, the model's mask holds for both.

@@ -16,7 +16,7 @@ from pyro_vae.pair.networks import eval_mode
 from pyro_vae.pair.planning import run_on_examples
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.running import traced
-from pyro_vae.pair.tracing import PairTrace, sample_sites, trace_pair
+from pyro_vae.pair.tracing import PairTrace, drop_likelihood, sample_sites, trace_pair
 from pyro_vae.pair.untouched import kept_buffers
 from pyro_vae.support.random import fork_rng
 
@@ -37,6 +37,7 @@ def density_guide(model: Program, guide: Program, data: Data) -> Program:
     """
     with torch.no_grad(), fork_rng():
         alone, _, _ = run_on_examples(lambda some: traced(guide, *some), data)
+        drop_likelihood(alone)
         sites = list(sample_sites(alone))
         others = [name for name, site in sites if site["is_observed"]]
         if not others and not any(site["infer"].get("is_auxiliary") for _, site in sites):

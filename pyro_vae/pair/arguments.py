@@ -87,7 +87,11 @@ def check_data(args: tuple[Any, ...]) -> int:
     """
     if not args or not isinstance(args[0], Tensor):
         came = type(args[0]).__name__ if args else "nothing"
-        raise TypeError(f"the first argument after the pair must be the tensor of data, (N, ...), got {came}")
+        raise TypeError(
+            f"the first argument after the pair must be the tensor of data, (N, ...), got {came}: this question works "
+            "on rows of it. Give an array as torch.as_tensor(x), and what is in a container as arguments of their own, "
+            "lambda x, y: model((x, y))"
+        )
     if args[0].dim() == 0 or len(args[0]) == 0:
         raise ValueError(f"the data must have at least one row, got shape {tuple(args[0].shape)}")
     return len(args[0])

@@ -92,7 +92,9 @@ def run_on_examples(run: Callable[[Data], T], data: Data) -> tuple[T, Data, bool
     A parameter or a mask that was made for all data does not fit a part of them. Then `run` raises, and is called on
     all data.
     """
-    n = len(data[0][0])
+    n = len(data[0][0]) if data[0] and isinstance(data[0][0], Tensor) and data[0][0].dim() else 0
+    if n == 0:
+        return run(data), data, True
     example_data = take(*data, 0, min(n, NUM_EXAMPLES))
     try:
         result = run(example_data)

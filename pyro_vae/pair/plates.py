@@ -64,12 +64,14 @@ def data_plate(traces: PairTrace, n: int) -> DataPlate:
 
 def _outside(traces: PairTrace, n: int) -> str:
     """What to say of the first site that shares no plate of size n with the sites before it."""
+    sites = list(traces.sites())
     common: set[str] | None = None
-    for name, site, sign in traces.sites():
+    for _, site, _ in sites:
         frames = {f.name for f in site["cond_indep_stack"] if f.vectorized and f.size == n} - {PARTICLE_PLATE}
         common = frames if common is None else common & frames
         if not common:
             break
+    name, sign = next((other, sign) for other, s, sign in sites if s is site)
     where = "model" if sign > 0 else "guide"
     have = [(f.name, f.size) for f in site["cond_indep_stack"] if f.name != PARTICLE_PLATE]
     return (

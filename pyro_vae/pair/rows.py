@@ -37,10 +37,10 @@ def rows_of_others(shapes: Mapping[str, Sequence[int]], n: int, sizes: set[int])
         found = [size for size in shape if size in sizes and size not in (1, n)]
         if found and "$$$" not in name:
             return (
-                f"the pair has the parameter {name!r} of shape {tuple(shape)}, with a row for each datum of {found[0]}, "
-                f"and {n} data came: such parameters are those of the data that they were trained on. Give these data, "
-                f"all {found[0]} at once (in training, batch_size={found[0]}), or write a guide whose encoder network "
-                "gives the distribution of each datum"
+                f"the pair has the parameter {name!r} of shape {tuple(shape)}, with a row for each datum of {found[0]}"
+                f", and {n} data came: such parameters are those of the data that they were trained on. Give these "
+                f"data, all {found[0]} at once (in training, batch_size={found[0]}), or write a guide whose encoder "
+                "network gives the distribution of each datum"
             )
     return ""
 

@@ -1,4 +1,4 @@
-"""Plates whose size or whose indices a pair leaves open: sizes read off, all indices in place of a draw, or one draw."""
+"""Plates whose size or indices a pair leaves open: sizes read off, all indices in place of a draw, or one draw."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pyro_vae.pair.rows import rows_named
 
 __all__ = ["SameIndices", "give_sizes", "on_all_data"]
 
+SUBSAMPLE = SubsampleMessenger._subsample
 UNSIZED = -1  # Pyro's size of `pyro.plate(name)`
 
 
@@ -70,33 +71,37 @@ class SameIndices(Messenger):
             self.indices.setdefault(msg["name"], msg["value"])
 
 
-def on_all_data(program: Program) -> Program:
+def on_all_data(program: Program, *, weighed: bool = True) -> Program:
     """The program with all of the elements of each plate that would draw a part of them by itself.
 
     A density is that of all data, and of all elements of a datum; which of them a step is trained on belongs to the
     training. A plate of as many elements as there are rows in the data keeps them: these are a minibatch already,
-    which the plate only weighs.
+    which the plate only weighs; not even that if not `weighed`.
     """
     if isinstance(program, functools.partial) and program.func is _run_on_all:
         return program
-    return functools.partial(_run_on_all, program)
+    return functools.partial(_run_on_all, program, weighed)
 
 
-def _run_on_all(program: Program, /, *args: Any, **kwargs: Any) -> Any:
+def _run_on_all(program: Program, weighed: bool, /, *args: Any, **kwargs: Any) -> Any:
     rows = {len(a) for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor) and a.dim()}
-    with _all_indices(rows), rows_named(program, program, args, kwargs):
+    with _all_indices(rows, weighed), rows_named(program, program, args, kwargs):
         return program(*args, **kwargs)
 
 
 @contextmanager
-def _all_indices(rows: set[int]) -> Iterator[None]:
+def _all_indices(rows: set[int], weighed: bool) -> Iterator[None]:
     owner: Any = SubsampleMessenger
     before = owner._subsample
 
+    # not `before`: within another one, this one rules
     def subsample(name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *device: Any) -> Any:
-        if subsample is None and subsample_size is not None and subsample_size not in rows:
-            subsample_size = None  # all indices
-        return before(name, size, subsample_size, subsample, *device)
+        if subsample is None and subsample_size is not None:
+            if subsample_size not in rows:
+                subsample_size = None  # all indices
+            elif not weighed:
+                size = subsample_size
+        return SUBSAMPLE(name, size, subsample_size, subsample, *device)
 
     owner._subsample = staticmethod(subsample)
     try:

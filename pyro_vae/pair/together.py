@@ -1,7 +1,7 @@
 """Pairs without a row for each datum in a first argument: latents that all data share, data elsewhere than in a tensor.
 
-A question works on rows. Such a pair is put into that form: its data stand behind it, and in their place it takes a tensor
-with a row for each element of the plate that all sites share, or a single row for all data together.
+A question works on rows. Such a pair is put into that form: its data stand behind it, and in their place it takes a
+tensor with a row for each element of the plate that all sites share, or a single row for all data together.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.pair.elimination import without_enumerated
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.planning import run_on_examples
 from pyro_vae.pair.plates import NoDataPlate, common_plates, data_plate
@@ -21,7 +23,13 @@ from pyro_vae.pair.subsampling import on_all_data
 from pyro_vae.pair.tracing import PairTrace, plate_nesting, trace_pair
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["Asked", "asked_pair"]
+__all__ = ["Asked", "asked_pair", "prior_of"]
+
+
+def prior_of(model: Program) -> Program:
+    """The model's prior as a guide: the model without its observations."""
+    hidden: Program = poutine.block(model, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"])
+    return hidden
 
 
 @dataclass(frozen=True)
@@ -44,14 +52,19 @@ class Asked:
     is_given: bool = True
 
 
-def asked_pair(model: Program, guide: Program, data: Data) -> Asked:
+def asked_pair(model: Program, guide: Program | None, data: Data) -> Asked:
     """The pair in the form that questions take; call it with the networks in evaluation mode.
+
+    Discrete latents that the model enumerates and the guide does not draw are summed out. Without a guide, the model's
+    prior takes its place.
 
     Raises:
         ValueError: For a pair without sites, or whose sites do not fit.
     """
-    model, guide = on_all_data(model), on_all_data(guide)
-    args, kwargs = data
+    model, guide = on_all_data(model), None if guide is None else on_all_data(guide)
+    model = without_enumerated(model, guide, data)
+    guide = prior_of(model) if guide is None else guide
+    args, _ = data
     why = ""
     with torch.no_grad(), fork_rng():
         if args and isinstance(args[0], Tensor) and args[0].dim() and len(args[0]):

@@ -25,6 +25,7 @@ __all__ = [
     "Site",
     "checked_pair",
     "draw_log_prob",
+    "drop_likelihood",
     "has_mask",
     "log_prob",
     "masks_within",
@@ -155,6 +156,15 @@ def trace_pair(
     return _checked(PairTrace(model_trace, guide_trace, dim))
 
 
+def drop_likelihood(guide_trace: Any) -> None:
+    """Take what the model observes out of the trace of a guide that runs the model, Pyro's `GuideMessenger`."""
+    sites = list(sample_sites(guide_trace))
+    if any("prior" in site["infer"] for _, site in sites):
+        for name, site in sites:
+            if site["is_observed"]:
+                guide_trace.remove_node(name)
+
+
 def checked_pair(model_trace: Trace, guide_trace: Trace, particle_dim: int | None = None) -> PairTrace:
     """Combine a guide's trace and the model's trace on its values; checks their sites and batch shapes."""
     return _checked(PairTrace(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace), particle_dim))
@@ -162,6 +172,7 @@ def checked_pair(model_trace: Trace, guide_trace: Trace, particle_dim: int | Non
 
 def _checked(result: PairTrace) -> PairTrace:
     give_sizes(result.model, result.guide)
+    drop_likelihood(result.guide)
     _check_sites_match(result)
     for name, site, _ in result.sites():
         _check_batch_shape(name, site)

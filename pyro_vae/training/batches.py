@@ -15,6 +15,7 @@ from pyro_vae.data import Data, Split, batches_of
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.pair.arguments import take
 from pyro_vae.support.fingerprints import fingerprint
+from pyro_vae.training.forms import as_tensors
 
 __all__ = ["BATCH_SIZE", "HEAD", "Batches", "Head", "batches_for", "nonfinite_values"]
 
@@ -45,7 +46,7 @@ class Batches:
         self.split: Split | None = None
         self.tensors: tuple[Tensor, ...] | None = None
         self.loader: Any = None  # any re-iterable
-        source = _stacked(source)
+        source = as_tensors(source)
         if isinstance(source, Split):
             if source.given is not None and max_args < 2:
                 raise ValueError(
@@ -238,15 +239,6 @@ def _sharded(loader: Any, ranks: Ranks, trains: bool) -> DataLoader[Any]:
         prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers,
     )
-
-
-def _stacked(source: Any) -> Any:
-    """A list of numbers, as tensors or not, as one tensor; anything else as it is."""
-    if not isinstance(source, list) or not source:
-        return source
-    if all(isinstance(v, int | float) or (isinstance(v, Tensor) and v.dim() == 0) for v in source):
-        return torch.stack([torch.as_tensor(v) for v in source])
-    return source
 
 
 def _tensors(values: Iterable[Any]) -> bool:

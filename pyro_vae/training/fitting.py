@@ -32,6 +32,7 @@ from pyro_vae.training.checkpoints.checkpointer import Checkpointer, checkpoints
 from pyro_vae.training.checkpoints.directory import Checkpoints
 from pyro_vae.training.checkpoints.signals import stop_between_steps
 from pyro_vae.training.checkpoints.svi import objective_values
+from pyro_vae.training.forms import in_tensors
 from pyro_vae.training.guards import check_grad_enabled, only_thread
 from pyro_vae.training.history import History
 from pyro_vae.training.loop import Run, run_to_end
@@ -94,9 +95,10 @@ def fit(
     Args:
         model, guide: The pair. For None in the place of the guide a `pv.AmortizedGuide` of the first data is made; it
             is `guide` of the result.
-        data: What `pv.data.load` returns; a tensor `(N, ...)` or a list of N numbers; a tuple of tensors with N rows,
-            whose further members are passed on as `*args`; or a loader, whose batches are passed on, cut to the number
-            of arguments that the model takes.
+        data: What `pv.data.load` returns; a tensor or array `(N, ...)`, or a list of N numbers; a tuple that begins
+            with one, whose further members are passed on as `*args`, those that are no tensors as they are; a
+            dictionary of tensors, which are passed on by keyword if the model takes all of its keys, else as one
+            dictionary; or a loader, whose batches are passed on, cut to the number of arguments that the model takes.
         valid: Validation data, in any of these forms. Default: the validation split of `data`, if it has one.
         elbo: An estimator's name (`pv.elbo.names()`) or a `pyro.infer.ELBO` object.
         epochs: Length of the run in passes over the data. Default: 50, unless `steps` is given.
@@ -182,6 +184,7 @@ def fit(
     objective = elbos.make(elbo, num_particles=num_particles)
     settings.check_objective(objective)
     checkpoints = checkpoints_of(checkpoints, resume)
+    model, guide, data, valid = in_tensors(model, guide, data, valid)
     ranks = launch(devices, num_nodes, strategy, device)
     progress = progress if ranks.is_main else False
     target = choose_device(device if ranks.device is None else str(ranks.device), model, guide)

@@ -1,5 +1,7 @@
 """Plates whose size or whose indices a pair leaves open."""
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -40,7 +42,8 @@ def test_minibatches_of_elements_count_whole() -> None:
     x = torch.linspace(-1, 1, 40).reshape(4, 10)
 
     def model(x: Tensor) -> None:
-        with pyro.plate("data", 4, dim=-2), pyro.plate("elements", 10, subsample_size=2, dim=-1) as index:
+        with pyro.plate("data", 4, dim=-2), pyro.plate("elements", 10, subsample_size=2, dim=-1) as drawn:
+            index = torch.as_tensor(drawn)
             pyro.sample("x", dist.Normal(0.0, 1.0).expand([4, 2] if len(index) == 2 else [4, 10]), obs=x[:, index])
 
     exact = dist.Normal(0.0, 1.0).log_prob(x).sum(1)
@@ -104,7 +107,7 @@ def test_an_easy_guide_opens_the_plates_of_its_model() -> None:
             pyro.sample("x", dist.Normal(w + v.sum(), 1.0).expand([len(x), 3]).to_event(1), obs=x)
 
     @easy_guide(model)
-    def guide(self, x: Tensor) -> None:  # type: ignore[no-untyped-def]
+    def guide(self: Any, x: Tensor) -> None:
         group = self.group(match="[vw]")
         loc = pyro.param("loc", lambda: torch.zeros(group.event_shape))
         group.sample("ws", dist.Normal(loc, 1.0).to_event(1))
@@ -136,5 +139,5 @@ def test_autoguides_of_subsampled_plates(kind: type) -> None:
         svi.step(X[:3], torch.tensor([4, 1, 7]))
         assert guide.locs.c.shape == (20,)
         return
-    with pytest.raises(ValueError, match="parameters for 3 elements of the plate 'data', those .*has 20"):
+    with pytest.raises(ValueError, match=r"parameters for 3 elements of the plate 'data', those .*has 20"):
         svi.step(X[:3], torch.tensor([4, 1, 7]))

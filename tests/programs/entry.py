@@ -33,6 +33,7 @@ class Pair:
     """A model, a guide and their arguments.
 
     `exact` is log p(x), `(N,)`, or `(1,)` for all data together; None leaves it to importance sampling.
+    `plain` is the same pair without what only a handler of Pyro does, to take densities from by hand.
     """
 
     model: Callable[..., Any]
@@ -40,6 +41,7 @@ class Pair:
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
     exact: Tensor | None = None
+    plain: Pair | None = None
 
     @property
     def call(self) -> tuple[Any, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -13,6 +15,12 @@ from tests.programs.entry import Pair, program
 
 X = torch.tensor([0.4, -1.2, 2.0, 0.1, -0.5, 1.3])
 LOG_P = dist.Normal(0.0, math.sqrt(2)).log_prob(X)
+
+
+# of the questions that take one datum from the others
+ROWS_WANTED = dict.fromkeys(
+    ["fit_local", "posterior_samples"], "the first argument after the pair must be the tensor of data, (N, ...)"
+)
 
 
 def model(x: Tensor) -> None:
@@ -43,9 +51,12 @@ def further_arguments() -> Pair:
         assert flag
         model(x - shift * y)
 
-    return Pair(labeled, lambda x, y, shift, flag: guide(x - shift * y), (X, y, 0.5, True), exact=dist.Normal(
-        0.5 * y.float(), math.sqrt(2)
-    ).log_prob(X))
+    return Pair(
+        labeled,
+        lambda x, y, shift, flag: guide(x - shift * y),
+        (X, y, 0.5, True),
+        exact=dist.Normal(0.5 * y.float(), math.sqrt(2)).log_prob(X),
+    )
 
 
 @program()
@@ -63,23 +74,23 @@ def keywords() -> Pair:
     return Pair(labeled, labeled_guide, (X,), {"y": y}, exact=exact)
 
 
-@program()
+@program(ROWS_WANTED)
 def dictionary() -> Pair:
     """a dictionary of tensors"""
     return Pair(lambda batch: model(batch["x"]), lambda batch: guide(batch["x"]), ({"x": X, "y": 2 * X},), exact=LOG_P)
 
 
-@program()
+@program(ROWS_WANTED)
 def tuple_of_data() -> Pair:
     """a tuple of tensors as one argument"""
     return Pair(lambda batch: model(batch[0]), lambda batch: guide(batch[0]), ((X, 2 * X),), exact=LOG_P)
 
 
-@program()
+@program(ROWS_WANTED)
 def arrays() -> Pair:
     """an array of numpy"""
 
-    def of(program):  # type: ignore[no-untyped-def]
+    def of(program: Callable[[Tensor], None]) -> Callable[[Any], None]:
         return lambda x: program(torch.as_tensor(x))
 
     return Pair(of(model), of(guide), (X.numpy(),), exact=LOG_P)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -13,10 +14,23 @@ from tests.programs.entry import SCORE, Pair, program
 
 X = torch.tensor([0.4, -1.2, 2.0, 0.1, -0.5, 1.3])
 LOCS, WEIGHTS = torch.tensor([-1.0, 1.5]), torch.tensor([0.4, 0.6])
-PARALLEL = {"enumerate": "parallel"}
-DISCRETE = {"posterior_samples": "Hamiltonian moves need continuous latents", "fit_local": "discrete"}
+PARALLEL: Any = {"enumerate": "parallel"}
+EXPECTATION = "Pyro's compute_expectation (pyro/infer/util.py) looks at the values of tensors"
+NO_LATENT = "the model samples no latent site"
+DISCRETE = {"fit_local": "is discrete ("}
+SUMMED = ("Trace_ELBO", "RenyiELBO", "TraceEnum_ELBO")  # Pyro's others ask for a guide of each latent
+ALONE = {
+    "compiled": EXPECTATION,
+    "latent_report": "the guide samples no latent site",
+    "fit_local": "the model has no latent site",
+    "posterior_samples": NO_LATENT,
+}
 MIXTURE = torch.logsumexp(WEIGHTS.log() + dist.Normal(LOCS, 1.0).log_prob(X.unsqueeze(-1)), -1)
 WIDE = torch.logsumexp(WEIGHTS.log() + dist.Normal(LOCS, math.sqrt(2)).log_prob(X.unsqueeze(-1)), -1)
+
+
+def nothing(x: Tensor) -> None:
+    """A guide without latents."""
 
 
 def mixture(x: Tensor) -> None:
@@ -25,7 +39,7 @@ def mixture(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(LOCS[c], 1.0), obs=x)
 
 
-@program(DISCRETE, elbos=SCORE, estimator="enum")
+@program(DISCRETE | {"compiled": EXPECTATION, "posterior_samples": NO_LATENT}, elbos=SCORE, estimator="enum")
 def in_the_guide() -> Pair:
     """a categorical latent, enumerated in the guide"""
 
@@ -38,7 +52,7 @@ def in_the_guide() -> Pair:
     return Pair(mixture, guide, (X,), exact=MIXTURE)
 
 
-@program(elbos=("TraceEnum_ELBO",), estimator="enum")
+@program(ALONE, elbos=SUMMED, estimator="enum")
 def in_the_model_alone() -> Pair:
     """a mixture summed out in the model, nothing in the guide"""
 
@@ -48,10 +62,14 @@ def in_the_model_alone() -> Pair:
             c = pyro.sample("c", dist.Categorical(WEIGHTS), infer=PARALLEL)
             pyro.sample("x", dist.Normal(locs[c], 1.0), obs=x)
 
-    return Pair(model, lambda x: None, (X,), exact=MIXTURE)
+    def plain(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.factor("x", MIXTURE)
+
+    return Pair(model, nothing, (X,), exact=MIXTURE, plain=Pair(plain, nothing, (X,)))
 
 
-@program(elbos=("TraceEnum_ELBO",), estimator="enum")
+@program({"compiled": EXPECTATION}, elbos=(*SUMMED, "ReweightedWakeSleep"), estimator="enum")
 def in_the_model_beside_a_latent() -> Pair:
     """a mixture summed out in the model, a normal latent in the guide"""
 
@@ -66,7 +84,13 @@ def in_the_model_beside_a_latent() -> Pair:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(slope * x, 0.9))
 
-    return Pair(model, guide, (X,), exact=WIDE)
+    def plain(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            parts = WEIGHTS.log() + dist.Normal(LOCS + z.unsqueeze(-1), 1.0).log_prob(x.unsqueeze(-1))
+            pyro.factor("x", parts.logsumexp(-1))
+
+    return Pair(model, guide, (X,), exact=WIDE, plain=Pair(plain, guide, (X,)))
 
 
 def hierarchical(x: Tensor) -> None:
@@ -76,7 +100,7 @@ def hierarchical(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
-@program(DISCRETE, elbos=SCORE, estimator="enum")
+@program(DISCRETE | {"compiled": EXPECTATION}, elbos=SCORE, estimator="enum")
 def in_both() -> Pair:
     """a category and a normal latent given it"""
 
@@ -89,7 +113,7 @@ def in_both() -> Pair:
     return Pair(hierarchical, guide, (X,), exact=WIDE)
 
 
-@program(DISCRETE, elbos=tuple(n for n in SCORE if n != "TraceEnum_ELBO"), estimator="enum")
+@program(DISCRETE | {"compiled": EXPECTATION}, elbos=SCORE, estimator="enum")
 def in_another_order() -> Pair:
     """the category given the normal latent in the guide, the other way round in the model"""
 
@@ -103,7 +127,16 @@ def in_another_order() -> Pair:
     return Pair(hierarchical, guide, (X,), exact=WIDE)
 
 
-@program(DISCRETE, elbos=SCORE, estimator="trace_graph")
+@program(
+    {
+        "compiled": "the loss gives the parameter '__baseline_avg_downstream_cost_c' of Pyro's store another tensor",
+        "fit_local": "is discrete (",
+        "posterior_samples": "Hamiltonian moves need continuous latents",
+    },
+    elbos=SCORE,
+    estimator="trace_graph",
+    warns=("not_reparameterized",),
+)
 def with_a_baseline() -> Pair:
     """a Bernoulli latent with a decaying average as its baseline"""
 
@@ -114,14 +147,14 @@ def with_a_baseline() -> Pair:
 
     def guide(x: Tensor) -> None:
         slope = pyro.param("slope", torch.tensor(0.8))
-        baseline = {"use_decaying_avg_baseline": True, "baseline_beta": 0.8}
+        baseline: Any = {"baseline": {"use_decaying_avg_baseline": True, "baseline_beta": 0.8}}
         with pyro.plate("data", len(x)):
-            pyro.sample("c", dist.Bernoulli(logits=slope * x), infer={"baseline": baseline})
+            pyro.sample("c", dist.Bernoulli(logits=slope * x), infer=baseline)
 
     return Pair(model, guide, (X,), exact=MIXTURE)
 
 
-@program(elbos=("TraceEnum_ELBO",), estimator="enum")
+@program(ALONE, elbos=SUMMED, estimator="enum")
 def hidden_markov() -> Pair:
     """a hidden Markov model, summed out in the model by `pyro.markov`"""
     torch.manual_seed(4)
@@ -138,5 +171,13 @@ def hidden_markov() -> Pair:
 
     alpha = switch[0].log() + dist.Normal(LOCS, 1.0).log_prob(x[:, :1])
     for t in range(1, 3):
-        alpha = torch.logsumexp(alpha.unsqueeze(-1) + switch.log(), -2) + dist.Normal(LOCS, 1.0).log_prob(x[:, t : t + 1])
-    return Pair(model, lambda x: None, (x,), exact=alpha.logsumexp(-1))
+        alpha = torch.logsumexp(alpha.unsqueeze(-1) + switch.log(), -2) + dist.Normal(LOCS, 1.0).log_prob(
+            x[:, t : t + 1]
+        )
+    exact = alpha.logsumexp(-1)
+
+    def plain(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.factor("x", exact)
+
+    return Pair(model, nothing, (x,), exact=exact, plain=Pair(plain, nothing, (x,)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -10,9 +11,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from tests.programs.entry import SCORE, Pair, program
+from tests.programs.entry import Pair, program
 
 X = torch.tensor([0.4, -1.2, 2.0, 0.1, -0.5, 1.3])
+elements: Any = poutine.mask
 LOG_P = dist.Normal(0.0, math.sqrt(2)).log_prob(X)
 
 
@@ -53,7 +55,7 @@ def factor_in_the_guide() -> Pair:
     return Pair(model, factored, (X,), exact=LOG_P)
 
 
-@program(warns=("guide_terms",), elbos=SCORE)
+@program(warns=("guide_terms",))
 def guide_observes() -> Pair:
     """a guide that observes a treatment, as in CEVAE"""
     t = torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0, 1.0])
@@ -73,7 +75,12 @@ def guide_observes() -> Pair:
     return Pair(treated, observing, (X, t), exact=LOG_P + dist.Bernoulli(torch.tensor(0.4)).log_prob(t))
 
 
-@program({"bound": "auxiliary site 'u'"})
+@program(
+    dict.fromkeys(
+        ["fit", "preflight", "bound", "log_marginal", "compare_elbos", "latent_report", "fit_local"],
+        "the guide's auxiliary site 'u' is drawn from Normal, and nothing in the model balances its density",
+    )
+)
 def unbalanced_noise() -> Pair:
     """a guide with noise of its own that nothing balances"""
 
@@ -119,12 +126,12 @@ def masked_observations() -> Pair:
     return Pair(masked, lambda x, keep: guide(x * keep), (X, keep), exact=LOG_P * keep)
 
 
-@program()
+@program(dict.fromkeys(["fit_local", "posterior_samples"], "is masked in the model"))
 def observed_in_part() -> Pair:
     """`obs_mask`: the rest of the observations is latent, and the guide draws it"""
     keep = torch.tensor([True, False, True, True, False, True])
 
-    def partly(x: Tensor, keep: Tensor) -> None:
+    def partly(x: Tensor, keep: Any) -> None:
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x, obs_mask=keep)
@@ -133,7 +140,8 @@ def observed_in_part() -> Pair:
         slope, fill = pyro.param("slope", torch.tensor(0.4)), pyro.param("fill", torch.tensor(0.0))
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(slope * x * keep, 0.8))
-            pyro.sample("x_unobserved", dist.Normal(fill, 1.4))
+            with elements(mask=~keep):
+                pyro.sample("x_unobserved", dist.Normal(fill, 1.4))
 
     return Pair(partly, filling, (X, keep), exact=LOG_P * keep)
 

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from tests.programs.entry import SCORE, Pair, program
 
 X = torch.tensor([0.4, -1.2, 2.0, 0.1, -0.5, 1.3])
-NOT_CONTINUOUS = "Hamiltonian moves need"
+NOT_CONTINUOUS = "Hamiltonian moves need continuous latents"
 
 
 def param(name: str, value: float, constraint: constraints.Constraint = constraints.real) -> Tensor:
@@ -190,7 +190,10 @@ def simplex() -> Pair:
 
 
 @program(
-    {"posterior_samples": "onto which no bijection from real values is known", "fit_local": "no bijection"},
+    {
+        "posterior_samples": "onto which no bijection from real values is known",
+        "fit_local": "onto which no bijection from real values is known",
+    },
 )
 def circle() -> Pair:
     """a latent on the unit circle"""
@@ -209,7 +212,9 @@ def circle() -> Pair:
     return Pair(model, guide, (X,))
 
 
-@program({"posterior_samples": NOT_CONTINUOUS, "fit_local": "discrete"}, elbos=SCORE, warns=("not_reparameterized",))
+@program(
+    {"posterior_samples": NOT_CONTINUOUS, "fit_local": "is discrete ("}, elbos=SCORE, warns=("not_reparameterized",)
+)
 def binary() -> Pair:
     """a Bernoulli latent, not enumerated"""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pyro
 import pyro.distributions as dist
@@ -78,7 +79,7 @@ def minibatch() -> Pair:
     return Pair(model, guide, (X,), exact=LOG_P)
 
 
-@program()
+@program({"posterior_samples": "the model cannot be run on one datum alone"})
 def draws_its_minibatch() -> Pair:
     """a plate that draws four of six data by itself"""
 
@@ -92,7 +93,17 @@ def draws_its_minibatch() -> Pair:
         with pyro.plate("data", 6, subsample_size=4) as index:
             pyro.sample("z", dist.Normal(slope * x[index], 0.7))
 
-    return Pair(model, guide, (X,), exact=LOG_P)
+    def whole_model(x: Tensor) -> None:
+        with pyro.plate("data", 6):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def whole_guide(x: Tensor) -> None:
+        slope = pyro.param("slope", torch.tensor(0.4))
+        with pyro.plate("data", 6):
+            pyro.sample("z", dist.Normal(slope * x, 0.7))
+
+    return Pair(model, guide, (X,), exact=LOG_P, plain=Pair(whole_model, whole_guide, (X,), exact=LOG_P))
 
 
 @program()
@@ -130,24 +141,37 @@ def without_a_size() -> Pair:
     return Pair(model, guide, (X,), exact=LOG_P)
 
 
-@program(per_datum=False)
+OUTSIDE = "is not inside a plate over the"
+ROWS = {"fit_local": OUTSIDE, "posterior_samples": OUTSIDE}
+
+
+def indices(x: Tensor) -> Iterator[int]:
+    for i in pyro.plate("data", len(x)):
+        yield int(i)
+
+
+@program(
+    ROWS | {"compiled": "Pyro's __iter__ (pyro/poutine/indep_messenger.py)", "latent_report": OUTSIDE},
+    warns=("no_data_plate",),
+    per_datum=False,
+)
 def sequential() -> Pair:
     """a loop over the data: `for i in pyro.plate(...)`"""
 
     def model(x: Tensor) -> None:
-        for i in pyro.plate("data", len(x)):
+        for i in indices(x):
             z = pyro.sample(f"z_{i}", dist.Normal(0.0, 1.0))
             pyro.sample(f"x_{i}", dist.Normal(z, 1.0), obs=x[i])
 
     def guide(x: Tensor) -> None:
         slope = pyro.param("slope", torch.tensor(0.4))
-        for i in pyro.plate("data", len(x)):
+        for i in indices(x):
             pyro.sample(f"z_{i}", dist.Normal(slope * x[i], 0.7))
 
     return Pair(model, guide, (X,), exact=LOG_P.sum().reshape(1))
 
 
-@program()
+@program(ROWS)
 def data_along_the_second_axis() -> Pair:
     """data as columns"""
     torch.manual_seed(2)

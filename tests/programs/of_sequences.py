@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -11,12 +13,15 @@ from torch import Tensor, nn
 from tests.programs.entry import Pair, program
 
 STEPS = 3
+masked: Any = poutine.mask
 
 
 def random_walk(x: Tensor) -> Tensor:
     """log p of steps z_t ~ N(z_{t-1}, 1), x_t ~ N(z_t, 1)."""
     times = torch.arange(1.0, STEPS + 1)
-    return dist.MultivariateNormal(torch.zeros(STEPS), torch.minimum(times, times.unsqueeze(1)) + torch.eye(STEPS)).log_prob(x)
+    return dist.MultivariateNormal(
+        torch.zeros(STEPS), torch.minimum(times, times.unsqueeze(1)) + torch.eye(STEPS)
+    ).log_prob(x)
 
 
 @program()
@@ -42,7 +47,7 @@ def random_walks() -> Pair:
     return Pair(model, guide, (x,), exact=random_walk(x))
 
 
-MASKED = "masked in the model"
+MASKED = "is masked in the model"
 
 
 @program({"fit_local": MASKED, "posterior_samples": MASKED})
@@ -54,7 +59,7 @@ def unequal_lengths() -> Pair:
     def model(x: Tensor, lengths: Tensor) -> None:
         with pyro.plate("data", len(x)):
             for t in range(STEPS):
-                with poutine.mask(mask=t < lengths):
+                with masked(mask=t < lengths):
                     z = pyro.sample(f"z_{t}", dist.Normal(0.0, 1.0))
                     pyro.sample(f"x_{t}", dist.Normal(z, 1.0), obs=x[:, t])
 
@@ -62,7 +67,7 @@ def unequal_lengths() -> Pair:
         weight = pyro.param("weight", torch.tensor(0.4))
         with pyro.plate("data", len(x)):
             for t in range(STEPS):
-                with poutine.mask(mask=t < lengths):
+                with masked(mask=t < lengths):
                     pyro.sample(f"z_{t}", dist.Normal(weight * x[:, t], 0.8))
 
     keep = torch.arange(STEPS) < lengths.unsqueeze(1)

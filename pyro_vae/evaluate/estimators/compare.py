@@ -58,8 +58,8 @@ def compare_elbos(
 
     Args:
         model, guide: The pair.
-        *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes. A pair with latents that all data share
-            has one number, of all data together, in nats: see `log_marginal`.
+        *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes. A pair with latents that all data
+            share has one number, of all data together, in nats: see `log_marginal`.
         estimators: Names (`pv.elbo.names()`) or ELBO objects, or a dictionary of these by the labels of the rows. An
             object has its own number of particles.
         num_particles: Numbers of particles K for each name; a name that needs more than K is left out at that K.

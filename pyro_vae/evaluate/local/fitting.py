@@ -16,6 +16,7 @@ from pyro_vae.evaluate.local.descent import Descent
 from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.local.posterior import Family, LocalPosterior
 from pyro_vae.pair.arguments import check_data, check_keywords, slices
+from pyro_vae.pair.elimination import without_enumerated
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import log_weights
 from pyro_vae.pair.planning import CPU_ROWS
@@ -36,7 +37,6 @@ ELBO_SAMPLES = 1000
 def fit_local(
     model: Program,
     guide: Program | None,
-    x: Tensor,
     *args: Any,
     family: Family | Mapping[str, Family] = "diagonal_normal",
     num_particles: int = 8,
@@ -65,7 +65,7 @@ def fit_local(
     Args:
         model: The model. Its parameters stay as they are and get no gradients.
         guide: The start: the mean and scale of a guide's distributions, or None for those of the model's prior.
-        x, *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes; tensors with N rows are per-datum.
+        *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes; tensors with N rows are per-datum.
         family: A name in `pv.conditionals.POSTERIORS`; a function from the size D of a latent to a `Conditional`; a
             `Conditional`; or a dictionary from latent sites to any of these. A site is flattened, and mapped to
             unconstrained values if necessary. If a family has 2 D features or more, these should begin with D locations
@@ -105,7 +105,7 @@ def fit_local(
     """
     if guide is not None and not callable(guide):
         raise TypeError(f"the guide to start from must be a Pyro program, or None for the prior, got {guide!r}")
-    n = check_data((x, *args))
+    n = check_data(args)
     check_keywords(fit_local, kwargs, model, guide)
     for name, value in {"num_particles": num_particles, "max_steps": max_steps, "patience": patience}.items():
         if value < 1:
@@ -116,8 +116,9 @@ def fit_local(
         raise ValueError(f"lr must be positive and finite, got {lr}")
     model, guide = on_all_data(model), None if guide is None else on_all_data(guide)
     programs = (model,) if guide is None else (model, guide)
-    args = to_networks_device((x, *args), *programs)
+    args = to_networks_device(args, *programs)
     with torch.no_grad(), eval_mode(*programs), seeded(seed):
+        model = without_enumerated(model, guide, (args, kwargs))
         trace = traced(model, args, kwargs)
         posterior = LocalPosterior(trace, n, family)
         _initialize(posterior, model if guide is None else guide, args, kwargs)

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from pyro_vae.evaluate.marginal.fast_weights import FastWeights
 from pyro_vae.evaluate.marginal.methods import Importance
-from pyro_vae.evaluate.marginal.proposals import Proposal, as_guide
+from pyro_vae.evaluate.marginal.proposals import Proposal
 from pyro_vae.evaluate.marginal.result import LogMarginal, concatenate, estimate_from_weights
 from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.pair.arguments import map_rows, slices, take
 from pyro_vae.pair.planning import CPU_ROWS, Plan, plan_for, rows_that_fit
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.together import prior_of
 from pyro_vae.support.progress import Advance, progress_bar, until_interrupted
 from pyro_vae.support.random import fork_rng
 
@@ -43,7 +44,7 @@ def importance(
 
     The caller disables gradients and puts the networks in evaluation mode.
     """
-    guide = as_guide(model) if guide is None or method.proposal == "prior" else guide
+    guide = prior_of(model) if guide is None or method.proposal == "prior" else guide
     plan = plan_for(model, guide, data)
     proposal = Proposal(model, guide, method.prior_fraction, plan.particles.vectorize, plan.particles.nesting)
     with fork_rng():

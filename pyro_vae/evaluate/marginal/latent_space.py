@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.evaluate.marginal.proposals import as_guide
 from pyro_vae.pair.arguments import map_rows
 from pyro_vae.pair.bijections import bijection_of
 from pyro_vae.pair.plates import data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.running import traced
+from pyro_vae.pair.together import prior_of
 from pyro_vae.pair.tracing import log_prob, sample_sites, trace_pair
 
 __all__ = ["LatentSpace", "Point"]
@@ -129,7 +129,7 @@ class LatentSpace:
 
     def __init__(self, model: Program, guide: Program | None, data: Data, copies: int) -> None:
         self.model, self.guide, self.copies = model, guide, copies
-        self.start = as_guide(model) if guide is None else guide
+        self.start = prior_of(model) if guide is None else guide
         self.n = len(data[0][0])
         self.data, self.runs = data, copies
         self._evaluate: Callable[[Tensor], tuple[Tensor, ...]] = self._eager

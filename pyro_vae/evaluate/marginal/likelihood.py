@@ -14,7 +14,6 @@ from pyro_vae.evaluate.marginal.annealing import annealed
 from pyro_vae.evaluate.marginal.brackets import BidirectionalBounds, bidirectional
 from pyro_vae.evaluate.marginal.importance_sampling import importance
 from pyro_vae.evaluate.marginal.methods import BDMC, Importance, Method, option_hints, resolve_method
-from pyro_vae.evaluate.marginal.proposals import as_guide
 from pyro_vae.evaluate.marginal.result import LogMarginal, concatenate
 from pyro_vae.pair.arguments import check_data, check_keywords, take
 from pyro_vae.pair.networks import eval_mode, to_networks_device
@@ -57,11 +56,13 @@ def log_marginal(
     .. math:: \log \hat p(x) = \log \frac1K \sum_{k=1}^K w_k, \quad E[w_k] = p(x)
 
     Works for any pair. One with a site outside the plate over the data, such as a latent that all data share, has one
-    number, log p(D) of all data together, in nats (`is_joint`); so has a guide that draws the latents of all data as one
-    vector. A pair that takes its data in another form than rows of a first tensor (in a closure, along another axis, in a
-    dictionary) has a number for each element of the plate that holds all of its sites. Scales (a KL weight in the objective, subsampling)
-    never enter, and neither does what the guide observes or adds by `pyro.factor`, which is no part of q(z|x). Networks
-    are put in evaluation mode for the call. The methods differ in the weights; an object has options, a name stands for
+    number, log p(D) of all data together, in nats (`is_joint`); so has a guide that draws the latents of all data as
+    one vector. A pair that takes its data in another form than rows of a first tensor (in a closure, along another
+    axis, in a dictionary) has a number for each element of the plate that holds all of its sites. Discrete latents that
+    the model enumerates in parallel, and the guide does not draw, are summed out exactly. Scales (a KL weight in the
+    objective, subsampling) never enter, and neither does what the guide observes or adds by `pyro.factor`, which is no
+    part of q(z|x). Networks are put in evaluation mode for the call. The methods differ in the weights; an object has
+    options, a name stands for
     it with its defaults:
 
     - "importance", `pv.Importance(...)`: the guide as proposal, `w = p(x, z) / q(z|x)`; optionally mixed with samples
@@ -91,8 +92,8 @@ def log_marginal(
 
     Raises:
         ValueError: If the guide draws noise that nothing in the model balances, if latent sites differ between model
-            and guide, if a weight is NaN or infinite, for discrete latents where Hamiltonian moves need continuous ones, or if an
-            option is out of its range. There is no "harmonic" method.
+            and guide, if a weight is NaN or infinite, for discrete latents where Hamiltonian moves need continuous
+            ones, or if an option is out of its range. There is no "harmonic" method.
         TypeError: For `num_samples` with an annealed method, or a keyword that neither this call nor the pair knows.
 
     Reference: see `pv.Importance`, `pv.AIS` and `pv.BDMC`.
@@ -131,7 +132,7 @@ def log_marginal(
     options: dict[str, Any] = {"memory": memory, "progress": progress}
     result: LogMarginal
     with torch.no_grad(), eval_mode(*programs), seeded(seed):
-        asked = asked_pair(model, as_guide(model) if guide is None else guide, given)
+        asked = asked_pair(model, guide, given)
         proposal = None if guide is None else density_guide(asked.model, asked.guide, asked.data)
         pair = asked.model, proposal, asked.data
         if isinstance(chosen, Importance):

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae.evaluate.marginal.latent_space import LatentSpace
 from pyro_vae.evaluate.marginal.proposals import prior_traces
 from pyro_vae.pair.arguments import check_data, check_keywords, take
+from pyro_vae.pair.elimination import without_enumerated
 from pyro_vae.pair.masks import check_no_mask
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.plates import data_plate
@@ -77,13 +78,20 @@ def posterior_samples(
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     args = to_networks_device(args, model)
-    model = on_all_data(model)
+    whole = on_all_data(model, weighed=False)
     found: dict[str, list[Tensor]] = {}
     axes: dict[str, int] = {}
     with eval_mode(model), seeded(seed):
         with torch.no_grad(), fork_rng():
             first = take(args, kwargs, 0, 1)
-            LatentSpace(model, None, first, 1)  # refuses what has no continuous posterior per datum
+            try:
+                model = without_enumerated(whole, None, first)
+                LatentSpace(model, None, first, 1)  # refuses what has no continuous posterior per datum
+            except (IndexError, RuntimeError) as error:
+                raise ValueError(
+                    f"the model cannot be run on one datum alone, as a chain for each of them does ({error}): write "
+                    "its plate over the data that come, `with pyro.plate('data', len(x)):`"
+                ) from error
             for name, site in sample_sites(prior_traces(model, (args, kwargs), None, 0).guide):
                 check_no_mask(name, site)
             traces = prior_traces(model, first, None, 0)

@@ -6,7 +6,6 @@ import math
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -18,13 +17,7 @@ from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, checked_pair, log_prob, sample_sites, trace_pair
 
-__all__ = ["NoDensity", "Proposal", "as_guide", "prior_traces"]
-
-
-def as_guide(model: Program) -> Program:
-    """The model's prior as a guide: the model without its observations."""
-    hidden: Program = poutine.block(model, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"])
-    return hidden
+__all__ = ["NoDensity", "Proposal", "prior_traces"]
 
 
 def prior_traces(model: Program, data: Data, num_particles: int | None, nesting: int) -> PairTrace:

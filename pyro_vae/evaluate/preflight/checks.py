@@ -44,12 +44,14 @@ DISCRETE = (td.Bernoulli, td.Categorical, td.OneHotCategorical)
 
 def check_plates(run: Run) -> None:
     """Check for plates of the wrong size, batch dimensions outside all plates, and a missing plate over the data."""
-    over_data = {f.name for _, _, site in run.sites() for f in plate_frames(site).values() if has_size(f, run.n)}
+    sizes = {run.n, *run.other_sizes}
+    all_frames = (f for _, _, site in run.sites() for f in plate_frames(site).values())
+    over_data = {f.name for f in all_frames if any(has_size(f, size) for size in sizes)}
     wrong: set[tuple[str, str]] = set()
     for where, name, site in run.sites():
         frames = plate_frames(site).values()
         for frame in frames:
-            if (where, frame.name) not in wrong and misses_the_data(frame, site, run.n, over_data):
+            if (where, frame.name) not in wrong and misses_the_data(frame, site, run.n, over_data, run.other_sizes):
                 wrong.add((where, frame.name))
                 came = "no size" if frame.size == -1 else f"size {frame.size}"
                 text = f"the plate {frame.name!r} around the {where}'s site {name!r} has {came}, but the "
@@ -99,9 +101,12 @@ def plate_fix(plate: str) -> str:
     return f"`with pyro.plate({plate!r}, len(x)):`, or to count each batch as the whole data set, {minibatch}"
 
 
-def misses_the_data(frame: Any, site: Site, n: int, over_data: set[str]) -> bool:
-    """Whether a plate of another size than n was meant for the data: by its name, or because the shapes would fit."""
-    if has_size(frame, n):
+def misses_the_data(frame: Any, site: Site, n: int, over_data: set[str], other_sizes: set[int]) -> bool:
+    """Whether a plate of another size than n was meant for the data: by its name, or because the shapes would fit.
+
+    Not one that takes a part of n by itself, or over another axis of the data, of one of the other sizes.
+    """
+    if has_size(frame, n) or frame.size in other_sizes:
         return False
     if frame.name in over_data or (frame.name == "data" and not over_data):
         return True

@@ -23,6 +23,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch import distributions as td
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
 
 from pyro_vae.evaluate.preflight.inputs import Inputs
 from pyro_vae.evaluate.preflight.result import PreflightIssue
@@ -31,7 +32,7 @@ from pyro_vae.pair.parameters import offered_tensor, stale
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import Running
 from pyro_vae.pair.subsampling import give_sizes
-from pyro_vae.pair.tracing import sample_sites
+from pyro_vae.pair.tracing import drop_likelihood, sample_sites
 from pyro_vae.pair.untouched import kept_store
 
 __all__ = [
@@ -102,7 +103,8 @@ class Run:
     raised: tuple[str, Exception] | None = None
     changed: list[tuple[str, str]] = field(default_factory=list)
     problems: list[PreflightIssue] = field(default_factory=list)
-    faulty: set[str] = field(default_factory=set)
+    faulty: set[str] = field(default_factory=set)  # sites that later checks skip
+    other_sizes: set[int] = field(default_factory=set)  # along further axes of the first argument, or inside of it
 
     @classmethod
     def record(
@@ -118,7 +120,7 @@ class Run:
 
         With `values`, latents have the values of this trace in place of draws.
         """
-        run, inputs = cls(n, _Params()), Inputs(args, kwargs)
+        run, inputs = cls(n, _Params(), other_sizes=other_sizes(args)), Inputs(args, kwargs)
         latents = PyroTrace()
         where = "guide"
         try:
@@ -139,6 +141,7 @@ class Run:
         run.changed += [(where, text) for text in inputs.restore()]
         run.guide, run.model = prune_subsample_sites(run.guide), prune_subsample_sites(run.model)
         give_sizes(run.guide, run.model)
+        drop_likelihood(run.guide)
         return run
 
     @property
@@ -181,6 +184,15 @@ class Run:
         guide = self.sites_of("guide")
         latent = {name: p for name, p in self.sites_of("model").items() if not p["is_observed"] and name in guide}
         return {name: (guide[name], p) for name, p in latent.items() if not guide[name]["is_observed"]}
+
+
+def other_sizes(args: tuple[Any, ...]) -> set[int]:
+    """Sizes that data may have elsewhere than in rows: along the second axis of a matrix, or in a container."""
+    if not args:
+        return set()
+    if isinstance(args[0], Tensor):
+        return set(args[0].shape[1:]) if args[0].dim() == 2 else set()
+    return {size for leaf in tree_leaves(args[0]) if isinstance(leaf, Tensor) for size in leaf.shape}
 
 
 def fresh_guide(guide: Program) -> Program:
