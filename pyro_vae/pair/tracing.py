@@ -16,6 +16,7 @@ from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
 from pyro_vae.pair.exact import ExactDistributions
+from pyro_vae.pair.indices import SameIndicesAs
 from pyro_vae.pair.parameters import keep_frozen
 from pyro_vae.support.random import fork_rng
 
@@ -159,7 +160,8 @@ def trace_pair(
         guide = pyro.plate(PARTICLE_PLATE, num_particles, dim=dim)(guide)
     with keep_frozen(), ExactDistributions():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        same: Any = SameIndicesAs(guide_trace)(model)
+        model_trace = poutine.trace(poutine.replay(same, trace=guide_trace)).get_trace(*args, **kwargs)
     for trace in (guide_trace, model_trace):  # in place: nothing else refers to these traces
         for name in [name for name, site in trace.nodes.items() if site_is_subsample(site)]:
             trace.remove_node(name)

@@ -14,6 +14,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import TensorELBO
+from pyro_vae.pair.indices import SameIndicesAs
 from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PairTrace, Site, checked_pair, draw_log_prob, has_mask, log_prob, sample_sites
@@ -200,7 +201,8 @@ def _run(
 ) -> _Run:
     """The log-weights of the draws in a guide's trace, detached from the parameters or not."""
     if not detach:
-        scored = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*args, **kwargs)
+        same: Any = SameIndicesAs(drawn)(model)
+        scored = poutine.trace(poutine.replay(same, trace=drawn)).get_trace(*args, **kwargs)
         traces = checked_pair(scored, drawn, dim)
         plate = data_plate(traces, len(args[0]))
         return _Run(weights_of(traces, plate), plate, [])
@@ -212,7 +214,8 @@ def _run(
             model_value, guide_value = draws[-1].for_model, draws[-1].for_guide
         for_model.nodes[name] = {**site, "value": model_value}
         for_guide.nodes[name] = {**site, "value": guide_value}
-    scored = poutine.trace(poutine.replay(model, trace=for_model)).get_trace(*args, **kwargs)
+    same = SameIndicesAs(drawn)(model)
+    scored = poutine.trace(poutine.replay(same, trace=for_model)).get_trace(*args, **kwargs)
     weighed = poutine.trace(poutine.replay(guide, trace=for_guide)).get_trace(*args, **kwargs)
     traces = checked_pair(scored, weighed, dim)
     plate = data_plate(traces, len(args[0]))

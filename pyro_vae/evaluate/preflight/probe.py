@@ -26,6 +26,7 @@ from torch.nn.parameter import is_lazy
 
 from pyro_vae.evaluate.preflight.inputs import Inputs
 from pyro_vae.evaluate.preflight.result import PreflightIssue
+from pyro_vae.pair.indices import SameIndicesAs
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.parameters import offered_tensor, parameters_kept, stale
 from pyro_vae.pair.protocol import Program
@@ -129,7 +130,7 @@ class Run:
                 if not site["is_observed"]:
                     latents.add_node(name, **site)
             where = "model"
-            with run.params, poutine.trace() as tracer, poutine.replay(trace=latents):
+            with run.params, poutine.trace() as tracer, poutine.replay(trace=latents), SameIndicesAs(latents):
                 run.model = tracer.trace
                 model(*args, **kwargs)
         except Exception as error:  # the sites before any error are still checked

@@ -24,7 +24,7 @@ from pyro_vae.pair.protocol import Program
 __all__ = ["Raised", "check_devices", "line_of", "line_of_text"]
 
 LIBRARIES = (str(Path(__file__).parents[2]), *(str(Path(str(p.__file__)).parent) for p in (torch, pyro, np)))
-LONGEST = 300  # characters of an error that has no explanation: some print whole tensors
+LONGEST = 600  # characters of an error that has no explanation: some print whole tensors
 
 
 class Raised:
