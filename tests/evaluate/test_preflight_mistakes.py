@@ -405,6 +405,8 @@ def test_devices_without_values() -> None:
     text = raised(pair(decoder=nn.Linear(Z, D, device="meta")), binary())
     assert "the network `decode` is on the device 'meta'" in text
     assert "to_empty(device='cpu')" in text
+    with pytest.raises(ValueError, match="the network `decode` is on the device 'meta'"):
+        pv.fit(*pair(decoder=nn.Linear(Z, D, device="meta")), binary(), epochs=1, progress=False)
 
 
 def test_no_data() -> None:

@@ -18,6 +18,7 @@ from torch import distributions as td
 from pyro_vae.evaluate.preflight.inputs import named_arrays, named_inputs
 from pyro_vae.evaluate.preflight.probe import Run, shape
 from pyro_vae.evaluate.preflight.values import describe_violation, violations
+from pyro_vae.pair.device import networks_without_values
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.protocol import Program
 
@@ -250,11 +251,7 @@ def check_devices(model: Program, guide: Program, args: tuple[Any, ...], kwargs:
         ValueError: If there are any.
     """
     found = [name for name, a in named_arrays(named_inputs(args, kwargs)) if getattr(a, "is_meta", False)]
-    found += [
-        f"the network `{name}`"
-        for name, net in modules_of(model, guide).items()
-        if any(p.is_meta for p in net.parameters())
-    ]
+    found += [f"the network `{name}`" for name in networks_without_values(model, guide)]
     if found:
         device = next((str(a.device) for a in args if isinstance(a, Tensor) and not a.is_meta), "cpu")
         raise ValueError(
