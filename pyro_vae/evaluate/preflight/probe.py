@@ -14,7 +14,7 @@ import pyro.infer
 import torch
 from pyro import poutine
 from pyro.distributions import MaskedDistribution
-from pyro.distributions.torch_distribution import ExpandedDistribution
+from pyro.distributions.torch_distribution import ExpandedDistribution, TorchDistributionMixin
 from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.messenger import Messenger
@@ -167,7 +167,7 @@ class Run:
         """The sites that have a density, in order of execution: ("guide" or "model", name, site)."""
         for where, trace in (("guide", self.guide), ("model", self.model)):
             for name, site in sample_sites(trace):
-                if isinstance(site["fn"], td.Distribution):
+                if isinstance(site["fn"], TorchDistributionMixin):
                     yield where, name, site
 
     def sites_of(self, program: str) -> dict[str, Site]:

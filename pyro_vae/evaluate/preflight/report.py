@@ -43,7 +43,7 @@ from pyro_vae.evaluate.preflight.repeats import (
 )
 from pyro_vae.evaluate.preflight.result import PreflightReport
 from pyro_vae.evaluate.preflight.training_checks import check_finite, check_networks, check_vectorized, parameter_names
-from pyro_vae.evaluate.preflight.values import check_parameters, check_scales, check_support
+from pyro_vae.evaluate.preflight.values import check_distributions, check_parameters, check_scales, check_support
 from pyro_vae.pair.arguments import check_keywords, take
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.tracing import log_prob
@@ -185,6 +185,7 @@ class _Check:
         """The checks of a run's parameters, sites and values; its log-densities."""
         for text in run.params.stale.values():
             run.error("stale_parameter", None, text)
+        check_distributions(run)
         for where, what in run.changed:
             text = (
                 f"the {where} changes {what} in place, so that whatever runs after it, and the caller, has other data: "
