@@ -13,7 +13,7 @@ from pyro_vae.data.splits import Data, Split, draw_binary
 
 __all__ = ["Binarize", "load"]
 
-Binarize = Literal["auto", "none", "dynamic", "static", "threshold"]
+Binarize = Literal["none", "dynamic", "static", "threshold", "auto"]
 COLORS = (3, 4)  # channels of a color image
 
 
