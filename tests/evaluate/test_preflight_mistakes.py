@@ -278,6 +278,16 @@ def test_a_graph_that_is_kept() -> None:
     assert issues(pair(posterior=detached), binary()).issues == []
 
 
+def test_a_frozen_normalization_that_goes_on() -> None:
+    body = nn.Sequential(nn.Linear(D, D), nn.BatchNorm1d(D)).requires_grad_(False)
+    made = pair(encoder=nn.Sequential(body, nn.Linear(D, 2 * Z)))
+    report = issues(made, binary())
+    assert [(i.level, i.code) for i in report.issues] == [("warning", "frozen_averages")], str(report)
+    assert "`encode.0.1.eval()`" in report.issues[0].message
+    body.eval()
+    assert issues(made, binary()).issues == []
+
+
 # Arguments
 
 

@@ -53,17 +53,16 @@ class Raised:
         self.args, self.kwargs = args, kwargs
         self.arrays = list(named_arrays(named_inputs(args, kwargs)))
 
-    def message(self, run: Run) -> str:
-        """What raised, on what, where, and why."""
+    def message(self, run: Run, *, chained: bool = True) -> str:
+        """What raised, on what, where, and why; `chained`: it will be raised again, with the traceback."""
         shapes = ", ".join([shape(a) for a in self.args] + [f"{k}={shape(a)}" for k, a in self.kwargs.items()])
         sites, at = run.sites_of(self.where.removeprefix("the ")), self.statement()
         place = f", after its site {list(sites)[-1]!r}" if sites else ""
         place = f", at its site {at['name']!r}" if at else place
-        line = line_of(self.error.__traceback__)
-        reason = self.reason(run) or shortened(str(self.error))
-        return (
-            f"{self.where} raised {type(self.error).__name__} on ({shapes}){place}{line and f', in {line}'}: {reason}"
-        )
+        head, reason = f"{self.where} raised {type(self.error).__name__} on ({shapes}){place}", self.reason(run)
+        # an error that is raised with its own words comes with its traceback
+        line = line_of(self.error.__traceback__) if reason or not chained else ""
+        return f"{head}{line and f', in {line}'}: {reason or shortened(str(self.error))}"
 
     def reason(self, run: Run) -> str:
         """The explanation, empty if there is none."""

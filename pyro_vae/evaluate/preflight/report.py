@@ -42,7 +42,13 @@ from pyro_vae.evaluate.preflight.repeats import (
     saved_line,
 )
 from pyro_vae.evaluate.preflight.result import PreflightReport
-from pyro_vae.evaluate.preflight.training_checks import check_finite, check_networks, check_vectorized, parameter_names
+from pyro_vae.evaluate.preflight.training_checks import (
+    check_finite,
+    check_frozen,
+    check_networks,
+    check_vectorized,
+    parameter_names,
+)
 from pyro_vae.evaluate.preflight.values import check_distributions, check_parameters, check_scales, check_support
 from pyro_vae.pair.arguments import check_keywords, take
 from pyro_vae.pair.networks import modules_of
@@ -174,6 +180,7 @@ class _Check:
                 lost = lost_gradients(run, partial(again, run.latent_values))
                 inputs, trained_beside = [*self.args, *self.kwargs.values()], baselines(run, self.estimator)
                 names = parameter_names(model, self.guide)
+                check_frozen(run, model, self.guide)
                 check_networks(run, densities.log_probs, names, inputs, lost, trained_beside)
             if self.particles > 1 and run.sound:
                 check_vectorized(run, model, guide, self.args, self.kwargs)
@@ -213,7 +220,9 @@ class _Check:
                 check_made_anew(run, fewer)
             set_up = guide is self.guide and isinstance(guide, AutoGuide)  # on other data, perhaps
             if fewer.n < n and not self.full_batch and not set_up:
-                raised = fewer.raised and Raised(*fewer.raised, self.model, guide, args, kwargs).message(fewer)
+                raised = fewer.raised and Raised(*fewer.raised, self.model, guide, args, kwargs).message(
+                    fewer, chained=False
+                )
                 check_fixed_sizes(run, fewer, self.estimator, self.full_batch, raised or "")
 
 
