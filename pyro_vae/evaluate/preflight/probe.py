@@ -210,11 +210,12 @@ def preserve_state(model: Program, guide: Program) -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*was not registered in the param store")  # frozen weights
         messenger._pyro_sample = staticmethod(lenient)
         try:
-            # what the pair registers is forgotten, and nothing stays tied to the parameters within or without
-            with parameters_kept(), kept_store(), parameters_kept():
+            with kept_store(), parameters_kept():
                 yield
         finally:
             messenger._pyro_sample = staticmethod(broadcast)
+            for _, param in pyro.get_param_store().named_parameters():  # what the store has tied to them again
+                vars(param).pop("unconstrained", None)
             with torch.no_grad():
                 for module, key, buffer, saved in buffers:
                     module._buffers[key] = buffer.copy_(saved)
