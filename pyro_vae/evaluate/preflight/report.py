@@ -208,6 +208,12 @@ class _Check:
         check_estimator(run, self.estimator)
         return check_finite(run, self.args, self.kwargs)
 
+    @property
+    def has_plain_arguments(self) -> bool:
+        """Whether all rows of a datum can be left out: not those of a packed sequence, or inside of an object."""
+        plain = Tensor | bool | int | float | str | None
+        return all(isinstance(a, plain) for a in (*self.args, *self.kwargs.values()))
+
     def second_run(self, run: Run, start: int) -> None:
         """The checks of a second run, without the last datum."""
         n, stop = len(self.args[0]), next_node()
@@ -219,7 +225,7 @@ class _Check:
             if guide is self.guide:  # the copy of an autoguide has parameters of its own
                 check_made_anew(run, fewer)
             set_up = guide is self.guide and isinstance(guide, AutoGuide)  # on other data, perhaps
-            if fewer.n < n and not self.full_batch and not set_up:
+            if fewer.n < n and not self.full_batch and not set_up and self.has_plain_arguments:
                 raised = fewer.raised and Raised(*fewer.raised, self.model, guide, args, kwargs).message(
                     fewer, chained=False
                 )
