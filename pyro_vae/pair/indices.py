@@ -20,20 +20,23 @@ class SameIndicesAs(Messenger):
 
     Args:
         guide: The guide's trace.
+        by_value: Also compare indices that both are given, which takes a look at their values.
     """
 
-    def __init__(self, guide: Any) -> None:
+    def __init__(self, guide: Any, *, by_value: bool = False) -> None:
         super().__init__()
-        self.guide = guide
+        self.guide, self.by_value = guide, by_value
 
     def _pyro_sample(self, msg: Any) -> None:
         name, given = msg["name"], msg["value"]
         if isinstance(given, Tensor) and isinstance(msg["fn"], _Subsample) and name in self.guide:
-            drawn = self.guide.nodes[name]["value"]
-            if drawn is not given and not torch.equal(drawn, given):
+            node = self.guide.nodes[name]
+            fn, used = node["fn"], node["value"]
+            is_drawn = fn.subsample_size is not None and fn.subsample_size < fn.size
+            if used is not given and (is_drawn or (self.by_value and not torch.equal(used, given))):
                 raise ValueError(
-                    f"the model's plate {name!r} is given indices, `subsample=`, and the guide's has drawn others: the "
-                    f"parameters of other data would be used. Give the guide's the same, `pyro.plate({name!r}, size, "
-                    "subsample=index)`; an autoguide takes it as `create_plates=lambda x, index: pyro.plate("
-                    f"{name!r}, size, subsample=index)`"
+                    f"the model's plate {name!r} is given indices, `subsample=`, and the guide's has others, or draws "
+                    "them: the parameters of other data would be used. Give the guide's the same, "
+                    f"`pyro.plate({name!r}, size, subsample=index)`; an autoguide takes it as "
+                    f"`create_plates=lambda x, index: pyro.plate({name!r}, size, subsample=index)`"
                 )

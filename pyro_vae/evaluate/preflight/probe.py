@@ -129,8 +129,8 @@ class Run:
             for name, site in (replayed | dict(sample_sites(run.guide))).items():
                 if not site["is_observed"]:
                     latents.add_node(name, **site)
-            where = "model"
-            with run.params, poutine.trace() as tracer, poutine.replay(trace=latents), SameIndicesAs(latents):
+            where, same = "model", SameIndicesAs(latents, by_value=True)
+            with run.params, poutine.trace() as tracer, poutine.replay(trace=latents), same:
                 run.model = tracer.trace
                 model(*args, **kwargs)
         except Exception as error:  # the sites before any error are still checked
