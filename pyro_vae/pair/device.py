@@ -9,7 +9,7 @@ import torch
 
 from pyro_vae.pair.networks import modules_of
 
-__all__ = ["choose_device"]
+__all__ = ["choose_device", "networks_without_values"]
 
 
 def choose_device(name: str, *programs: Callable[..., Any] | None) -> torch.device:
@@ -18,9 +18,16 @@ def choose_device(name: str, *programs: Callable[..., Any] | None) -> torch.devi
     "auto" is a GPU if there is one and the networks can be found, else the device of the networks, else the CPU.
 
     Raises:
-        ValueError: If the device cannot be used on this machine.
+        ValueError: If the device cannot be used on this machine, or a network is on the meta device.
     """
-    nets = list(modules_of(*(program for program in programs if program is not None)).values())
+    given = [program for program in programs if program is not None]
+    without = networks_without_values(*given)
+    if without:
+        raise ValueError(
+            f"the network `{without[0]}` is on the device 'meta', which has shapes and no values: "
+            f"`{without[0]}.to_empty(device='cpu')`, and initialize its weights"
+        )
+    nets = list(modules_of(*given).values())
     if name == "auto":
         current = [p.device for net in nets for p in net.parameters()]
         if nets and torch.cuda.is_available():
@@ -37,3 +44,8 @@ def choose_device(name: str, *programs: Callable[..., Any] | None) -> torch.devi
     for net in nets:
         net.to(device)
     return device
+
+
+def networks_without_values(*programs: Callable[..., Any]) -> list[str]:
+    """The names of the networks behind some programs that are on torch's meta device."""
+    return [name for name, net in modules_of(*programs).items() if any(p.is_meta for p in net.parameters())]

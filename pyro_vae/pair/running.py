@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae.pair.exact import exact_distribution
+from pyro_vae.pair.indices import SameIndicesAs
 from pyro_vae.pair.protocol import Program
 
 __all__ = ["Running", "traced"]
@@ -62,5 +63,7 @@ class Running(Messenger):
 
 def traced(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any], on: Any = None) -> Any:
     """The trace of one run of a program: on the values of another trace, if one is given."""
+    if on is not None:
+        program = poutine.replay(SameIndicesAs(on)(program), trace=on)
     with Running():
-        return poutine.trace(program if on is None else poutine.replay(program, trace=on)).get_trace(*args, **kwargs)
+        return poutine.trace(program).get_trace(*args, **kwargs)

@@ -576,7 +576,7 @@ TRAIN_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "gray under Bernoulli": (["--binarize", "none"], ["Bernoulli", "outside the support", "binarize='dynamic'"]),
     "unknown choice": (
         ["--binarize", "dynamc"],
-        ["expected none, dynamic, static or threshold, got dynamc", "dynamic?"],
+        ["expected none, dynamic, static, threshold or auto, got dynamc", "dynamic?"],
     ),
     "no such device": (["--device", "cuda:99"], ["device 'cuda:99' cannot be used here: use one of 'auto', 'cpu'"]),
     "negative rate": (["--lr", "-1"], ["lr must be a number above 0, got -1.0"]),

@@ -278,6 +278,16 @@ def test_a_graph_that_is_kept() -> None:
     assert issues(pair(posterior=detached), binary()).issues == []
 
 
+def test_a_frozen_normalization_that_goes_on() -> None:
+    body = nn.Sequential(nn.Linear(D, D), nn.BatchNorm1d(D)).requires_grad_(False)
+    made = pair(encoder=nn.Sequential(body, nn.Linear(D, 2 * Z)))
+    report = issues(made, binary())
+    assert [(i.level, i.code) for i in report.issues] == [("warning", "frozen_averages")], str(report)
+    assert "`encode.0.1.eval()`" in report.issues[0].message
+    body.eval()
+    assert issues(made, binary()).issues == []
+
+
 # Arguments
 
 
@@ -374,6 +384,33 @@ RAISED: dict[str, tuple[Callable[[], Pair], Callable[[], Any], Words]] = {
         lambda: torch.full((N, D), 5),
         ("`encode.0`", "rows 0 to 1", "indices from 5 to 5"),
     ),
+    "whole numbers under a Bernoulli": (
+        lambda: pair(prepare=lambda x: x.float()),
+        lambda: binary().long(),
+        ("the log-density of the model's site 'x'", "torch.int64", "`obs=x.float()`"),
+    ),
+    "a distribution of torch": (
+        lambda: pair(posterior=lambda h: torch.distributions.Normal(h[..., :Z], 1.0)),
+        binary,
+        ("at its site 'z'", "`pyro.distributions.Normal(...)`"),
+    ),
+    "an event of torch": (
+        lambda: pair(lambda h: torch.distributions.Bernoulli(logits=h).to_event(1)),  # type: ignore[attr-defined]
+        binary,
+        ("after its site 'z'", "`pyro.distributions.Bernoulli(...)`"),
+    ),
+    "a class": (lambda: pair(posterior=lambda h: dist.Normal), binary, ("at its site 'z'", "the class Normal")),
+    "no distribution": (lambda: pair(posterior=lambda h: (h, h)), binary, ("at its site 'z'", "got a tuple")),
+    "a name for two": (
+        lambda: pair(lambda h: dist.Normal(pyro.sample("z", dist.Normal(h, 1.0)), 1.0)),
+        binary,
+        ("'z'", "a name of its own"),
+    ),
+    "no covariance": (
+        lambda: pair(posterior=lambda h: dist.MultivariateNormal(h[..., :Z], -torch.eye(Z).expand(len(h), Z, Z))),
+        binary,
+        ("not positive definite", "scale_tril="),
+    ),
     "validated probabilities": (
         lambda: pair(lambda h: dist.Bernoulli(h, validate_args=True).to_event(1)),
         binary,
@@ -392,6 +429,21 @@ def test_errors_are_explained(name: str) -> None:
         assert torch_says not in text
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "words"),
+    [
+        (lambda h: dist.Bernoulli, "the class Bernoulli"),
+        (lambda h: (h, h), "got a tuple"),
+        (lambda h: torch.distributions.Bernoulli(logits=h), "`pyro.distributions.Bernoulli(...)`"),
+    ],
+)
+def test_observed_without_a_distribution(likelihood: Any, words: str) -> None:
+    """Pyro draws nothing there, and says nothing before the first step."""
+    report = issues(pair(likelihood), binary())
+    assert ("error", "no_distribution", "x") in [(i.level, i.code, i.site) for i in report.issues], str(report)
+    assert words in str(report)
+
+
 def test_a_guide_with_other_arguments() -> None:
     model, _ = pair()
     text = raised((model, lambda: None), binary())
@@ -405,6 +457,8 @@ def test_devices_without_values() -> None:
     text = raised(pair(decoder=nn.Linear(Z, D, device="meta")), binary())
     assert "the network `decode` is on the device 'meta'" in text
     assert "to_empty(device='cpu')" in text
+    with pytest.raises(ValueError, match="the network `decode` is on the device 'meta'"):
+        pv.fit(*pair(decoder=nn.Linear(Z, D, device="meta")), binary(), epochs=1, progress=False)
 
 
 def test_no_data() -> None:
@@ -489,6 +543,19 @@ def test_factors() -> None:
     assert [(i.level, i.code, i.site) for i in report.issues] == [("warning", "guide_terms", "kl")]
     assert "If it is the KL or the entropy, remove it" in report.issues[0].message
     assert "has_rsample=True" in report.issues[0].message
+
+
+def test_a_factor_that_a_plate_repeats() -> None:
+    model, guide = pair()
+
+    def penalized(x: Tensor) -> None:
+        model(x)
+        with pyro.plate("again", len(x)):
+            pyro.factor("penalty", -x.square().sum())
+
+    report = issues((penalized, guide), binary())
+    assert [(i.level, i.code, i.site) for i in report.issues] == [("warning", "repeated_factor", "penalty")]
+    assert f"count {N} times" in report.issues[0].message
 
 
 def test_advice_for_counts() -> None:

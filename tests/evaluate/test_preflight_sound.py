@@ -744,3 +744,71 @@ def best_scale() -> Made:
             pyro.sample("x", dist.Normal(loc, scale).to_event(1), obs=x)
 
     return model, encoder_guide(mlp(D, 2 * Z)), (torch.randn(N, D),), {}
+
+
+@program
+def packed_sequences() -> Made:
+    """Rows of a packed sequence cannot be left out with those of the other arguments."""
+    rnn, decoder = nn.GRU(D, 2 * Z, batch_first=True), mlp(Z, D)
+    lengths = torch.tensor([4, 4, 3, 3, 2, 2, 2, 1, 1])
+    packed = nn.utils.rnn.pack_padded_sequence(torch.rand(N, 4, D), lengths, batch_first=True)
+
+    def model(x: Tensor, packed: Any) -> None:
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(Z), 1.0).to_event(1))
+            pyro.sample("x", bernoulli(decoder(z)), obs=x)
+
+    def guide(x: Tensor, packed: Any) -> None:
+        pyro.module("rnn", rnn)
+        with pyro.plate("data", len(x)):
+            loc, log_scale = rnn(packed)[1].squeeze(0).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    return model, guide, (binary(), packed), {}
+
+
+@program
+def groups_with_effects_of_their_own() -> Made:
+    """A plate that is no plate over the data, of as many groups as there are data."""
+
+    def model(x: Tensor, group: Tensor) -> None:
+        with pyro.plate("groups", N):
+            effect = pyro.sample("effect", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(effect[group], 1.0), obs=x)
+
+    return model, AutoNormal(model), (torch.randn(N), torch.randint(0, N, (N,))), {}
+
+
+@program
+def a_scale_from_the_data() -> Made:
+    """A parameter without a gradient, of no network."""
+    decoder, encoder = mlp(Z, D), mlp(D, 2 * Z)
+
+    def model(x: Tensor) -> None:
+        pyro.module("decoder", decoder)
+        scale = x.std(0)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(Z), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), scale).to_event(1), obs=x)
+
+    return model, encoder_guide(encoder), (torch.randn(N, D),), {}
+
+
+@program
+def bits_drawn_in_the_guide() -> Made:
+    """A discrete latent, whose draw has no gradient by itself, read by a distribution without parameters."""
+    encoder = mlp(D, 1)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Bernoulli(torch.tensor(0.5)))
+            pyro.sample("x", dist.Normal(k.unsqueeze(-1).expand(-1, D), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Bernoulli(logits=encoder(x).squeeze(-1)))
+
+    return model, guide, (torch.randn(N, D),), {"elbo": "reinforce"}

@@ -14,7 +14,7 @@ import pyro.infer
 import torch
 from pyro import poutine
 from pyro.distributions import MaskedDistribution
-from pyro.distributions.torch_distribution import ExpandedDistribution
+from pyro.distributions.torch_distribution import ExpandedDistribution, TorchDistributionMixin
 from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.messenger import Messenger
@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from pyro_vae.evaluate.preflight.inputs import Inputs
 from pyro_vae.evaluate.preflight.result import PreflightIssue
+from pyro_vae.pair.indices import SameIndicesAs
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.parameters import offered_tensor, stale
 from pyro_vae.pair.protocol import Program
@@ -132,8 +133,8 @@ class Run:
             for name, site in (replayed | dict(sample_sites(run.guide))).items():
                 if not site["is_observed"]:
                     latents.add_node(name, **site)
-            where = "model"
-            with run.params, poutine.trace() as tracer, poutine.replay(trace=latents):
+            where, same = "model", SameIndicesAs(latents, by_value=True)
+            with run.params, poutine.trace() as tracer, poutine.replay(trace=latents), same:
                 run.model = tracer.trace
                 model(*args, **kwargs)
         except Exception as error:  # the sites before any error are still checked
@@ -172,7 +173,7 @@ class Run:
         """The sites that have a density, in order of execution: ("guide" or "model", name, site)."""
         for where, trace in (("guide", self.guide), ("model", self.model)):
             for name, site in sample_sites(trace):
-                if isinstance(site["fn"], td.Distribution):
+                if isinstance(site["fn"], TorchDistributionMixin):
                     yield where, name, site
 
     def sites_of(self, program: str) -> dict[str, Site]:
@@ -224,11 +225,12 @@ def preserve_state(model: Program, guide: Program) -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*was not registered in the param store")  # frozen weights
         messenger._pyro_sample = staticmethod(lenient)
         try:
-            # what the pair registers is forgotten, and nothing stays tied to the parameters within or without
-            with Running(), kept_store(), Running():
+            with kept_store(), Running():
                 yield
         finally:
             messenger._pyro_sample = staticmethod(broadcast)
+            for _, param in pyro.get_param_store().named_parameters():  # what the store has tied to them again
+                vars(param).pop("unconstrained", None)
             with torch.no_grad():
                 for module, key, buffer, saved in buffers:
                     module._buffers[key] = buffer.copy_(saved)

@@ -17,14 +17,15 @@ from torch import distributions as td
 
 from pyro_vae.evaluate.preflight.inputs import named_arrays, named_inputs
 from pyro_vae.evaluate.preflight.probe import Run, shape
-from pyro_vae.evaluate.preflight.values import describe_violation, violations
+from pyro_vae.evaluate.preflight.values import PYROS, describe_violation, no_distribution, violations
+from pyro_vae.pair.device import networks_without_values
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.protocol import Program
 
 __all__ = ["Raised", "check_devices", "line_of", "line_of_text"]
 
 LIBRARIES = (str(Path(__file__).parents[2]), *(str(Path(str(p.__file__)).parent) for p in (torch, pyro, np)))
-LONGEST = 300  # characters of an error that has no explanation: some print whole tensors
+LONGEST = 600  # characters of an error that has no explanation: some print whole tensors
 
 
 class Raised:
@@ -52,23 +53,52 @@ class Raised:
         self.args, self.kwargs = args, kwargs
         self.arrays = list(named_arrays(named_inputs(args, kwargs)))
 
-    def message(self, run: Run) -> str:
-        """What raised, on what, where, and why."""
+    def message(self, run: Run, *, chained: bool = True) -> str:
+        """What raised, on what, where, and why; `chained`: it will be raised again, with the traceback."""
         shapes = ", ".join([shape(a) for a in self.args] + [f"{k}={shape(a)}" for k, a in self.kwargs.items()])
-        sites = run.sites_of(self.where.removeprefix("the "))
-        after = f", after its site {list(sites)[-1]!r}" if sites else ""
-        line = line_of(self.error.__traceback__)
-        reason = self.reason() or shortened(str(self.error))
-        return (
-            f"{self.where} raised {type(self.error).__name__} on ({shapes}){after}{line and f', in {line}'}: {reason}"
-        )
+        sites, at = run.sites_of(self.where.removeprefix("the ")), self.statement()
+        place = f", after its site {list(sites)[-1]!r}" if sites else ""
+        place = f", at its site {at['name']!r}" if at else place
+        head, reason = f"{self.where} raised {type(self.error).__name__} on ({shapes}){place}", self.reason(run)
+        # an error that is raised with its own words comes with its traceback
+        line = line_of(self.error.__traceback__) if reason or not chained else ""
+        return f"{head}{line and f', in {line}'}: {reason or shortened(str(self.error))}"
 
-    def reason(self) -> str:
+    def reason(self, run: Run) -> str:
         """The explanation, empty if there is none."""
-        for explain in (self.of_signature, self.of_distribution, self.of_network, self.of_arrays):
-            text = explain()
-            if text:
-                return text
+        explanations = (self.of_signature, self.of_sample, self.of_distribution, self.of_network, self.of_arrays)
+        return self.of_value(run) or next((text for explain in explanations if (text := explain())), "")
+
+    def statement(self) -> dict[str, Any] | None:
+        """The `pyro.sample` statement that raised, as Pyro's message; None if it was none."""
+        messages = (frame.f_locals.get("msg") for frame in self.frames())
+        return next((m for m in messages if isinstance(m, dict) and m.get("type") == "sample" and "fn" in m), None)
+
+    def of_value(self, run: Run) -> str:
+        """Of a value that has no density because of its type."""
+        for where, name, site in run.sites():
+            value = site["value"]
+            if self.where != f"the log-density of the {where}'s site {name!r}":
+                continue
+            if not isinstance(value, Tensor):
+                return f"it observes a {type(value).__name__}, not a tensor: `obs=torch.as_tensor(x)`"
+            if not value.is_floating_point():
+                return f"it observes values of {value.dtype}: `obs=x.float()`"
+            if "dtype" in str(self.error) or "int64" in str(self.error):
+                return f"it observes values of {value.dtype}: `obs=x.long()` for indices of classes"
+        return ""
+
+    def of_sample(self) -> str:
+        """Of a `pyro.sample` statement without a distribution of Pyro, or with a name that is taken."""
+        at = self.statement()
+        if at and (text := no_distribution(at["fn"])):
+            return text
+        found = re.search("'(.+)' object has no attribute 'to_event'", str(self.error))
+        if found:
+            return PYROS.format(found[1])
+        taken = re.search("Multiple sample sites named '(.+)'", str(self.error))
+        if taken:
+            return f"two statements have the name {taken[1]!r}, plates included: give each a name of its own"
         return ""
 
     def of_signature(self) -> str:
@@ -90,7 +120,10 @@ class Raised:
         return ""
 
     def of_distribution(self) -> str:
-        """Of a distribution that refuses its parameters or its value."""
+        """Of a distribution that refuses its parameters."""
+        if isinstance(self.error, torch.linalg.LinAlgError):
+            fix = "give a `scale_tril=` with a positive diagonal, or add to the diagonal, `+ 1e-3 * torch.eye(D)`"
+            return f"a covariance is not positive definite: {fix}"
         for frame in self.frames():
             fn, value = frame.f_locals.get("self"), frame.f_locals.get("value")
             if not isinstance(fn, td.Distribution) or not isinstance(value, Tensor):
@@ -250,11 +283,7 @@ def check_devices(model: Program, guide: Program, args: tuple[Any, ...], kwargs:
         ValueError: If there are any.
     """
     found = [name for name, a in named_arrays(named_inputs(args, kwargs)) if getattr(a, "is_meta", False)]
-    found += [
-        f"the network `{name}`"
-        for name, net in modules_of(model, guide).items()
-        if any(p.is_meta for p in net.parameters())
-    ]
+    found += [f"the network `{name}`" for name in networks_without_values(model, guide)]
     if found:
         device = next((str(a.device) for a in args if isinstance(a, Tensor) and not a.is_meta), "cpu")
         raise ValueError(

@@ -42,8 +42,14 @@ from pyro_vae.evaluate.preflight.repeats import (
     saved_line,
 )
 from pyro_vae.evaluate.preflight.result import PreflightReport
-from pyro_vae.evaluate.preflight.training_checks import check_finite, check_networks, check_vectorized, parameter_names
-from pyro_vae.evaluate.preflight.values import check_parameters, check_scales, check_support
+from pyro_vae.evaluate.preflight.training_checks import (
+    check_finite,
+    check_frozen,
+    check_networks,
+    check_vectorized,
+    parameter_names,
+)
+from pyro_vae.evaluate.preflight.values import check_distributions, check_parameters, check_scales, check_support
 from pyro_vae.pair.arguments import check_keywords, take
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.tracing import log_prob
@@ -174,6 +180,7 @@ class _Check:
                 lost = lost_gradients(run, partial(again, run.latent_values))
                 inputs, trained_beside = [*self.args, *self.kwargs.values()], baselines(run, self.estimator)
                 names = parameter_names(model, self.guide)
+                check_frozen(run, model, self.guide)
                 check_networks(run, densities.log_probs, names, inputs, lost, trained_beside)
             if self.particles > 1 and run.sound:
                 check_vectorized(run, model, guide, self.args, self.kwargs)
@@ -185,6 +192,7 @@ class _Check:
         """The checks of a run's parameters, sites and values; its log-densities."""
         for text in run.params.stale.values():
             run.error("stale_parameter", None, text)
+        check_distributions(run)
         for where, what in run.changed:
             text = (
                 f"the {where} changes {what} in place, so that whatever runs after it, and the caller, has other data: "
@@ -200,6 +208,12 @@ class _Check:
         check_estimator(run, self.estimator)
         return check_finite(run, self.args, self.kwargs)
 
+    @property
+    def has_plain_arguments(self) -> bool:
+        """Whether all rows of a datum can be left out: not those of a packed sequence, or inside of an object."""
+        plain = Tensor | bool | int | float | str | None
+        return all(isinstance(a, plain) for a in (*self.args, *self.kwargs.values()))
+
     def second_run(self, run: Run, start: int) -> None:
         """The checks of a second run, without the last datum."""
         n, stop = len(self.args[0]), next_node()
@@ -211,8 +225,10 @@ class _Check:
             if guide is self.guide:  # the copy of an autoguide has parameters of its own
                 check_made_anew(run, fewer)
             set_up = guide is self.guide and isinstance(guide, AutoGuide)  # on other data, perhaps
-            if fewer.n < n and not self.full_batch and not set_up:
-                raised = fewer.raised and Raised(*fewer.raised, self.model, guide, args, kwargs).message(fewer)
+            if fewer.n < n and not self.full_batch and not set_up and self.has_plain_arguments:
+                raised = fewer.raised and Raised(*fewer.raised, self.model, guide, args, kwargs).message(
+                    fewer, chained=False
+                )
                 check_fixed_sizes(run, fewer, self.estimator, self.full_batch, raised or "")
 
 

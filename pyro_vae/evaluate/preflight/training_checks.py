@@ -26,7 +26,7 @@ from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.particles import particles_agree
 from pyro_vae.pair.tracing import log_prob
 
-__all__ = ["check_finite", "check_networks", "check_vectorized", "parameter_names"]
+__all__ = ["check_finite", "check_frozen", "check_networks", "check_vectorized", "parameter_names"]
 
 ZEROS = "it observes zeros, where its density is 0 or infinite: shift or drop them, or use a likelihood that has them"
 CUT = "remove the `.detach()`, `.item()`, `torch.no_grad()` or NumPy between them and the networks' outputs"
@@ -188,6 +188,23 @@ def parameter_names(*programs: Program) -> dict[int, tuple[str, str]]:
             else:
                 names[id(parameter)] = key, f"{key}.{name}"
     return names
+
+
+def check_frozen(run: Run, model: Program, guide: Program) -> None:
+    """Check for frozen normalizations in training mode, whose running averages training moves all the same."""
+    found = [
+        f"{name}.{key}" if key else name
+        for name, net in modules_of(model, guide).items()
+        for key, part in net.named_modules()
+        if isinstance(part, nn.modules.batchnorm._NormBase)
+        and part.training
+        and part.track_running_stats
+        and part.affine
+        and not any(p.requires_grad for p in part.parameters())
+    ]
+    if found:
+        text = f"the weights of {shorten(found)} are frozen, but in training mode: running averages go on, and outputs "
+        run.warn("frozen_averages", None, f"{text}depend on the batch; freeze these, too, `{found[0]}.eval()`")
 
 
 def check_vectorized(run: Run, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

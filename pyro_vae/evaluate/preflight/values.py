@@ -6,14 +6,27 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
 from pyro_vae.evaluate.preflight.probe import Run, Site, base_distribution, family, wrapped_distributions
+from pyro_vae.pair.tracing import sample_sites
 
-__all__ = ["check_parameters", "check_scales", "check_support", "looks_like_bytes"]
+__all__ = [
+    "PYROS",
+    "check_distributions",
+    "check_parameters",
+    "check_scales",
+    "check_support",
+    "describe_violation",
+    "looks_like_bytes",
+    "no_distribution",
+    "violations",
+]
 
+PYROS = "{0} is a distribution of torch.distributions: take Pyro's, `pyro.distributions.{0}(...)`"
 MANY = 50  # values that say something about where values come from
 FINE = 3.0  # a scale from which on whole numbers are as good as continuous ones
 RESHAPING = ("View", "Reshape", "Expand", "Unsqueeze", "Squeeze", "Slice", "Split", "Select", "Transpose", "Permute")
@@ -32,6 +45,25 @@ ADVICE = {
     "`dist.Gamma(...)` or `dist.Normal(...)`",
 }
 ADVICE |= dict.fromkeys(("NegativeBinomial", "GammaPoisson", "Geometric", "ZeroInflatedPoisson"), ADVICE["Poisson"])
+
+
+def check_distributions(run: Run) -> None:
+    """Check for sites without a distribution of Pyro, which draws nothing where a site is observed."""
+    for where, trace in (("guide", run.guide), ("model", run.model)):
+        for name, site in sample_sites(trace):
+            if text := no_distribution(site["fn"]):
+                run.error("no_distribution", name, f"the {where}'s site {name!r}: {text}")
+
+
+def no_distribution(fn: Any) -> str:
+    """What is wrong with the second argument of `pyro.sample`; empty if it is a distribution of Pyro."""
+    if isinstance(fn, type):
+        return f"`pyro.sample` got the class {fn.__name__}: give it an object, `dist.{fn.__name__}(...)`"
+    if isinstance(fn, td.Distribution):
+        return "" if isinstance(fn, TorchDistributionMixin) else PYROS.format(type(fn).__name__)
+    if hasattr(fn, "log_prob"):
+        return ""
+    return f"`pyro.sample` got a {type(fn).__name__}: give it a distribution, for example `dist.Normal(loc, scale)`"
 
 
 def check_parameters(run: Run) -> None:
@@ -166,13 +198,28 @@ def check_scales(run: Run) -> None:
     for where, name, site in run.sites():
         if name in run.faulty:
             continue
-        if site["is_observed"] and is_real(site):
+        if family(site) == "Unit":
+            check_factor(run, where, name, site)
+        elif site["is_observed"] and is_real(site):
             check_observed_numbers(run, where, name, site)
         logits = given_logits(site)
         if logits is not None and looks_like_probabilities(logits):
             text = f"the {where}'s site {name!r}: all logits of its {family(site)} lie in [0, 1] or are the output of "
             text += f"a sigmoid or softmax: if they are probabilities, write `dist.{family(site)}(probs=...)`, or take "
             run.warn("probs_as_logits", name, f"{text}the sigmoid or softmax off")
+
+
+def check_factor(run: Run, where: str, name: str, site: Site) -> None:
+    """Warn of one number that a plate counts many times."""
+    factor = base_distribution(site).log_factor
+    if factor.numel() > 1 and not any(factor.stride()):
+        plates = " and ".join(repr(frame.name) for frame in site["cond_indep_stack"])
+        text = (
+            f"`pyro.factor({name!r}, ...)` in the {where} adds one number, which the plates around it, {plates}, count "
+        )
+        run.warn(
+            "repeated_factor", name, f"{text}{factor.numel()} times: put it outside of them, or add one for each datum"
+        )
 
 
 def is_real(site: Site) -> bool:
