@@ -94,20 +94,29 @@ class Result(ABC):
             ValueError: For another suffix.
         """
         path = Path(path)
-        content = {
+        content = self.encoded(path.suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, content)
+        return path
+
+    def encoded(self, suffix: str) -> bytes | str:
+        """The content of a file with this suffix, see `save`.
+
+        Raises:
+            ValueError: For another suffix.
+        """
+        write = {
             ".json": self._as_json,
             ".csv": self._as_csv,
             ".png": self._as_png,
             ".html": self._as_page,
-        }.get(path.suffix)
-        if content is None:
+        }.get(suffix)
+        if write is None:
             raise ValueError(
-                f"{self.title}: a result is saved as .json, .csv, .png or .html, got {path.name!r}: give one of these "
+                f"{self.title}: a result is saved as .json, .csv, .png or .html, got {suffix!r}: give one of these "
                 "suffixes"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, content())
-        return path
+        return write()
 
     def __repr__(self) -> str:
         return as_text(self.table(), self._width)
