@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.support.files import PARTIAL, checksum, locked_folder, read_file, remove, sync_folder, write_file
-from pyro_vae.support.parsing import check_entries, parse_json
+from pyro_vae.support.formats import check_entries, parse_json
 from pyro_vae.support.serialization import as_json
 
 __all__ = [

@@ -26,8 +26,8 @@ def environment(device: torch.device) -> dict[str, Any]:
 
     Returns:
         dict: `versions`, `platform`, `hardware` (CPU, cores, threads, memory in bytes, GPU or None), `git` (commit of
-        the working folder and whether it has uncommitted changes, see `commit`; None outside a repository), `peak_memory` (bytes of
-        this process so far) and `peak_gpu_memory` (bytes, or None).
+        the working folder and whether it has uncommitted changes, see `commit`; None outside a repository),
+        `peak_memory` (bytes of this process so far) and `peak_gpu_memory` (bytes, or None).
     """
     on_gpu = device.type == "cuda"
     return {
@@ -66,7 +66,9 @@ def commit(folder: Path) -> dict[str, Any] | None:
     keys = (_git(folder, "config", "--null", "--name-only", "--get-regexp", r"^filter\.") or "").split("\0")
     # an empty command is none; as environment, since the name of a filter may hold any character
     settings = [(key, "false" if key.endswith(".required") else "") for key in keys if key]
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all", settings=settings)
+    changes = _git(
+        folder, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all", settings=settings
+    )
     dirty = None if changes is None or (changes and settings) else bool(changes)
     return {"commit": head.strip(), "dirty": dirty}
 

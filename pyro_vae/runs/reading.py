@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 
 from pyro_vae.runs.directory import CONFIG, METRICS, RECORD, WEIGHTS, pending
 from pyro_vae.support.files import checksum, open_plain, read_file
+from pyro_vae.support.formats import parsing
 from pyro_vae.support.memory import physical_memory
-from pyro_vae.support.parsing import parsing
 
 __all__ = ["LIMITS", "MB", "checksum", "read_files", "read_plain"]
 
@@ -88,9 +88,7 @@ def _read_described(
         return {name: _described(path, name, opened[name], sums.get(name)) for name in names}
 
 
-def _described(
-    path: Path, name: str, opened: list[tuple[Path, BinaryIO]], expected: str | None
-) -> tuple[Path, bytes]:
+def _described(path: Path, name: str, opened: list[tuple[Path, BinaryIO]], expected: str | None) -> tuple[Path, bytes]:
     for file, stream in reversed(opened):
         content = stream.read()
         if expected is None or checksum(content) == expected:

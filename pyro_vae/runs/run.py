@@ -23,8 +23,8 @@ from pyro_vae.runs.record import parse_record
 from pyro_vae.runs.trust import check_names
 from pyro_vae.runs.weights import PARAM, device_of, networks, restore
 from pyro_vae.support import arguments
+from pyro_vae.support.formats import one_line, parse_weights, parsing
 from pyro_vae.support.memory import TooLarge
-from pyro_vae.support.parsing import one_line, parse_weights, parsing
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.history import History
 

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pyro_vae.runs.config import as_yaml
-from pyro_vae.runs.directory import CONFIG, LINES, METRICS, RECORD, WEIGHTS, write_together
+from pyro_vae.runs.directory import CONFIG, LINES, METRICS, WEIGHTS, write_together
 from pyro_vae.runs.machine import environment
 from pyro_vae.runs.record import FORMAT, seal
 from pyro_vae.runs.weights import collect_tensors, device_of

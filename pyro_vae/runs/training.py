@@ -21,8 +21,8 @@ from pyro_vae.distributed.ranks import Ranks, launch
 from pyro_vae.runs.config import DATA_KEYS, NOT_STORED, read_config
 from pyro_vae.runs.directory import CONFIG, RECORD, create_run, settle
 from pyro_vae.runs.programs import describe_pair, make_pair, name_of_pair
-from pyro_vae.runs.record import parse_record
 from pyro_vae.runs.reading import LIMITS, read_plain
+from pyro_vae.runs.record import parse_record
 from pyro_vae.runs.run import LoadedRun
 from pyro_vae.runs.writing import RunCheckpoints, RunWriter
 from pyro_vae.support import arguments

@@ -2,21 +2,31 @@
 
 Each check returns the value that it has checked. A value of another type raises TypeError, one that is out of range
 ValueError. With `none=True`, None is a value, too.
+
+`checked` makes the checks of a public call from its signature; what its annotations do not say, such as the largest
+value, the call checks itself.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["callables", "choice", "count", "flag", "function", "instance", "path", "real", "seed", "shown", "wrong"]
+__all__ = [
+    *("callables", "checked", "choice", "count", "flag", "function", "instance", "path", "real", "seed", "shown"),
+    *("sizes", "wrong"),
+]
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Callable[..., Any])
 
 
 def shown(value: Any) -> str:
@@ -40,9 +50,10 @@ def count(name: str, value: Any, *, least: int = 1, none: bool = False) -> Any:
     expected = "a whole number " + ("above 0" if least == 1 else f"from {least}")
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise wrong(TypeError, name, expected, value)
-    if not least <= value <= sys.maxsize:
+    number = int(value)
+    if not least <= number <= sys.maxsize:
         raise wrong(ValueError, name, expected, value)
-    return int(value)
+    return number
 
 
 def seed(name: str, value: Any) -> int | None:
@@ -68,10 +79,11 @@ def real(
     expected = " ".join(["a number", *(f"{word} {limit:g}" for word, limit in limits if limit is not None)])
     if not isinstance(value, Real) or isinstance(value, bool):
         raise wrong(TypeError, name, expected, value)
+    number: Any = value
     lower = -math.inf if above is None else above
     upper = math.inf if below is None else below
-    is_within = lower < value < upper and (least is None or value >= least) and (most is None or value <= most)
-    if not is_within or abs(value) > sys.float_info.max:
+    is_within = lower < number < upper and (least is None or number >= least) and (most is None or number <= most)
+    if not is_within or abs(number) > sys.float_info.max:
         raise wrong(ValueError, name, expected, value)
     return value
 
@@ -120,8 +132,8 @@ def callables(name: str, value: Any) -> Sequence[Callable[..., Any]]:
     return value
 
 
-def path(name: str, value: Any, *, none: bool = False) -> Path | None:
-    """The name of a file or folder: text that is not empty, or a path."""
+def path(name: str, value: Any, *, none: bool = False) -> Any:
+    """The name of a file or folder as a `Path`: text that is not empty, or a path."""
     if none and value is None:
         return None
     expected = "the name of a file or folder"
@@ -133,3 +145,71 @@ def path(name: str, value: Any, *, none: bool = False) -> Path | None:
     if not text or "\0" in text:
         raise wrong(ValueError, name, expected, value)
     return Path(text)
+
+
+def sizes(name: str, value: Any, *, least: int = 1, alone: bool = False, none: bool = False) -> Any:
+    """Whole numbers from `least`, as a list or tuple; or (if `alone`) a single one."""
+    if (none and value is None) or (alone and isinstance(value, Integral)):
+        return count(name, value, least=least, none=none)
+    expected = "a whole number or a list of them" if alone else "a list of whole numbers"
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise wrong(TypeError, name, expected, value)
+    for i, each in enumerate(value):
+        count(f"{name}[{i}]", each, least=least)
+    return value
+
+
+# The smallest values of whole numbers that are not 1, by the names of the arguments.
+_LEAST = dict.fromkeys(("seed", "seeds", "dims", "rank", "blocks", "num_imputations", "warmup_steps"), 0)
+
+
+def checked(target: C) -> C:
+    """Check the arguments of a function or class, by its annotations, before it does anything.
+
+    These are checked: whole numbers (from 1, or as `_LEAST` says), numbers, flags, texts, files, lists of whole
+    numbers, and all of them with None as an alternative.
+    """
+    if isinstance(target, type):
+        target.__init__ = checked(target.__init__)  # type: ignore[misc]
+        return target
+    signature = inspect.signature(target)
+    found = {name: _check_of(name, p.annotation) for name, p in signature.parameters.items() if _is_single(p)}
+    checks = {name: check for name, check in found.items() if check is not None}
+
+    @functools.wraps(target)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            return target(*args, **kwargs)  # which says it better
+        for name, value in given.items():
+            if name in checks:
+                checks[name](name, value)
+        return target(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def _is_single(parameter: inspect.Parameter) -> bool:
+    return parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+
+
+def _check_of(name: str, annotation: Any) -> Callable[[str, Any], Any] | None:
+    """The check that an annotation describes; None for one that describes something else."""
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    text = re.sub(r"\b(typing|collections\.abc|pathlib)\.", "", text)
+    parts = {part.strip() for part in re.split(r"\|(?![^\[]*\])", text)}
+    none, least = "None" in parts, _LEAST.get(name, 1)
+    words = re.findall(r"^Literal\[(.*)\]$", next(iter(parts))) if len(parts - {"None"}) == 1 else []
+    if words or parts - {"None"} == {"str"}:
+        return functools.partial(instance, kinds=str, expected="a text", none=none)
+    checks: dict[frozenset[str], Callable[..., Any]] = {
+        frozenset(["int"]): functools.partial(count, least=least),
+        frozenset(["float"]): real,
+        frozenset(["bool"]): flag,
+        frozenset(["str", "Path"]): path,
+        frozenset(["Sequence[int]"]): functools.partial(sizes, least=least),
+        frozenset(["int", "Sequence[int]"]): functools.partial(sizes, least=least, alone=True),
+    }
+    check = checks.get(frozenset(parts - {"None"}))
+    return None if check is None else functools.partial(check, none=none)

@@ -1,4 +1,4 @@
-"""The one writer and the one reader of files: written whole or not at all, read only if they are plain and small enough.
+"""The one writer and the one reader of files: they are written whole or not at all, and read only if they are plain.
 
 A stranger may have put links, pipes or devices where a file is expected, also while the program runs. Everything that
 is read or written on the way through these functions is therefore opened once, checked after it was opened, and never
@@ -44,8 +44,8 @@ def write_file(path: str | Path, content: bytes | str, *, like: Path | None = No
     """Replace a file, or make it: whatever happens, what is there afterwards is the old content or the new one.
 
     The content goes into a new file in the same folder, which takes the place of `path` once it is on the disk. A link
-    at `path` is replaced, not followed. A file that is replaced keeps its permissions; a new one gets those of `like`, if
-    that is there, and else those of the umask.
+    at `path` is replaced, not followed. A file that is replaced keeps its permissions; a new one gets those of `like`,
+    if that is there, and else those of the umask.
 
     Raises:
         OSError: If the file cannot be written, for example because the disk is full. `path` is unchanged then.
@@ -60,7 +60,7 @@ def write_file(path: str | Path, content: bytes | str, *, like: Path | None = No
             rest = rest[os.write(file, rest) :]
         os.fsync(file)
         if fcntl is None:  # Windows moves no open files
-            file = os.close(file)  # type: ignore[func-returns-value]
+            file = os.close(file)
         os.replace(temporary, path)  # still locked: nobody takes it for abandoned
     except BaseException:
         remove(temporary)

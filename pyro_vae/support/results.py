@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -105,7 +105,7 @@ class Result(ABC):
         Raises:
             ValueError: For another suffix.
         """
-        write = {
+        write: Callable[[], bytes | str] | None = {
             ".json": self._as_json,
             ".csv": self._as_csv,
             ".png": self._as_png,

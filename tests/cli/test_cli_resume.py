@@ -14,9 +14,9 @@ import yaml
 from safetensors.torch import load_file
 
 from pyro_vae.cli import main
-from tests.helpers.run_damage import reseal
 from pyro_vae.training.history import History
 from pyro_vae.training.svi import SVI
+from tests.helpers.run_damage import reseal
 
 QUICK = ["train", "--model.hidden", "[8]", "--model.latent_dim", "2", "--num_samples", "5", "--lr_schedule", "cosine"]
 

@@ -45,7 +45,7 @@ def test_a_zip_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _zip(tmp_path / "bomb.npz", x=_npy((size // 64, 64), bytes(size)))
     assert path.stat().st_size < 40_000
     monkeypatch.setattr(archive, "physical_memory", lambda: 4 * size - 1)
-    with pytest.raises(ValueError, match=rf"bomb\.npz' has [\d,]+ bytes, but its arrays need [\d,]+, more than"):
+    with pytest.raises(ValueError, match=r"bomb\.npz' has [\d,]+ bytes, but its arrays need [\d,]+, more than"):
         load(path)
     monkeypatch.setattr(archive, "physical_memory", lambda: None)  # a system that does not tell
     assert len(load(path).train.x) > 0

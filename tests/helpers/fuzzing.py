@@ -124,7 +124,9 @@ def edit_table(content: bytes, rng: random.Random) -> bytes:
     """Change a cell or a line of CSV."""
     lines = [line.split(b",") for line in content.split(b"\r\n")]
     line = rng.choice(lines)
-    line[rng.randrange(len(line))] = rng.choice((b"", b"nan", b"1e999", b"x", b'"', b"9" * 5000, b"-1", b"0x1", b"\xff"))
+    line[rng.randrange(len(line))] = rng.choice(
+        (b"", b"nan", b"1e999", b"x", b'"', b"9" * 5000, b"-1", b"0x1", b"\xff")
+    )
     if rng.random() < 0.3:
         lines.insert(rng.randrange(len(lines)), line * rng.randint(1, 3))
     return b"\r\n".join(b",".join(cells) for cells in lines)
@@ -141,7 +143,9 @@ def edit_archive(content: bytes, rng: random.Random) -> bytes:
         name = rng.choice(("x", "../x.npy", "/tmp/x.npy", "x_test.npy", "", "y.npy", "x.npy"))
     elif how == 1:
         end = 10 + int.from_bytes(data[8:10], "little")
-        shape = rng.choice(("(80, 1, 8, 8)", "(2**40,)", "(-1,)", "()", "(1099511627776, 8)", "(0, 8)", "__import__('os')"))
+        shape = rng.choice(
+            ("(80, 1, 8, 8)", "(2**40,)", "(-1,)", "()", "(1099511627776, 8)", "(0, 8)", "__import__('os')")
+        )
         kind = rng.choice(("<f4", ">f8", "|O", "|V99999", "<U8", "<c8", "|u1", "<i8", "[('a', '<f4')]"))
         header = f"{{'descr': '{kind}', 'fortran_order': {rng.choice(('True', 'False', '1'))}, 'shape': {shape}, }}"
         data = data[:8] + len(header).to_bytes(2, "little") + header.encode() + data[end:]
@@ -293,11 +297,23 @@ def _watched(work: Path, outside: Path, read: Callable[[], Any], answer: int) ->
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         is_change = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink")
-        if event == "open" and isinstance(args[2], int) and args[2] & writing and isinstance(args[0], str | bytes | Path):
+        if (
+            event == "open"
+            and isinstance(args[2], int)
+            and args[2] & writing
+            and isinstance(args[0], str | bytes | Path)
+        ):
             is_change = os.fsdecode(args[0]) != os.devnull
         if is_change and not any(name in str(args[:2]) for name in (features, ".partial-features")):
             escapes.append(f"{event} {args[:2]}"[:200])
-        if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "pickle.find_class"):
+        if event in (
+            "subprocess.Popen",
+            "os.system",
+            "os.exec",
+            "os.posix_spawn",
+            "socket.connect",
+            "pickle.find_class",
+        ):
             escapes.append(f"{event} {args}"[:200])
 
     try:
