@@ -105,18 +105,18 @@ class Result(ABC):
         Raises:
             ValueError: For another suffix.
         """
-        write: Callable[[], bytes | str] | None = {
+        ways: dict[str, Callable[[], bytes | str]] = {
             ".json": self._as_json,
             ".csv": self._as_csv,
             ".png": self._as_png,
             ".html": self._as_page,
-        }.get(suffix)
-        if write is None:
+        }
+        if suffix not in ways:
             raise ValueError(
                 f"{self.title}: a result is saved as .json, .csv, .png or .html, got {suffix!r}: give one of these "
                 "suffixes"
             )
-        return write()
+        return ways[suffix]()
 
     def __repr__(self) -> str:
         return as_text(self.table(), self._width)

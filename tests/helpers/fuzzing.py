@@ -1,7 +1,7 @@
 """Files of every kind that is read, changed in a structured way: each is refused with its name, or read as it says.
 
-`python -m tests.helpers.fuzzing 10000` tries that many. Each is read in a process of its own, with a limit of memory and
-of time, in which every write, every foreign program, module and connection is noticed.
+`python -m tests.helpers.fuzzing 10000` tries that many. Each is read in a process of its own, with a limit of memory
+and of time, in which every write, every foreign program, module and connection is noticed.
 """
 
 from __future__ import annotations
