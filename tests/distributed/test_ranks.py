@@ -200,3 +200,31 @@ def test_bad_options_are_refused(options: dict[str, Any], words: str) -> None:
 
 def test_one_process_has_nothing_to_start() -> None:
     assert pv.launch() == pv.launch(1) == Ranks()
+
+
+LISTENS = """
+import glob, os
+from pyro_vae.distributed.ranks import launch
+
+ranks = launch(2, device="cpu")
+mine = {os.readlink(f)[8:-1] for f in glob.glob("/proc/self/fd/*") if os.path.lexists(f)}
+found = []
+for name in ("tcp", "tcp6"):
+    for line in open(f"/proc/net/{name}").read().splitlines()[1:]:
+        words = line.split()
+        if words[3] == "0A" and words[9] in mine:
+            found.append(words[1].split(":")[0])
+everything = ranks.gather(found)
+if ranks.is_main:
+    assert "PYRO_VAE_PORT" not in os.environ
+    print(ranks.size, sorted({address for each in everything for address in each}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="sockets are listed as on Linux")
+def test_processes_on_one_machine_listen_on_loopback_alone(tmp_path: Path) -> None:
+    (tmp_path / "listens.py").write_text(LISTENS)
+    done = start(tmp_path / "listens.py", PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "2 ['0100007F']"  # 127.0.0.1
