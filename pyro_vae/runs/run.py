@@ -32,7 +32,7 @@ __all__ = ["DATA_KEYS", "LoadedRun", "RunFiles", "check_resumable", "check_root"
 
 # bytes of tensors that building a model may take: those of the stored ones a few times, since parts are copied and
 # tables computed, and a little; more would look like a memory bomb
-EXTRA, TIMES = 2**26, 4
+EXTRA, TIMES = 2**26, 8
 
 
 @dataclass(frozen=True)

@@ -296,7 +296,8 @@ def _watched(work: Path, outside: Path, read: Callable[[], Any], answer: int) ->
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        is_change = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink")
+        is_change = event in ("os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink")
+        is_change |= event == "os.mkdir" and not os.path.isdir(args[0])
         if (
             event == "open"
             and isinstance(args[2], int)

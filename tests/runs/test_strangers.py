@@ -267,9 +267,12 @@ def test_saving_runs_no_program_of_the_repository(tmp_path: Path) -> None:
 
 
 X = (torch.rand(40, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float()
-OPTIONS: dict[str, Any] = dict(
-    init_args={"latent_dim": 2, "hidden": [4]}, batch_size=20, progress=False, preflight=False
-)
+OPTIONS: dict[str, Any] = {
+    "init_args": {"latent_dim": 2, "hidden": [4]},
+    "batch_size": 20,
+    "progress": False,
+    "preflight": False,
+}
 
 
 def test_overwriting_keeps_the_old_run_until_the_new_one_is_saved(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
+import pyro_vae
 from pyro_vae.support import files
 from pyro_vae.support.files import PARTIAL, checksum, locked_folder, open_plain, read_file, write_file
 
@@ -175,3 +177,39 @@ def test_one_process_at_a_time_is_in_a_locked_folder(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     assert os.read(inside, 1) == b"x"
     assert os.listdir(tmp_path) == []
+
+
+# Who else changes files, and why: a log grows line by line, matplotlib chooses formats, checkpoints are taken away.
+WRITERS = {
+    "support/files.py": {"open", "write", "replace", "unlink"},
+    "runs/directory.py": {"replace"},
+    "training/checkpoints/directory.py": {"unlink"},
+    "training/tracking.py": {"open"},
+    "plots.py": {"savefig"},
+}
+
+
+def test_there_is_one_writer() -> None:
+    """All else that is written goes through `write_file`, whose every step the tests can kill."""
+    root = Path(pyro_vae.__file__).parent
+    found: dict[str, set[str]] = {}
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            function = node.func
+            owner = getattr(getattr(function, "value", None), "id", None)
+            name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+            writes = name in ("write_text", "write_bytes", "save_file", "unlink", "rename", "renames", "rmtree")
+            writes |= owner == "os" and name in ("open", "write", "replace", "remove", "link", "symlink", "truncate")
+            writes |= name == "savefig" and not any(keyword.arg == "format" for keyword in node.keywords)
+            writes |= name == "open" and owner is None and _mode(node) not in ("r", "rb")
+            writes |= name == "save" and owner == "torch"
+            if writes:
+                found.setdefault(str(path.relative_to(root)), set()).add(name)
+    assert found == WRITERS
+
+
+def _mode(call: ast.Call) -> str:
+    modes = list(call.args[1:2]) + [k.value for k in call.keywords if k.arg == "mode"]
+    return modes[0].value if modes and isinstance(modes[0], ast.Constant) else "r" if not modes else "unknown"
