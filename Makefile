@@ -12,7 +12,7 @@ FAST := $(addprefix tests/,test_layout.py test_nets.py test_plots.py \
 	$(addprefix evaluate/test_,bound.py codes.py compare.py generate.py importance.py preflight.py summary.py) \
 	$(addprefix training/test_,svi.py tracking.py) $(addprefix runs/test_,runs.py runs_safety.py))
 
-.PHONY: help install demo format lint types docs docs-outputs test test-fast fuzz check bench clean
+.PHONY: help install demo format lint types docs docs-outputs test test-fast check fuzz fuzz-files kills bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ fuzz: install ## put random programs with exact values to all estimators: make f
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seed $(SEED) --minutes $(MINUTES)
 
 check: lint types docs test ## all that a change must pass
+
+fuzz-files: install ## read 10,000 changed files of every kind, in a quarter of an hour on one core
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.helpers.fuzzing 10000
+
+kills: install ## kill every command at each of its changes of a file, in a quarter of an hour on one core
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.helpers.kill_loop
 
 bench: install ## run the benchmarks at small sizes: that they work, not how fast anything is
 	$(BENCH)/training.py --batch_size 32 --rounds 3 --block 3

@@ -19,7 +19,7 @@ from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.evaluate import Bound, bound, summarize
 from pyro_vae.evaluate.marginal.proposals import NoDensity
 from pyro_vae.runs import LoadedRun, load_run, save_json
-from pyro_vae.runs.directory import WEIGHTS, settle
+from pyro_vae.runs.directory import RECORD, WEIGHTS, settle
 from pyro_vae.runs.evaluations import evaluation_path
 from pyro_vae.support.files import write_file
 from pyro_vae.support.pictures import as_png
@@ -37,6 +37,7 @@ __all__ = [
     "only_main_prints",
     "open_run",
     "publish",
+    "put",
     "rebuilt",
     "report",
     "echo",
@@ -151,8 +152,14 @@ def publish(result: Any, run: LoadedRun, name: str) -> None:
     """Print the table of a result, and write it to the run directory as CSV, JSON and a picture."""
     echo(result.table())
     for ending in ("csv", "json"):
-        echo(str(result.save(run.path / f"{name}.{ending}")))
+        put(run.path / f"{name}.{ending}", result.encoded(f".{ending}"))
     draw(result.plot(), run.path / name)
+
+
+def put(path: Path, content: bytes | str) -> None:
+    """Write a file, beside a run with the permissions of the run, and print its path."""
+    write_file(path, content, like=path.parent / RECORD)
+    echo(str(path))
 
 
 def report(
@@ -204,5 +211,4 @@ def report(
 def draw(figure: Any, out: Path) -> None:
     """Write a figure to `OUT.png`, and print the path."""
     path = out.with_name(out.name + ".png")
-    write_file(path, as_png(figure))
-    echo(str(path))
+    put(path, as_png(figure))

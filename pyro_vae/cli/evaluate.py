@@ -9,7 +9,7 @@ from typing import Literal
 from jsonargparse import Namespace
 from torch import Tensor
 
-from pyro_vae.cli.console import add_data_options, add_run_options, echo, only_main_prints, open_run, report
+from pyro_vae.cli.console import add_data_options, add_run_options, echo, only_main_prints, open_run, put, report
 from pyro_vae.cli.parser import Parser
 from pyro_vae.distributed.ranks import Devices, Ranks, launch
 from pyro_vae.evaluate import Importance, log_marginal
@@ -117,4 +117,4 @@ def _evaluate(loaded: LoadedRun, args: tuple[Tensor, ...], method: Method, optio
     if not ranks.is_main:
         return
     echo(f"\n{result.method}: {result!r}")
-    echo(str(result.save(loaded.path / f"log-marginal-{options.split}-{result.method}.json")))
+    put(loaded.path / f"log-marginal-{options.split}-{result.method}.json", result.encoded(".json"))

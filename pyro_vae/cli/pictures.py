@@ -13,11 +13,10 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae.cli.console import add_run_options, add_split_options, draw, echo, first_data, rebuilt
+from pyro_vae.cli.console import add_run_options, add_split_options, draw, echo, first_data, put, rebuilt
 from pyro_vae.cli.parser import Parser
 from pyro_vae.evaluate import reconstruct, sample
 from pyro_vae.runs import LoadedRun
-from pyro_vae.support.files import write_file
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["run"]
@@ -85,8 +84,7 @@ def _show(out: Path, figure: Callable[..., Any], **arrays: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     np.savez(content, **{name: array.cpu().numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
-    write_file(path, content.getvalue())
-    echo(str(path))
+    put(path, content.getvalue())
     try:
         drawn = figure(*arrays.values())
     except ValueError as error:

@@ -241,10 +241,13 @@ def _is_true(argv: Sequence[str], option: str) -> bool:
     Raises:
         ArgumentError: If it is neither.
     """
-    value = _value(argv, option) if any(word.split("=")[0] == option for word in argv) else "false"
-    if value not in ("true", "false"):
-        raise ArgumentError(None, f"{option}: expected true or false, got {value}")
-    return value == "true"
+    if all(word.split("=")[0] != option for word in argv):
+        return False
+    text = _value(argv, option)
+    value = None if text is None else yaml.safe_load(text[:10])  # as the parser does
+    if not isinstance(value, bool):
+        raise ArgumentError(None, f"{option}: expected true or false, got {text}")
+    return value
 
 
 def _stored_config(parser: Parser, options: Namespace) -> dict[str, Any]:

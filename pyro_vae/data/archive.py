@@ -70,7 +70,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 
 def _size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[int, int]:
-    """Bytes of an array as stored, and the number of its values, by the sizes declared in the archive and its header."""
+    """Bytes of an array as stored, and the number of its values, as declared in the archive and its header."""
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -14,8 +14,8 @@ from pyro_vae.runs.directory import CONFIG, RECORD
 from pyro_vae.runs.reading import LIMITS, read_files, read_plain
 from pyro_vae.runs.record import parse_record
 from pyro_vae.runs.trust import check_names
+from pyro_vae.support.formats import check_entries, parse_yaml, parsing
 from pyro_vae.support.import_paths import stable_paths
-from pyro_vae.support.parsing import check_entries, parse_yaml, parsing
 from pyro_vae.training.fitting import fit
 
 __all__ = ["DATA_KEYS", "NOT_STORED", "as_yaml", "parse_config", "read_config", "with_stable_paths"]
@@ -104,8 +104,8 @@ def _check_untrusted(config: Mapping[str, Any], file: Path) -> None:
     for name, value in config.items():
         if name not in _STORED:
             raise ValueError(
-                f"{file} has an entry {name!r:.80}, which no configuration of this library has: if you trust the author "
-                "of this directory, pass trust=True (--trust true on the command line)"
+                f"{file} has an entry {name!r:.80}, which no configuration of this library has: remove it, or, if you "
+                "trust the author of this directory, pass trust=True (--trust true on the command line)"
             )
         is_device = name == "device" and isinstance(value, str) and _DEVICE.fullmatch(value)
         is_text = name in _FREE_TEXT and isinstance(value, str | None)

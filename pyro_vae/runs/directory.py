@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.support.files import PARTIAL, checksum, locked_folder, read_file, remove, sync_folder, write_file
-from pyro_vae.support.parsing import check_entries, parse_json
+from pyro_vae.support.formats import check_entries, parse_json
 from pyro_vae.support.serialization import as_json
 
 __all__ = [
@@ -41,12 +41,13 @@ CONFIG, RECORD, WEIGHTS, METRICS, LINES = FILES = (
     "metrics.csv",
     "metrics.jsonl",
 )
+FEATURES = "features.safetensors"  # of the data; all else is of the weights
 # what the commands write about the weights of a run
 _DERIVED = (
     "evaluation-*.json",
     "log-marginal-*.json",
     *(f"{name}.{ending}" for name in ("estimators", "gaps", "latent", "quality") for ending in ("csv", "json", "png")),
-    "features.safetensors",
+    FEATURES,
     "history.png",
     *(f"{name}.{ending}" for name in ("reconstructions", "samples") for ending in ("npz", "png")),
 )
@@ -133,7 +134,8 @@ def write_together(path: Path, contents: Mapping[str, bytes], record: str, *, fr
         _settle(path)
         weights_before = _record(path)[1].get(WEIGHTS)
         for name, content in contents.items():
-            write_file(pending(path / name), content)
+            # not like an earlier pending file: like the one whose place it takes
+            write_file(pending(path / name), content, like=_first(path / name, path / RECORD))
         if fresh or (_derived(path) and weights_before != checksum(contents[WEIGHTS])):
             write_file(path / _PURGE, as_json({"record": checksum(record.encode()), "fresh": fresh}))
         write_file(path / RECORD, record)
@@ -141,8 +143,8 @@ def write_together(path: Path, contents: Mapping[str, bytes], record: str, *, fr
 
 
 def save_json(path: Path, values: Mapping[str, object]) -> Path:
-    """Write values as JSON, in which NaN and infinities become null."""
-    write_file(path, as_json(values))
+    """Write values as JSON, in which NaN and infinities become null; beside a run, with the permissions of the run."""
+    write_file(path, as_json(values), like=path.parent / RECORD)
     return path
 
 
@@ -187,6 +189,10 @@ def _record(path: Path) -> tuple[str, dict[str, Any]]:
         return "", {}
 
 
+def _first(*files: Path) -> Path:
+    return next((file for file in files if file.exists()), files[-1])
+
+
 def _has_checksum(file: Path, expected: Any) -> bool:
     try:
         return checksum(read_file(file, _LARGEST)) == expected
@@ -203,7 +209,8 @@ def _purge(path: Path) -> None:
     if note["record"] != _record(path)[0]:  # killed before the new record was there
         return
     for file in _derived(path):
-        remove(file)
+        if note["fresh"] or file.name != FEATURES:
+            remove(file)
     checkpoints = path / CHECKPOINTS
     if note["fresh"] and checkpoints.is_dir() and not checkpoints.is_symlink():
         for file in sorted(checkpoints.glob("checkpoint-*.*")):  # .json first: without it, there is no checkpoint

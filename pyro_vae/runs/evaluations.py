@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.runs.reading import MB, parsing, read_plain
-from pyro_vae.support.parsing import check_entries, parse_json
+from pyro_vae.support.formats import check_entries, parse_json
 
 __all__ = ["evaluation_path", "read_evaluation"]
 

@@ -17,7 +17,7 @@ from pyro_vae.runs.directory import RECORD, WEIGHTS
 from pyro_vae.runs.evaluations import read_evaluation
 from pyro_vae.runs.programs import name_of_pair
 from pyro_vae.runs.run import RunFiles, read_run
-from pyro_vae.support.parsing import check_entries
+from pyro_vae.support.formats import check_entries
 from pyro_vae.support.pictures import without_math
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import printable

@@ -26,8 +26,8 @@ def environment(device: torch.device) -> dict[str, Any]:
 
     Returns:
         dict: `versions`, `platform`, `hardware` (CPU, cores, threads, memory in bytes, GPU or None), `git` (commit of
-        the working folder and whether it has uncommitted changes, see `commit`; None outside a repository), `peak_memory` (bytes of
-        this process so far) and `peak_gpu_memory` (bytes, or None).
+        the working folder and whether it has uncommitted changes, see `commit`; None outside a repository),
+        `peak_memory` (bytes of this process so far) and `peak_gpu_memory` (bytes, or None).
     """
     on_gpu = device.type == "cuda"
     return {

@@ -21,7 +21,7 @@ from pyro_vae.runs.reading import LIMITS, read_plain
 from pyro_vae.runs.weights import PARAM, collect_tensors, networks, restore
 from pyro_vae.support import arguments
 from pyro_vae.support.files import checksum, write_file
-from pyro_vae.support.parsing import check_entries, parse_metadata, parse_weights, parsing
+from pyro_vae.support.formats import check_entries, parse_metadata, parse_weights, parsing
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["load_pair", "save_pair", "used_params"]
@@ -160,5 +160,5 @@ def _check_programs(model: Any, guide: Any) -> None:
 
 
 def _with_suffix(path: str | Path) -> Path:
-    path = arguments.path("path", path)
+    path = Path(arguments.path("path", path) or "")
     return path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 
 from pyro_vae.runs.directory import CONFIG, METRICS, RECORD, WEIGHTS, pending
 from pyro_vae.support.files import checksum, open_plain, read_file
+from pyro_vae.support.formats import parsing
 from pyro_vae.support.memory import physical_memory
-from pyro_vae.support.parsing import parsing
 
 __all__ = ["LIMITS", "MB", "checksum", "read_files", "read_plain"]
 

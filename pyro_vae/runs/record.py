@@ -9,7 +9,7 @@ from typing import Any
 
 from pyro_vae.runs.directory import CONFIG, METRICS, WEIGHTS
 from pyro_vae.support.files import checksum
-from pyro_vae.support.parsing import check_entries, parse_json
+from pyro_vae.support.formats import check_entries, parse_json
 from pyro_vae.support.serialization import as_json, finite
 
 __all__ = ["FORMAT", "parse_record", "seal"]

@@ -23,8 +23,8 @@ from pyro_vae.runs.record import parse_record
 from pyro_vae.runs.trust import check_names
 from pyro_vae.runs.weights import PARAM, device_of, networks, restore
 from pyro_vae.support import arguments
+from pyro_vae.support.formats import one_line, parse_weights, parsing
 from pyro_vae.support.memory import TooLarge
-from pyro_vae.support.parsing import one_line, parse_weights, parsing
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.history import History
 
@@ -32,7 +32,7 @@ __all__ = ["DATA_KEYS", "LoadedRun", "RunFiles", "check_resumable", "check_root"
 
 # bytes of tensors that building a model may take: those of the stored ones a few times, since parts are copied and
 # tables computed, and a little; more would look like a memory bomb
-EXTRA, TIMES = 2**26, 4
+EXTRA, TIMES = 2**26, 8
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pyro_vae.runs.directory import CHECKPOINTS, RECORD, check_folder
 from pyro_vae.runs.pairs import used_params
 from pyro_vae.runs.reading import LIMITS, read_plain
 from pyro_vae.runs.saving import save_run
-from pyro_vae.support.parsing import parse_json
+from pyro_vae.support.formats import parse_json
 from pyro_vae.support.snapshots import Snapshot
 from pyro_vae.training.checkpoints import Checkpoints
 from pyro_vae.training.fitting import State

@@ -1,4 +1,4 @@
-"""The one writer and the one reader of files: written whole or not at all, read only if they are plain and small enough.
+"""The one writer and the one reader of files: they are written whole or not at all, and read only if they are plain.
 
 A stranger may have put links, pipes or devices where a file is expected, also while the program runs. Everything that
 is read or written on the way through these functions is therefore opened once, checked after it was opened, and never
@@ -40,11 +40,12 @@ _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
-def write_file(path: str | Path, content: bytes | str) -> None:
+def write_file(path: str | Path, content: bytes | str, *, like: Path | None = None) -> None:
     """Replace a file, or make it: whatever happens, what is there afterwards is the old content or the new one.
 
     The content goes into a new file in the same folder, which takes the place of `path` once it is on the disk. A link
-    at `path` is replaced, not followed. A file that is replaced keeps its permissions.
+    at `path` is replaced, not followed. A file that is replaced keeps its permissions; a new one gets those of `like`,
+    if that is there, and else those of the umask.
 
     Raises:
         OSError: If the file cannot be written, for example because the disk is full. `path` is unchanged then.
@@ -52,19 +53,21 @@ def write_file(path: str | Path, content: bytes | str) -> None:
     path = Path(path)
     content = content.encode() if isinstance(content, str) else content
     _remove_abandoned(path)
-    temporary, file = _create_beside(path)
+    temporary, file = _create_beside(path, _permissions(path, like))
     try:
-        try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(file, rest) :]
-            os.fsync(file)
-        finally:
-            os.close(file)
-        os.replace(temporary, path)
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        os.fsync(file)
+        if fcntl is None:  # Windows moves no open files
+            file = os.close(file)
+        os.replace(temporary, path)  # still locked: nobody takes it for abandoned
     except BaseException:
         remove(temporary)
         raise
+    finally:
+        if file is not None:
+            os.close(file)
     sync_folder(path.parent)
 
 
@@ -156,6 +159,8 @@ def locked_folder(path: Path) -> Iterator[None]:
         yield
     finally:
         if folder is not None:
+            with suppress(OSError):  # by closing it alone, a copy of this process would keep it locked
+                fcntl.flock(folder, fcntl.LOCK_UN)
             os.close(folder)
 
 
@@ -175,13 +180,18 @@ def _link(path: Path) -> ValueError:
     )
 
 
-def _create_beside(path: Path) -> tuple[Path, int]:
-    """A new file in the folder of `path`, locked as long as this process writes it, with the permissions of `path`."""
-    try:
-        before = path.lstat()
-        mode = stat.S_IMODE(before.st_mode) & 0o777 if stat.S_ISREG(before.st_mode) else None
-    except FileNotFoundError:
-        mode = None
+def _permissions(*files: Path | None) -> int | None:
+    """Those of the first file that is there."""
+    for file in files:
+        with suppress(FileNotFoundError):
+            found = None if file is None else file.lstat().st_mode
+            if found is not None and stat.S_ISREG(found):
+                return stat.S_IMODE(found) & 0o777
+    return None
+
+
+def _create_beside(path: Path, mode: int | None = None) -> tuple[Path, int]:
+    """A new file in the folder of `path`, locked as long as this process writes it."""
     for attempt in range(10):
         temporary = path.with_name(f"{PARTIAL}{path.name[:100]}.{token_hex(8)}")
         file = os.open(temporary, _CREATE, 0o666 if mode is None else 0o600)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -94,20 +94,29 @@ class Result(ABC):
             ValueError: For another suffix.
         """
         path = Path(path)
-        content = {
+        content = self.encoded(path.suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, content)
+        return path
+
+    def encoded(self, suffix: str) -> bytes | str:
+        """The content of a file with this suffix, see `save`.
+
+        Raises:
+            ValueError: For another suffix.
+        """
+        ways: dict[str, Callable[[], bytes | str]] = {
             ".json": self._as_json,
             ".csv": self._as_csv,
             ".png": self._as_png,
             ".html": self._as_page,
-        }.get(path.suffix)
-        if content is None:
+        }
+        if suffix not in ways:
             raise ValueError(
-                f"{self.title}: a result is saved as .json, .csv, .png or .html, got {path.name!r}: give one of these "
+                f"{self.title}: a result is saved as .json, .csv, .png or .html, got {suffix!r}: give one of these "
                 "suffixes"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, content())
-        return path
+        return ways[suffix]()
 
     def __repr__(self) -> str:
         return as_text(self.table(), self._width)

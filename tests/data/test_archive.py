@@ -117,3 +117,22 @@ def test_an_image_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match=r"a\.png' is too large for an image: .*decompression bomb"):
         load(tmp_path)
+
+
+def test_two_arrays_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small one could be measured, and the large one read."""
+    large, small = _npy((2**17, 64), bytes(4 * 2**23)), _npy((2, 2), bytes(16))
+    monkeypatch.setattr(archive, "physical_memory", lambda: 10**6)
+    for names in (("x", "x.npy"), ("x.npy", "x")):
+        path = tmp_path / "two.npz"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+            made.writestr(names[0], large)
+            made.writestr(names[1], small)
+        with pytest.raises(ValueError, match="it has two arrays 'x'"):
+            load(path)
+
+
+def test_an_array_reached_through_a_link(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((20, 4), dtype="float32"))
+    (tmp_path / "b.npz").symlink_to(tmp_path / "a.npz")
+    assert len(load(tmp_path / "b.npz", valid=0, test=0).train) == 20

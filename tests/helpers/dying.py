@@ -11,7 +11,15 @@ from typing import Any
 __all__ = ["DIED", "die_at", "in_a_child"]
 
 DIED = 9  # exit status of a process that died at its change
-_EVENTS = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.link": 1, "os.symlink": 1, "os.truncate": 0}
+_EVENTS = {
+    "os.rename": 1,
+    "os.remove": 0,
+    "os.mkdir": 0,
+    "os.rmdir": 0,
+    "os.link": 1,
+    "os.symlink": 1,
+    "os.truncate": 0,
+}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 

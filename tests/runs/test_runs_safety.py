@@ -195,7 +195,9 @@ def test_bombs(run: Path, sang: Callable[[], bool], bomb: str) -> None:
 def test_a_model_far_larger_than_its_weights_takes_no_memory(run: Path) -> None:
     rewrite(run / "config.yaml", lambda c: c["model"]["init_args"].update(hidden=[2**40]))
     reseal(run)
-    with pytest.raises(ValueError, match=r"describes a model that takes more than [\d,]+ bytes to build, but 4,624 are"):
+    with pytest.raises(
+        ValueError, match=r"describes a model that takes more than [\d,]+ bytes to build, but 4,624 are"
+    ):
         load_run(run)
 
 

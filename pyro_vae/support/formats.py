@@ -84,10 +84,9 @@ def parse_yaml(content: bytes) -> Any:
             raise ValueError(f"it has an alias, *{event.anchor}, which no configuration of this library has")
         if depth > MAX_DEPTH or number > MAX_NODES:
             raise ValueError(f"it has more than {MAX_DEPTH} levels or {MAX_NODES:,} values, more than a configuration")
-        if getattr(event, "tag", None) is not None:
-            raise ValueError(
-                f"could not determine a constructor for the tag {event.tag!r:.80}: a configuration has none"
-            )
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise ValueError(f"could not determine a constructor for the tag {tag!r:.80}: a configuration has none")
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
             if len(event.value) > MAX_NUMBER and event.value[0] in "+-.0123456789":
                 raise ValueError(f"it has a number of {len(event.value):,} characters")
