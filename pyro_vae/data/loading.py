@@ -10,12 +10,14 @@ from torch import Tensor
 
 from pyro_vae.data.sources import Raw, Source, read
 from pyro_vae.data.splits import Data, Split, draw_binary
+from pyro_vae.support.arguments import checked
 
 __all__ = ["Binarize", "load"]
 
 Binarize = Literal["none", "dynamic", "static", "threshold"]
 
 
+@checked
 def load(
     source: Source,
     *,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.fingerprints import fingerprint
 
 __all__ = ["Data", "Split", "batches_of", "draw_binary"]
@@ -20,6 +21,7 @@ def draw_binary(probs: Tensor, generator: torch.Generator | None = None) -> Tens
     return torch.rand(probs.shape, generator=generator, dtype=probs.dtype, device=probs.device).lt_(probs)
 
 
+@checked
 def batches_of(
     tensors: Sequence[Tensor],
     batch_size: int,

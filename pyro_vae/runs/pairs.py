@@ -19,6 +19,7 @@ from pyro_vae.runs.directory import WEIGHTS, replacing
 from pyro_vae.runs.machine import environment
 from pyro_vae.runs.reading import LIMITS, check_entries, checksum, parse_json, parse_weights, parsing, read_plain
 from pyro_vae.runs.weights import PARAM, collect_tensors, networks, restore
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["load_pair", "save_pair", "used_params"]
@@ -27,6 +28,7 @@ FORMAT = 1
 _HEADER = "pyro_vae"
 
 
+@checked
 def save_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> Path:
     """Save the parameters of a pair: its networks, and its parameters in Pyro's store.
 
@@ -77,6 +79,7 @@ def save_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> P
     return file
 
 
+@checked
 def load_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> None:
     """Fill the networks of a pair, and its parameters in Pyro's store, with what `save_pair` wrote.
 

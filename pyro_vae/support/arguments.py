@@ -20,7 +20,10 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["callables", "checked", "choice", "count", "flag", "function", "instance", "path", "real", "seed", "shown", "sizes", "wrong"]
+__all__ = [
+    *("callables", "checked", "choice", "count", "flag", "function", "instance", "path", "real", "seed", "shown"),
+    *("sizes", "wrong"),
+]
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., Any])

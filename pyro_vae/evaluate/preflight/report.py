@@ -36,6 +36,7 @@ from pyro_vae.evaluate.preflight.training_checks import check_finite, check_netw
 from pyro_vae.pair.arguments import check_keywords
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.tracing import log_prob
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.random import fork_rng
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 
+@checked
 def preflight(
     model: Program,
     guide: Program,
