@@ -148,7 +148,7 @@ class Split:
     def fingerprint(self) -> str:
         """A short text that differs where any value or label does."""
         stored = (self.intensity, self.drawn, self.given, self.y)
-        return fingerprint(*(t for t in stored if t is not None))
+        return fingerprint(*(_single(t) for t in stored if t is not None))
 
     def __len__(self) -> int:
         return len(self.intensity)
@@ -156,6 +156,11 @@ class Split:
     def __repr__(self) -> str:
         labels = "" if self.y is None else ", labeled"
         return f"Split({len(self)} data, shape {tuple(self.intensity.shape[1:])}{labels})"
+
+
+def _single(values: Tensor) -> Tensor:
+    """Real numbers in float32, as they were read; the default dtype makes no other data of them."""
+    return values.float() if values.is_floating_point() else values
 
 
 @dataclass(eq=False, repr=False)
@@ -208,7 +213,7 @@ class Data:
             "flatten": self.flatten,
             "counts": self._counts(),
             "seed": self.seed,
-            "fingerprint": fingerprint(self.train.intensity),
+            "fingerprint": fingerprint(_single(self.train.intensity)),
             "contents": {name: split.fingerprint() for name, split in splits.items() if split is not None},
         }
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae.oracles.base import Oracle, Side, Weighting, normal_parameters
 from pyro_vae.pair.names import unique_name
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked, checked_from
 
 __all__ = ["BitsAndClasses", "Discrete"]
 
@@ -107,7 +107,7 @@ class BitsAndClasses(Oracle):
 
     guide_parameters = ("encoder_bits", "encoder_class")
 
-    @checked
+    @checked_from(bits=0, classes=0)
     def __init__(
         self, data_dim: int = 3, bits: int = 2, classes: int = 3, seed: int = 0, weighting: Weighting | None = None
     ) -> None:
