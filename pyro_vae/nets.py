@@ -10,6 +10,8 @@ from typing import SupportsIndex, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.support.arguments import checked
+
 __all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "ResidualDecoder", "ResidualEncoder"]
 
 T = TypeVar("T")
@@ -105,6 +107,7 @@ class MLP(nn.Module):
     torch.Size([5, 8, 40])
     """
 
+    @checked
     def __init__(
         self,
         in_shape: int | Sequence[int],
@@ -182,6 +185,7 @@ class ConvEncoder(nn.Module):
     torch.Size([10])
     """
 
+    @checked
     def __init__(
         self,
         in_shape: Sequence[int],
@@ -231,6 +235,7 @@ class ConvDecoder(nn.Module):
     torch.Size([5, 8, 3, 33, 17])
     """
 
+    @checked
     def __init__(
         self,
         in_shape: int | Sequence[int],
@@ -288,6 +293,7 @@ class ResidualEncoder(ConvEncoder):
     torch.Size([2, 4])
     """
 
+    @checked
     def __init__(
         self,
         in_shape: Sequence[int],
@@ -307,6 +313,7 @@ class ResidualDecoder(ConvDecoder):
     torch.Size([2, 1, 5, 7])
     """
 
+    @checked
     def __init__(
         self,
         in_shape: int | Sequence[int],

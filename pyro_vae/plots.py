@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyro_vae.support.arguments import checked
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -20,6 +22,7 @@ _TILE = 84  # dots of the longer side of an image, about
 _GAP = 5  # dots between images
 
 
+@checked
 def as_images(x: Tensor) -> Tensor:
     """`(N, C, H, W)` images, clipped to [0, 1], from images `(N, H, W)` or `(N, C, H, W)` with 1 or 3 channels.
 
@@ -47,6 +50,7 @@ def as_images(x: Tensor) -> Tensor:
     return images.clamp(0, 1)
 
 
+@checked
 def image_grid(x: Tensor, *, columns: int | None = None, title: str = "") -> Figure:
     """Images in a grid, row by row, of any shape that `as_images` accepts; by default about as many rows as columns."""
     images = as_images(x)
@@ -54,6 +58,7 @@ def image_grid(x: Tensor, *, columns: int | None = None, title: str = "") -> Fig
     return _tiles([images[i : i + columns] for i in range(0, len(images), columns)], title=title)
 
 
+@checked
 def image_rows(rows: Mapping[str, Tensor], *, title: str = "") -> Figure:
     """Named rows of images, one below the other, all of one shape that `as_images` accepts."""
     images = [as_images(row) for row in rows.values()]
@@ -63,6 +68,7 @@ def image_rows(rows: Mapping[str, Tensor], *, title: str = "") -> Figure:
     return _tiles(images, list(rows), title)
 
 
+@checked
 def embeddings(points: Mapping[str, Tensor], labels: Tensor, *, title: str = "") -> Figure:
     """Scatter plots of named sets of codes `(N, 2)`, colored by `labels` `(N,)` with at most 20 classes.
 
@@ -93,6 +99,7 @@ def embeddings(points: Mapping[str, Tensor], labels: Tensor, *, title: str = "")
     return figure
 
 
+@checked
 def reconstructions(x: Tensor, reconstructed: Tensor, *, columns: int = 10, title: str = "") -> Figure:
     """Inputs above their reconstructions, two rows at a time; both of one shape that `as_images` accepts."""
     a, b = as_images(x), as_images(reconstructed)
@@ -150,6 +157,7 @@ def _tiles(rows: list[Tensor], labels: Sequence[str] = (), title: str = "") -> F
     return figure
 
 
+@checked
 def save(figure: Any, path: str | Path) -> Path:
     """Write a figure, or the figure of some axes, in the format of the path's suffix; returns the path."""
     figure = getattr(figure, "figure", None) or figure

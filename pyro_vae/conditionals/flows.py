@@ -13,6 +13,7 @@ from pyro_vae.conditionals import transforms
 from pyro_vae.conditionals.base import Conditional, bounded_exp, soft_bound
 from pyro_vae.conditionals.transforms import Autoregressive, Elementwise, MaskedNet, affine, spline
 from pyro_vae.nets import as_sizes
+from pyro_vae.support.arguments import checked
 
 __all__ = [
     "CouplingFlow",
@@ -111,6 +112,7 @@ class PlanarFlow(Flow):
 
     offset: Tensor
 
+    @checked
     def __init__(self, latent_dim: int, num_flows: int = 4) -> None:
         (self.num_flows,) = as_sizes(num_flows, "num_flows", 1)
         super().__init__(latent_dim, num_flows * (2 * latent_dim + 1))
@@ -142,6 +144,7 @@ class RadialFlow(Flow):
 
     offset: Tensor
 
+    @checked
     def __init__(self, latent_dim: int, num_flows: int = 4) -> None:
         (self.num_flows,) = as_sizes(num_flows, "num_flows", 1)
         super().__init__(latent_dim, num_flows * (latent_dim + 2))
@@ -214,6 +217,7 @@ class InverseAutoregressiveFlow(_Masked):
     torch.Size([3])
     """
 
+    @checked
     def __init__(
         self,
         latent_dim: int,
@@ -243,6 +247,7 @@ class CouplingFlow(_Masked):
     torch.Size([3])
     """
 
+    @checked
     def __init__(
         self,
         latent_dim: int,
@@ -269,6 +274,7 @@ class SplineFlow(_Masked):
     torch.Size([3])
     """
 
+    @checked
     def __init__(
         self,
         latent_dim: int,

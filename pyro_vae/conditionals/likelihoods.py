@@ -20,6 +20,7 @@ from pyro_vae.conditionals.distributions import (
     GridCategorical,
 )
 from pyro_vae.nets import as_sizes, check_shape
+from pyro_vae.support.arguments import checked
 
 __all__ = [
     "Bernoulli",
@@ -120,6 +121,7 @@ class Bernoulli(Likelihood):
     discrete = True
     support = constraints.boolean
 
+    @checked
     def __init__(self, shape: int | Sequence[int]) -> None:
         super().__init__(shape)
 
@@ -141,6 +143,7 @@ class ContinuousBernoulli(Likelihood):
 
     support = constraints.unit_interval
 
+    @checked
     def __init__(self, shape: int | Sequence[int]) -> None:
         super().__init__(shape)
 
@@ -203,6 +206,7 @@ class Normal(_LocationScale):
     choices = ("shared", "pixel", "optimal")
     updates: Tensor
 
+    @checked
     def __init__(
         self, shape: int | Sequence[int], scale: float | Literal["shared", "pixel", "optimal"] = "shared"
     ) -> None:
@@ -238,6 +242,7 @@ class Laplace(_LocationScale):
 
     family = dist.Laplace
 
+    @checked
     def __init__(self, shape: int | Sequence[int], scale: float | Literal["shared", "pixel"] = "shared") -> None:
         super().__init__(shape, scale)
 
@@ -265,6 +270,7 @@ class Categorical(_Levels):
         levels: number of values, 256 for bytes.
     """
 
+    @checked
     def __init__(self, shape: int | Sequence[int], levels: int = 256) -> None:
         super().__init__(shape, levels, levels)
 
@@ -291,6 +297,7 @@ class DiscretizedLogistic(_Levels):
         levels: number of values, 256 for bytes.
     """
 
+    @checked
     def __init__(self, shape: int | Sequence[int], mixtures: int = 5, levels: int = 256) -> None:
         if mixtures < 1:
             raise ValueError(f"mixtures must be at least 1, got {mixtures}")
@@ -323,6 +330,7 @@ class Poisson(Likelihood):
     discrete = True
     support = constraints.nonnegative_integer
 
+    @checked
     def __init__(self, shape: int | Sequence[int]) -> None:
         super().__init__(shape)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pyro_vae.conditionals.base import Conditional
 from pyro_vae.nets import as_sizes
+from pyro_vae.support.arguments import checked
 
 __all__ = ["Point", "TopK"]
 
@@ -28,6 +29,7 @@ class Point(Conditional):
     torch.Size([8, 3])
     """
 
+    @checked
     def __init__(self, latent_dim: int, code: nn.Module | None = None) -> None:
         super().__init__(latent_dim, latent_dim)
         self.code = nn.Identity() if code is None else code
@@ -53,6 +55,7 @@ class TopK(nn.Module):
     tensor([0., 0., 2., 1.])
     """
 
+    @checked
     def __init__(self, k: int) -> None:
         super().__init__()
         (self.k,) = as_sizes(k, "k", 1)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyro_vae.conditionals.base import Conditional, bounded_exp, soft_bound
 from pyro_vae.nets import as_sizes
+from pyro_vae.support.arguments import checked
 
 __all__ = ["DiagonalNormal", "FullNormal", "LowRankNormal"]
 
@@ -23,6 +24,7 @@ class DiagonalNormal(Conditional):
     torch.Size([3])
     """
 
+    @checked
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim, 2 * latent_dim)
 
@@ -44,6 +46,7 @@ class FullNormal(Conditional):
     torch.Size([3])
     """
 
+    @checked
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim, 2 * latent_dim + latent_dim * (latent_dim - 1) // 2)
 
@@ -73,6 +76,7 @@ class LowRankNormal(Conditional):
     torch.Size([3])
     """
 
+    @checked
     def __init__(self, latent_dim: int, rank: int = 4) -> None:
         (self.rank,) = as_sizes(rank, "rank", 1)
         super().__init__(latent_dim, (2 + rank) * latent_dim)

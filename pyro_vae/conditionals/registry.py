@@ -19,6 +19,7 @@ from pyro_vae.conditionals.likelihoods import (
 )
 from pyro_vae.conditionals.posteriors import DiagonalNormal, FullNormal, LowRankNormal
 from pyro_vae.nets import lookup
+from pyro_vae.support.arguments import checked
 
 __all__ = ["LIKELIHOODS", "POSTERIORS", "likelihood", "posterior"]
 
@@ -43,6 +44,7 @@ POSTERIORS: dict[str, Callable[..., Conditional]] = {
 }
 
 
+@checked
 def likelihood(name: str, shape: int | Sequence[int], **arguments: Any) -> Likelihood:
     """The likelihood called `name` in `LIKELIHOODS`, for data of shape `shape`.
 
@@ -55,6 +57,7 @@ def likelihood(name: str, shape: int | Sequence[int], **arguments: Any) -> Likel
     return lookup(LIKELIHOODS, name, "likelihood")(shape, **arguments)
 
 
+@checked
 def posterior(name: str, latent_dim: int, **arguments: Any) -> Conditional:
     """The posterior family called `name` in `POSTERIORS`, for a latent of size `latent_dim`.
 

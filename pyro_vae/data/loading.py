@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae.data.sources import Raw, Source, read
 from pyro_vae.data.splits import Data, Split, draw_binary
 from pyro_vae.support import arguments
+from pyro_vae.support.arguments import checked
 
 __all__ = ["Binarize", "load"]
 
@@ -18,6 +19,7 @@ Binarize = Literal["none", "dynamic", "static", "threshold", "auto"]
 COLORS = (3, 4)  # channels of a color image
 
 
+@checked
 def load(
     source: Source,
     *,
@@ -32,8 +34,8 @@ def load(
 ) -> Data:
     """Read `source` into memory, split it, and binarize it.
 
-    All of it becomes float32 tensors on the CPU (move them with `Data.to`). For data larger than memory pass
-    a `torch.utils.data.DataLoader` to `fit` directly.
+    All of it becomes tensors of torch's default dtype (float32) on the CPU (move them with `Data.to`). For data larger
+    than memory pass a `torch.utils.data.DataLoader` to `fit` directly.
 
     Values: uint8 is divided by 255 and bool becomes 0 and 1; floats are not changed and must be finite; other integers
     raise an error, since their scale is unknown. Images are `(N, C, H, W)`: a uint8 source of shape `(N, H, W)`
@@ -142,13 +144,14 @@ def _splits(
 
     def split(x: Tensor, y: Tensor | None, name: str, generator: torch.Generator) -> Split:
         x = x.flatten(1) if flatten else x  # (N, C, H, W) -> (N, C*H*W)
+        dtype = torch.get_default_dtype()  # that of networks; draws are made before, and so are the same in any
         if binarize == "threshold":
-            return Split((x > 0.5).float(), y)
+            return Split((x > 0.5).to(dtype), y)
         if binarize == "static":
-            return Split(draw_binary(x, generator), y)
-        if binarize == "dynamic":
-            return Split(x, y, dynamic=True) if name == "train" else Split(x, y, drawn=draw_binary(x, generator))
-        return Split(x, y)
+            return Split(draw_binary(x, generator).to(dtype), y)
+        if binarize == "dynamic" and name != "train":
+            return Split(x.to(dtype), y, drawn=draw_binary(x, generator).to(dtype))
+        return Split(x.to(dtype), y, dynamic=binarize == "dynamic")
 
     found = {}
     for name, generator in zip(("train", "valid", "test"), generators, strict=True):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.fingerprints import fingerprint
 
 __all__ = ["Data", "Split", "batches_of", "draw_binary"]
@@ -20,6 +21,7 @@ def draw_binary(probs: Tensor, generator: torch.Generator | None = None) -> Tens
     return torch.rand(probs.shape, generator=generator, dtype=probs.dtype, device=probs.device).lt_(probs)
 
 
+@checked
 def batches_of(
     tensors: Sequence[Tensor],
     batch_size: int,
@@ -146,7 +148,7 @@ class Split:
     def fingerprint(self) -> str:
         """A short text that differs where any value or label does."""
         stored = (self.intensity, self.drawn, self.given, self.y)
-        return fingerprint(*(t for t in stored if t is not None))
+        return fingerprint(*(_single(t) for t in stored if t is not None))
 
     def __len__(self) -> int:
         return len(self.intensity)
@@ -154,6 +156,11 @@ class Split:
     def __repr__(self) -> str:
         labels = "" if self.y is None else ", labeled"
         return f"Split({len(self)} data, shape {tuple(self.intensity.shape[1:])}{labels})"
+
+
+def _single(values: Tensor) -> Tensor:
+    """Real numbers in float32, as they were read; the default dtype makes no other data of them."""
+    return values.float() if values.is_floating_point() else values
 
 
 @dataclass(eq=False, repr=False)
@@ -206,7 +213,7 @@ class Data:
             "flatten": self.flatten,
             "counts": self._counts(),
             "seed": self.seed,
-            "fingerprint": fingerprint(self.train.intensity),
+            "fingerprint": fingerprint(_single(self.train.intensity)),
             "contents": {name: split.fingerprint() for name, split in splits.items() if split is not None},
         }
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyro_vae.support.arguments import checked
+
 __all__ = ["Sprites"]
 
 
@@ -44,6 +46,7 @@ class Sprites(Dataset[tuple[Tensor, Tensor]]):
     FACTORS: ClassVar[dict[str, int]] = {"shape": 3, "scale": 6, "rotation": 40, "x": 32, "y": 32}
     SHAPES: ClassVar[tuple[str, ...]] = ("square", "ellipse", "heart")
 
+    @checked
     def __init__(self, size: int = 64, num_images: int | None = 10_000, seed: int = 0) -> None:
         total = math.prod(self.FACTORS.values())
         if size < 8:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from pyro_vae.support.arguments import checked
+
 __all__ = ["END", "PAD", "UNKNOWN", "Vocabulary", "words"]
 
 PAD, END, UNKNOWN = 0, 1, 2  # the first entries of every vocabulary
@@ -42,6 +44,7 @@ class Vocabulary:
         ([[3, 7, 2, 5, 1, 0]], ['the dog <unk> .'])
     """
 
+    @checked
     def __init__(self, tokens: Sequence[str], split: Callable[[str], list[str]] = words, separator: str = " ") -> None:
         if len(set(tokens)) < len(tokens) or set(tokens) & set(SPECIAL):
             raise ValueError(f"tokens must differ from each other and from {', '.join(SPECIAL)}")

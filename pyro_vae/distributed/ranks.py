@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pyro_vae.distributed.environment import check_environment, number, rendezvous, strategy_for
-from pyro_vae.support.arguments import instance, shown
+from pyro_vae.support.arguments import checked, instance, shown
 
 __all__ = ["Devices", "Ranks", "launch"]
 
@@ -29,6 +29,7 @@ T = TypeVar("T")
 Devices = int | Literal["auto"]
 
 
+@checked
 @dataclass(frozen=True)
 class Ranks:
     """The processes that share a piece of work, as one of them sees them.
@@ -149,9 +150,9 @@ def launch(devices: Devices = "auto", num_nodes: int = 1, strategy: str = "auto"
         ValueError: If an argument is out of its range, if there are too few GPUs, or if no script is running that could
             be started again.
     """
-    if devices != "auto" and (not isinstance(devices, int) or isinstance(devices, bool) or devices < 1):
+    if devices != "auto" and not _is_number(devices):
         raise ValueError(f"devices must be 'auto' or a whole number from 1, got {shown(devices)}")
-    if not isinstance(num_nodes, int) or isinstance(num_nodes, bool) or num_nodes < 1:
+    if not _is_number(num_nodes):
         raise ValueError(f"num_nodes must be a whole number from 1, got {shown(num_nodes)}")
     instance("device", device, (str, torch.device), "the name of a device")
     if strategy not in ("auto", "ddp"):
@@ -168,6 +169,13 @@ def launch(devices: Devices = "auto", num_nodes: int = 1, strategy: str = "auto"
             return Ranks() if num_nodes == 1 else _start(1, num_nodes, str(device))
         return _start(number("LOCAL_WORLD_SIZE"), number("GROUP_WORLD_SIZE"), str(device))
     return _start(devices, num_nodes, str(device))
+
+
+MOST = 2**16  # processes on a machine, and machines
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
 
 
 _process: dict[str, torch.device] = {}  # the device of this process, which torch.distributed does not store

@@ -45,6 +45,7 @@ from pyro_vae.elbo.objectives.labels import SemiSupervised
 from pyro_vae.elbo.objectives.penalty import WAE, InfoVAE
 from pyro_vae.elbo.objectives.quantized import VQ
 from pyro_vae.elbo.objectives.total_correlation import BetaTC
+from pyro_vae.support.arguments import checked
 
 __all__ = ["bound_of", "min_particles", "make", "names", "register"]
 
@@ -90,16 +91,19 @@ _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
 }
 
 
+@checked
 def names() -> tuple[str, ...]:
     """The names that `make` knows."""
     return tuple(_REGISTRY)
 
 
+@checked
 def min_particles(name: str) -> int:
     """The smallest number of particles that the estimator called `name` works with."""
     return getattr(_REGISTRY.get(name), "min_particles", 1)
 
 
+@checked
 def bound_of(name: str) -> str:
     """Which bound on log p(x) the estimator called `name` has: "elbo", "iwae", "own" for another one, or "none"."""
     return getattr(_REGISTRY.get(name), "bound", "elbo")
@@ -116,6 +120,7 @@ def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:
     _REGISTRY[name] = factory
 
 
+@checked
 def make(name: str | pyro.infer.ELBO, *, num_particles: int = 1, **options: Any) -> Any:
     """Build an estimator by name; an ELBO object passes through.
 

@@ -19,6 +19,7 @@ from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.planning import data_that_fit
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.together import asked_pair
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.pictures import drawable, histogram, without_math
 from pyro_vae.support.random import seeded
 from pyro_vae.support.results import Result
@@ -106,6 +107,7 @@ class Bound(Result):
 
 
 @accepts_earlier_form
+@checked
 def bound(
     model: Program,
     guide: Program,

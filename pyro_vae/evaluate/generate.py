@@ -15,11 +15,13 @@ from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import traced
 from pyro_vae.pair.subsampling import on_all_data
 from pyro_vae.pair.tracing import Site, sample_sites, trace_pair
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.random import seeded
 
 __all__ = ["choose_observed", "site_mean", "reconstruct", "sample"]
 
 
+@checked
 def reconstruct(
     model: Program,
     guide: Program,
@@ -56,6 +58,7 @@ def reconstruct(
         return site_mean(name, chosen) if mean else chosen["fn"].sample()
 
 
+@checked
 def sample(
     model: Program,
     x: int | Tensor,

@@ -10,6 +10,7 @@ from pyro_vae.conditionals import Likelihood, Point
 from pyro_vae.models.parts import NetworkFactory
 from pyro_vae.models.vae import VAE
 from pyro_vae.priors import Prior
+from pyro_vae.support.arguments import checked
 
 __all__ = ["Autoencoder"]
 
@@ -53,6 +54,7 @@ class Autoencoder(VAE):
         torch.Size([3, 2])
     """
 
+    @checked
     def __init__(
         self,
         data_shape: int | Sequence[int],

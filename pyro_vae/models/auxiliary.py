@@ -14,6 +14,7 @@ from pyro_vae.models.parts import NetworkFactory, as_posterior
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, lookup
 from pyro_vae.priors import Prior
+from pyro_vae.support.arguments import checked
 
 __all__ = ["AuxiliaryVAE"]
 
@@ -48,6 +49,7 @@ class AuxiliaryVAE(VAE):
         torch.Size([10])
     """
 
+    @checked
     def __init__(
         self,
         data_shape: int | Sequence[int],

@@ -16,6 +16,7 @@ from pyro_vae.conditionals import Conditional, DiagonalNormal, Likelihood
 from pyro_vae.models.parts import as_likelihood, as_posterior
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import MLP, as_sizes
+from pyro_vae.support.arguments import checked
 
 __all__ = ["ConditionalVAE", "Quadrants"]
 
@@ -51,6 +52,7 @@ class ConditionalVAE(VAE):
         torch.Size([3, 784])
     """
 
+    @checked
     def __init__(
         self,
         data_shape: int | Sequence[int],
@@ -158,6 +160,7 @@ def _concatenate(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat([a.expand(*lead, a.shape[-1]), b.expand(*lead, b.shape[-1])], -1)
 
 
+@checked
 @dataclass(frozen=True)
 class Quadrants:
     """Cuts images `(N, C, H, W)` into a hidden and a visible part, both as vectors, and joins them again.

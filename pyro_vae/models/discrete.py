@@ -15,6 +15,7 @@ from pyro_vae.models.parts import NetworkFactory
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import as_sizes
 from pyro_vae.priors import Prior
+from pyro_vae.support.arguments import checked
 
 __all__ = ["DiscreteVAE"]
 
@@ -54,6 +55,7 @@ class DiscreteVAE(VAE):
         torch.Size([200])
     """
 
+    @checked
     def __init__(
         self,
         data_shape: int | Sequence[int],

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_vae.nets import as_sizes
 from pyro_vae.pair.names import Named
 from pyro_vae.pair.protocol import Pair
+from pyro_vae.support.arguments import checked
 
 __all__ = ["GaussianMixture"]
 
@@ -49,6 +50,7 @@ class GaussianMixture(Named, nn.Module, Pair):
         torch.Size([100, 2])
     """
 
+    @checked
     def __init__(
         self,
         data_shape: int | Sequence[int],

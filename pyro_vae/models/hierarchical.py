@@ -16,6 +16,7 @@ from pyro_vae.models.parts import NetworkFactory, as_prior
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, lookup
 from pyro_vae.priors import Prior
+from pyro_vae.support.arguments import checked
 
 __all__ = ["HierarchicalVAE", "LadderVAE"]
 
@@ -52,6 +53,7 @@ class HierarchicalVAE(VAE):
         torch.Size([2, 784])
     """
 
+    @checked
     def __init__(
         self,
         data_shape: int | Sequence[int],
@@ -141,6 +143,7 @@ class LadderVAE(HierarchicalVAE):
         torch.Size([32])
     """
 
+    @checked
     def __init__(
         self,
         data_shape: int | Sequence[int],

@@ -15,6 +15,7 @@ from pyro_vae.models.parts import NetworkFactory, as_likelihood, as_network, as_
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, lookup
 from pyro_vae.priors import Prior
+from pyro_vae.support.arguments import checked
 
 __all__ = ["SemiSupervisedVAE"]
 
@@ -60,6 +61,7 @@ class SemiSupervisedVAE(VAE):
         torch.Size([2, 784])
     """
 
+    @checked
     def __init__(
         self,
         data_shape: int | Sequence[int],

@@ -10,6 +10,7 @@ from pyro_vae.models.parts import as_posterior
 from pyro_vae.models.sequences import END, PAD, UNKNOWN, TokenDecoder, TokenEncoder, TokenSequence
 from pyro_vae.models.vae import VAE
 from pyro_vae.priors import Prior
+from pyro_vae.support.arguments import checked
 
 __all__ = ["TextVAE"]
 
@@ -49,6 +50,7 @@ class TextVAE(VAE):
         torch.Size([1, 6])
     """
 
+    @checked
     def __init__(
         self,
         vocab_size: int,

@@ -15,6 +15,7 @@ from pyro_vae.nets import as_sizes
 from pyro_vae.pair.names import Named
 from pyro_vae.pair.protocol import Pair
 from pyro_vae.priors import Prior
+from pyro_vae.support.arguments import checked
 
 __all__ = ["VAE"]
 
@@ -53,6 +54,7 @@ class VAE(Named, nn.Module, Pair):
         torch.Size([2, 784])
     """
 
+    @checked
     def __init__(
         self,
         data_shape: int | Sequence[int],

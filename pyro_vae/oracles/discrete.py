@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae.oracles.base import Oracle, Side, Weighting, normal_parameters
 from pyro_vae.pair.names import unique_name
+from pyro_vae.support.arguments import checked, checked_from
 
 __all__ = ["BitsAndClasses", "Discrete"]
 
@@ -32,6 +33,7 @@ class Discrete(Oracle):
 
     guide_parameters = ("encoder",)
 
+    @checked
     def __init__(self, data_dim: int = 3, classes: int = 3, seed: int = 0) -> None:
         super().__init__()
         normal = normal_parameters(seed)
@@ -105,6 +107,7 @@ class BitsAndClasses(Oracle):
 
     guide_parameters = ("encoder_bits", "encoder_class")
 
+    @checked_from(bits=0, classes=0)
     def __init__(
         self, data_dim: int = 3, bits: int = 2, classes: int = 3, seed: int = 0, weighting: Weighting | None = None
     ) -> None:

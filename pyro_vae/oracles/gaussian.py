@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pyro_vae.oracles.base import Oracle, Weighting
 from pyro_vae.pair.names import unique_name
+from pyro_vae.support.arguments import checked
 
 __all__ = ["LinearGaussian", "TopDownChain", "ppca_log_prob"]
 
@@ -41,6 +42,7 @@ class LinearGaussian(Oracle):
     guide_parameters = ("encoder", "offset", "log_scale")
     reparameterized = True
 
+    @checked
     def __init__(self, data_dim: int = 4, latent_dim: int = 2, scale: float = 0.7, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
@@ -167,6 +169,7 @@ class TopDownChain(Oracle):
     reparameterized = True
     s, r, t1, t2 = 0.6, 0.8, 0.7, 0.5
 
+    @checked
     def __init__(self, weighting: Weighting | None = None) -> None:
         super().__init__()
         self.weighting = weighting or Weighting()

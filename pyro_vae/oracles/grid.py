@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae.oracles.base import Oracle, normal_parameters
 from pyro_vae.oracles.gaussian import normal_grid
 from pyro_vae.pair.names import unique_name
+from pyro_vae.support.arguments import checked
 
 __all__ = ["Grid"]
 
@@ -36,6 +37,7 @@ class Grid(Oracle):
 
     guide_parameters = ("slope", "shift")
 
+    @checked
     def __init__(self, name: str = "bits", full_size: int | None = None) -> None:
         super().__init__()
         normal = normal_parameters(1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_vae.oracles.base import Oracle, Side, Weighting, normal_parameters
 from pyro_vae.oracles.gaussian import normal_grid
 from pyro_vae.pair.names import unique_name
+from pyro_vae.support.arguments import checked
 
 __all__ = ["Interleaved"]
 
@@ -43,6 +44,7 @@ class Interleaved(Oracle):
 
     guide_parameters = ("k", "h", "r", "u", "o", "t")
 
+    @checked
     def __init__(
         self,
         weighting: Weighting | None = None,

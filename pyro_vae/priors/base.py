@@ -13,6 +13,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_vae.nets import as_sizes
+from pyro_vae.support.arguments import checked
 
 __all__ = ["FlatPrior", "LaplacePrior", "Prior", "StandardNormal"]
 
@@ -56,6 +57,7 @@ class StandardNormal(Prior):
     loc: Tensor
     scale: Tensor
 
+    @checked
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim)
         # buffers follow the module's device and precision; constants do not belong in a checkpoint
@@ -82,6 +84,7 @@ class LaplacePrior(Prior):
     loc: Tensor
     scale: Tensor
 
+    @checked
     def __init__(self, latent_dim: int, scale: float = 1.0) -> None:
         if not 0 < scale < math.inf:
             raise ValueError(f"scale must be positive and finite, got {scale!r}")
@@ -106,6 +109,7 @@ class FlatPrior(Prior):
     tensor([0., 0.])
     """
 
+    @checked
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim)
 

@@ -15,6 +15,7 @@ from pyro_vae.conditionals import bounded_exp, posterior
 from pyro_vae.conditionals.transforms import MaskedNet
 from pyro_vae.nets import as_sizes
 from pyro_vae.priors.base import Prior
+from pyro_vae.support.arguments import checked
 
 __all__ = ["AutoregressivePrior", "FlowPrior"]
 
@@ -37,6 +38,7 @@ class FlowPrior(Prior):
     torch.Size([5, 3])
     """
 
+    @checked
     def __init__(self, latent_dim: int, family: str = "spline", **options: Any) -> None:
         super().__init__(latent_dim)
         self.flow = posterior(family, latent_dim, **options)
@@ -66,6 +68,7 @@ class AutoregressivePrior(Prior):
 
     context: Tensor
 
+    @checked
     def __init__(self, latent_dim: int, components: int = 5, hidden: Sequence[int] = (100, 100)) -> None:
         super().__init__(latent_dim)
         (components,) = as_sizes(components, "components", 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_vae.conditionals import bounded_exp
 from pyro_vae.nets import as_sizes
 from pyro_vae.priors.base import Prior
+from pyro_vae.support.arguments import checked
 
 __all__ = ["MixturePrior", "VampPrior"]
 
@@ -32,6 +33,7 @@ class MixturePrior(Prior):
     torch.Size([5, 3])
     """
 
+    @checked
     def __init__(self, latent_dim: int, components: int = 10) -> None:
         super().__init__(latent_dim)
         (components,) = as_sizes(components, "components", 1)
@@ -69,6 +71,7 @@ class VampPrior(Prior):
     uses_encoder: ClassVar[bool] = True
     logits: Tensor
 
+    @checked
     def __init__(
         self, latent_dim: int, data_shape: int | Sequence[int], components: int = 500, unit: bool = True
     ) -> None:

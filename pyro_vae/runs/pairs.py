@@ -20,6 +20,7 @@ from pyro_vae.runs.machine import environment
 from pyro_vae.runs.reading import LIMITS, read_plain
 from pyro_vae.runs.weights import PARAM, collect_tensors, networks, restore
 from pyro_vae.support import arguments
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.files import checksum, write_file
 from pyro_vae.support.formats import check_entries, parse_metadata, parse_weights, parsing
 from pyro_vae.support.random import fork_rng
@@ -30,6 +31,7 @@ FORMAT = 1
 _HEADER = "pyro_vae"
 
 
+@checked
 def save_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> Path:
     """Save the parameters of a pair: its networks, and its parameters in Pyro's store.
 
@@ -80,6 +82,7 @@ def save_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> P
     return file
 
 
+@checked
 def load_pair(path: str | Path, model: Program, guide: Program, *args: Any) -> None:
     """Fill the networks of a pair, and its parameters in Pyro's store, with what `save_pair` wrote.
 

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 __all__ = [
     "callables",
     "checked",
+    "checked_from",
     "choice",
     "count",
     "flag",
@@ -180,11 +181,21 @@ def checked(target: C) -> C:
     These are checked: whole numbers (from 1, or as `_LEAST` says), numbers, flags, texts, files, lists of whole
     numbers, and all of them with None as an alternative.
     """
+    return _checked(target, _LEAST)
+
+
+def checked_from(**least: int) -> Callable[[C], C]:
+    """As `checked`, where the whole numbers of these names have other smallest values."""
+    return lambda target: _checked(target, {**_LEAST, **least})
+
+
+def _checked(target: C, least: dict[str, int]) -> C:
     if isinstance(target, type):
-        target.__init__ = checked(target.__init__)  # type: ignore[misc]
+        target.__init__ = _checked(target.__init__, least)  # type: ignore[misc]
         return target
     signature = inspect.signature(target)
-    found = {name: _check_of(name, p.annotation) for name, p in signature.parameters.items() if _is_single(p)}
+    parameters = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    found = {p.name: _check_of(p.annotation, least.get(p.name, 1)) for p in parameters}
     checks = {name: check for name, check in found.items() if check is not None}
 
     @functools.wraps(target)
@@ -201,16 +212,12 @@ def checked(target: C) -> C:
     return call  # type: ignore[return-value]
 
 
-def _is_single(parameter: inspect.Parameter) -> bool:
-    return parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-
-
-def _check_of(name: str, annotation: Any) -> Callable[[str, Any], Any] | None:
+def _check_of(annotation: Any, least: int) -> Callable[[str, Any], Any] | None:
     """The check that an annotation describes; None for one that describes something else."""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     text = re.sub(r"\b(typing|collections\.abc|pathlib)\.", "", text)
     parts = {part.strip() for part in re.split(r"\|(?![^\[]*\])", text)}
-    none, least = "None" in parts, _LEAST.get(name, 1)
+    none = "None" in parts
     words = re.findall(r"^Literal\[(.*)\]$", next(iter(parts))) if len(parts - {"None"}) == 1 else []
     if words or parts - {"None"} == {"str"}:
         return functools.partial(instance, kinds=str, expected="a text", none=none)

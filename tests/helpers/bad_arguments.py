@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import signal
@@ -60,9 +61,9 @@ class Call:
         given = len(self.args())
         found: dict[str, str] = {}
         for i, (name, p) in enumerate(inspect.signature(self.function).parameters.items()):
-            if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and (p.kind is p.KEYWORD_ONLY or i >= given):
-                if kind := kind_of(p.annotation):
-                    found[name] = kind
+            is_free = p.kind is p.KEYWORD_ONLY or (p.kind is p.POSITIONAL_OR_KEYWORD and i >= given)
+            if is_free and (kind := kind_of(p.annotation)):
+                found[name] = kind
         return found
 
 
@@ -73,7 +74,7 @@ def kind_of(annotation: Any) -> str | None:
     parts = [part.strip() for part in re.split(r"\s*\|\s*(?![^\[]*\])", text)]
     none = "?" * ("None" in parts)
     parts = sorted(part for part in parts if part != "None")
-    kinds = {
+    kinds: dict[tuple[str, ...], str] = {
         **{(name,): name for name in ("int", "float", "bool", "str")},
         ("Path", "str"): "path",
         ("Sequence[int]",): "sizes",
@@ -158,7 +159,7 @@ def calls(folder: Path) -> list[Call]:
             continue
         args, kwargs = _EXAMPLES.get(name, (tuple, dict))
         if name in _IN_FOLDER:
-            kwargs = lambda name=name: _IN_FOLDER[name](folder)  # noqa: E731
+            kwargs = functools.partial(_IN_FOLDER[name], folder)
         result.append(Call(path, value, args, kwargs))
     return result
 
@@ -194,19 +195,19 @@ _SHAPE = _value(6)
 _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str, Any]]]] = {
     "SVI": (_pair, dict),
     "bound": (_with_x, dict),
-    "check_estimator": _value("trace", LinearGaussian(3, 1), repeats=3),
+    "check_estimator": _value("trace", LinearGaussian(3, 1), repeats=10),
     "clustering_accuracy": _value(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 0])),
     "compare_elbos": (_with_x, lambda: {"estimators": ["trace"], "num_particles": [1], "repeats": 2, "num_samples": 5}),
     "compare_training": _value(
         lambda seed: pv.VAE(6, 2, hidden=(3,)), X, ["trace"], seeds=[0], epochs=1, num_samples=5, preflight=False
     ),
-    "decode": (lambda: (_pair()[0], *_codes()), dict),
+    "decode": (lambda: (_pair()[0], *_codes(), X), dict),
     "disentanglement": (lambda: (torch.randn(60, 2), torch.arange(60).unsqueeze(1) % 3), dict),
     "encode": (lambda: (_pair()[1], X), dict),
     "fit": (_with_x, lambda: {"epochs": 1, "batch_size": 6, "seed": 0, "progress": False, "preflight": False}),
     "fit_local": (_with_x, lambda: {"max_steps": 2, "num_particles": 1}),
-    "impute": (_with_x, lambda: {"mask": torch.ones_like(X, dtype=torch.bool), "num_samples": 3}),
-    "inference_gaps": (_with_x, lambda: {"num_samples": 5, "families": {}}),
+    "impute": (_with_x, lambda: {"mask": X < 1, "num_samples": 3}),
+    "inference_gaps": (_with_x, lambda: {"num_samples": 5}),
     "interpolate": _value(torch.zeros(2), torch.ones(2)),
     "latent_report": (_with_x, dict),
     "launch": _value(),
@@ -215,14 +216,17 @@ _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str,
     "preflight": (_with_x, dict),
     "reconstruct": (_with_x, dict),
     "repair": (_with_x, _result),
-    "sample": (lambda: (_pair()[0], 3, X[:1]) if False else _model(), dict),
-    "sample_quality": (lambda: (torch.randn(20, 3), torch.randn(20, 3)), dict),
+    "sample": (_model, dict),
+    "sample_quality": (lambda: (torch.rand(20, 1, 8, 8), torch.rand(20, 1, 8, 8)), dict),
     "summarize": (_with_x, lambda: {"num_samples": 5}),
     "embed": (lambda: (torch.randn(12, 3),), lambda: {"perplexity": 3.0}),
     "traverse": _value(torch.zeros(2), torch.linspace(-1, 1, 3)),
     "attribute_vector": (lambda: (*_codes(), torch.arange(12) % 2 == 0), dict),
     "parzen_log_likelihood": (lambda: (*_codes() * 3,), dict),
-    "train_features": (lambda: (torch.rand(20, 1, 28, 28), torch.arange(20) % 2), lambda: {"steps": 1, "batch_size": 5}),
+    "train_features": (
+        lambda: (torch.rand(20, 1, 28, 28), torch.arange(20) % 2),
+        lambda: {"steps": 1, "batch_size": 5},
+    ),
     "FeatureNet": _value((1, 28, 28), 3),
     "batches_of": _value((X,), 4),
     "load": _value("digits", flatten=True),
@@ -236,14 +240,15 @@ _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str,
     "make": _value("trace"),
     "mmd": _value(torch.randn(5, 2), torch.randn(5, 2)),
     "with_missing": (_pair, dict),
+    **{name: _value(num_particles=2) for name in ("RWS", "VIMCO")},
     "TextVAE": _value(5, 4),
-    "Quadrants": _value((4, 4)),
+    "Quadrants": _value((1, 4, 4)),
     "MLP": _value(3, (4,), 2),
     **{name: _value((1, 8, 8), 3) for name in ("ConvEncoder", "ResidualEncoder")},
     **{name: _value(3, (1, 8, 8)) for name in ("ConvDecoder", "ResidualDecoder")},
-    **{name: _SHAPE for name in ("VAE", "GMVAE", "Autoencoder", "AuxiliaryVAE", "ConditionalVAE", "DiscreteVAE")},
-    **{name: _SHAPE for name in ("GaussianMixture", "HierarchicalVAE", "LadderVAE", "SemiSupervisedVAE", "VQVAE")},
-    **{name: _SHAPE for name in ("Bernoulli", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic", "Poisson")},
+    **dict.fromkeys(("VAE", "GMVAE", "Autoencoder", "AuxiliaryVAE", "ConditionalVAE", "DiscreteVAE"), _SHAPE),
+    **dict.fromkeys(("GaussianMixture", "HierarchicalVAE", "LadderVAE", "SemiSupervisedVAE", "VQVAE"), _SHAPE),
+    **dict.fromkeys(("Bernoulli", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic", "Poisson"), _SHAPE),
     **{name: _value(6, "shared") for name in ("Laplace", "Normal")},
     **{name: _value(2) for name in ("CouplingFlow", "DiagonalNormal", "FullNormal", "InverseAutoregressiveFlow")},
     **{name: _value(2) for name in ("PlanarFlow", "RadialFlow", "SplineFlow", "Point", "TopK", "FlatPrior")},
@@ -255,7 +260,7 @@ _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str,
     "posterior": _value("diagonal_normal", 2),
     "prior": _value("standard_normal", 2),
     "as_images": _value(torch.rand(3, 4)),
-    "embeddings": (lambda: (*_codes(), torch.arange(12)), dict),
+    "embeddings": (lambda: ({"a": _codes()[0]}, torch.arange(12)), dict),
     "image_grid": _value(torch.rand(3, 4)),
     "image_rows": _value({"a": torch.rand(3, 4)}),
     "reconstructions": _value(torch.rand(3, 4), torch.rand(3, 4)),

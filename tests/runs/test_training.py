@@ -306,8 +306,9 @@ def test_a_folder_of_checkpoints_that_is_a_link_is_refused(option: str) -> None:
     Path("run/checkpoints").rename("mine")
     Path("run/checkpoints").symlink_to(Path("mine").absolute())
     before = {file.name: file.read_bytes() for file in Path("mine").iterdir()}
+    options = {**QUICK, "epochs": 3, option: True}
     with pytest.raises(ValueError, match=r"run/checkpoints is a link to another folder"):
-        train(pv.VAE, "digits", init_args=SMALL, out="run", **{option: True}, **{**QUICK, "epochs": 3})
+        train(pv.VAE, "digits", init_args=SMALL, out="run", **options)
     assert {file.name: file.read_bytes() for file in Path("mine").iterdir()} == before
 
 
@@ -317,7 +318,8 @@ def test_another_test_set_or_other_labels_are_other_data() -> None:
     run = train(pv.VAE, "d.npz", init_args=SMALL, out="run", epochs=1, batch_size=20, seed=0)
     assert len(load_run("run").data().train) == len(run.data().train)
     for changed, split in (({"x_test": 1 - x[:9]}, "test"), ({"y_train": 2 - y}, "train")):
-        np.savez("d.npz", **{"x_train": x, "y_train": y, "x_test": x[:9], **changed})
+        arrays: dict[str, Any] = {"x_train": x, "y_train": y, "x_test": x[:9], **changed}
+        np.savez("d.npz", **arrays)
         with pytest.raises(
             ValueError, match=f"are not those that run was trained on .fingerprint of the {split} split"
         ):

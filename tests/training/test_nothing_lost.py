@@ -240,6 +240,8 @@ def test_nan_in_a_loader_of_validation_data_is_named_and_loses_no_epoch(tmp_path
 class Poisoned(nn.Module):
     """Finite at the end of the second epoch, and NaN in every step from there: only the state before helps."""
 
+    steps: Tensor
+
     def __init__(self, at: int) -> None:
         super().__init__()
         self.back, self.there = nn.Linear(2, 8), nn.Linear(8, 4)

@@ -13,6 +13,7 @@ from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer
 from pyro_vae.elbo.adversarial.phases import Phase
 from pyro_vae.elbo.estimators.bounds import observed_log_prob
 from pyro_vae.pair.protocol import Program
+from pyro_vae.support.arguments import checked
 
 __all__ = ["AAE", "WAEGAN"]
 
@@ -39,6 +40,7 @@ class AAE(Adversarial):
     Reference: Makhzani et al. 2015, arXiv 1511.05644, section 2.
     """
 
+    @checked
     def __init__(self, num_particles: int = 1, weight: float = 1.0, **options: Any) -> None:
         super().__init__(num_particles, **options)
         if not 0 < weight < math.inf:
@@ -99,6 +101,7 @@ class WAEGAN(AAE):
     Reference: Tolstikhin et al. 2018, arXiv 1711.01558, algorithm 1.
     """
 
+    @checked
     def __init__(self, num_particles: int = 1, weight: float = 10.0, **options: Any) -> None:
         super().__init__(num_particles, weight, **options)
         self.phases = (self.phases[0], Phase("pair", self._pair, ("model", "guide")))

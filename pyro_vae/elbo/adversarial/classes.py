@@ -16,6 +16,7 @@ from pyro_vae.elbo.estimators.relaxed import base_distribution
 from pyro_vae.elbo.objectives.labels import classification_log_prob, hide_labels
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import Site, sample_sites
+from pyro_vae.support.arguments import checked
 
 __all__ = ["CategoricalAAE"]
 
@@ -53,6 +54,7 @@ class CategoricalAAE(AAE):
 
     for_discrete: ClassVar[bool] = True
 
+    @checked
     def __init__(
         self, num_particles: int = 1, weight: float = 1.0, labels: bool = True, site: str = "y", **options: Any
     ) -> None:

@@ -13,6 +13,7 @@ from pyro_vae.elbo.adversarial.draws import infer, kl
 from pyro_vae.elbo.adversarial.phases import Phase
 from pyro_vae.elbo.estimators.bounds import observed_log_prob
 from pyro_vae.pair.protocol import Program
+from pyro_vae.support.arguments import checked
 
 __all__ = ["FactorVAE"]
 
@@ -38,6 +39,7 @@ class FactorVAE(Adversarial):
 
     watched: ClassVar[bool] = False
 
+    @checked
     def __init__(self, num_particles: int = 1, gamma: float = 10.0, **options: Any) -> None:
         if not 0 <= gamma < math.inf:
             raise ValueError(f"gamma must be a number >= 0, got {gamma}")

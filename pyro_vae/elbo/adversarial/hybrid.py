@@ -12,6 +12,7 @@ from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer, reconstruct
 from pyro_vae.elbo.adversarial.phases import Phase
 from pyro_vae.elbo.estimators.bounds import observed_log_prob
 from pyro_vae.pair.protocol import Program
+from pyro_vae.support.arguments import checked
 
 __all__ = ["AlphaGAN", "VGH"]
 
@@ -38,6 +39,7 @@ class AlphaGAN(Adversarial):
     Reference: Rosca et al. 2017, arXiv 1706.04987, algorithm 1.
     """
 
+    @checked
     def __init__(self, num_particles: int = 1, weight: float = 1.0, samples: bool = True, **options: Any) -> None:
         super().__init__(num_particles, **{"game": "log_ratio", **options})
         if weight < 0:
@@ -79,5 +81,6 @@ class VGH(AlphaGAN):
     Reference: Rosca et al. 2018, arXiv 1802.06847, section 3.
     """
 
+    @checked
     def __init__(self, num_particles: int = 1, **options: Any) -> None:
         super().__init__(num_particles, weight=0.0, samples=False, **options)

@@ -12,6 +12,7 @@ from pyro_vae.elbo.adversarial.base import Adversarial, total
 from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer, mean_log_q
 from pyro_vae.elbo.adversarial.phases import Phase
 from pyro_vae.pair.protocol import Program
+from pyro_vae.support.arguments import checked
 
 __all__ = ["ALI", "GAN", "VEEGAN"]
 
@@ -30,6 +31,7 @@ class GAN(Adversarial):
     Reference: Goodfellow et al. 2014, arXiv 1406.2661.
     """
 
+    @checked
     def __init__(self, num_particles: int = 1, **options: Any) -> None:
         super().__init__(num_particles, **options)
         self.phases = (self.critic_phase(self._critic), Phase("generate", self._generate, ("model",)))
@@ -67,6 +69,7 @@ class ALI(Adversarial):
     Reference: Dumoulin et al. 2017, arXiv 1606.00704; Donahue et al. 2017, arXiv 1605.09782. The papers have no noise.
     """
 
+    @checked
     def __init__(self, num_particles: int = 1, noise: float = 0.0, **options: Any) -> None:
         super().__init__(num_particles, **options)
         if not 0 <= noise < math.inf:
@@ -113,6 +116,7 @@ class VEEGAN(ALI):
     Reference: Srivastava et al. 2017, arXiv 1705.07761, eq. 4 and algorithm 1.
     """
 
+    @checked
     def __init__(self, num_particles: int = 1, weight: float = 1.0, **options: Any) -> None:
         super().__init__(num_particles, **{"game": "log_ratio", **options})
         if not weight > 0:

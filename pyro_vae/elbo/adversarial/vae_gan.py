@@ -11,6 +11,7 @@ from pyro_vae.elbo.adversarial.base import Adversarial, total
 from pyro_vae.elbo.adversarial.draws import Drawn, generate, infer, kl, reconstruct
 from pyro_vae.elbo.adversarial.phases import Phase
 from pyro_vae.pair.protocol import Program
+from pyro_vae.support.arguments import checked
 
 __all__ = ["VAEGAN"]
 
@@ -40,6 +41,7 @@ class VAEGAN(Adversarial):
     Reference: Larsen et al. 2016, arXiv 1512.09300, algorithm 1.
     """
 
+    @checked
     def __init__(self, num_particles: int = 1, gamma: float = 0.01, scale: float = 1.0, **options: Any) -> None:
         super().__init__(num_particles, **options)
         if not (gamma > 0 and scale > 0):

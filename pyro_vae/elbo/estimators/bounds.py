@@ -17,6 +17,7 @@ from pyro_vae.pair.particles import Particles, particles_of
 from pyro_vae.pair.plates import independent_plates
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, Site, draw_log_prob, log_prob, sample_sites, trace_pair
+from pyro_vae.support.arguments import checked
 
 __all__ = ["MeanField", "TensorELBO", "Trace", "observed_log_prob", "scaled_alike", "scaled_kl"]
 
@@ -43,6 +44,7 @@ class TensorELBO(pyro.infer.ELBO):
     for_discrete: ClassVar[bool] = False  # whether it is meant for latents that cannot be reparameterized
     bound: ClassVar[str] = "elbo"  # which bound the value is: the ELBO, that of IWAE, or another one ("own")
 
+    @checked
     def __init__(self, num_particles: int = 1, vectorize_particles: bool | None = None, **kwargs: Any) -> None:
         if num_particles < 1:
             raise ValueError(f"num_particles must be at least 1, got {num_particles}")

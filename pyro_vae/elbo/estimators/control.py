@@ -21,6 +21,7 @@ from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import Site, checked_pair, sample_sites
+from pyro_vae.support.arguments import checked
 
 __all__ = ["REBAR"]
 
@@ -67,6 +68,7 @@ class REBAR(TensorELBO):
 
     for_discrete: ClassVar[bool] = True
 
+    @checked
     def __init__(
         self,
         num_particles: int = 1,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.surrogate import Coefficients, SurrogateELBO
+from pyro_vae.support.arguments import checked
 
 __all__ = ["CIWAE", "DReG", "IWAE", "MIWAE", "PIWAE", "RWS", "Renyi", "StickingTheLanding", "TailAdaptive"]
 
@@ -123,6 +124,7 @@ class MIWAE(SurrogateELBO):
     bound: ClassVar[str] = "own"
     follows_value: ClassVar[bool] = True
 
+    @checked
     def __init__(self, num_particles: int = 1, groups: int = 1, vectorize_particles: bool | None = None) -> None:
         if groups < 1 or num_particles % groups:
             raise ValueError(f"groups must divide num_particles={num_particles}, got {groups}")
@@ -184,6 +186,7 @@ class CIWAE(SurrogateELBO):
     bound: ClassVar[str] = "own"
     follows_value: ClassVar[bool] = True
 
+    @checked
     def __init__(self, num_particles: int = 1, beta: float = 0.5, vectorize_particles: bool | None = None) -> None:
         if not 0 <= beta <= 1:
             raise ValueError(f"beta must be in [0, 1], got {beta}")
@@ -220,6 +223,7 @@ class Renyi(SurrogateELBO):
     bound: ClassVar[str] = "own"
     follows_value: ClassVar[bool] = True
 
+    @checked
     def __init__(self, num_particles: int = 1, alpha: float = 0.5, vectorize_particles: bool | None = None) -> None:
         if alpha == 1:
             raise ValueError("the Renyi bound of order alpha=1 is the ELBO: use elbo='trace' or 'mean_field'")
@@ -284,6 +288,7 @@ class TailAdaptive(SurrogateELBO):
     needs_path: ClassVar[bool] = True
     min_particles: ClassVar[int] = 2
 
+    @checked
     def __init__(
         self, num_particles: int = 2, tail_beta: float = -1.0, vectorize_particles: bool | None = None
     ) -> None:

@@ -22,6 +22,7 @@ from pyro_vae.elbo.estimators.bounds import TensorELBO, observed_log_prob, scale
 from pyro_vae.elbo.estimators.terms import kl_sites
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PairTrace, Site, sample_sites
+from pyro_vae.support.arguments import checked
 
 __all__ = ["Cooling", "Relaxed", "base_distribution", "is_relaxable"]
 
@@ -51,6 +52,7 @@ class LogConcrete(ExpRelaxedCategorical, TorchDistributionMixin):
     """The logarithm of a Concrete (Gumbel-Softmax) variable, as a Pyro distribution."""
 
 
+@checked
 @dataclass(frozen=True)
 class Cooling:
     """Exponential annealing of a temperature over gradient steps, `max(end, start exp(-rate step))`.
@@ -122,6 +124,7 @@ class Relaxed(TensorELBO):
     for_discrete: ClassVar[bool] = True
     bound: ClassVar[str] = "own"
 
+    @checked
     def __init__(
         self,
         num_particles: int = 1,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyro_vae.elbo.estimators.importance import log_mean
 from pyro_vae.elbo.estimators.surrogate import Coefficients, SurrogateELBO
 from pyro_vae.pair.names import unique_name
+from pyro_vae.support.arguments import checked
 
 __all__ = ["Reinforce", "VIMCO"]
 
@@ -44,6 +45,7 @@ class Reinforce(SurrogateELBO):
 
     for_discrete: ClassVar[bool] = True
 
+    @checked
     def __init__(
         self,
         num_particles: int = 1,

@@ -17,6 +17,7 @@ from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PairTrace, Site, checked_pair, draw_log_prob, has_mask, log_prob, sample_sites
+from pyro_vae.support.arguments import checked
 
 __all__ = ["Coefficients", "SurrogateELBO", "Weights", "weights_of"]
 
@@ -121,6 +122,7 @@ class SurrogateELBO(TensorELBO):
     follows_value: ClassVar[bool] = False  # whether the gradient is that of the value if all sites are reparameterized
     min_particles: ClassVar[int] = 1
 
+    @checked
     def __init__(self, num_particles: int = 1, vectorize_particles: bool | None = None) -> None:
         super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
         if self.num_particles < self.min_particles:

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import MeanField
 from pyro_vae.pair.protocol import Program
+from pyro_vae.support.arguments import checked
 
 __all__ = ["Denoising", "GaussianNoise", "MaskingNoise", "SaltAndPepper"]
 
 
+@checked
 @dataclass(frozen=True)
 class GaussianNoise:
     """Adds normal noise to every element: `x + scale e`, `e ~ N(0, 1)`.
@@ -38,6 +40,7 @@ class GaussianNoise:
         return x + self.scale * torch.randn_like(x)
 
 
+@checked
 @dataclass(frozen=True)
 class MaskingNoise:
     """Sets each element to zero with probability `rate`.
@@ -58,6 +61,7 @@ class MaskingNoise:
         return torch.where(torch.rand_like(x) < self.rate, torch.zeros_like(x), x)
 
 
+@checked
 @dataclass(frozen=True)
 class SaltAndPepper:
     """Sets each element, with probability `rate`, to `low` or to `high` with equal probability.
@@ -123,6 +127,7 @@ class Denoising(pyro.infer.ELBO):
 
     bound: ClassVar[str] = "own"
 
+    @checked
     def __init__(
         self,
         elbo: pyro.infer.ELBO | None = None,

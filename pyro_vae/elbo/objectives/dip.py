@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vae.elbo.objectives.aggregate import AggregateELBO, Posterior
 from pyro_vae.pair.plates import DataPlate
+from pyro_vae.support.arguments import checked
 
 __all__ = ["DIP"]
 
@@ -37,6 +38,7 @@ class DIP(AggregateELBO):
     Reference: Kumar et al. 2018, arXiv 1711.00848, eq. 6 and 7.
     """
 
+    @checked
     def __init__(
         self,
         num_particles: int = 1,

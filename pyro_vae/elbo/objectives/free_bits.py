@@ -16,6 +16,7 @@ from pyro_vae.elbo.estimators.terms import elements_of, kl_sites, mask_elements
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PairTrace, sample_sites
+from pyro_vae.support.arguments import checked
 
 __all__ = ["Capacity", "FreeBits"]
 
@@ -126,6 +127,7 @@ class FreeBits(_MeanKL):
     Reference: Kingma et al. 2016, arXiv 1606.04934, eq. 15.
     """
 
+    @checked
     def __init__(
         self,
         num_particles: int = 1,
@@ -174,6 +176,7 @@ class Capacity(_MeanKL):
     Reference: Burgess et al. 2018, arXiv 1804.03599, eq. 8 (gamma = 1000, C from 0 to 25 nats).
     """
 
+    @checked
     def __init__(
         self,
         num_particles: int = 1,

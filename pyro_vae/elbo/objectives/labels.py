@@ -15,6 +15,7 @@ from pyro_vae.elbo.estimators.enumeration import Enumeration
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import log_prob, sample_sites
+from pyro_vae.support.arguments import checked
 
 __all__ = ["SemiSupervised", "classification_log_prob", "hide_labels"]
 
@@ -51,6 +52,7 @@ class SemiSupervised(TensorELBO):
     for_discrete: ClassVar[bool] = True
     bound: ClassVar[str] = "own"
 
+    @checked
     def __init__(
         self,
         num_particles: int = 1,

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Independent as TorchIndependent
 
 from pyro_vae.pair.protocol import Program
+from pyro_vae.support.arguments import checked
 
 __all__ = ["INCOMPLETE", "with_missing"]
 
@@ -61,6 +62,7 @@ class _MaskElements(Messenger):
         msg["fn"] = Independent(fn, event_dim) if event_dim else fn
 
 
+@checked
 def with_missing(model: Program, guide: Program, *, site: str | None = None) -> tuple[Program, Program]:
     r"""A pair for incomplete data, `model(x, mask, *args)` and `guide(x, mask, *args)`; True in `mask` means known.
 

@@ -15,6 +15,7 @@ from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PairTrace, sample_sites
+from pyro_vae.support.arguments import checked
 
 __all__ = ["WAE", "InfoVAE", "Sparse", "mmd"]
 
@@ -107,6 +108,7 @@ class Sparse(_Penalized):
     Reference: Ng 2011, CS294A lecture notes "Sparse autoencoder"; Lee, Ekanadham and Ng 2008, NIPS 20.
     """
 
+    @checked
     def __init__(
         self,
         num_particles: int = 1,
@@ -157,6 +159,7 @@ class InfoVAE(_Penalized):
     Reference: Zhao, Song and Ermon 2017, arXiv 1706.02262, eq. 6.
     """
 
+    @checked
     def __init__(
         self,
         num_particles: int = 1,
@@ -202,6 +205,7 @@ class WAE(InfoVAE):
     Reference: Tolstikhin et al. 2018, arXiv 1711.01558, algorithm 2.
     """
 
+    @checked
     def __init__(
         self,
         num_particles: int = 1,
@@ -215,6 +219,7 @@ class WAE(InfoVAE):
         super().__init__(num_particles, 1.0, weight, kernel, length, vectorize_particles)
 
 
+@checked
 def mmd(x: Tensor, y: Tensor, *, kernel: Kernel = "imq", length: float | None = None) -> Tensor:
     r"""The squared maximum mean discrepancy between two samples `(*, N, D)` and `(*, M, D)`, without bias: `(*,)`.
 

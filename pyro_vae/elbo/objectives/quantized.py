@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae.elbo.estimators.bounds import Trace
 from pyro_vae.elbo.estimators.relaxed import base_distribution
 from pyro_vae.pair.tracing import PairTrace, sample_sites
+from pyro_vae.support.arguments import checked
 
 __all__ = ["VQ"]
 
@@ -49,6 +50,7 @@ class VQ(Trace):
     bound: ClassVar[str] = "own"
     needs_path: ClassVar[bool] = True
 
+    @checked
     def __init__(
         self, num_particles: int = 1, commitment: float = 0.25, vectorize_particles: bool | None = None
     ) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import KL_WEIGHTS
 from pyro_vae.pair.protocol import Program
+from pyro_vae.support.arguments import checked
 
 __all__ = ["Cyclical", "Schedule", "Warmup", "WeightedKL"]
 
@@ -55,6 +56,7 @@ class WeightedKL(pyro.infer.ELBO):
 
     bound: ClassVar[str] = "own"
 
+    @checked
     def __init__(self, elbo: pyro.infer.ELBO, weight: float = 1.0) -> None:
         if not isinstance(elbo, pyro.infer.ELBO):
             raise TypeError(f"WeightedKL wraps a pyro.infer.ELBO object, got {elbo!r}: use pv.elbo.make(name)")
@@ -108,6 +110,7 @@ class WeightedKL(pyro.infer.ELBO):
         return self.elbo._get_trace(*self._scaled(model, guide), args, kwargs)
 
 
+@checked
 @dataclass(frozen=True)
 class Warmup:
     """Linear warm-up of the KL weight from `start` to `end` over the first `epochs`, then `end`.
@@ -141,6 +144,7 @@ class Warmup:
         return self.epochs
 
 
+@checked
 @dataclass(frozen=True)
 class Cyclical:
     """Repeated warm-ups from 0 to `end`, each of which rises linearly over the first part of its cycle.

@@ -12,6 +12,7 @@ from rich.text import Text
 from torch import Tensor
 
 from pyro_vae.evaluate.disentanglement import scores
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.pictures import without_math
 from pyro_vae.support.random import seed_or_draw
 from pyro_vae.support.results import Result
@@ -92,6 +93,7 @@ class Disentanglement(Result):
         return figure
 
 
+@checked
 def disentanglement(
     codes: Tensor, factors: Tensor, *, names: Sequence[str] | None = None, seed: int | None = None
 ) -> Disentanglement:

@@ -16,6 +16,7 @@ from pyro_vae import elbo as elbos
 from pyro_vae.evaluate.estimators.verdict import CheckLine, EstimatorCheck
 from pyro_vae.oracles import LinearGaussian, Oracle
 from pyro_vae.pair.running import Running
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.random import fork_rng, seed_or_draw
 
 __all__ = ["check_estimator"]
@@ -26,6 +27,7 @@ TOLERANCE = 1e-5  # nats per datum, of quadrature and finite differences
 STEP = 1e-4  # of finite differences
 
 
+@checked
 def check_estimator(
     elbo: str | pyro.infer.ELBO,
     oracle: Oracle | None = None,

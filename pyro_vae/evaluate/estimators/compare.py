@@ -26,6 +26,7 @@ from pyro_vae.pair.scale import Unscaled
 from pyro_vae.pair.together import asked_pair
 from pyro_vae.pair.tracing import log_prob, sample_sites, trace_pair
 from pyro_vae.pair.untouched import kept_store
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.memory import retain_memory
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seed_or_draw
@@ -36,6 +37,7 @@ ESTIMATORS = ("trace", "mean_field", "stl", "iwae", "dreg")
 
 
 @accepts_earlier_form
+@checked
 def compare_elbos(
     model: Program,
     guide: Program,

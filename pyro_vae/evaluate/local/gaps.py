@@ -15,11 +15,13 @@ from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.evaluate.marginal.methods import AIS, BDMC, Importance, Method, option_hints, resolve_method
 from pyro_vae.pair.arguments import check_keywords
 from pyro_vae.pair.protocol import Program
+from pyro_vae.support.arguments import checked
 
 __all__ = ["inference_gaps"]
 
 
 @accepts_earlier_form
+@checked
 def inference_gaps(
     model: Program,
     guide: Program,

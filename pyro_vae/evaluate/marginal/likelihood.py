@@ -19,6 +19,7 @@ from pyro_vae.pair.arguments import check_data, check_keywords, take
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.together import asked_pair
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.random import seeded
 
 __all__ = ["LogMarginal", "log_marginal"]
@@ -39,6 +40,7 @@ def log_marginal(
 
 
 @accepts_earlier_form
+@checked
 def log_marginal(
     model: Program,
     guide: Program | None,

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from pyro_vae.support.arguments import checked
+
 __all__ = ["AIS", "BDMC", "METHODS", "Importance", "Method", "resolve_method", "option_hints"]
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Importance:
     r"""Importance sampling with the weights :math:`w = p(x, z) / q(z|x)` for z from the guide.
@@ -64,6 +67,7 @@ class Importance:
         return 1.0 if self.proposal == "prior" else self.defensive
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class AIS:
     """Annealed importance sampling: chains of Hamiltonian moves from the prior (or the guide) to the posterior.
@@ -111,6 +115,7 @@ class AIS:
         return self.start == "guide"
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class BDMC(AIS):
     """Bidirectional Monte Carlo: bounds on log p(x) from both sides, by annealing on simulated data.

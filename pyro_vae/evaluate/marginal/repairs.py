@@ -19,6 +19,7 @@ from pyro_vae.evaluate.marginal.methods import BDMC, METHODS, Method, option_hin
 from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.pair.arguments import check_data, check_keywords, map_rows
 from pyro_vae.pair.protocol import Program
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.pictures import drawable
 from pyro_vae.support.random import seeded
 from pyro_vae.support.results import Result
@@ -129,6 +130,7 @@ class LogMarginalRepair(Result):
 
 
 @accepts_earlier_form
+@checked
 def repair(
     model: Program,
     guide: Program | None,

@@ -53,6 +53,7 @@ from pyro_vae.evaluate.preflight.values import check_distributions, check_parame
 from pyro_vae.pair.arguments import check_keywords, take
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.tracing import log_prob
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.random import fork_rng, rng_state, set_rng_state
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
 ]
 
 
+@checked
 def preflight(
     model: Program,
     guide: Program,

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from pyro_vae.nets import ConvEncoder
 from pyro_vae.pair.networks import eval_mode
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.files import checksum, read_file, write_file
 from pyro_vae.support.formats import check_entries, parse_json, parse_metadata, parse_weights, parsing
 from pyro_vae.support.progress import progress_bar
@@ -36,6 +37,7 @@ class FeatureNet(nn.Module):
         width: F, the number of features.
     """
 
+    @checked
     def __init__(
         self, shape: tuple[int, ...], classes: int, channels: tuple[int, ...] = (32, 64), width: int = 64
     ) -> None:
@@ -50,6 +52,7 @@ class FeatureNet(nn.Module):
         return self.net.head(self.net.body(x))
 
 
+@checked
 def train_features(
     x: Tensor,
     y: Tensor,

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pyro_vae.support.arguments import checked
+
 __all__ = ["parzen_log_likelihood"]
 
 
+@checked
 def parzen_log_likelihood(
     samples: Tensor, valid: Tensor, test: Tensor, scales: Sequence[float] | None = None
 ) -> tuple[float, float, float]:

@@ -13,12 +13,14 @@ from pyro_vae.evaluate.quality.distances import class_score, frechet_distance, k
 from pyro_vae.evaluate.quality.features import in_batches
 from pyro_vae.evaluate.quality.images import pairwise_ms_ssim, sharpness
 from pyro_vae.evaluate.quality.result import SampleQuality, SampleQualityMetrics
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.random import seed_or_draw
 
 __all__ = ["sample_quality"]
 
 
 @accepts_earlier_form
+@checked
 def sample_quality(
     data: Tensor, samples: Tensor, features: Any = None, *, neighbors: int = 5, seed: int | None = None
 ) -> SampleQuality:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_vae.support.arguments import checked
+
 __all__ = ["clustering_accuracy"]
 
 
+@checked
 def clustering_accuracy(clusters: Tensor, labels: Tensor) -> float:
     """The fraction of data whose label is that of their cluster, under the best one-to-one matching.
 

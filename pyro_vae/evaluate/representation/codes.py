@@ -20,11 +20,13 @@ from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PairTrace, Site, sample_sites
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.random import seeded
 
 __all__ = ["decode", "encode"]
 
 
+@checked
 def encode(
     guide: Program,
     *args: Any,
@@ -76,6 +78,7 @@ def encode(
     return torch.cat(parts)
 
 
+@checked
 def decode(
     model: Program,
     codes: Tensor,

@@ -9,11 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.random import seed_or_draw
 
 __all__ = ["attribute_vector", "embed", "interpolate", "manifold", "traverse"]
 
 
+@checked
 def interpolate(a: Tensor, b: Tensor, steps: int = 8, path: Literal["linear", "spherical"] = "linear") -> Tensor:
     r"""Interpolate from `a` to `b`, both `(*, E)`: codes `(steps, *, E)`, both ends included.
 
@@ -51,6 +53,7 @@ def interpolate(a: Tensor, b: Tensor, steps: int = 8, path: Literal["linear", "s
     return torch.where(small, straight, curved)
 
 
+@checked
 def attribute_vector(codes: Tensor, has: Tensor) -> Tensor:
     """The direction of an attribute in latent space, `(E,)`: mean code of the data that have it minus that of the rest.
 
@@ -77,6 +80,7 @@ def attribute_vector(codes: Tensor, has: Tensor) -> Tensor:
     return codes[has].mean(0) - codes[~has].mean(0)
 
 
+@checked
 def traverse(code: Tensor, values: Tensor, dims: Sequence[int] | None = None) -> Tensor:
     """One code with one dimension at a time set to each of some values: `(dims, values, E)`.
 
@@ -97,6 +101,7 @@ def traverse(code: Tensor, values: Tensor, dims: Sequence[int] | None = None) ->
     return result
 
 
+@checked
 def manifold(side: int = 20) -> Tensor:
     """Codes over a plane with a standard normal prior, `(side * side, 2)`: quantiles in equal steps, row by row.
 
@@ -113,6 +118,7 @@ def manifold(side: int = 20) -> Tensor:
     return torch.stack([line.repeat(side), line.flip(0).repeat_interleave(side)], 1)
 
 
+@checked
 def embed(
     codes: Tensor, *, method: Literal["tsne", "umap"] = "tsne", perplexity: float = 30.0, seed: int | None = None
 ) -> Tensor:
