@@ -24,9 +24,11 @@ from .evaluate import (
     sample_quality,
     summarize,
 )
-from .guides import AmortizedGuide
+from .evaluate.calibration.question import calibration
 from .evaluate.disentanglement.report import disentanglement
+from .evaluate.posterior_draws import to_xarray
 from .evaluate.preflight.report import preflight
+from .guides import AmortizedGuide
 from .models import VAE, Autoencoder, AuxiliaryVAE
 from .runs import load_pair, load_run, save_pair, train
 from .training import tracking
@@ -57,6 +59,7 @@ __all__ = [
     "NonFiniteLoss",
     "Ranks",
     "bound",
+    "calibration",
     "check_estimator",
     "clustering_accuracy",
     "compare_elbos",
@@ -90,6 +93,7 @@ __all__ = [
     "sample_quality",
     "save_pair",
     "summarize",
+    "to_xarray",
     "tracking",
     "train",
 ]
