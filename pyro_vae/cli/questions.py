@@ -88,9 +88,9 @@ QUESTIONS = {
         files="latent",
     ),
     "calibrate": Question(
-        "Ask whether a trained run's guide is right: draw latents and data from its model, and rank the truth among the "
-        "guide's draws; with posterior predictive checks of its data. The tables are also written to calibration.csv "
-        "and calibration.json in the run directory, with a picture.",
+        "Ask whether a trained run's guide is right: draw latents and data from its model, and rank the truth among "
+        "the guide's draws; with posterior predictive checks of its data. The tables are also written to "
+        "calibration.csv and calibration.json in the run directory, with a picture.",
         calibration,
         ["num_simulations", "num_samples", "reweight", "alpha"],
         num_data=1000,

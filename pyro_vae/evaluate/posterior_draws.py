@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluate.calibration.units import Units, global_sites
+from pyro_vae.evaluate.calibration.units import Units, sites_outside
 from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
 from pyro_vae.pair.networks import eval_mode, to_networks_device
@@ -116,8 +116,8 @@ def _arviz() -> Any:
 
 def _layout(model: Program, guide: Program, data: Data) -> tuple[Units, bool, bool, Data]:
     """The plate over the data, if there is one; whether draws run together; whether all data do; example data."""
-    hidden, unplated = global_sites(model, guide, data)
-    if hidden or unplated:
+    outside = sites_outside(model, guide, data)
+    if outside.latents or outside.observed:
         particles = particles_of(model, guide, data)
         return Units(None, particles.nesting), particles.vectorize, True, data
     plan = plan_for(model, guide, data)

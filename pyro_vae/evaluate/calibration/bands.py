@@ -74,11 +74,8 @@ def adjusted(p_values: np.ndarray) -> np.ndarray:
 def _inside(gamma: float, size: int, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
     """The least and greatest count at each point whose tail probabilities, doubled, exceed `gamma`."""
     share = (grid(num_samples) + 1) / (num_samples + 1)
-    lower = binom.ppf(gamma / 2, size, share).astype(int)  # the least with F >= gamma / 2
-    lower = lower + (2 * binom.cdf(lower, size, share) <= gamma * (1 + 1e-12))
-    upper = binom.isf(gamma / 2, size, share).astype(int) + 1
-    upper = upper - (2 * binom.sf(upper - 1, size, share) <= gamma * (1 + 1e-12))
-    return lower, np.minimum(upper, size)
+    tail = gamma / 2 * (1 + 1e-9)  # what is equal up to rounding is not inside
+    return binom.ppf(tail, size, share).astype(int), binom.isf(tail, size, share).astype(int)
 
 
 @lru_cache(maxsize=4096)

@@ -116,6 +116,7 @@ def reliability(site: str, probabilities: np.ndarray, truth: np.ndarray, draws: 
 
 def _bins(probabilities: np.ndarray) -> np.ndarray:
     """The bin of each prediction, -1 where there is none."""
+    probabilities = probabilities.round(6)  # equal up to rounding is one bin
     known = ~np.isnan(probabilities)
     edges = np.unique(np.quantile(probabilities[known], np.linspace(0, 1, BINS + 1)[1:-1]))
     return np.where(known, np.searchsorted(edges, probabilities, side="right"), -1)

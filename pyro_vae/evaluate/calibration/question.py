@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.evaluate.calibration.bands import adjusted, uniformity
@@ -130,7 +131,8 @@ def calibration(
     _check_options(num_simulations, num_samples, tests, alpha, memory)
     data = to_networks_device((x, *args), model, guide), kwargs
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
-        guide = density_guide(model, guide, data)
+        # ranks need draws alone: what else a guide adds to its density, and noise of its own, does not matter to them
+        guide = density_guide(model, guide, data) if reweight else poutine.block(guide, hide_fn=_is_observed)
         setting = setting_of(model, guide, data, reweight, memory)
         drawer = Drawer(num_samples + 1, reweight, setting.vectorize, setting.rows)
         found = _simulate(setting, drawer, quantities or {}, "classifier" in tests, num_simulations, progress)
@@ -158,6 +160,10 @@ def calibration(
     return Calibration(rows, sites, ranks, num_simulations, num_samples, unit, alpha, found.ess, notes)
 
 
+def _is_observed(site: Any) -> bool:
+    return site["type"] == "sample" and bool(site["is_observed"])
+
+
 def _check_options(
     num_simulations: int, num_samples: int, tests: Collection[str], alpha: float, memory: int | None
 ) -> None:
@@ -166,9 +172,8 @@ def _check_options(
     if num_samples < 4:
         raise ValueError(f"num_samples must be at least 4, so that there are ranks, got {num_samples}")
     if isinstance(tests, str) or (unknown := sorted(set(tests) - set(TESTS))):
-        raise ValueError(
-            f"tests must be a list of some of {', '.join(TESTS)}, got {tests if isinstance(tests, str) else unknown}"
-        )
+        came = repr(tests) if isinstance(tests, str) else ", ".join(map(repr, unknown))
+        raise ValueError(f"tests must be a list of some of {', '.join(TESTS)}, got {came}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
     if memory is not None and memory < 1:
@@ -272,7 +277,7 @@ def _judged(
 def _notes(setting: Setting, found: Collected, num_samples: int) -> list[str]:
     notes = []
     if setting.given:
-        names = ", ".join(setting.given)
+        names = ", ".join(setting.given_latents)
         notes.append(
             f"{names}: the guide draws them without reading the data, so they are drawn from it, and the ranks are of "
             "the other latents given these"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluate.calibration.simulating import simulate
-from pyro_vae.evaluate.calibration.units import Units, given_globals, global_sites, sites_that_read
+from pyro_vae.evaluate.calibration.units import Units, given_globals, sites_outside, sites_that_read
 from pyro_vae.evaluate.marginal.proposals import NoDensity, Proposal
 from pyro_vae.pair.arguments import map_rows, slices
 from pyro_vae.pair.particles import Particles, particles_of
@@ -32,7 +32,9 @@ class Setting:
         data: Its arguments: what is not observed in them is given.
         units: What one replication is.
         whole: Whether all rows of the data must run together.
-        given: The latents outside the plate over the data that are drawn from the guide, and given to both.
+        given: The latents outside the plate over the data that are drawn from the guide, and given to both; with noise
+            of the guide's own there.
+        given_latents: Those of them that are the model's.
         vectorize: Whether draws run together.
         rows: Data times draws that fit a run.
     """
@@ -43,6 +45,7 @@ class Setting:
     units: Units
     whole: bool
     given: list[str]
+    given_latents: list[str]
     vectorize: bool
     rows: int
 
@@ -83,9 +86,12 @@ def setting_of(model: Program, guide: Program, data: Data, reweight: bool, memor
     """
     with fork_rng():
         simulate(model, data)  # raises for a model that is no generator
-        names, unplated = global_sites(model, guide, data)
-        reading = sites_that_read(model, guide, data, names) if names else []
-    if unplated or reading:
+        if not _latents(model, guide, data):
+            raise ValueError("the guide samples no latent, so there is nothing to calibrate")
+        outside = sites_outside(model, guide, data)
+        names = [*outside.latents, *outside.noise]
+        reading = sites_that_read(model, guide, data, outside.latents) if names else []
+    if outside.observed or reading:
         particles, whole, example = particles_of(model, guide, data), True, data
         units, given = Units(None, particles.nesting), []
         _check_reads(model, guide, data)
@@ -94,7 +100,7 @@ def setting_of(model: Program, guide: Program, data: Data, reweight: bool, memor
         given = names
         with fork_rng():
             local = given_globals(model, guide, names, data) if names else (model, guide)
-            _check_local(*local, data, names)
+            _check_local(*local, data, outside.latents)
             plan = plan_for(*local, data)
         particles, whole, example = plan.particles, plan.whole, plan.example_data
         units = Units(plan.plate, particles.nesting)
@@ -110,19 +116,22 @@ def setting_of(model: Program, guide: Program, data: Data, reweight: bool, memor
         memory,
         cpu_rows=CPU_ROWS,
     )
-    return Setting(model, guide, data, units, whole, given, particles.vectorize, rows)
+    return Setting(model, guide, data, units, whole, given, outside.latents, particles.vectorize, rows)
 
 
 def _check_local(model: Program, guide: Program, data: Data, names: list[str]) -> None:
     """Refuse a pair all of whose latents are shared by all data, and drawn without a look at them."""
-    if not trace_pair(model, guide, *data).latents:
+    if not _latents(model, guide, data):
         raise ValueError(
             f"the guide draws all latents ({', '.join(map(repr, names))}) without reading the data: its parameters are "
             "those of one fit, and of other data it says nothing. Calibration needs a guide that computes posteriors "
             "from the data it is given; such a fit would have to be made anew for each simulated data set"
-            if names
-            else "the guide samples no latent, so there is nothing to calibrate"
         )
+
+
+def _latents(model: Program, guide: Program, data: Data) -> list[str]:
+    traces = trace_pair(model, guide, *data)
+    return [name for name in traces.latents if name in traces.model.nodes]
 
 
 def _check_density(model: Program, guide: Program, data: Data, particles: Particles) -> None:
@@ -139,7 +148,7 @@ def _check_density(model: Program, guide: Program, data: Data, particles: Partic
 
 def _check_reads(model: Program, guide: Program, data: Data) -> None:
     """Refuse a guide with parameters for just these data."""
-    latents = trace_pair(model, guide, *data).latents
+    latents = _latents(model, guide, data)
     if not sites_that_read(model, guide, data, latents):
         raise ValueError(
             f"the guide draws its latents ({', '.join(map(repr, latents))}) without reading the data: its parameters "

@@ -60,13 +60,13 @@ def simulate(model: Program, data: Data) -> Simulated:
         with fork_rng(seed):  # the same noise, given the new data
             drawn = _run(poutine.uncondition(model), new)
         truth = _run(poutine.replay(model, trace=_latents(drawn)), new)
-        again = _changed(drawn, truth, observed)
-        if again or set(changed) & set(observed):
+        moved = [name for name, site in observed.items() if not torch.equal(site["value"], drawn.nodes[name]["value"])]
+        if moved or set(changed) & set(observed) or _changed(drawn, truth, observed):
             raise ValueError(
-                f"the distribution of the site {(again or changed)[0]!r} changes with the data that the model is "
-                "given, or from run to run: what is drawn given other data (a decoder that reads the elements before, "
-                "a prior that reads x) is no draw from the model. Ask about a model that uses its data in obs= alone; "
-                "other inputs may be arguments of their own"
+                f"the distribution of the site {changed[0]!r} changes with the data that the model is given, or from "
+                "run to run: what is drawn given other data (a decoder that reads the elements before, a prior that "
+                "reads x) is no draw from the model. Ask about a model that uses its data in obs= alone; other inputs "
+                "may be arguments of their own"
             )
     return Simulated(new, truth, places)
 

@@ -19,7 +19,7 @@ from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, Site, log_prob, sample_sites, trace_pair
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["Units", "given_globals", "global_sites", "sites_that_read"]
+__all__ = ["Outside", "Units", "given_globals", "sites_outside", "sites_that_read"]
 
 
 @dataclass(frozen=True)
@@ -76,24 +76,52 @@ class Units:
         return sum(terms, start=torch.zeros(()))
 
 
-def global_sites(model: Program, guide: Program, data: Data) -> tuple[list[str], bool]:
-    """The latents outside the plate over the data, and whether an observed site is outside, too.
+@dataclass(frozen=True)
+class Outside:
+    """The sites of a pair outside the plate over the data.
+
+    Attributes:
+        latents: The model's.
+        noise: The guide's own, such as those of autoguides.
+        observed: Whether an observed site is outside, too.
+    """
+
+    latents: list[str]
+    noise: list[str]
+    observed: bool
+
+
+def sites_outside(model: Program, guide: Program, data: Data) -> Outside:
+    """Find the sites outside the plate over the data.
 
     Raises:
         ValueError: If latent sites differ between model and guide, or the plate over the data is ambiguous.
     """
-    traces, few, _ = run_on_examples(lambda some: trace_pair(model, guide, *some), data)
+    total = len(data[0][0])
+
+    def run(some: Data) -> PairTrace:
+        traces = trace_pair(model, guide, *some)
+        sizes = {f.size for _, site, _ in traces.sites() for f in site["cond_indep_stack"]}
+        if len(some[0][0]) < total and total in sizes:
+            raise ValueError("the guide has a plate over all data, which the model then has too")
+        return traces
+
+    traces, few, _ = run_on_examples(run, data)
     n = len(few[0][0])
 
-    def is_outside(site: Site) -> bool:
-        return not any(f.vectorized and f.size == n for f in site["cond_indep_stack"])
+    def outside(trace: Any) -> dict[str, Site]:
+        return {
+            name: site
+            for name, site in sample_sites(trace)
+            if not any(f.vectorized and f.size == n for f in site["cond_indep_stack"])
+        }
 
-    sites = [(name, site) for name, site in sample_sites(traces.model)]
-    outside = [name for name, site in sites if is_outside(site)]
-    hidden = [name for name in outside if not traces.model.nodes[name]["is_observed"]]
-    if not outside:
+    found = outside(traces.model)
+    latents = [name for name, site in found.items() if not site["is_observed"]]
+    if not found:
         data_plate(traces, n)  # raises where it is ambiguous, or for a site of the guide alone
-    return hidden, len(hidden) < len(outside)
+    noise = [name for name in outside(traces.guide) if name not in traces.model.nodes]
+    return Outside(latents, noise, len(latents) < len(found))
 
 
 def sites_that_read(model: Program, guide: Program, data: Data, names: Sequence[str]) -> list[str]:
@@ -114,7 +142,7 @@ def guide_values(guide: Program, data: Data) -> dict[str, Tensor]:
 
 
 def given_globals(model: Program, guide: Program, names: Sequence[str], data: Data) -> tuple[Program, Program]:
-    """The pair given one draw from the guide of the latents that all data share: they are no sites of it any more."""
+    """The pair given one draw from the guide of sites that all data share: they are no sites of it any more."""
     drawn = guide_values(guide, data)
     values = {name: drawn[name] for name in names}
 

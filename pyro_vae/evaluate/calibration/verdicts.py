@@ -13,7 +13,7 @@ __all__ = ["central_coverage", "shift_and_scale", "shape_verdict"]
 
 NOTICEABLE = 3.0  # standard errors from which a shift or a scale is named as what is wrong
 LEAST_INSIDE = 30  # ranks inside, of which something can be said
-INTERIOR = 0.01  # p-value from which ranks inside count as uniform
+INTERIOR, EVEN = 0.001, 2.5  # p-value and standard errors of the scale from which ranks inside do not count as even
 
 
 def shift_and_scale(ranks: np.ndarray, num_samples: int) -> tuple[float, float, float, float]:
@@ -46,8 +46,7 @@ def shape_verdict(ranks: np.ndarray, num_samples: int) -> str:
     outside = (ranks == 0) | (ranks == num_samples)
     inside = ranks[~outside] - 1
     often = outside.mean() > 10 / (num_samples + 1) and len(inside) >= max(LEAST_INSIDE, 0.1 * len(ranks))
-    # without their ends the ranks among L draws are as those among L - 2
-    if often and num_samples > 3 and uniformity(inside, num_samples - 2) > INTERIOR:
+    if often and _is_even(inside, num_samples - 2):  # without their ends the ranks are as those among L - 2 draws
         return "misses a mode"
     _, _, shift, scale = shift_and_scale(ranks, num_samples)
     found = []
@@ -56,6 +55,13 @@ def shape_verdict(ranks: np.ndarray, num_samples: int) -> str:
     if abs(shift) > max(NOTICEABLE, abs(scale) / 4):
         found.append("biased up" if shift > 0 else "biased down")
     return ", ".join(found) or "misshapen"
+
+
+def _is_even(ranks: np.ndarray, num_samples: int) -> bool:
+    """Whether ranks are uniform, above all not denser towards both ends."""
+    if num_samples < 2 or shift_and_scale(ranks, num_samples)[3] < -EVEN:
+        return False
+    return uniformity(ranks, num_samples) > INTERIOR
 
 
 def central_coverage(ranks: np.ndarray, num_samples: int, level: float) -> tuple[float, float]:
