@@ -74,12 +74,11 @@ class Collected:
             for parts, value in zip(self._latents, (truth, draws[1], x), strict=True):
                 parts.append(value[:counted].cpu().numpy())
 
-    def finished(self) -> Collected:
+    def finish(self) -> None:
         """Join the runs."""
         self.ranks = {name: torch.cat(parts).numpy() for name, parts in self._ranks.items()}
         if self._ess:
             self.ess = float(torch.cat(self._ess).median())
-        return self
 
     def too_few(self, num_samples: int) -> float:
         """The share of the simulations whose effective sample size is below a number."""

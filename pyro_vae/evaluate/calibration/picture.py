@@ -10,6 +10,8 @@ import numpy as np
 
 from pyro_vae.evaluate.calibration.bands import band, grid
 from pyro_vae.evaluate.calibration.classes import Reliability
+from pyro_vae.evaluate.calibration.ranking import JOINT
+from pyro_vae.evaluate.calibration.verdicts import ball_coverage, central_coverage
 from pyro_vae.support.pictures import without_math
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def draw(
     from matplotlib.figure import Figure
 
     panels = 2 * bool(ranks) + bool(reliability) or 1
-    figure = Figure(figsize=(4.4 * panels, 4.0), layout="constrained")
+    figure = Figure(figsize=(4.4 * panels, 4.2), layout="constrained")
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
     if ranks:
         _differences(axes[0], ranks, verdicts, num_samples, alpha)
@@ -74,21 +76,18 @@ def _differences(
     ax.axhline(0, color="black", lw=0.6, ls=":")
     ax.set(xlabel="rank of the truth among the draws", ylabel="ECDF - uniform")
     handles, labels = ax.get_legend_handles_labels()
-    ax.legend(handles[::-1], labels[::-1], fontsize=7)
+    ax.figure.legend(handles[::-1], labels[::-1], fontsize=7, loc="outside lower center", ncols=3, frameon=False)
 
 
 def _coverage(ax: Any, ranks: Mapping[str, np.ndarray], num_samples: int) -> None:
-    trims = np.arange((num_samples + 1) // 2 + 1)
-    nominal = 1 - 2 * trims / (num_samples + 1)
-    trims, nominal = trims[nominal >= 0], nominal[nominal >= 0]
+    levels = np.linspace(0, 1, 51)
     for i, (name, rank) in reversed(list(enumerate(ranks.items()))):
-        known = rank[rank >= 0]
-        if name and len(known):
-            depth = np.minimum(known, num_samples - known)  # the intervals that leave out fewer than these hold it
-            held = (depth[None, :] >= trims[:, None]).mean(1)
+        if len(known := rank[rank >= 0]):
+            coverage = ball_coverage if name == JOINT else central_coverage
+            nominal, held = np.array([coverage(known, num_samples, level) for level in levels]).T
             ax.plot(nominal, held, lw=1.3 if i < NAMED else 0.6, color=_color(i), zorder=3 - (i >= NAMED))
     ax.plot([0, 1], [0, 1], color="black", lw=0.6, ls=":")
-    ax.set(xlabel="nominal coverage of central intervals", ylabel="how often they hold the truth")
+    ax.set(xlabel="nominal coverage of intervals or balls", ylabel="how often they hold the truth")
 
 
 def _reliability(ax: Any, sites: Sequence[Reliability]) -> None:

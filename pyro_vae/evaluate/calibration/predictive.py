@@ -85,7 +85,7 @@ def predictive_checks(
                 found = [_number(what, function, each) for each in (known, new)]
                 pairs.setdefault(label + what, []).append((found[0], found[1]))
         pairs.setdefault(LIKELIHOOD, []).append((likelihoods[0], likelihoods[1]))
-        done, total = done + 1, max(num_samples, math.ceil(4 * len(pairs) / alpha))
+        done, total = done + 1, max(num_samples, math.ceil(2 * len(pairs) / alpha))
     return {name: summary for name, each in pairs.items() if (summary := _summary(each)) is not None}
 
 

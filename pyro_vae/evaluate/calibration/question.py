@@ -22,7 +22,7 @@ from pyro_vae.evaluate.calibration.ranking import JOINT, Quantity
 from pyro_vae.evaluate.calibration.result import Calibration, CalibrationRow
 from pyro_vae.evaluate.calibration.setting import Setting, setting_of
 from pyro_vae.evaluate.calibration.simulating import simulate
-from pyro_vae.evaluate.calibration.verdicts import central_coverage, shape_verdict, shift_and_scale
+from pyro_vae.evaluate.calibration.verdicts import ball_coverage, central_coverage, shape_verdict, shift_and_scale
 from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.pair.arguments import check_data, check_keywords
 from pyro_vae.pair.networks import eval_mode, to_networks_device
@@ -135,7 +135,9 @@ def calibration(
         guide = density_guide(model, guide, data) if reweight else poutine.block(guide, hide_fn=_is_observed)
         setting = setting_of(model, guide, data, reweight, memory)
         drawer = Drawer(num_samples + 1, reweight, setting.vectorize, setting.rows)
-        found = _simulate(setting, drawer, quantities or {}, "classifier" in tests, num_simulations, progress)
+        found = Collected(quantities or {}, "classifier" in tests)
+        if set(tests) - {"predictive"}:
+            _simulate(found, setting, drawer, num_simulations, progress)
         rows, sites = _tests(found, num_samples, tests)
         if "predictive" in tests:
             some = setting.some(num_simulations)
@@ -180,16 +182,8 @@ def _check_options(
         raise ValueError(f"memory must be a positive number of bytes, got {memory}")
 
 
-def _simulate(
-    setting: Setting,
-    drawer: Drawer,
-    quantities: Mapping[str, Quantity],
-    keep_latents: bool,
-    num_simulations: int,
-    progress: bool | None,
-) -> Collected:
-    """Ranks and discrete draws of all simulations."""
-    found = Collected(quantities, keep_latents)
+def _simulate(found: Collected, setting: Setting, drawer: Drawer, num_simulations: int, progress: bool | None) -> None:
+    """Collect ranks and discrete draws of all simulations."""
     count = drawer.num_samples
     # a first run sets the scale of distances, so that it depends on no truth and no draw that is ranked
     data, _, _ = next(setting.pieces(num_simulations, count))
@@ -204,7 +198,7 @@ def _simulate(
             units = setting.units.of_size(len(data[0][0]))
             found.add(drawer(model, guide, simulated, units), simulated, start, counted)
             advance(counted)
-    return found.finished()
+    found.finish()
 
 
 def _tests(
@@ -246,13 +240,13 @@ def _rank_row(name: str, kind: str, ranks: np.ndarray, num_samples: int) -> Cali
     if len(ranks) < LEAST_RANKS:
         return CalibrationRow(name, kind, len(ranks), math.nan, math.nan, "too few")
     p_value = uniformity(ranks, num_samples)
-    if kind == "tarp":
-        return CalibrationRow(name, kind, len(ranks), p_value, math.nan, "wrong jointly")
-    shift, scale, _, _ = shift_and_scale(ranks, num_samples)
-    held = [central_coverage(ranks, num_samples, level)[1] for level in (0.5, 0.9)]
-    return CalibrationRow(
-        name, kind, len(ranks), p_value, math.nan, shape_verdict(ranks, num_samples), shift, scale, *held
-    )
+    coverage = ball_coverage if kind == "tarp" else central_coverage
+    held = [coverage(ranks, num_samples, level)[1] for level in (0.5, 0.9)]
+    words, shift, scale = "wrong jointly", math.nan, math.nan
+    if kind == "ranks":
+        words = shape_verdict(ranks, num_samples)
+        shift, scale, _, _ = shift_and_scale(ranks, num_samples)
+    return CalibrationRow(name, kind, len(ranks), p_value, math.nan, words, shift, scale, *held)
 
 
 def _judged(

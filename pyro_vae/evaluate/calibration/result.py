@@ -41,7 +41,8 @@ class CalibrationRow:
         verdict: "fine", or what is wrong where `p_adjusted` is below `alpha`.
         shift: How far the guide lies above the truth, about in its standard deviations ("ranks").
         scale: Its width over the right one, about ("ranks").
-        coverage_50, coverage_90: How often the central intervals that should hold 50 and 90 % do so ("ranks").
+        coverage_50, coverage_90: How often the central intervals that should hold the truth in 50 and 90 % of the
+            simulations do so ("ranks"), or balls around a random point ("tarp").
         statistic: The expected calibration error, the accuracy of the classifier, or the statistic of the data.
         expected: The same for a right guide, or in the mean of the replications.
     """

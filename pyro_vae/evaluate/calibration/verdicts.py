@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from pyro_vae.evaluate.calibration.bands import uniformity
 
-__all__ = ["central_coverage", "shift_and_scale", "shape_verdict"]
+__all__ = ["ball_coverage", "central_coverage", "shift_and_scale", "shape_verdict"]
 
 NOTICEABLE = 3.0  # standard errors from which a shift or a scale is named as what is wrong
 LEAST_INSIDE = 30  # ranks inside, of which something can be said
@@ -72,6 +72,18 @@ def central_coverage(ranks: np.ndarray, num_samples: int, level: float) -> tuple
     trim = round((1 - level) * (num_samples + 1) / 2)
     inside = (ranks >= trim) & (ranks <= num_samples - trim)
     return 1 - 2 * trim / (num_samples + 1), float(inside.mean()) if len(ranks) else float("nan")
+
+
+def ball_coverage(ranks: np.ndarray, num_samples: int, level: float) -> tuple[float, float]:
+    """How often the ball around a random point that holds a share of the draws holds the truth; the share, and that.
+
+    Args:
+        ranks: Of the distance of the truth among those of the draws.
+        num_samples: L.
+        level: The share, which becomes the nearest m / (L + 1).
+    """
+    inside = round(level * (num_samples + 1))
+    return inside / (num_samples + 1), float((ranks < inside).mean()) if len(ranks) else float("nan")
 
 
 @lru_cache(maxsize=64)
