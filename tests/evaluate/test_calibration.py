@@ -16,7 +16,7 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae.evaluate import Calibration
 
-REPEATS = int(os.environ.get("PYRO_VAE_REPETITIONS", "12"))  # 200 for the figures in docs/calibration.md
+REPEATS = int(os.environ.get("PYRO_VAE_REPETITIONS", "8"))  # 200 for the figures in docs/calibration.md
 GUIDE: Any = ("ranks", "tarp", "reliability")
 
 WEIGHT = torch.tensor([[1.0, 0.4], [-0.5, 0.9], [0.3, 0.8]])

@@ -168,12 +168,14 @@ def test_global_latents_that_the_guide_reads_off_the_data() -> None:
     def guide(x: Tensor, scale: float = 1.0) -> None:
         pyro.sample("m", dist.Normal(x.sum() / (len(x) + 1), scale * (len(x) + 1) ** -0.5))
 
-    result = ask(model, guide, torch.zeros(6), num_simulations=200)
+    result = ask(model, guide, torch.zeros(6), num_simulations=100, num_samples=19)
     assert result.unit == "data set"
     assert result.calibrated
-    narrow = ask(model, lambda x: guide(x, 0.5), torch.zeros(6), num_simulations=200)
+    narrow = ask(model, lambda x: guide(x, 0.5), torch.zeros(6), num_simulations=100, num_samples=19)
     assert narrow["m"].verdict == "too narrow"
-    assert ask(model, lambda x: guide(x, 1.5), torch.zeros(6), num_simulations=200, reweight=True).calibrated
+    assert ask(
+        model, lambda x: guide(x, 1.5), torch.zeros(6), num_simulations=50, num_samples=9, reweight=True
+    ).calibrated
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
@@ -255,8 +257,44 @@ def test_a_guide_made_from_the_model() -> None:
     x = 2**0.5 * torch.randn(200)
     guide = pv.AmortizedGuide(simple, x, hidden=(8,), seed=0)
     assert not ask(simple, guide, x).calibrated
-    pv.fit(simple, guide, x, epochs=60, lr=1e-2, batch_size=50, seed=0)
+    pv.fit(simple, guide, x, epochs=40, lr=1e-2, batch_size=100, seed=0)
     assert ask(simple, guide, x).calibrated
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_latents_that_the_model_enumerates_are_left_out(scale: float) -> None:
+    def model(x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            c = pyro.sample("c", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            pyro.sample("y", dist.Normal(c, 1.0), obs=y)
+
+    result = ask(model, lambda x, y: exact(x, scale), X, X + 1)
+    assert {row.quantity for row in result.rows} == {"z"}
+    assert result["z"].verdict == ("fine" if scale == 1 else "too narrow")
+    assert "c: enumerated by the model" in result.notes[0]
+
+
+def test_covariates_stay_as_they_are_given() -> None:
+    """A regression with a coefficient for each datum, whose inputs are no observations."""
+
+    def model(x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(b * x, 1.0), obs=y)
+
+    def guide(x: Tensor, y: Tensor, wrong: float = 0.0) -> None:
+        precision = 1 + x.square()
+        with pyro.plate("data", len(x)):
+            pyro.sample("b", dist.Normal(x * y / precision + wrong * x, precision**-0.5))
+
+    x = torch.linspace(-2, 2, 25)
+    options: dict[str, Any] = {"tests": ["ranks", "classifier"], "num_simulations": 600}
+    assert ask(model, guide, x, torch.zeros(25), **options).calibrated
+    # the shift has both signs, so that ranks of b alone see less of it than whoever sees x
+    faults = ask(model, lambda x, y: guide(x, y, 0.5), x, torch.zeros(25), **options).faults
+    assert "classifier" in {row.test for row in faults}
 
 
 def with_log(x: Tensor) -> None:

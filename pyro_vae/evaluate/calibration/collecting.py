@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 from pyro_vae.evaluate.calibration.classes import indicators
 from pyro_vae.evaluate.calibration.drawing import Draws
 from pyro_vae.evaluate.calibration.joint import flat
-from pyro_vae.evaluate.calibration.ranking import Quantity, joint_scale, rank_all, together
+from pyro_vae.evaluate.calibration.ranking import LIKELIHOOD, Quantity, joint_scale, rank_all, together
 from pyro_vae.evaluate.calibration.simulating import Simulated
 
 __all__ = ["Collected"]
@@ -25,6 +25,7 @@ class Collected:
     Args:
         quantities: Functions of the latents that are ranked.
         keep_latents: Whether latents and data are kept, for a classifier.
+        left_out: Latents that are no part of any test; neither is log p(x|z) then.
 
     Attributes:
         ranks: By quantity, `(S,)`.
@@ -32,8 +33,8 @@ class Collected:
         ess: The median effective sample size, NaN without re-weighting.
     """
 
-    def __init__(self, quantities: Mapping[str, Quantity], keep_latents: bool) -> None:
-        self.quantities, self.keep_latents = quantities, keep_latents
+    def __init__(self, quantities: Mapping[str, Quantity], keep_latents: bool, left_out: Sequence[str]) -> None:
+        self.quantities, self.keep_latents, self.left_out = quantities, keep_latents, left_out
         self.scale: Tensor | None = None
         self.ess = math.nan
         self.probabilities: dict[str, list[np.ndarray]] = {}
@@ -46,11 +47,14 @@ class Collected:
 
     def prepare(self, found: Draws) -> None:
         """Set the scale of distances from draws that are not ranked."""
-        self.scale = joint_scale(found)
+        self.scale = joint_scale(found.without(self.left_out))
 
     def add(self, found: Draws, simulated: Simulated, first: int, counted: int) -> None:
         """Add the first `counted` units of a run, the first of which is number `first`."""
+        found = found.without(self.left_out)
         for name, rank in rank_all(found, self.quantities, self.scale, first).items():
+            if name == LIKELIHOOD and self.left_out:
+                continue
             self._ranks.setdefault(name, []).append(rank[:counted].cpu())
         if found.ess is not None:
             self._ess.append(found.ess[:counted].cpu())
@@ -66,11 +70,9 @@ class Collected:
             self._draws.setdefault(name, []).append(flat(draws, 2)[:, :counted].cpu().numpy().astype(np.int8))
         if self.keep_latents:
             truth, draws = together(found)
-            leaves = tree_flatten(simulated.data)[0]
-            rows = len(truth)
-            x = torch.cat(
-                [leaves[i].double().reshape(rows, -1) for i in dict.fromkeys(p.leaf for p in simulated.places)], 1
-            )
+            leaves = [a for a in tree_flatten(simulated.data)[0] if isinstance(a, Tensor) and a.dim() > 0]
+            n = len(leaves[0])  # the data come first
+            x = torch.cat([a.double().reshape(len(truth), -1) for a in leaves if len(a) == n], 1)
             for parts, value in zip(self._latents, (truth, draws[1], x), strict=True):
                 parts.append(value[:counted].cpu().numpy())
 

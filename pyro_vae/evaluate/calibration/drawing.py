@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +43,22 @@ class Draws:
     likelihood: Tensor
     probabilities: dict[str, Tensor]
     ess: Tensor | None
+
+    def without(self, names: Sequence[str]) -> Draws:
+        """The same without some sites."""
+        if not names:
+            return self
+
+        def others(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value for name, value in parts.items() if name not in names}
+
+        return replace(
+            self,
+            truth=others(self.truth),
+            keep=others(self.keep),
+            draws=others(self.draws),
+            probabilities=others(self.probabilities),
+        )
 
 
 @dataclass(frozen=True)

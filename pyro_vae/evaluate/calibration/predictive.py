@@ -46,6 +46,7 @@ def predictive_checks(
     num_samples: int,
     statistics: Mapping[str, Statistic],
     alpha: float,
+    likelihood: bool = True,
 ) -> dict[str, Check]:
     r"""Statistics of the data beside those of replications.
 
@@ -57,6 +58,7 @@ def predictive_checks(
         num_samples: Replications, at least; there are so many that after adjustment p-values can be below `alpha`.
         statistics: Further functions of the values of an observed site, which return one number.
         alpha: The probability of a false alarm.
+        likelihood: Whether log p(x|z) is among the statistics.
 
     Returns:
         By site and statistic.
@@ -84,7 +86,8 @@ def predictive_checks(
             for what, function in statistics.items():
                 found = [_number(what, function, each) for each in (known, new)]
                 pairs.setdefault(label + what, []).append((found[0], found[1]))
-        pairs.setdefault(LIKELIHOOD, []).append((likelihoods[0], likelihoods[1]))
+        if likelihood:
+            pairs.setdefault(LIKELIHOOD, []).append((likelihoods[0], likelihoods[1]))
         done, total = done + 1, max(num_samples, math.ceil(2 * len(pairs) / alpha))
     return {name: summary for name, each in pairs.items() if (summary := _summary(each)) is not None}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,11 @@ from pyro_vae.evaluate.calibration.simulating import simulate
 from pyro_vae.evaluate.calibration.verdicts import ball_coverage, central_coverage, shape_verdict, shift_and_scale
 from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.pair.arguments import check_data, check_keywords
+from pyro_vae.pair.enumeration import completed, summed_out
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.protocol import Program
 from pyro_vae.support.progress import progress_bar
-from pyro_vae.support.random import seed_or_draw, seeded
+from pyro_vae.support.random import fork_rng, seed_or_draw, seeded
 
 __all__ = ["calibration"]
 
@@ -85,6 +87,8 @@ def calibration(
     simulated given them, and what is asked is whether the posterior of the *local* latents given these is right, for
     global latents that the guide finds plausible. Without local latents such a guide is refused.
 
+    Latents that the model enumerates and the guide does not sample are left out, and log p(x|z) with them.
+
     Args:
         model, guide: The pair.
         x: The data, `(N, ...)`. Observed values are replaced by draws from the model; their shape, and what a mask
@@ -133,15 +137,20 @@ def calibration(
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
         # ranks need draws alone: what else a guide adds to its density, and noise of its own, does not matter to them
         guide = density_guide(model, guide, data) if reweight else poutine.block(guide, hide_fn=_is_observed)
+        with fork_rng():
+            simulate(model, data)  # raises for a model that is no generator
+        summed = summed_out(partial(model, **kwargs), partial(guide, **kwargs), data[0])
+        if summed:
+            guide = completed(model, guide, summed)
         setting = setting_of(model, guide, data, reweight, memory)
         drawer = Drawer(num_samples + 1, reweight, setting.vectorize, setting.rows)
-        found = Collected(quantities or {}, "classifier" in tests)
+        found = Collected(quantities or {}, "classifier" in tests, summed)
         if set(tests) - {"predictive"}:
             _simulate(found, setting, drawer, num_simulations, progress)
         rows, sites = _tests(found, num_samples, tests)
         if "predictive" in tests:
             some = setting.some(num_simulations)
-            checks = predictive_checks(model, guide, some, num_samples, statistics or {}, alpha)
+            checks = predictive_checks(model, guide, some, num_samples, statistics or {}, alpha, not summed)
             rows += [
                 CalibrationRow(
                     name,
@@ -270,6 +279,12 @@ def _judged(
 
 def _notes(setting: Setting, found: Collected, num_samples: int) -> list[str]:
     notes = []
+    if found.left_out:
+        names = ", ".join(found.left_out)
+        notes.append(
+            f"{names}: enumerated by the model and not sampled by the guide; the other latents are ranked, and log "
+            "p(x|z), which needs all of them, is not"
+        )
     if setting.given:
         names = ", ".join(setting.given_latents)
         notes.append(

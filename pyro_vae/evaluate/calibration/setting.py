@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluate.calibration.simulating import simulate
 from pyro_vae.evaluate.calibration.units import Units, given_globals, sites_outside, sites_that_read
 from pyro_vae.evaluate.marginal.proposals import NoDensity, Proposal
 from pyro_vae.pair.arguments import map_rows, slices
@@ -85,7 +84,6 @@ def setting_of(model: Program, guide: Program, data: Data, reweight: bool, memor
         ValueError: Where ranks would say nothing of the guide; the message says why.
     """
     with fork_rng():
-        simulate(model, data)  # raises for a model that is no generator
         if not _latents(model, guide, data):
             raise ValueError("the guide samples no latent, so there is nothing to calibrate")
         outside = sites_outside(model, guide, data)

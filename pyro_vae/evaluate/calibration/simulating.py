@@ -13,7 +13,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.evaluate.calibration.placing import Placement, observed_places, with_values
+from pyro_vae.evaluate.calibration.placing import observed_places, with_values
 from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.masks import kept_elements
 from pyro_vae.pair.parameters import keep_frozen
@@ -31,12 +31,10 @@ class Simulated:
     Attributes:
         data: The pair's arguments, with drawn values in the place of what the model observes.
         truth: The run of the model on these data and the latents that they were drawn from.
-        places: Where the observed values stand among the arguments.
     """
 
     data: Data
     truth: Any
-    places: list[Placement]
 
 
 def simulate(model: Program, data: Data) -> Simulated:
@@ -68,7 +66,7 @@ def simulate(model: Program, data: Data) -> Simulated:
                 "reads x) is no draw from the model. Ask about a model that uses its data in obs= alone; other inputs "
                 "may be arguments of their own"
             )
-    return Simulated(new, truth, places)
+    return Simulated(new, truth)
 
 
 def _latents(drawn: Any) -> Trace:
