@@ -24,7 +24,9 @@ from .evaluate import (
     sample_quality,
     summarize,
 )
+from .evaluate.calibration.question import calibration
 from .evaluate.disentanglement.report import disentanglement
+from .evaluate.posterior_draws import to_xarray
 from .evaluate.preflight.report import preflight
 from .guides import AmortizedGuide
 from .models import VAE, Autoencoder, AuxiliaryVAE
@@ -57,6 +59,7 @@ __all__ = [
     "NonFiniteLoss",
     "Ranks",
     "bound",
+    "calibration",
     "check_estimator",
     "clustering_accuracy",
     "compare_elbos",
@@ -90,6 +93,7 @@ __all__ = [
     "sample_quality",
     "save_pair",
     "summarize",
+    "to_xarray",
     "tracking",
     "train",
 ]

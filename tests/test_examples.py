@@ -17,6 +17,7 @@ TINY = {
     "aae_labels.py": "--data digits --steps 4 --hidden 16 --labels 20 --clusters 12",
     "vgh.py": "--data digits --steps 3 --hidden 16 --latent_dims 2 --num_data 60",
     "vae_gan.py": "--data digits --steps 3 --num_samples 20 --channels 2 4",
+    "calibration.py": "--epochs 1 --num_simulations 30 --num_samples 9 --latent_dim 2",
     "compare_estimators.py": "--data digits --epochs 2 --num_data 8 --num_particles 1 2 --repeats 3 --num_samples 10",
     "custom_pair.py": "--epochs 2 --num_samples 10",
     "denoising_autoencoder.py": "--data digits --epochs 1",

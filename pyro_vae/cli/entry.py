@@ -23,6 +23,7 @@ _COMMANDS = {
     "compare-elbos": "Compare ELBO estimators on a run.",
     "gaps": "Split the inference gap of a run into approximation and amortization gap.",
     "diagnose": "Report the health of a run's latent space.",
+    "calibrate": "Say whether the guide of a run is right.",
     "sample": "Draw data from the prior of a run.",
     "quality": "Compare samples of a run with unseen data.",
     "reconstruct": "Reconstruct data with a run.",
@@ -31,7 +32,7 @@ _COMMANDS = {
 }
 _MODULES = {
     "list": "listing",
-    **dict.fromkeys(("compare-elbos", "gaps", "diagnose"), "questions"),
+    **dict.fromkeys(("compare-elbos", "gaps", "diagnose", "calibrate"), "questions"),
     **dict.fromkeys(("sample", "reconstruct"), "pictures"),
 }
 _EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, ImportError, SyntaxError)

@@ -1,4 +1,4 @@
-"""`pyro-vae compare-elbos`, `gaps` and `diagnose`: each calls one function on the data of a run."""
+"""`pyro-vae compare-elbos`, `gaps`, `diagnose` and `calibrate`: each calls one function on the data of a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pyro_vae.cli.console import add_data_options, add_run_options, open_run, pu
 from pyro_vae.cli.parser import Parser
 from pyro_vae.cli.signatures import add_options
 from pyro_vae.evaluate import compare_elbos, inference_gaps, latent_report
+from pyro_vae.evaluate.calibration.question import calibration
 
 __all__ = ["QUESTIONS", "Question", "run"]
 
@@ -85,6 +86,15 @@ QUESTIONS = {
         ["num_samples"],
         num_data=1000,
         files="latent",
+    ),
+    "calibrate": Question(
+        "Ask whether a trained run's guide is right: draw latents and data from its model, and rank the truth among "
+        "the guide's draws; with posterior predictive checks of its data. The tables are also written to "
+        "calibration.csv and calibration.json in the run directory, with a picture.",
+        calibration,
+        ["num_simulations", "num_samples", "reweight", "alpha"],
+        num_data=1000,
+        files="calibration",
     ),
 }
 

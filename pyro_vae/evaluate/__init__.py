@@ -1,6 +1,8 @@
 """Questions about a pair: is it sound, what are its ELBO and its marginal likelihood, what does it generate."""
 
 from pyro_vae.evaluate.bounds import Bound, bound
+from pyro_vae.evaluate.calibration.classes import Reliability
+from pyro_vae.evaluate.calibration.result import Calibration, CalibrationRow
 from pyro_vae.evaluate.disentanglement.report import Disentanglement
 from pyro_vae.evaluate.estimators.check import check_estimator
 from pyro_vae.evaluate.estimators.compare import compare_elbos
@@ -38,6 +40,8 @@ __all__ = [
     "Importance",
     "Bound",
     "BidirectionalBounds",
+    "Calibration",
+    "CalibrationRow",
     "CheckLine",
     "ElboComparison",
     "Disentanglement",
@@ -51,6 +55,7 @@ __all__ = [
     "InferenceGaps",
     "LocalGuide",
     "LogMarginal",
+    "Reliability",
     "FeatureNet",
     "PreflightIssue",
     "SampleQuality",

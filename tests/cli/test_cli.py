@@ -21,6 +21,8 @@ from pyro_vae.cli import main
 from pyro_vae.runs import load_run
 from pyro_vae.training.fitting import fit
 
+COMMANDS = ["train", "evaluate", "compare-elbos", "gaps", "diagnose", "calibrate"]
+COMMANDS += ["sample", "reconstruct", "runs", "list"]
 QUICK = ["--model.hidden", "[8]", "--epochs", "1", "--num_samples", "5"]
 
 PAIRS = '''
@@ -359,7 +361,7 @@ def _help(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_top_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    for name in ("train", "evaluate", "compare-elbos", "gaps", "diagnose", "sample", "reconstruct", "runs", "list"):
+    for name in COMMANDS:
         assert f"  {name} " in out
     assert max(map(len, out.splitlines())) <= 100
     assert main([]) == 2
@@ -369,9 +371,7 @@ def test_top_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize(
-    "command", ["train", "evaluate", "compare-elbos", "gaps", "diagnose", "sample", "reconstruct", "runs", "list"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_plain(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, width: int
 ) -> None:
@@ -813,6 +813,18 @@ def test_diagnose(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found["dimensions"]) == len(Path(run, "latent.csv").read_text().splitlines()) - 1 == 20
     assert Path(run, "latent.png").is_file()
     assert _ok(capsys, "diagnose", run, "--num_data", "50", "--num_samples", "2", "--split", "train") == out
+
+
+def test_calibrate(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["calibrate", run, "--num_data", "40", "--num_simulations", "30", "--num_samples", "9"]
+    out = _ok(capsys, *words)
+    assert "30 simulations of a datum, ranks among 9 draws" in out
+    assert out.splitlines()[-3:] == [f"{run}/calibration.{ending}" for ending in ("csv", "json", "png")]
+    found = json.loads(Path(run, "calibration.json").read_text())
+    assert found["num_simulations"] == 30
+    assert len(found["rows"]) == len(Path(run, "calibration.csv").read_text().splitlines()) - 1
+    assert {"z[0]", "log p(x|z)", "all latents", "mean"} <= {row["quantity"] for row in found["rows"]}
+    assert _ok(capsys, *words) == out
 
 
 def test_gaps(run: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

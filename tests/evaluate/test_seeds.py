@@ -21,6 +21,7 @@ SHORT: dict[str, Any] = {"num_particles": [2], "repeats": 2, "num_samples": 10, 
 
 QUESTIONS: dict[str, Callable[[int | None], Any]] = {
     "bound": lambda s: pv.bound(PAIR.model, PAIR.guide, X, seed=s).elbo.tolist(),
+    "calibration": lambda s: pv.calibration(PAIR.model, PAIR.guide, X, num_simulations=20, seed=s).to_dict(),
     "check_estimator": lambda s: pv.check_estimator("trace", repeats=10, seed=s).to_dicts(),
     "compare_elbos": lambda s: pv.compare_elbos(PAIR.model, PAIR.guide, X, seed=s, **SHORT).rows[0].value,
     "disentanglement": lambda s: pv.disentanglement(CODES, FACTORS, seed=s).to_dict(),

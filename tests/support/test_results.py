@@ -24,6 +24,8 @@ import pyro_vae as pv
 from pyro_vae.evaluate import (
     BidirectionalBounds,
     Bound,
+    Calibration,
+    CalibrationRow,
     CheckLine,
     Disentanglement,
     ElboComparison,
@@ -39,6 +41,7 @@ from pyro_vae.evaluate import (
     LogMarginalRepair,
     PreflightIssue,
     PreflightReport,
+    Reliability,
     SampleQuality,
     SampleQualityMetrics,
     Summary,
@@ -158,6 +161,14 @@ def two_runs(elbo: float | None = -4.0) -> RunComparison:
     return RunComparison((EVIL, "b"), {"elbo": ("iwae", None)}, {}, results)
 
 
+def calibration(p: float = 0.001, num: int = 30) -> Calibration:
+    rows = [CalibrationRow(name, "ranks", num, p, p, EVIL, 0.1, 0.9, 0.5, p) for name in ("z", EVIL)]
+    rows += [CalibrationRow("c", "reliability", num, p, p, EVIL), CalibrationRow("mean", "predictive", 9, p, p, "fine")]
+    ranks = {name: torch.arange(num) % 11 - 1 for name in ("z", EVIL)}
+    sites = [Reliability("c", p, 0.1, p, p, [0.2, 0.7], [0.3, 0.6], [num, num], EVIL)] if num else []
+    return Calibration(rows if num else [], sites, ranks, num, 9, "datum", 0.05, p, [EVIL])
+
+
 def preflight(*issues: PreflightIssue) -> PreflightReport:
     return PreflightReport(list(issues), [(EVIL, "Normal", "Normal", "(6,)", "()", "data")])
 
@@ -184,6 +195,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "EstimatorCheck of NaN": lambda: check(CheckLine("value", NAN, 1.0, 0.1, NAN, 4.0, False)),
     "EstimatorCheck of infinities": lambda: check(CheckLine("value", INF, 1.0, 0.1, INF, 4.0, False)),
     "EstimatorCheck of nothing": check,
+    "Calibration": calibration,
+    "Calibration of NaN": lambda: calibration(NAN),
+    "Calibration of nothing": lambda: calibration(num=0),
     "Disentanglement": disentangled,
     "Disentanglement of NaN": lambda: disentangled(NAN),
     "LatentReport": latent_report,
@@ -255,7 +269,7 @@ def test_every_result_class_is_here() -> None:
 
     ours = {c for c in below(Result) - {Result} if c.__module__.startswith("pyro_vae")}
     assert {type(make()) for make in RESULTS.values()} == ours
-    assert len(ours) == 19
+    assert len(ours) == 20
 
 
 @every_result
