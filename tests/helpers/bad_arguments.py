@@ -193,6 +193,7 @@ def _value(*values: Any, **kwargs: Any) -> tuple[Any, Any]:
 
 _SHAPE = _value(6)
 _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str, Any]]]] = {
+    "AmortizedGuide": (lambda: (_pair()[0], X), dict),
     "SVI": (_pair, dict),
     "bound": (_with_x, dict),
     "check_estimator": _value("trace", LinearGaussian(3, 1), repeats=10),

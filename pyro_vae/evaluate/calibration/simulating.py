@@ -14,10 +14,9 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.evaluate.calibration.placing import observed_places, with_values
-from pyro_vae.pair.exact import ExactDistributions
 from pyro_vae.pair.masks import kept_elements
-from pyro_vae.pair.parameters import keep_frozen
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import Site, log_prob, sample_sites
 from pyro_vae.support.random import fork_rng, seed_or_draw
 
@@ -90,8 +89,7 @@ def _check_observed(observed: Mapping[str, Site]) -> None:
 
 
 def _run(program: Program, data: Data) -> Any:
-    with keep_frozen(), ExactDistributions():
-        return prune_subsample_sites(poutine.trace(program).get_trace(*data[0], **data[1]))
+    return prune_subsample_sites(traced(program, *data))
 
 
 def _changed(drawn: Any, truth: Any, observed: Mapping[str, Site]) -> list[str]:
