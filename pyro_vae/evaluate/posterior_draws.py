@@ -16,6 +16,7 @@ from pyro_vae.pair.particles import particles_of
 from pyro_vae.pair.planning import CPU_ROWS, plan_for, rows_that_fit
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, log_prob, sample_sites, trace_pair
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.random import seeded
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = ["to_xarray"]
 Variable = tuple[list[str], Tensor]
 
 
+@checked
 def to_xarray(
     model: Program,
     guide: Program,

@@ -33,7 +33,7 @@ NOT_CALLED = {
     *("Bound", "CheckLine", "EstimatorRow", "LatentDimension", "LatentSite", "LocalGuide", "PreflightIssue", "Prior"),
     *("SampleQualityMetrics", "FlowDistribution", "Pair", "Oracle", "Weighting", "inception_features", "Conditional"),
     *("Flow", "Likelihood", "bounded_exp", "soft_bound", "PhasedELBO", "SurrogateELBO", "TensorELBO", "register"),
-    *("load_run", "Schedule", "adversarial", "generalization", "expected_log_mean", "ppca_log_prob", "TraceGraph"),
+    *("load_run", "Schedule", "adversarial", "generalization", "CalibrationRow", "Reliability", "expected_log_mean", "ppca_log_prob", "TraceGraph"),
 }
 
 
@@ -195,6 +195,8 @@ _SHAPE = _value(6)
 _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str, Any]]]] = {
     "AmortizedGuide": (lambda: (_pair()[0], X), dict),
     "SVI": (_pair, dict),
+    "calibration": (_with_x, lambda: {"num_simulations": 30, "num_samples": 9}),
+    "to_xarray": (_with_x, lambda: {"num_samples": 3}),
     "bound": (_with_x, dict),
     "check_estimator": _value("trace", LinearGaussian(3, 1), repeats=10),
     "clustering_accuracy": _value(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 0])),

@@ -29,6 +29,7 @@ from pyro_vae.pair.arguments import check_data, check_keywords
 from pyro_vae.pair.enumeration import completed, summed_out
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.protocol import Program
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seed_or_draw, seeded
 
@@ -38,6 +39,7 @@ TESTS = ("ranks", "tarp", "reliability", "predictive", "classifier")
 LEAST_RANKS = 20  # below which no verdict is given
 
 
+@checked_from(num_simulations=2)
 def calibration(
     model: Program,
     guide: Program,
