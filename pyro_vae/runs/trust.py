@@ -13,7 +13,10 @@ from torch import nn
 __all__ = ["check_names"]
 
 # The packages that classes may come from. Importing these modules runs only code of this library and of torch.
-PARTS = ("pyro_vae.models", "pyro_vae.guides", "pyro_vae.nets", "pyro_vae.conditionals", "pyro_vae.priors", "pyro_vae.elbo", "torch.nn")
+PARTS = (
+    *(f"pyro_vae.{room}" for room in ("models", "guides", "nets", "conditionals", "priors", "elbo")),
+    "torch.nn",
+)
 MAX_WORD = 100
 # Anything else could be read as an import path, as YAML, or as the path of a file.
 _WORD = re.compile(r"[A-Za-z0-9_+-]*")

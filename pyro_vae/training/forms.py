@@ -60,8 +60,8 @@ def in_tensors(model: Program, guide: Program | None, *sources: Any) -> tuple[An
         raise TypeError(NO_BATCHES)
     if guide is None:
         raise TypeError(
-            "a guide is made here for data that are a tensor, or a tuple of tensors with one row per datum: make it with "
-            "pv.AmortizedGuide(model, ...), called as the model is"
+            "a guide is made here for data that are a tensor, or a tuple of tensors with one row per datum: make it "
+            "with pv.AmortizedGuide(model, ...), called as the model is"
         )
     if isinstance(guide, AutoGuide):
         raise TypeError(

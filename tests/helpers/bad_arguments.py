@@ -33,7 +33,8 @@ NOT_CALLED = {
     *("Bound", "CheckLine", "EstimatorRow", "LatentDimension", "LatentSite", "LocalGuide", "PreflightIssue", "Prior"),
     *("SampleQualityMetrics", "FlowDistribution", "Pair", "Oracle", "Weighting", "inception_features", "Conditional"),
     *("Flow", "Likelihood", "bounded_exp", "soft_bound", "PhasedELBO", "SurrogateELBO", "TensorELBO", "register"),
-    *("load_run", "Schedule", "adversarial", "generalization", "CalibrationRow", "Reliability", "expected_log_mean", "ppca_log_prob", "TraceGraph"),
+    *("load_run", "Schedule", "adversarial", "generalization", "expected_log_mean", "ppca_log_prob", "TraceGraph"),
+    *("CalibrationRow", "Reliability"),
 }
 
 
