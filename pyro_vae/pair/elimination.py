@@ -140,7 +140,9 @@ class _Unscored(dist.TorchDistribution):
 
 def _summed_log_prob(sites: dict[str, Site], first: int) -> tuple[Tensor, list[Any]]:
     """Log of the sum of the sites' joint density over all enumerated values, and the plates that it splits over."""
-    stacks = [{f for f in site["cond_indep_stack"] if f.vectorized} for site in sites.values()]
+    # without the plates around the model: only the latents that are let out stand in them
+    own = first + 1 + OUTER_PLATES
+    stacks = [{f for f in site["cond_indep_stack"] if f.vectorized and f.dim >= own} for site in sites.values()]
     common = sorted(set.intersection(*stacks), key=lambda f: f.dim)
     symbols = _Symbols()
     terms: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
