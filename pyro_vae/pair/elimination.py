@@ -109,7 +109,8 @@ class _Latents(Messenger):
         if msg["is_observed"] or "_enumerate_dim" in msg["infer"] or len(getattr(fn, "batch_shape", ())) < -self.first:
             return
         self.densities[msg["name"]] = fn
-        msg["fn"] = _Unscored(fn, fn.batch_shape[self.first + 1 :])
+        own = self.first + 1 + OUTER_PLATES  # the dimensions of the model's plates; others are added around it
+        msg["fn"] = _Unscored(fn, fn.batch_shape[own:] if own < 0 else torch.Size())
 
 
 class _Unscored(dist.TorchDistribution):
