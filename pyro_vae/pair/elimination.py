@@ -109,7 +109,8 @@ class _Latents(Messenger):
         if msg["is_observed"] or "_enumerate_dim" in msg["infer"] or len(getattr(fn, "batch_shape", ())) < -self.first:
             return
         self.densities[msg["name"]] = fn
-        msg["fn"] = _Unscored(fn, fn.batch_shape[self.first + 1 :])
+        own = self.first + 1 + OUTER_PLATES  # the dimensions of the model's plates; others are added around it
+        msg["fn"] = _Unscored(fn, fn.batch_shape[own:] if own < 0 else torch.Size())
 
 
 class _Unscored(dist.TorchDistribution):
@@ -140,7 +141,9 @@ class _Unscored(dist.TorchDistribution):
 
 def _summed_log_prob(sites: dict[str, Site], first: int) -> tuple[Tensor, list[Any]]:
     """Log of the sum of the sites' joint density over all enumerated values, and the plates that it splits over."""
-    stacks = [{f for f in site["cond_indep_stack"] if f.vectorized} for site in sites.values()]
+    # without the plates around the model: only the latents that are let out stand in them
+    own = first + 1 + OUTER_PLATES
+    stacks = [{f for f in site["cond_indep_stack"] if f.vectorized and f.dim >= own} for site in sites.values()]
     common = sorted(set.intersection(*stacks), key=lambda f: f.dim)
     symbols = _Symbols()
     terms: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()

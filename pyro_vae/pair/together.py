@@ -14,6 +14,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.pair.arguments import check_data
 from pyro_vae.pair.elimination import without_enumerated
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.planning import run_on_examples
@@ -61,13 +62,15 @@ def asked_pair(model: Program, guide: Program | None, data: Data) -> Asked:
     Raises:
         ValueError: For a pair without sites, or whose sites do not fit.
     """
+    args, _ = data
+    if args and isinstance(args[0], Tensor | list):
+        check_data(args)
     model, guide = on_all_data(model), None if guide is None else on_all_data(guide)
     model = without_enumerated(model, guide, data)
     guide = prior_of(model) if guide is None else guide
-    args, _ = data
     why = ""
     with torch.no_grad(), fork_rng():
-        if args and isinstance(args[0], Tensor) and args[0].dim() and len(args[0]):
+        if args and isinstance(args[0], Tensor):
             try:
                 run_on_examples(lambda some: data_plate(trace_pair(model, guide, *some), len(some[0][0])), data)
             except NoDataPlate as error:

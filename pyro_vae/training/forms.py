@@ -25,9 +25,9 @@ NO_BATCHES = (
 def as_tensors(source: Any) -> Any:
     """Arrays of numpy and frames of pandas as tensors, a list of numbers as one tensor; anything else as it is."""
     if isinstance(source, np.ndarray):
-        return torch.as_tensor(source)
+        return torch.as_tensor(source if source.flags.writeable else source.copy())
     if hasattr(source, "to_numpy") and hasattr(source, "iloc"):
-        return torch.as_tensor(source.to_numpy())
+        return torch.tensor(source.to_numpy())
     if isinstance(source, tuple):
         return tuple(map(as_tensors, source))
     if isinstance(source, Mapping):

@@ -216,7 +216,7 @@ def test_latents_shared_by_all_data_have_no_number_per_datum() -> None:
 
     traces = trace_pair(shared, lambda x: shared(x, observe=False), (X,))
     with pytest.raises(
-        ValueError, match=r"site 'mu' of the model is not inside a plate over the 3 data.*shared by all"
+        ValueError, match=r"site 'mu' of the model is not inside a plate over the 3 data.*all data share"
     ):
         data_plate(traces, 3)
 

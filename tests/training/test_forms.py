@@ -37,7 +37,7 @@ def trained(data: Any, rows: Callable[..., Tensor]) -> float:
     pyro.clear_param_store()
     pair: Any = on(rows, model), on(rows, guide)
     pv.fit(*pair, data, valid=data, batch_size=5, epochs=2, lr=0.05, seed=0, preflight=False, progress=False)
-    return float(pyro.param("slope"))
+    return float(pyro.param("slope").detach())
 
 
 def test_every_form_trains_as_its_tensors_do() -> None:
