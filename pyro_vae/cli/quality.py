@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from jsonargparse import Namespace
+from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.cli.console import add_data_options, add_run_options, echo, open_run, publish
 from pyro_vae.cli.parser import Parser
 from pyro_vae.evaluate import inception_features, sample, sample_quality, train_features
+from pyro_vae.evaluate.quality.features import FeatureNet, OtherFeatures
+from pyro_vae.runs import LoadedRun
+from pyro_vae.support.files import remove
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["run"]
@@ -48,18 +54,7 @@ def run(name: str, argv: Sequence[str], command: str) -> None:
     elif labels is not None and labels.dim() == 1:
         with fork_rng(options.seed):  # training data may be binarized anew
             training = plots.as_images(data_source.train.x).to(loaded.device)
-        file = loaded.path / "features.safetensors"
-        before = file.stat().st_mtime_ns if file.exists() else None
-        net = train_features(
-            training,
-            labels.to(loaded.device),
-            steps=options.feature_steps,
-            seed=0,  # a run has the same features for all samples
-            path=file,
-            progress=options.progress,
-        )
-        if before == file.stat().st_mtime_ns:
-            echo(f"the features are those of {file}; delete it to train them anew")
+        net = _features(loaded, training, labels.to(loaded.device), options)
     else:
         echo("the data have no labels to learn features from: pixels are compared")
     with fork_rng(options.seed):
@@ -71,3 +66,23 @@ def run(name: str, argv: Sequence[str], command: str) -> None:
         images, plots.as_images(samples).to(loaded.device), net, neighbors=options.neighbors, seed=options.seed
     )
     publish(result, loaded, "quality")
+
+
+def _features(loaded: LoadedRun, x: Tensor, y: Tensor, options: Namespace) -> FeatureNet:
+    """The classifier of a run: the stored one, if it is of the same data and options, else a new one."""
+    file = loaded.path / "features.safetensors"
+    arguments: dict[str, Any] = {
+        "steps": options.feature_steps,
+        "seed": 0,  # a run has the same features for all samples
+        "path": file,
+        "progress": options.progress,
+    }
+    is_stored = file.exists()
+    try:
+        net = train_features(x, y, **arguments)
+    except OtherFeatures:
+        remove(file)
+        return train_features(x, y, **arguments)
+    if is_stored:
+        echo(f"the features are those of {file}; delete it to train them anew")
+    return net

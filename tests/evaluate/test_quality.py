@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import pyro_vae as pv
@@ -186,10 +187,24 @@ def test_the_feature_net_learns_and_is_stored(tmp_path: Path) -> None:
     assert torch.equal(before, torch.get_rng_state())
     with torch.no_grad():
         assert float((net(x[1000:]).argmax(1) == y[1000:]).float().mean()) > 0.85
-    again = train_features(x, y, steps=1, path=tmp_path / "features.safetensors", seed=0)
+    file = tmp_path / "features.safetensors"
+    again = train_features(x[:1000], y[:1000], steps=150, path=file, seed=0)
     torch.testing.assert_close(again.features(x[:5]), net.features(x[:5]))
-    with pytest.raises(ValueError, match="is of another net"):
-        train_features(x.repeat(1, 2, 1, 1), y, path=tmp_path / "features.safetensors", seed=0)
+    # of other data or options its values would be other ones
+    for data, steps in (((x[:999], y[:999]), 150), ((x[:1000], 9 - y[:1000]), 150), ((x[:1000], y[:1000]), 149)):
+        with pytest.raises(ValueError, match=r"features\.safetensors is of other data or options \((data|steps) was"):
+            train_features(*data, steps=steps, path=file, seed=0)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"features\.safetensors is damaged: its checksum"):
+        train_features(x[:1000], y[:1000], steps=150, path=file, seed=0)
+    save_file(net.state_dict(), file)  # as an earlier version did
+    with pytest.raises(ValueError, match="an earlier version wrote it, and did not say of which"):
+        train_features(x[:1000], y[:1000], steps=150, path=file, seed=0)
+    save_file({"a": x[:1]}, file)
+    with pytest.raises(ValueError, match="it holds another kind of net"):
+        train_features(x[:1000], y[:1000], steps=150, path=file, seed=0)
     with pytest.raises(ValueError, match="were expected"):
         train_features(x.flatten(1), y, seed=0)
 

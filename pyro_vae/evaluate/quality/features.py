@@ -20,7 +20,7 @@ from pyro_vae.support.formats import check_entries, parse_json, parse_metadata, 
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import seeded
 
-__all__ = ["FeatureNet", "inception_features", "train_features"]
+__all__ = ["FeatureNet", "OtherFeatures", "inception_features", "train_features"]
 
 FORMAT = 1
 MAX_BYTES = 2**30
@@ -74,11 +74,12 @@ def train_features(
         steps, batch_size, lr: Options of Adam.
         seed: Seed of weights and batches. A number makes the call reproducible and leaves torch's generators as they
             were. None continues their stream.
-        path: A `.safetensors` file for the weights: read if it holds those of the same data and options, else written.
+        path: A `.safetensors` file for the weights: read if it exists, else written. It says of which data and
+            options they are, which must be these.
         progress: Show a bar.
 
     Raises:
-        ValueError: If images and labels do not match, or the file is damaged or is of no net of this function.
+        ValueError: If images and labels do not match, or the file is damaged, or is of other data or options.
     """
     if x.dim() != 4 or y.shape != (len(x),):
         raise ValueError(f"images (N, C, H, W) and labels (N,) were expected, got {tuple(x.shape)}, {tuple(y.shape)}")
@@ -116,10 +117,11 @@ def _description(x: Tensor, y: Tensor, **options: Any) -> dict[str, Any]:
 
 
 def _load(net: FeatureNet, path: Path, made_of: dict[str, Any]) -> bool:
-    """Load stored weights, if there are any of a net that was trained on the same data with the same options.
+    """Load stored weights, if there are any.
 
     Raises:
         ValueError: If the file is damaged, or is not of a net of this kind.
+        OtherFeatures: If it is of a net that was trained on other data or with other options.
     """
     try:
         content = read_file(path, MAX_BYTES)
@@ -128,17 +130,25 @@ def _load(net: FeatureNet, path: Path, made_of: dict[str, Any]) -> bool:
     with parsing(path):
         tensors = parse_weights(content)
         if tensors.keys() != net.state_dict().keys():
-            raise ValueError("it holds another kind of net: delete it, or choose another file")
+            raise ValueError("it holds another kind of net: choose another file")
         metadata = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
-        if _HEADER not in metadata:  # an earlier version did not say what it was trained on
-            return False
-        header = check_entries(parse_metadata(content, _HEADER), format=int, made_of=dict, checksum=str)
-        if header["checksum"] != _checksum(tensors):
+        header = parse_metadata(content, _HEADER) if _HEADER in metadata else {"format": 0, "made_of": {}}
+        check_entries(header, format=int, made_of=dict)
+        if header["format"] and header.get("checksum") != _checksum(tensors):
             raise ValueError("its checksum does not fit its tensors: delete it to train a new net")
-        if header["format"] != FORMAT or header["made_of"] != made_of:
-            return False
+    before = header["made_of"]
+    changed = [f"{name} was {before.get(name)!r:.80}, is now {value!r}" for name, value in made_of.items()]
+    changed = [text for text, name in zip(changed, made_of, strict=True) if before.get(name) != made_of[name]]
+    if changed:
+        said = "; ".join(changed) if before else "an earlier version wrote it, and did not say of which"
+        raise OtherFeatures(f"{path} is of other data or options ({said}): delete it to train a new net")
+    with parsing(path):
         net.load_state_dict(tensors)
     return True
+
+
+class OtherFeatures(ValueError):
+    """A file holds a net that was trained on other data, or with other options."""
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:
