@@ -24,7 +24,7 @@ from pyro_vae.runs.programs import describe_pair, make_pair, name_of_pair
 from pyro_vae.runs.record import parse_record
 from pyro_vae.runs.run import DATA_KEYS, LoadedRun
 from pyro_vae.runs.writing import RunCheckpoints, RunWriter
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.import_paths import stable_path
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.fitting import State, fit
@@ -38,7 +38,7 @@ _PASSED = ("model", "guide", "data", "seed", "callbacks", "checkpoints", "resume
 _NOT_STORED = (*_PASSED, "valid", "progress", "devices", "num_nodes", "strategy")
 
 
-@checked
+@checked_from(checkpoint_steps=1)
 def train(
     pair: Any,
     data: Source | Data,

@@ -23,14 +23,14 @@ from pyro_vae.pair.planning import DATA_ROWS, plan_for
 from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, trace_pair
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seeded
 
 __all__ = ["latent_report"]
 
 
-@checked
+@checked_from(memory=1)
 def latent_report(
     model: Program,
     guide: Program,

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from pyro_vae.nets import ConvEncoder
 from pyro_vae.pair.networks import eval_mode
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import seeded
 
@@ -29,7 +29,7 @@ class FeatureNet(nn.Module):
         width: F, the number of features.
     """
 
-    @checked
+    @checked_from(width=1)
     def __init__(
         self, shape: tuple[int, ...], classes: int, channels: tuple[int, ...] = (32, 64), width: int = 64
     ) -> None:
@@ -44,7 +44,7 @@ class FeatureNet(nn.Module):
         return self.net.head(self.net.body(x))
 
 
-@checked
+@checked_from(steps=1, batch_size=1)
 def train_features(
     x: Tensor,
     y: Tensor,
