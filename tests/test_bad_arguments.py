@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib
 import pytest
 
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 from tests.helpers.bad_arguments import Call, bad_values, calls, kind_of, outcome
 
 matplotlib.use("Agg")
@@ -59,7 +59,7 @@ def test_kinds_of_annotations() -> None:
 
 
 def test_checks_know_the_signature() -> None:
-    @checked
+    @checked_from(a=1)
     def call(a: int, *rest: int, scale: float = 1.0, mode: bool | None = None, **more: int) -> Any:
         """What it does."""
         return a, rest, scale, mode, more
@@ -69,10 +69,10 @@ def test_checks_know_the_signature() -> None:
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'a'"):
         call()  # type: ignore[call-arg]
     for options, words in (
-        ({"a": 0}, "a must be a whole number above 0, got 0"),
-        ({"a": 10**30}, "a must be a whole number above 0, got 1000"),
-        ({"a": 10**5000}, "a must be a whole number above 0, got a int"),
-        ({"a": 1, "scale": float("inf")}, "scale must be a number, got inf"),
+        ({"a": 0}, "a must be at least 1, got 0"),
+        ({"a": 10**30}, "a must be a whole number, got 1000"),
+        ({"a": 10**5000}, "a must be a whole number, got a int"),
+        ({"a": 1, "scale": float("inf")}, "scale must be a finite number, got inf"),
         ({"a": 1, "mode": 1}, "mode must be True, False or None, got 1"),
     ):
         with pytest.raises((TypeError, ValueError), match=words):

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyro
 import torch
@@ -46,11 +47,11 @@ def resources() -> tuple[float, int, int]:
         return -1.0, threading.active_count(), -1
 
 
-def fit(data: object, folder: Path | None = None, **options: object) -> None:
+def fit(data: object, folder: Path | None = None, **options: Any) -> None:
     """Train a small pair anew."""
     pyro.clear_param_store()
     vae = pv.VAE(16, 2, hidden=(8,))
-    settings = {"seed": 0, "progress": False, "compile": False, "checkpoints": folder, **options}
+    settings: dict[str, Any] = {"seed": 0, "progress": False, "compile": False, "checkpoints": folder, **options}
     pv.fit(vae.model, vae.guide, data, **settings)
 
 

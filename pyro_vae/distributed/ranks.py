@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pyro_vae.distributed.environment import check_environment, number, rendezvous, strategy_for
-from pyro_vae.support.arguments import checked, instance, shown
+from pyro_vae.support.arguments import checked_from, instance, shown
 
 __all__ = ["Devices", "Ranks", "launch"]
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 Devices = int | Literal["auto"]
 
 
-@checked
+@checked_from(rank=0, size=1)
 @dataclass(frozen=True)
 class Ranks:
     """The processes that share a piece of work, as one of them sees them.

@@ -21,7 +21,7 @@ from pyro_vae.pair.planning import plan_for, rows_that_fit
 from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, sample_sites, trace_pair
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.pictures import displayable, histogram
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import seeded
@@ -103,7 +103,7 @@ class Imputation(Result):
 
 
 @accepts_earlier_form
-@checked
+@checked_from(memory=1)
 def impute(
     model: Program,
     guide: Program,

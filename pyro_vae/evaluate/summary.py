@@ -22,7 +22,7 @@ from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.planning import data_that_fit, run_on_examples
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, has_mask, trace_pair
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.pictures import drawable
 from pyro_vae.support.random import fork_rng
 from pyro_vae.support.results import Result
@@ -129,7 +129,7 @@ class Summary(Result):
 
 
 @accepts_earlier_form
-@checked
+@checked_from(num_elbo_samples=1)
 def summarize(
     model: Program,
     guide: Program,

@@ -10,7 +10,7 @@ from pyro_vae.conditionals import Likelihood, Point
 from pyro_vae.models.parts import NetworkFactory
 from pyro_vae.models.vae import VAE
 from pyro_vae.priors import Prior
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 
 __all__ = ["Autoencoder"]
 
@@ -54,7 +54,7 @@ class Autoencoder(VAE):
         torch.Size([3, 2])
     """
 
-    @checked
+    @checked_from(latent_dim=1)
     def __init__(
         self,
         data_shape: int | Sequence[int],

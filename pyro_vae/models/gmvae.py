@@ -14,7 +14,7 @@ from pyro_vae.models.parts import NetworkFactory
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.nets import MLP
 from pyro_vae.priors import Prior
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 
 __all__ = ["GMVAE"]
 
@@ -52,7 +52,7 @@ class GMVAE(SemiSupervisedVAE):
         torch.Size([2, 784])
     """
 
-    @checked
+    @checked_from(num_classes=1, latent_dim=1)
     def __init__(
         self,
         data_shape: int | Sequence[int],

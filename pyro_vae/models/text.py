@@ -10,7 +10,7 @@ from pyro_vae.models.parts import as_posterior
 from pyro_vae.models.sequences import END, PAD, UNKNOWN, TokenDecoder, TokenEncoder, TokenSequence
 from pyro_vae.models.vae import VAE
 from pyro_vae.priors import Prior
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 
 __all__ = ["TextVAE"]
 
@@ -50,7 +50,7 @@ class TextVAE(VAE):
         torch.Size([1, 6])
     """
 
-    @checked
+    @checked_from(embedding_dim=1, hidden=1)
     def __init__(
         self,
         vocab_size: int,

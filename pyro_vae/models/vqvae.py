@@ -14,7 +14,7 @@ from pyro_vae.models.codes import AutoregressiveCodes, Codebook, NearestCode, Un
 from pyro_vae.models.parts import as_likelihood
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, check_shape, leading_shape, lookup, residual_blocks
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 
 __all__ = ["VQVAE"]
 
@@ -63,7 +63,7 @@ class VQVAE(VAE):
     posterior: NearestCode
     prior: UniformCodes | AutoregressiveCodes
 
-    @checked
+    @checked_from(blocks=0, channels=1)
     def __init__(
         self,
         data_shape: int | Sequence[int],

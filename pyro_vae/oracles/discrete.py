@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae.oracles.base import Oracle, Side, Weighting, normal_parameters
 from pyro_vae.pair.names import unique_name
-from pyro_vae.support.arguments import checked, checked_from
+from pyro_vae.support.arguments import checked_from
 
 __all__ = ["BitsAndClasses", "Discrete"]
 
@@ -33,7 +33,7 @@ class Discrete(Oracle):
 
     guide_parameters = ("encoder",)
 
-    @checked
+    @checked_from(data_dim=1, classes=1)
     def __init__(self, data_dim: int = 3, classes: int = 3, seed: int = 0) -> None:
         super().__init__()
         normal = normal_parameters(seed)
@@ -107,7 +107,7 @@ class BitsAndClasses(Oracle):
 
     guide_parameters = ("encoder_bits", "encoder_class")
 
-    @checked_from(bits=0, classes=0)
+    @checked_from(data_dim=1, bits=0, classes=0)
     def __init__(
         self, data_dim: int = 3, bits: int = 2, classes: int = 3, seed: int = 0, weighting: Weighting | None = None
     ) -> None:

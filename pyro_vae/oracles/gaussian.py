@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyro_vae.oracles.base import Oracle, Weighting
 from pyro_vae.pair.names import unique_name
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked, checked_from
 
 __all__ = ["LinearGaussian", "TopDownChain", "ppca_log_prob"]
 
@@ -42,7 +42,7 @@ class LinearGaussian(Oracle):
     guide_parameters = ("encoder", "offset", "log_scale")
     reparameterized = True
 
-    @checked
+    @checked_from(data_dim=1, latent_dim=1)
     def __init__(self, data_dim: int = 4, latent_dim: int = 2, scale: float = 0.7, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)

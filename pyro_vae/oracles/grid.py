@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae.oracles.base import Oracle, normal_parameters
 from pyro_vae.oracles.gaussian import normal_grid
 from pyro_vae.pair.names import unique_name
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 
 __all__ = ["Grid"]
 
@@ -37,7 +37,7 @@ class Grid(Oracle):
 
     guide_parameters = ("slope", "shift")
 
-    @checked
+    @checked_from(full_size=1)
     def __init__(self, name: str = "bits", full_size: int | None = None) -> None:
         super().__init__()
         normal = normal_parameters(1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_vae.oracles.base import Oracle, Side, Weighting, normal_parameters
 from pyro_vae.oracles.gaussian import normal_grid
 from pyro_vae.pair.names import unique_name
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 
 __all__ = ["Interleaved"]
 
@@ -44,7 +44,7 @@ class Interleaved(Oracle):
 
     guide_parameters = ("k", "h", "r", "u", "o", "t")
 
-    @checked
+    @checked_from(parts=1, all_parts=1, full_size=1)
     def __init__(
         self,
         weighting: Weighting | None = None,

@@ -9,7 +9,7 @@ from pyro_vae.nets import lookup
 from pyro_vae.priors.base import FlatPrior, LaplacePrior, Prior, StandardNormal
 from pyro_vae.priors.flexible import AutoregressivePrior, FlowPrior
 from pyro_vae.priors.mixtures import MixturePrior, VampPrior
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 
 __all__ = ["PRIORS", "prior"]
 
@@ -24,7 +24,7 @@ PRIORS: dict[str, Callable[..., Prior]] = {
 }
 
 
-@checked
+@checked_from(data_shape=1)
 def prior(name: str, latent_dim: int, data_shape: int | Sequence[int] | None = None, **arguments: Any) -> Prior:
     """The prior called `name` in `PRIORS`; `data_shape` is for "vamp", which has inputs of that shape.
 

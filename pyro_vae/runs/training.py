@@ -27,6 +27,7 @@ from pyro_vae.runs.run import LoadedRun
 from pyro_vae.runs.writing import RunCheckpoints, RunWriter
 from pyro_vae.support import arguments
 from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.import_paths import stable_path
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.fitting import State, fit
@@ -40,7 +41,7 @@ _PASSED = ("model", "guide", "data", "seed", "callbacks", "checkpoints", "resume
 _NOT_STORED = (*_PASSED, "valid", *NOT_STORED)
 
 
-@checked
+@checked_from(checkpoint_steps=1)
 def train(
     pair: Any,
     data: Source | Data,

@@ -248,7 +248,7 @@ def test_a_latent_outside_the_plate_is_refused() -> None:
         (lambda: FreeBits(bits=-1.0), "nats >= 0"),
         (lambda: FreeBits(per="datum"), "'dimension' or 'site'"),  # type: ignore[arg-type]
         (lambda: Capacity(gamma=-1.0), "gamma"),
-        (lambda: Capacity(capacity=float("nan")), "nats >= 0"),
+        (lambda: Capacity(capacity=float("nan")), "must be a finite number"),
         (lambda: FreeBits(num_particles=0), "at least 1"),
     ],
 )

@@ -126,7 +126,7 @@ def fail(*_: Any) -> None:
 
 @pytest.mark.parametrize("where", ["callback", "second callback", "loader", "schedule", "weight", "optimizer"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_an_error_leaves_the_global_state_as_it_was(where: str, precision: str, tmp_path: Path) -> None:
+def test_an_error_leaves_the_global_state_as_it_was(where: str, precision: Any, tmp_path: Path) -> None:
     class Loader:
         def __iter__(self) -> Iterator[Tensor]:
             yield from X.split(20)
@@ -136,14 +136,15 @@ def test_an_error_leaves_the_global_state_as_it_was(where: str, precision: str, 
         if len(state.history) == 2:
             raise Broken
 
-    options: dict[str, Any] = {
+    breaks: dict[str, dict[str, Any]] = {
         "callback": {"callbacks": [fail]},
         "second callback": {"callbacks": [late], "epochs": 3},
         "loader": {"data": Loader()},
         "schedule": {"lr_schedule": fail},
         "weight": {"kl_weight": fail},
         "optimizer": {"optim": fail},
-    }[where]
+    }
+    options = breaks[where]
     before = global_state()
     pyro.clear_param_store()
     pair = pv.VAE(8, 2, hidden=(4,))

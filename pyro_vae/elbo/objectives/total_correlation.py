@@ -11,7 +11,7 @@ from torch.distributions import Normal
 
 from pyro_vae.elbo.objectives.aggregate import AggregateELBO, Posterior
 from pyro_vae.pair.plates import DataPlate
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 
 __all__ = ["BetaTC"]
 
@@ -50,7 +50,7 @@ class BetaTC(AggregateELBO):
     Reference: Chen et al. 2018, arXiv 1802.04942, eq. 2, 4 and appendix C.
     """
 
-    @checked
+    @checked_from(num_data=1)
     def __init__(
         self,
         num_particles: int = 1,

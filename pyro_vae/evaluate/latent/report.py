@@ -24,14 +24,14 @@ from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.running import traced
 from pyro_vae.pair.together import asked_pair
 from pyro_vae.pair.tracing import PairTrace, trace_pair
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seeded
 
 __all__ = ["latent_report"]
 
 
-@checked
+@checked_from(memory=1)
 def latent_report(
     model: Program,
     guide: Program,

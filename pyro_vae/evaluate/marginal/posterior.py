@@ -20,14 +20,14 @@ from pyro_vae.pair.running import Running
 from pyro_vae.pair.scale import Unscaled
 from pyro_vae.pair.subsampling import on_all_data
 from pyro_vae.pair.tracing import sample_sites
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seeded
 
 __all__ = ["posterior_samples"]
 
 
-@checked
+@checked_from(warmup_steps=0)
 def posterior_samples(
     model: Program,
     *args: Any,

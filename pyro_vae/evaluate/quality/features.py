@@ -17,6 +17,7 @@ from pyro_vae.pair.networks import eval_mode
 from pyro_vae.support.arguments import checked
 from pyro_vae.support.files import checksum, read_file, write_file
 from pyro_vae.support.formats import check_entries, parse_json, parse_metadata, parse_weights, parsing
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import seeded
 
@@ -37,7 +38,7 @@ class FeatureNet(nn.Module):
         width: F, the number of features.
     """
 
-    @checked
+    @checked_from(width=1)
     def __init__(
         self, shape: tuple[int, ...], classes: int, channels: tuple[int, ...] = (32, 64), width: int = 64
     ) -> None:
@@ -52,7 +53,7 @@ class FeatureNet(nn.Module):
         return self.net.head(self.net.body(x))
 
 
-@checked
+@checked_from(steps=1, batch_size=1)
 def train_features(
     x: Tensor,
     y: Tensor,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked, checked_from
 from pyro_vae.support.random import seed_or_draw
 
 __all__ = ["attribute_vector", "embed", "interpolate", "manifold", "traverse"]
@@ -80,7 +80,7 @@ def attribute_vector(codes: Tensor, has: Tensor) -> Tensor:
     return codes[has].mean(0) - codes[~has].mean(0)
 
 
-@checked
+@checked_from(dims=0)
 def traverse(code: Tensor, values: Tensor, dims: Sequence[int] | None = None) -> Tensor:
     """One code with one dimension at a time set to each of some values: `(dims, values, E)`.
 
