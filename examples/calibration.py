@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import common
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 import pyro_vae as pv
+
+import common
 
 
 def main() -> None:
