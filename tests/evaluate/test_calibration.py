@@ -15,6 +15,8 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae.evaluate import Calibration
+from pyro_vae.oracles import BitsAndClasses, Discrete, LinearGaussian
+from pyro_vae.oracles.base import Oracle
 
 REPEATS = int(os.environ.get("PYRO_VAE_REPETITIONS", "8"))  # 200 for the figures in docs/calibration.md
 GUIDE: Any = ("ranks", "tarp", "reliability")
@@ -255,11 +257,58 @@ def test_predictive_checks_are_of_the_given_data() -> None:
     assert "not as the pair generates them" in shifted.verdict
 
 
+@pytest.mark.parametrize("oracle", [LinearGaussian, Discrete, BitsAndClasses])
+def test_oracles_are_calibrated_at_their_posterior(oracle: type[Oracle]) -> None:
+    pair = oracle()
+    x = pair.simulate(30)
+    assert not ask(pair.model, pair.guide, x).calibrated
+    exact = pair.at_posterior()
+    if exact is not None:
+        assert ask(exact.model, exact.guide, x, seed=1).calibrated
+    mended = ask(pair.model, pair.guide, x, reweight=True)
+    if mended.ess > 300:
+        assert mended.calibrated
+
+
+def test_counts_are_ranked_with_ties_at_random() -> None:
+    """z ~ Poisson(3) seen through a coin for each count: given x, the rest of z is Poisson(1.5)."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Poisson(3.0))
+            pyro.sample("x", dist.Binomial(z, torch.tensor(0.5)), obs=x)
+
+    class Shifted(dist.Poisson):
+        def __init__(self, rate: Tensor, shift: Tensor) -> None:
+            super().__init__(rate)
+            self.shift = shift
+
+        def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+            return Shifted(self.rate.expand(batch_shape), self.shift.expand(batch_shape))
+
+        def sample(self, *shape: Any) -> Tensor:
+            return super().sample(*shape) + self.shift
+
+    def guide(x: Tensor, rate: float = 1.5) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", Shifted(torch.full_like(x, rate), x))
+
+    x = torch.ones(20)
+    assert ask(model, guide, x)["z"].verdict == "fine"
+    assert ask(model, lambda x: guide(x, 2.5), x)["z"].verdict == "too wide, biased up"
+
+
 def test_a_result_is_asked_by_quantity() -> None:
     result = ask(linear, linear_guide(), torch.zeros(20, 3), num_simulations=30, num_samples=10)
     assert result.ranks["z[1]"].shape == (30,)
     assert int(result.ranks["z[1]"].min()) >= 0
     assert int(result.ranks["z[1]"].max()) <= 10
+    nominal, held = result.coverage(0.5)["z[0]"]
+    assert nominal == pytest.approx(5 / 11)
+    assert held == pytest.approx(((result.ranks["z[0]"] >= 3) & (result.ranks["z[0]"] <= 7)).double().mean())
+    assert result.coverage(1.0)["all latents"] == (1.0, 1.0)
+    with pytest.raises(ValueError, match="level must be between 0 and 1"):
+        result.coverage(2.0)
     with pytest.raises(KeyError, match="no quantity 'w': there are"):
         result["w"]
 

@@ -25,6 +25,7 @@ class Collected:
     Args:
         quantities: Functions of the latents that are ranked.
         keep_latents: Whether latents and data are kept, for a classifier.
+        num_samples: The greatest rank.
         left_out: Latents that are no part of any test; neither is log p(x|z) then.
 
     Attributes:
@@ -33,8 +34,11 @@ class Collected:
         ess: The median effective sample size, NaN without re-weighting.
     """
 
-    def __init__(self, quantities: Mapping[str, Quantity], keep_latents: bool, left_out: Sequence[str]) -> None:
-        self.quantities, self.keep_latents, self.left_out = quantities, keep_latents, left_out
+    def __init__(
+        self, quantities: Mapping[str, Quantity], keep_latents: bool, num_samples: int, left_out: Sequence[str]
+    ) -> None:
+        self.quantities, self.keep_latents = quantities, keep_latents
+        self.num_samples, self.left_out = num_samples, left_out
         self.scale: Tensor | None = None
         self.ess = math.nan
         self.probabilities: dict[str, list[np.ndarray]] = {}
@@ -52,7 +56,7 @@ class Collected:
     def add(self, found: Draws, simulated: Simulated, first: int, counted: int) -> None:
         """Add the first `counted` units of a run, the first of which is number `first`."""
         found = found.without(self.left_out)
-        for name, rank in rank_all(found, self.quantities, self.scale, first).items():
+        for name, rank in rank_all(found, self.quantities, self.scale, self.num_samples, first).items():
             if name == LIKELIHOOD and self.left_out:
                 continue
             self._ranks.setdefault(name, []).append(rank[:counted].cpu())
@@ -64,16 +68,16 @@ class Collected:
             )
             known = torch.where(keep, probability.double(), math.nan)
             truth = indicators(found.truth[name], probability)
-            draws = indicators(found.draws[name], probability.unsqueeze(0))
+            draws = indicators(found.picked(name, self.num_samples), probability.unsqueeze(0))
             self.probabilities.setdefault(name, []).append(flat(known, 1)[:counted].cpu().numpy())
             self._truths.setdefault(name, []).append(flat(truth, 1)[:counted].cpu().numpy())
             self._draws.setdefault(name, []).append(flat(draws, 2)[:, :counted].cpu().numpy().astype(np.int8))
         if self.keep_latents:
-            truth, draws = together(found)
+            truth, draws = together(found, {name: found.picked(name, 1) for name in found.draws})
             leaves = [a for a in tree_flatten(simulated.data)[0] if isinstance(a, Tensor) and a.dim() > 0]
             n = len(leaves[0])  # the data come first
             x = torch.cat([a.double().reshape(len(truth), -1) for a in leaves if len(a) == n], 1)
-            for parts, value in zip(self._latents, (truth, draws[1], x), strict=True):
+            for parts, value in zip(self._latents, (truth, draws[0], x), strict=True):
                 parts.append(value[:counted].cpu().numpy())
 
     def finish(self) -> None:
@@ -82,9 +86,9 @@ class Collected:
         if self._ess:
             self.ess = float(torch.cat(self._ess).median())
 
-    def too_few(self, num_samples: int) -> float:
-        """The share of the simulations whose effective sample size is below a number."""
-        return float((torch.cat(self._ess) < num_samples).double().mean())
+    def too_few(self) -> float:
+        """The share of the simulations whose effective sample size is below the number of ranks."""
+        return float((torch.cat(self._ess) < self.num_samples).double().mean())
 
     def classes(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Probabilities and truth `(S, E)` and draws `(L, S, E)` of a discrete site."""

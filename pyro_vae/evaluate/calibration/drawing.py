@@ -19,7 +19,7 @@ from pyro_vae.pair.tracing import PairTrace, Site, sample_sites, trace_pair
 
 __all__ = ["POOL", "Drawer", "Draws"]
 
-POOL = 10  # draws from the guide for each that is kept after re-weighting
+POOL = 10  # times as many draws where they are re-weighted
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Draws:
         truth_likelihood, likelihood: log p(x|z) at these, `(units,)` and `(L, units)`, nats.
         probabilities: Of discrete sites with classes: q(z = c|x), `(units, *rest, C)`, or `(units, *rest)` of a
             Bernoulli or one-hot site.
-        ess: Effective sample size of the importance weights of each unit, `(units,)`; None without re-weighting.
+        weights: The importance weights of the draws, `(L, units)`, with sum 1; None without re-weighting.
     """
 
     truth: dict[str, Tensor]
@@ -42,7 +42,21 @@ class Draws:
     truth_likelihood: Tensor
     likelihood: Tensor
     probabilities: dict[str, Tensor]
-    ess: Tensor | None
+    weights: Tensor | None
+
+    @property
+    def ess(self) -> Tensor | None:
+        """Effective sample size of the weights of each unit, `(units,)`."""
+        return None if self.weights is None else 1 / self.weights.square().sum(0)
+
+    def picked(self, name: str, count: int) -> Tensor:
+        """Draws of a site without weights, `(count, units, *rest)`: some of them, or some by their weights."""
+        draws = self.draws[name]
+        if self.weights is None:
+            return draws[1 : count + 1]
+        index = torch.multinomial(self.weights.T, count, replacement=True).T
+        index = index.reshape(*index.shape, *[1] * (draws.dim() - 2))
+        return draws.gather(0, index.expand(*index.shape[:2], *draws.shape[2:]))
 
     def without(self, names: Sequence[str]) -> Draws:
         """The same without some sites."""
@@ -66,8 +80,8 @@ class Drawer:
     """Draws from the guide for given data.
 
     Attributes:
-        num_samples: L, the draws for each unit.
-        reweight: Whether these are taken from ten times as many by their importance weights.
+        num_samples: L, the draws for each unit; ten times as many with weights.
+        reweight: Whether draws get importance weights.
         vectorize: Whether draws run together, or one at a time.
         rows: Data times draws per run.
     """
@@ -97,15 +111,10 @@ class Drawer:
         values = {name: torch.cat([run["values"][name] for run in runs]) for name in hidden}
         likelihood = torch.cat([run["likelihood"] for run in runs])
         classes = {name: torch.cat([run["classes"][name] for run in runs]) for name in runs[0]["classes"]}
-        ess = None
+        weights = None
         if self.reweight:
-            log_weights = torch.cat([run["log_weights"] for run in runs]).double()
-            weights = log_weights.softmax(0)
-            ess = 1 / weights.square().sum(0)
+            weights = torch.cat([run["log_weights"] for run in runs]).double().softmax(0)
             probabilities = {name: _mean(indicators(values[name], c), weights) for name, c in classes.items()}
-            chosen = _without_replacement(log_weights, self.num_samples)
-            values = {name: _take(value, chosen) for name, value in values.items()}
-            likelihood = likelihood.gather(0, chosen)
         else:
             probabilities = {name: value.mean(0) for name, value in classes.items()}
         return Draws(
@@ -118,7 +127,7 @@ class Drawer:
             units.log_likelihood(simulated.truth)[0],
             likelihood,
             probabilities,
-            ess,
+            weights,
         )
 
     def _read(self, traces: PairTrace, hidden: dict[str, Site], units: Units) -> dict[str, Any]:
@@ -135,17 +144,3 @@ class Drawer:
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
     return (weights.reshape(*weights.shape, *[1] * (values.dim() - 2)) * values).sum(0)
-
-
-def _without_replacement(log_weights: Tensor, count: int) -> Tensor:
-    """Indices `(count, units)` of draws taken by their weights without replacement, in random order.
-
-    Of equal weights this is a random part of the draws, so that an exact guide stays exact.
-    """
-    uniform = torch.rand_like(log_weights).clamp_min(1e-300)
-    return (log_weights - (-uniform.log()).log()).topk(count, dim=0).indices
-
-
-def _take(value: Tensor, index: Tensor) -> Tensor:
-    index = index.reshape(*index.shape, *[1] * (value.dim() - 2))
-    return value.gather(0, index.expand(*index.shape[:2], *value.shape[2:]))

@@ -102,8 +102,8 @@ def calibration(
         quantities: Functions of the latents by name: from a dictionary of latents by site, each `(R, ...)`, to `(R,)`.
         statistics: Further statistics for the predictive checks: functions of the values of an observed site,
             `(N, ...)`, that return one number.
-        reweight: Draw ten times as many, and keep `num_samples` of them by their importance weights, without
-            replacement: whether what the guide gets wrong is mended by weights.
+        reweight: Draw ten times as many, and rank the truth by their importance weights: whether these mend what the
+            guide gets wrong.
         tests: Which of the tests above.
         alpha: The probability of a false alarm.
         memory: Approximate bytes for intermediate tensors.
@@ -146,7 +146,7 @@ def calibration(
             guide = completed(model, guide, summed)
         setting = setting_of(model, guide, data, reweight, memory)
         drawer = Drawer(num_samples + 1, reweight, setting.vectorize, setting.rows)
-        found = Collected(quantities or {}, "classifier" in tests, summed)
+        found = Collected(quantities or {}, "classifier" in tests, num_samples, summed)
         if set(tests) - {"predictive"}:
             _simulate(found, setting, drawer, num_simulations, progress)
         rows, sites = _tests(found, num_samples, tests)
@@ -294,11 +294,9 @@ def _notes(setting: Setting, found: Collected, num_samples: int) -> list[str]:
             "the other latents given these"
         )
     if not math.isnan(found.ess):
-        text = (
-            f"draws are re-weighted: the median effective sample size is {found.ess:.0f} of {POOL * (num_samples + 1)}"
-        )
+        total, few = POOL * (num_samples + 1), 100 * found.too_few()
         notes.append(
-            f"{text}; in {100 * found.too_few(num_samples):.0f} % of the simulations it is below the {num_samples} "
-            "draws that are kept, which are then no draws from the posterior"
+            f"draws are re-weighted: the median effective sample size is {found.ess:.0f} of {total}; in {few:.0f} % of "
+            f"the simulations it is below {num_samples}, too small for ranks that fine"
         )
     return notes

@@ -18,7 +18,9 @@ Quantity = Callable[[dict[str, Tensor]], Tensor]
 LIKELIHOOD, JOINT = "log p(x|z)", "all latents"
 
 
-def rank_all(found: Draws, quantities: Mapping[str, Quantity], scale: Tensor | None, first: int) -> dict[str, Tensor]:
+def rank_all(
+    found: Draws, quantities: Mapping[str, Quantity], scale: Tensor | None, num_samples: int, first: int
+) -> dict[str, Tensor]:
     """Ranks by quantity, `(units,)` each, -1 where a mask leaves an element out.
 
     Of L + 1 draws the first is the reference of the distances between latents, so that ranks are among L.
@@ -27,15 +29,21 @@ def rank_all(found: Draws, quantities: Mapping[str, Quantity], scale: Tensor | N
         found: Truth and draws.
         quantities: Functions of the latents.
         scale: Of the distances, `(E,)`; None leaves them out.
+        num_samples: The greatest rank. Without weights, the number of draws but the first.
         first: Index of the first unit, for a message.
     """
     ranks: dict[str, Tensor] = {}
+    weights = None if found.weights is None else found.weights[1:] / found.weights[1:].sum(0)
+
+    def ranked(truth: Tensor, draws: Tensor) -> Tensor:
+        return _ranks(truth, draws) if weights is None else _weighted_ranks(truth, draws, weights, num_samples)
+
     for name, truth in found.truth.items():
         if name in found.probabilities:
             continue
         draws = found.draws[name][1:]
         _check_finite(name, draws, first)
-        rank = torch.where(found.keep[name], _ranks(truth, draws), -1)
+        rank = torch.where(found.keep[name], ranked(truth, draws), -1)
         for index, each in zip(
             itertools.product(*map(range, truth.shape[1:])), rank.reshape(len(rank), -1).unbind(1), strict=True
         ):
@@ -46,18 +54,18 @@ def rank_all(found: Draws, quantities: Mapping[str, Quantity], scale: Tensor | N
         of_truth = _values(name, function, found.truth)
         size = len(of_truth)
         rows = {key: value[1:].flatten(0, 1) for key, value in found.draws.items()}
-        ranks[name] = _ranks(of_truth, _values(name, function, rows).reshape(-1, size))
-    ranks[LIKELIHOOD] = _ranks(found.truth_likelihood, found.likelihood[1:])
+        ranks[name] = ranked(of_truth, _values(name, function, rows).reshape(-1, size))
+    ranks[LIKELIHOOD] = ranked(found.truth_likelihood, found.likelihood[1:])
     _check_finite(LIKELIHOOD, found.likelihood, first)
     if scale is not None:
-        truth, draws = together(found)
-        ranks[JOINT] = _ranks(distances(truth, draws[0], scale), distances(draws[1:], draws[0], scale))
+        truth, draws = together(found, found.draws)
+        ranks[JOINT] = ranked(distances(truth, draws[0], scale), distances(draws[1:], draws[0], scale))
     return ranks
 
 
 def joint_scale(found: Draws) -> Tensor | None:
     """The scale of each element of all latents, `(E,)`: the mean deviation of the guide; None of a single element."""
-    draws = together(found)[1]
+    draws = together(found, found.draws)[1]
     if draws.shape[-1] < 2:
         return None
     scale = draws.std(0).mean(0)
@@ -69,11 +77,11 @@ def element_name(name: str, index: tuple[int, ...]) -> str:
     return f"{name}[{', '.join(map(str, index))}]" if index else name
 
 
-def together(found: Draws) -> tuple[Tensor, Tensor]:
-    """All elements of all latents, `(units, E)` of the truth and `(L, units, E)` of the draws; 0 where masked."""
+def together(found: Draws, chosen: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """All elements of all latents, `(units, E)` of the truth and `(L, units, E)` of some draws; 0 where masked."""
     truths, draws = [], []
     for name, truth in found.truth.items():
-        drawn, keep = found.draws[name], found.keep[name]
+        drawn, keep = chosen[name], found.keep[name]
         if name in found.probabilities:
             like = found.probabilities[name]
             truth, drawn = indicators(truth, like), indicators(drawn, like.unsqueeze(0))
@@ -87,6 +95,19 @@ def _ranks(truth: Tensor, draws: Tensor) -> Tensor:
     """The number of draws below the truth, `(units, *)` of `(units, *)` and `(L, units, *)`; ties fall at random."""
     below, equal = (draws < truth).sum(0), (draws == truth).sum(0)
     return below + (torch.rand(below.shape, device=below.device) * (equal + 1)).floor().long().clamp(max=equal)
+
+
+def _weighted_ranks(truth: Tensor, draws: Tensor, weights: Tensor, num_samples: int) -> Tensor:
+    """The share of the weights below the truth as one of `num_samples + 1` ranks; the truth counts as a mean weight.
+
+    Of equal weights these are as uniform as ranks. With the truth's own weight in its place they would be uniform for
+    any guide, and say nothing of what weights mend.
+    """
+    weights = weights.reshape(*weights.shape, *[1] * (draws.dim() - 2))
+    below, equal = (weights * (draws < truth)).sum(0), (weights * (draws == truth)).sum(0)
+    own = 1 / len(draws)
+    share = (below + torch.rand_like(below) * (equal + own)) / (1 + own)
+    return (share * (num_samples + 1)).floor().long().clamp(max=num_samples)
 
 
 def _values(name: str, function: Quantity, latents: dict[str, Tensor]) -> Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from pyro_vae.evaluate.calibration.classes import Reliability
 from pyro_vae.evaluate.calibration.picture import draw
+from pyro_vae.evaluate.calibration.ranking import JOINT
+from pyro_vae.evaluate.calibration.verdicts import ball_coverage, central_coverage
 from pyro_vae.support.results import Result
 from pyro_vae.support.serialization import finite
 from pyro_vae.support.tables import new_table
@@ -72,7 +74,7 @@ class Calibration(Result):
         num_simulations, num_samples: S, and the draws L among which the truth is ranked.
         unit: What one simulation is: "datum" or "data set".
         alpha: The probability that some verdict on a right guide is not "fine", about.
-        ess: Median effective sample size of the importance weights, of ten draws for each that was kept; NaN without
+        ess: Median effective sample size of the importance weights, of ten times as many draws; NaN without
             re-weighting.
         notes: What else to know.
     """
@@ -96,6 +98,25 @@ class Calibration(Result):
             if row.quantity == quantity:
                 return row
         raise KeyError(f"no quantity {quantity!r}: there are {', '.join(row.quantity for row in self.rows)}")
+
+    def coverage(self, level: float) -> dict[str, tuple[float, float]]:
+        """How often intervals that should hold the truth with probability `level` do so, by quantity.
+
+        Central intervals of each quantity, and for all latents jointly balls around a random point (TARP).
+
+        Returns:
+            The nominal level, the nearest that `num_samples` draws allow, and the coverage that was found.
+
+        Raises:
+            ValueError: For a level outside 0 to 1.
+        """
+        if not 0 <= level <= 1:
+            raise ValueError(f"level must be between 0 and 1, got {level}")
+        found = {}
+        for name, ranks in self.ranks.items():
+            coverage = ball_coverage if name == JOINT else central_coverage
+            found[name] = coverage(ranks[ranks >= 0].numpy(), self.num_samples, level)
+        return found
 
     @property
     def p_value(self) -> float:
