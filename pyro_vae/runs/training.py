@@ -26,7 +26,6 @@ from pyro_vae.runs.record import parse_record
 from pyro_vae.runs.run import LoadedRun
 from pyro_vae.runs.writing import RunCheckpoints, RunWriter
 from pyro_vae.support import arguments
-from pyro_vae.support.arguments import checked
 from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.import_paths import stable_path
 from pyro_vae.support.random import fork_rng

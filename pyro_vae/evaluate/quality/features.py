@@ -14,10 +14,9 @@ from torch.nn.functional import cross_entropy
 
 from pyro_vae.nets import ConvEncoder
 from pyro_vae.pair.networks import eval_mode
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.files import checksum, read_file, write_file
 from pyro_vae.support.formats import check_entries, parse_json, parse_metadata, parse_weights, parsing
-from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import seeded
 
