@@ -191,10 +191,7 @@ def fit(
         saved = stack.enter_context(checkpointer.open())
         generator = stack.enter_context(_seeded(seed, ranks))
         head = train.monitored_head(accumulate * ranks.size)
-        if preflight:
-            check_pair(model, guide, *head.example_args, elbo=objective, num_particles=num_particles)
-        else:
-            check_guide(model, guide, head.example_args)  # whose ELBO is measured after each epoch
+        _check_pair(model, guide, head.example_args, objective, num_particles, preflight)
         check_minibatches(model, guide, train, head, accumulate * ranks.size)
         weights = WeightCopies(svi)
         if ranks.size > 1:
@@ -234,6 +231,16 @@ def fit(
             )
         )
     return history
+
+
+def _check_pair(
+    model: Program, guide: Program, args: tuple[Any, ...], objective: Any, num_particles: int, preflight: bool
+) -> None:
+    """Refuse an unsound pair; without preflight, one whose ELBO could not be measured after an epoch."""
+    if preflight:
+        check_pair(model, guide, *args, elbo=objective, num_particles=num_particles)
+    else:
+        check_guide(model, guide, args)
 
 
 def _history(seed: int | None, elbo: str | pyro.infer.ELBO, data: Any) -> History:
