@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 __all__ = [
-    *("callables", "checked", "choice", "count", "flag", "function", "instance", "path", "real", "seed", "shown"),
-    *("sizes", "wrong"),
+    *("callables", "checked", "checked_from", "choice", "count", "flag", "function", "instance", "path", "real"),
+    *("seed", "shown", "sizes", "wrong"),
 ]
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ def count(name: str, value: Any, *, least: int = 1, none: bool = False) -> Any:
     """A whole number from `least`; no truth value, no fraction, and not too large for an index."""
     if none and value is None:
         return None
-    expected = "a whole number " + ("above 0" if least == 1 else f"from {least}")
+    expected = "a whole number" + (" above 0" if least == 1 else f" from {least}" if least >= 0 else "")
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise wrong(TypeError, name, expected, value)
     number = int(value)
@@ -76,7 +76,8 @@ def real(
     if none and value is None:
         return None
     limits = (("above", above), ("from", least), ("below", below), ("up to", most))
-    expected = " ".join(["a number", *(f"{word} {limit:g}" for word, limit in limits if limit is not None)])
+    found = [(word, limit) for word, limit in limits if limit is not None]
+    expected = " ".join(["a number" if found else "a finite number", *(f"{word} {limit:g}" for word, limit in found)])
     if not isinstance(value, Real) or isinstance(value, bool):
         raise wrong(TypeError, name, expected, value)
     number: Any = value
@@ -149,31 +150,44 @@ def path(name: str, value: Any, *, none: bool = False) -> Any:
 
 def sizes(name: str, value: Any, *, least: int = 1, alone: bool = False, none: bool = False) -> Any:
     """Whole numbers from `least`, as a list or tuple; or (if `alone`) a single one."""
-    if (none and value is None) or (alone and isinstance(value, Integral)):
-        return count(name, value, least=least, none=none)
-    expected = "a whole number or a list of them" if alone else "a list of whole numbers"
+    if none and value is None:
+        return None
+    if alone and isinstance(value, Integral) and not isinstance(value, bool):
+        value = (value,)
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise wrong(TypeError, name, expected, value)
-    for i, each in enumerate(value):
-        count(f"{name}[{i}]", each, least=least)
+        raise wrong(TypeError, name, "an int or a sequence of ints", value)
+    for each in value:
+        if not isinstance(each, Integral) or isinstance(each, bool):
+            raise wrong(TypeError, name, "an int or a sequence of ints", value)
+        if not least <= int(each) <= sys.maxsize:
+            expected = "numbers that fit into an index" if least < 0 else f"whole numbers from {least}"
+            raise ValueError(f"{name} must hold {expected}, got {shown(value)}")
     return value
 
 
-# The smallest values of whole numbers that are not 1, by the names of the arguments.
-_LEAST = dict.fromkeys(("seed", "seeds", "dims", "rank", "blocks", "num_imputations", "warmup_steps"), 0)
-
-
 def checked(target: C) -> C:
-    """Check the arguments of a function or class, by its annotations, before it does anything.
+    """Check the types of the arguments of a function or class, by its annotations, before it does anything.
 
-    These are checked: whole numbers (from 1, or as `_LEAST` says), numbers, flags, texts, files, lists of whole
-    numbers, and all of them with None as an alternative.
+    These are checked: whole numbers, numbers, flags, texts, files, lists of whole numbers, and all of them with None as
+    an alternative. Numbers must be finite, and whole ones fit into an index; how small they may be is for the function
+    to say, or for `checked_from`.
     """
+    return _checked(target, {})
+
+
+def checked_from(**least: int) -> Callable[[C], C]:
+    """As `checked`, with the smallest values of the whole numbers of these names."""
+    return lambda target: _checked(target, least)
+
+
+def _checked(target: C, least: dict[str, int]) -> C:
     if isinstance(target, type):
-        target.__init__ = checked(target.__init__)  # type: ignore[misc]
+        target.__init__ = _checked(target.__init__, least)  # type: ignore[misc]
         return target
     signature = inspect.signature(target)
-    found = {name: _check_of(name, p.annotation) for name, p in signature.parameters.items() if _is_single(p)}
+    parameters = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    least = {"seed": 0, "seeds": 0, **least}  # everywhere
+    found = {p.name: _check_of(p.annotation, least.get(p.name, -sys.maxsize)) for p in parameters}
     checks = {name: check for name, check in found.items() if check is not None}
 
     @functools.wraps(target)
@@ -190,21 +204,24 @@ def checked(target: C) -> C:
     return call  # type: ignore[return-value]
 
 
-def _is_single(parameter: inspect.Parameter) -> bool:
-    return parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+def _whole(name: str, value: Any, *, least: int, none: bool) -> Any:
+    """As `count`, in the words of the library for values that are too small."""
+    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) < least:
+        raise ValueError(f"{name} must be at least {least}, got {shown(value)}")
+    return count(name, value, least=-sys.maxsize, none=none)
 
 
-def _check_of(name: str, annotation: Any) -> Callable[[str, Any], Any] | None:
+def _check_of(annotation: Any, least: int) -> Callable[[str, Any], Any] | None:
     """The check that an annotation describes; None for one that describes something else."""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     text = re.sub(r"\b(typing|collections\.abc|pathlib)\.", "", text)
     parts = {part.strip() for part in re.split(r"\|(?![^\[]*\])", text)}
-    none, least = "None" in parts, _LEAST.get(name, 1)
+    none = "None" in parts
     words = re.findall(r"^Literal\[(.*)\]$", next(iter(parts))) if len(parts - {"None"}) == 1 else []
     if words or parts - {"None"} == {"str"}:
         return functools.partial(instance, kinds=str, expected="a text", none=none)
     checks: dict[frozenset[str], Callable[..., Any]] = {
-        frozenset(["int"]): functools.partial(count, least=least),
+        frozenset(["int"]): functools.partial(_whole, least=least),
         frozenset(["float"]): real,
         frozenset(["bool"]): flag,
         frozenset(["str", "Path"]): path,
