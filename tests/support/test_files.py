@@ -212,4 +212,4 @@ def test_there_is_one_writer() -> None:
 
 def _mode(call: ast.Call) -> str:
     modes = list(call.args[1:2]) + [k.value for k in call.keywords if k.arg == "mode"]
-    return modes[0].value if modes and isinstance(modes[0], ast.Constant) else "r" if not modes else "unknown"
+    return str(modes[0].value) if modes and isinstance(modes[0], ast.Constant) else "r" if not modes else "unknown"
