@@ -132,11 +132,12 @@ def _load(net: FeatureNet, path: Path, made_of: dict[str, Any]) -> bool:
         if tensors.keys() != net.state_dict().keys():
             raise ValueError("it holds another kind of net: choose another file")
         metadata = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
-        header: Any = parse_metadata(content, _HEADER) if _HEADER in metadata else {"format": 0, "made_of": {}}
+        unknown: dict[str, Any] = {"format": 0, "made_of": {}}
+        header = parse_metadata(content, _HEADER) if _HEADER in metadata else unknown
         check_entries(header, format=int, made_of=dict)
         if header["format"] and header.get("checksum") != _checksum(tensors):
             raise ValueError("its checksum does not fit its tensors: delete it to train a new net")
-    before = header["made_of"]
+    before: dict[str, Any] = header["made_of"]
     changed = [f"{name} was {before.get(name)!r:.80}, is now {value!r}" for name, value in made_of.items()]
     changed = [text for text, name in zip(changed, made_of, strict=True) if before.get(name) != made_of[name]]
     if changed:
