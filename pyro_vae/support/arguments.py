@@ -223,6 +223,13 @@ def _whole(name: str, value: Any, *, least: int, none: bool) -> Any:
     return count(name, value, least=-sys.maxsize, none=none)
 
 
+def _named(name: str, value: Any, *, expected: str) -> Any:
+    """A name, or an object that it could stand for."""
+    if value is None or isinstance(value, bool | int | float | list | tuple | dict):
+        raise wrong(TypeError, name, expected, value)
+    return value
+
+
 def _check_of(annotation: Any, least: int) -> Callable[[str, Any], Any] | None:
     """The check that an annotation describes; None for one that describes something else."""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
@@ -240,5 +247,8 @@ def _check_of(annotation: Any, least: int) -> Callable[[str, Any], Any] | None:
         frozenset(["Sequence[int]"]): functools.partial(sizes, least=least),
         frozenset(["int", "Sequence[int]"]): functools.partial(sizes, least=least, alone=True),
     }
+    if len(parts) == 2 and "str" in parts and not parts & {"None", "Path", "int", "Any"} and "[" not in text:
+        (kind,) = parts - {"str"}
+        return functools.partial(_named, expected=f"a name or a {kind.rpartition('.')[2]}")
     check = checks.get(frozenset(parts - {"None"}))
     return None if check is None else functools.partial(check, none=none)
