@@ -27,8 +27,8 @@ class Reliability:
 
     Attributes:
         site: The site. The probabilities of its elements and of all classes are taken together.
-        ece: Expected calibration error: the mean over the predictions of |frequency - mean probability| of the bin.
-            It is above zero for a right guide, too.
+        ece: Expected calibration error: the mean over the predictions of `|frequency - mean probability|` of the
+            bin. It is above zero for a right guide, too.
         ece_error: Its standard error, by resampling the simulated data.
         ece_of_right: What a right guide would have, in the mean: draws of the guide in the place of the truth.
         p_value: The share of these errors that are as great.
