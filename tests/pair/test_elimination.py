@@ -1,6 +1,7 @@
 """Latents that the model enumerates alone, summed out."""
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -39,7 +40,7 @@ WIDE = torch.logsumexp(WEIGHTS.log() + dist.Normal(LOCS, math.sqrt(2)).log_prob(
 
 
 def test_only_what_the_guide_does_not_draw() -> None:
-    data = ((X,), {})
+    data: Any = ((X,), {})
     assert enumerated_alone(hierarchical, guide, data)[0] == ["c"]
 
     def both(x: Tensor) -> None:

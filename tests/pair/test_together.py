@@ -1,6 +1,7 @@
 """Pairs without a row for each datum in a first argument."""
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -39,7 +40,7 @@ def test_the_exact_posterior_of_a_shared_latent_gives_the_exact_joint() -> None:
 
 
 @pytest.mark.parametrize("method", ["prior", pv.AIS(num_temperatures=60, num_chains=40)])
-def test_other_methods_give_the_joint_too(method: object) -> None:
+def test_other_methods_give_the_joint_too(method: Any) -> None:
     result = pv.log_marginal(model, None, X, method=method, seed=0)
     assert result.log_prob.shape == (1,)
     assert abs(float(result.log_prob) - float(JOINT)) < 5 * float(result.std_error)

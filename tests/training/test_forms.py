@@ -36,7 +36,7 @@ def on(rows: Callable[..., Tensor], program: Callable[[Tensor], None]) -> Callab
 def trained(data: Any, rows: Callable[..., Tensor]) -> float:
     pyro.clear_param_store()
     pair: Any = on(rows, model), on(rows, guide)
-    pv.fit(*pair, data, valid=data, batch_size=5, epochs=2, lr=0.05, seed=0, preflight=False, progress=False)
+    pv.fit(pair[0], pair[1], data, valid=data, batch_size=5, epochs=2, lr=0.05, seed=0, preflight=False, progress=False)
     return float(pyro.param("slope").detach())
 
 
