@@ -66,6 +66,9 @@ def asked_pair(model: Program, guide: Program | None, data: Data) -> Asked:
     if args and isinstance(args[0], Tensor | list):
         check_data(args)
     model, guide = on_all_data(model), None if guide is None else on_all_data(guide)
+    if guide is not None and any(_is_new(part) for net in modules_of(guide).values() for part in net.modules()):
+        with torch.no_grad(), fork_rng():
+            guide(*args, **data[1])  # an autoguide takes the sizes of its first run: all data
     model = without_enumerated(model, guide, data)
     guide = prior_of(model) if guide is None else guide
     why = ""
@@ -88,6 +91,10 @@ def asked_pair(model: Program, guide: Program | None, data: Data) -> Asked:
     held = _Held(together(model), data), _Held(together(guide), data)
     outside = why or "no plate holds all sites of the pair, so there is no number per datum"
     return Asked(*held, ((_rows(1, model, guide, traces),), {}), 1, outside, is_given=False)
+
+
+def _is_new(part: Any) -> bool:
+    return getattr(part, "prototype_trace", "") is None
 
 
 class _Held:
