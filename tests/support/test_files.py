@@ -185,6 +185,7 @@ WRITERS = {
     "runs/directory.py": {"replace"},
     "training/checkpoints/directory.py": {"unlink"},
     "training/tracking.py": {"open"},
+    "distributed/environment.py": {"rmtree"},  # of its own private folder
     "plots.py": {"savefig"},
 }
 
