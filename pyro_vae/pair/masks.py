@@ -12,7 +12,7 @@ from torch.distributions import Independent as TorchIndependent
 from pyro_vae.pair.site_masks import Site, has_mask, is_masked, kept_elements, unmasked
 from pyro_vae.pair.tracing import PairTrace, sample_sites
 
-__all__ = ["check_no_mask", "is_masked", "kept_elements", "under_model_masks"]
+__all__ = ["check_no_mask", "is_masked", "kept_elements", "uncounted_in_model", "under_model_masks"]
 
 
 def under_model_masks(traces: PairTrace) -> PairTrace:
@@ -38,6 +38,24 @@ def under_model_masks(traces: PairTrace) -> PairTrace:
     for name, site in changed.items():
         guide.nodes[name] = site
     return replace(traces, guide=guide)
+
+
+def uncounted_in_model(traces: PairTrace) -> list[str]:
+    """The latents with elements that the model masks and the guide does not.
+
+    An estimator counts -log q of these elements against nothing, so its value may lie above log p(x).
+    """
+    found = []
+    for name, q in sample_sites(traces.guide):
+        p = traces.model.nodes.get(name)
+        if (
+            p is not None
+            and has_mask(p)
+            and not _same_mask(p, q)
+            and bool((kept_elements(q) & ~kept_elements(p)).any())
+        ):
+            found.append(name)
+    return found
 
 
 def _same_mask(p: Site, q: Site) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -19,6 +20,7 @@ from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.arguments import check_keywords
+from pyro_vae.pair.masks import uncounted_in_model
 from pyro_vae.pair.networks import eval_mode, modules_of, to_networks_device
 from pyro_vae.pair.parameters import unconstrained
 from pyro_vae.pair.protocol import Data, Program
@@ -87,6 +89,7 @@ def compare_elbos(
             asked = asked_pair(model, guide, given)
             model, data = asked.model, asked.data
             guide = density_guide(model, asked.guide, data)
+            _warn_of_masks(model, guide, data)
         options: dict[str, Any] = {
             "num_samples": num_samples,
             "memory": memory,
@@ -100,6 +103,18 @@ def compare_elbos(
         with retain_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
             rows = [run.row(name, objective, advance) for name, objective in jobs]
     return ElboComparison(rows, reference, repeats)
+
+
+def _warn_of_masks(model: Program, guide: Program, data: Data) -> None:
+    with fork_rng():
+        found = uncounted_in_model(trace_pair(model, guide, *data))
+    if found:
+        warnings.warn(
+            f"the model masks elements of {', '.join(map(repr, found))} that the guide counts, so the values of the "
+            "estimators have their -log q against nothing and may lie above log p(x): put the guide's statement under "
+            "the same mask, `with poutine.mask(mask=...):`",
+            stacklevel=3,
+        )
 
 
 class _Comparison:

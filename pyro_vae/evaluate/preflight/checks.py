@@ -27,6 +27,7 @@ from pyro_vae.evaluate.preflight.probe import (
     site_shapes,
     wrapped_distributions,
 )
+from pyro_vae.pair.masks import uncounted_in_model
 from pyro_vae.pair.rows import rows_of_others
 from pyro_vae.pair.tracing import PairTrace
 
@@ -219,6 +220,15 @@ def check_guide_density(run: Run) -> None:
     except ValueError as error:
         run.error("auxiliary_noise", None, str(error))
         return
+    for name in uncounted_in_model(traces):
+        text = (
+            f"the model masks elements of {name!r} that the guide counts: the loss has their -log q against nothing, "
+        )
+        text += (
+            "so -loss may lie above log p(x) (`bound` and `log_marginal` leave them out): put the guide's statement "
+        )
+        text += "under the same mask, `with poutine.mask(mask=...):`, for obs_mask= that is ~obs_mask"
+        run.warn("masked_in_model", name, text)
     for name in other_terms(traces):
         text = f"the guide adds {name!r} to its log-density, by pyro.factor or by observing: training has it, and "
         text += "`bound`, `log_marginal` and all other numbers leave it out, for it is no part of q(z|x)"
