@@ -49,6 +49,8 @@ from pyro_vae.support.arguments import checked
 
 __all__ = ["bound_of", "min_particles", "make", "names", "register"]
 
+Estimator = str | pyro.infer.ELBO
+
 _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "mean_field": MeanField,
     "trace": Trace,
@@ -121,7 +123,7 @@ def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:
 
 
 @checked
-def make(name: str | pyro.infer.ELBO, *, num_particles: int = 1, **options: Any) -> Any:
+def make(name: Estimator, *, num_particles: int = 1, **options: Any) -> Any:
     """Build an estimator by name; an ELBO object passes through.
 
     >>> make("mean_field", num_particles=5).num_particles

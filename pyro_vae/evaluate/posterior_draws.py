@@ -16,7 +16,7 @@ from pyro_vae.pair.particles import particles_of
 from pyro_vae.pair.planning import CPU_ROWS, plan_for, rows_that_fit
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, log_prob, sample_sites, trace_pair
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.random import seeded
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = ["to_xarray"]
 Variable = tuple[list[str], Tensor]
 
 
-@checked
+@checked_from(num_samples=1, memory=1)
 def to_xarray(
     model: Program,
     guide: Program,

@@ -37,7 +37,9 @@ def enter_plates(
             with plates[f.name] as rows:
                 pass
         else:
-            plates[f.name] = pyro.plate(f.name, full_size or n, subsample_size=n, dim=f.dim)
+            whole = full_size or n  # which of the whole the rows are, the networks need not know
+            rows_given = None if whole == n else torch.arange(n)
+            plates[f.name] = pyro.plate(f.name, whole, subsample=rows_given, dim=f.dim)
     return plates, rows
 
 

@@ -22,7 +22,7 @@ from pyro_vae.guides.structure import invert
 from pyro_vae.pair.arguments import check_keywords
 from pyro_vae.pair.names import Named
 from pyro_vae.pair.protocol import Program
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.random import seeded
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["AmortizedGuide"]
 
 
-@checked
+@checked_from(hidden=1)
 class AmortizedGuide(Named, nn.Module):
     r"""A guide made from a model: a network from each datum to the posteriors of its latents.
 

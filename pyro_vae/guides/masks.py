@@ -11,6 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import masks_within
 
 __all__ = ["LatentMask", "mask_of_latent", "masks_of_run"]
@@ -87,5 +88,5 @@ def _mask(site: Any) -> Any:
 def masks_of_run(model: Program, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """The masks of some latents, from a run of the model that nothing outside sees."""
     with torch.no_grad(), poutine.block():
-        trace: Any = poutine.trace(model).get_trace(*args, **kwargs)
+        trace = traced(model, args, kwargs)
     return {name: trace.nodes[name]["mask"] for name in names}

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.nets import as_sizes
 from pyro_vae.pair.networks import modules_of
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 
 __all__ = ["AmortizedPair"]
 
 EXAMPLES = 1000  # data from which the scales of the inputs are taken, at most
 
 
-@checked
+@checked_from(hidden=1, data_shape=1)
 class AmortizedPair(nn.Module):
     """A model with an `AmortizedGuide`: what `pyro-vae train --model my_module.model` trains.
 

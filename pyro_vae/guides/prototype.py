@@ -17,6 +17,7 @@ from pyro_vae.guides.masks import mask_of_latent
 from pyro_vae.guides.sites import ShapedSite
 from pyro_vae.guides.supports import innermost
 from pyro_vae.pair.networks import eval_mode
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import sample_sites
 from pyro_vae.pair.untouched import kept_buffers
 
@@ -189,7 +190,7 @@ def rows_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
 
 
 def _run(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    trace: Any = poutine.trace(model).get_trace(*args, **kwargs)
+    trace = traced(model, args, kwargs)
     for name in [name for name, site in trace.nodes.items() if poutine.util.site_is_subsample(site)]:
         trace.remove_node(name)
     return trace

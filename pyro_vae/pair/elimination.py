@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pyro_vae.pair.planning import run_on_examples
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.subsampling import give_sizes
 from pyro_vae.pair.tracing import Site, log_prob, plate_nesting, sample_sites
 from pyro_vae.support.random import fork_rng
@@ -36,9 +37,8 @@ def enumerated_alone(model: Program, guide: Program | None, data: Data) -> tuple
 
     def run(some: Data) -> tuple[list[str], int]:
         args, kwargs = some
-        drawn: Any = None if guide is None else poutine.trace(guide).get_trace(*args, **kwargs)
-        program = model if drawn is None else poutine.replay(model, trace=drawn)
-        trace: Any = poutine.trace(program).get_trace(*args, **kwargs)
+        drawn: Any = None if guide is None else traced(guide, args, kwargs)
+        trace = traced(model, args, kwargs, on=drawn)
         names = [
             name
             for name, site in sample_sites(trace)

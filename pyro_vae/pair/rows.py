@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
 
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.running import traced
 from pyro_vae.support.random import fork_rng
 
 __all__ = ["RowsOfOtherData", "names_rows", "rows_named", "rows_of_others"]
@@ -87,9 +87,9 @@ class _Shapes(Messenger):
 def _explanation(error: Exception, model: Program, guide: Program, args: Any, kwargs: dict[str, Any]) -> str:
     numbers = set(map(int, re.findall(r"\d+", str(error))))
     n = len(args[0]) if args and isinstance(args[0], torch.Tensor) and args[0].dim() else 0
-    if n not in numbers or "multiplied" in str(error):  # a product of matrices is of a network
+    others = ("multiplied", "Expected value", "Expected parameter")  # in networks; of supports, with all values
+    if n not in numbers or any(words in str(error) for words in others):
         return ""
     with torch.no_grad(), fork_rng(), _Shapes() as shapes, suppress(Exception):
-        drawn = poutine.trace(guide).get_trace(*args, **kwargs)
-        poutine.replay(model, trace=drawn)(*args, **kwargs)
+        traced(model, args, kwargs, on=traced(guide, args, kwargs))
     return rows_of_others(shapes.found, n, numbers)

@@ -20,6 +20,7 @@ from pyro_vae.pair.subsampling import give_sizes
 from pyro_vae.support.random import fork_rng
 
 __all__ = [
+    "NoInverse",
     "PARTICLE_PLATE",
     "PairTrace",
     "Site",
@@ -36,6 +37,10 @@ __all__ = [
 ]
 
 PARTICLE_PLATE = "_pyro_vae_particles"
+
+
+class NoInverse(ValueError):
+    """A density is asked for that a flow without an inverse cannot give."""
 
 
 @dataclass
@@ -86,7 +91,7 @@ def log_prob(name: str, site: Site) -> Tensor:
         raise ValueError(f"site {name!r}: {error}") from error
     except (KeyError, NotImplementedError) as error:
         if isinstance(site["fn"], torch.distributions.TransformedDistribution):
-            raise ValueError(_no_inverse(name, site["fn"])) from error
+            raise NoInverse(_no_inverse(name, site["fn"])) from error
         raise
     return scale_and_mask(value, 1.0, site["mask"])
 

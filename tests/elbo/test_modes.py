@@ -78,7 +78,7 @@ def test_the_critic_sees_latents_through_noise(name: str) -> None:
 
 def test_noise_is_a_standard_deviation() -> None:
     for noise in (-1.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="noise must be a standard deviation"):
+        with pytest.raises(ValueError, match="noise must be"):
             pv.elbo.make("veegan", noise=noise)
 
 

@@ -102,7 +102,7 @@ def test_scales_never_reach_an_evaluation() -> None:
 
 @pytest.mark.parametrize("weight", [-1.0, math.nan])
 def test_the_weight_is_a_number_from_zero(weight: float) -> None:
-    with pytest.raises(ValueError, match="the KL weight must be a number >= 0"):
+    with pytest.raises(ValueError, match="weight must be a"):
         WeightedKL(MeanField(), weight)
 
 

@@ -257,7 +257,7 @@ def test_a_guide_made_from_the_model() -> None:
     x = 2**0.5 * torch.randn(200)
     guide = pv.AmortizedGuide(simple, x, hidden=(8,), seed=0)
     assert not ask(simple, guide, x).calibrated
-    pv.fit(simple, guide, x, epochs=40, lr=1e-2, batch_size=100, seed=0)
+    pv.fit(simple, guide, x, epochs=120, lr=1e-2, lr_schedule="cosine", batch_size=100, seed=0)
     assert ask(simple, guide, x).calibrated
 
 

@@ -192,7 +192,7 @@ def test_forms(tmp_path: Path) -> None:
     rows = json.loads(check.save(tmp_path / "check.json").read_text())["lines"]
     assert rows == check.to_dicts()
     assert len(check.save(tmp_path / "check.csv").read_text().splitlines()) == 1 + len(check.lines)
-    with pytest.raises(ValueError, match=r"\.json, \.csv, \.png or \.html, got 'check.txt'"):
+    with pytest.raises(ValueError, match=r"\.json, \.csv, \.png or \.html, got '\.txt'"):
         check.save(tmp_path / "check.txt")
     with pytest.raises(KeyError, match=r"no line .*bias.*; there are .*value"):
         check["bias"]

@@ -595,7 +595,7 @@ def test_it_prints_saves_and_draws(tmp_path: Path) -> None:
     saved = json.loads(report.save(tmp_path / "latent.json").read_text())
     assert saved == json.loads(json.dumps(report.to_dict()))
     assert (saved["active"], saved["collapsed"], saved["num_data"]) == (4, 21, 30)
-    with pytest.raises(ValueError, match=r"\.json, \.csv, \.png or \.html, got 'latent\.txt'"):
+    with pytest.raises(ValueError, match=r"\.json, \.csv, \.png or \.html, got '\.txt'"):
         report.save(tmp_path / "latent.txt")
     figure = report.plot()
     assert isinstance(figure, Figure)

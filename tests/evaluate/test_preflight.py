@@ -556,14 +556,14 @@ def test_nan_input(x: Tensor) -> None:
     model, guide = make_pair()
     cleaned = (lambda x: model(x.nan_to_num()), lambda x: guide(x.nan_to_num()))
     only(cleaned, x, level="warning", code="nan_input")
-    # a mask takes the NaN out of the density, but not out of the gradient
+    # a mask takes the NaN out of the density and of the gradient
     model, guide = make_pair(likelihood=lambda h: dist.Normal(h, 1.0).to_event(1))
     mask: Any = ~x.isnan().any(-1)
 
     def clean(x: Tensor) -> None:
         guide(x.nan_to_num())
 
-    only((poutine.mask(model, mask=mask), poutine.mask(clean, mask=mask)), x, code="nan_input")
+    only((poutine.mask(model, mask=mask), poutine.mask(clean, mask=mask)), x, level="warning", code="nan_input")
 
 
 def test_nonfinite(x: Tensor) -> None:

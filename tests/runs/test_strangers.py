@@ -333,6 +333,7 @@ def test_a_reader_of_a_run_that_is_being_saved_sees_one_of_its_states(run: Path)
 
 
 def test_an_evaluation_is_of_the_weights_that_it_measured(run: Path) -> None:
+    (run / "evaluation-test.json").unlink()  # of an earlier version, and of more data
     assert main(["evaluate", str(run), "--num_samples", "2", "--num_data", "20"]) == 0
     assert list_runs(run.parent).rows[0].log_prob is not None
     kept = (run / "evaluation-test.json").read_bytes()

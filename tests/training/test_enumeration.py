@@ -73,6 +73,8 @@ def test_other_latents_of_the_guide_leave_the_kl_open() -> None:
     assert math.isnan(history[-1].kl)
 
 
-def test_what_needs_the_guides_draws_says_so() -> None:
-    with pytest.raises(ValueError, match=r"the model enumerates the latent site 'k'.*TraceEnum_ELBO sums it out"):
-        pv.bound(mixture, nothing, X)
+def test_questions_sum_out_what_the_model_has_alone() -> None:
+    pyro.clear_param_store()
+    log_p = exact(torch.tensor([1.0, 9.0]), torch.tensor([0.5, 0.5]), X)
+    torch.testing.assert_close(pv.bound(mixture, nothing, X).elbo, log_p)
+    torch.testing.assert_close(pv.log_marginal(mixture, nothing, X, num_samples=3).log_prob, log_p)

@@ -351,9 +351,9 @@ def test_a_nan_goes_back_with_half_the_rate(tmp_path: Path) -> None:
 
     def poisoned(x: Tensor) -> None:
         nonlocal calls
-        calls += 1
+        calls += torch.is_grad_enabled() and len(x) == 30  # steps, and no measurements
         pair.model(x)
-        if calls == 12:
+        if calls == 7:
             pyro.factor("bad", torch.tensor(float("nan")))
 
     settings: dict[str, Any] = {"batch_size": 30, "epochs": 4, "seed": 0, "preflight": False, "lr": 1e-3}

@@ -16,6 +16,7 @@ from pyro_vae.pair.particles import joint_log_weight
 from pyro_vae.pair.planning import run_on_examples
 from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
 from pyro_vae.pair.protocol import Data, Program
+from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, Site, log_prob, sample_sites, trace_pair
 from pyro_vae.support.random import fork_rng
 
@@ -137,7 +138,7 @@ def sites_that_read(model: Program, guide: Program, data: Data, names: Sequence[
 
 def guide_values(guide: Program, data: Data) -> dict[str, Tensor]:
     """The values of the sites of the guide in one run."""
-    trace = poutine.trace(guide).get_trace(*data[0], **data[1])
+    trace = traced(guide, *data)
     return {name: site["value"] for name, site in sample_sites(trace)}
 
 

@@ -23,7 +23,7 @@ from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.running import traced
 from pyro_vae.pair.together import asked_pair
-from pyro_vae.pair.tracing import PairTrace, trace_pair
+from pyro_vae.pair.tracing import NoInverse, PairTrace, trace_pair
 from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seeded
@@ -159,7 +159,7 @@ def _aggregate(model: Program, guide: Program, data: Data, memory: int | None) -
         draws = aggregate.as_draws(traces)
         try:
             aggregate.log_prob_of_draw(guide, draws, 0, example_data)
-        except (KeyError, NotImplementedError, RuntimeError) as error:  # a flow that cannot be inverted
+        except (NoInverse, KeyError, NotImplementedError, RuntimeError) as error:  # a flow that cannot be inverted
             aggregate.problem = f"{type(error).__name__}: {error}"
         if not (vectorize or aggregate.problem):
             warn_not_vectorized()

@@ -155,7 +155,9 @@ class LocalPosterior(nn.Module):
         for name, f in frames.items():
             size = len(x) if name == self.plate.name else f.size
             whole = f.full_size if f.full_size not in (None, f.size) else size
-            plates[name] = pyro.plate(name, whole, subsample_size=size, dim=f.dim)
+            # all parameters are of these data, whichever of the whole they are; the model may be given their indices
+            rows = None if whole == size else torch.arange(size, device=x.device)
+            plates[name] = pyro.plate(name, whole, subsample=rows, dim=f.dim)
         for site in self:
             with ExitStack() as inside:
                 for f in site.frames:

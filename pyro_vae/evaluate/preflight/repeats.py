@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae.evaluate.preflight.checks import check_plates, check_shapes
 from pyro_vae.evaluate.preflight.gradients import Densities, graph_nodes
-from pyro_vae.evaluate.preflight.probe import Run
+from pyro_vae.evaluate.preflight.probe import Run, plate_frames
 from pyro_vae.evaluate.preflight.raised import line_of_text
 from pyro_vae.pair.tracing import log_prob
 
@@ -28,6 +28,9 @@ def check_fixed_sizes(run: Run, fewer: Run, estimator: Any, full_batch: bool | N
         full_batch: As in `preflight`.
         message: What the second run raised, explained.
     """
+    sizes = {frame.size for _, _, site in run.sites() for frame in plate_frames(site).values()}
+    if sizes and run.n not in sizes:
+        return  # its plates are over something else than the rows, or take a part of them by itself
     if fewer.raised:
         if fewer.n == 1 and "more than 1 value per channel" in str(fewer.raised[1]):
             return  # batch normalization
