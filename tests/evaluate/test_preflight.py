@@ -780,3 +780,27 @@ def test_find_nonfinite(x: Tensor) -> None:
     assert lines[0].startswith("guide site 'z'")
     assert lines[-1].startswith("the model raised RuntimeError")
     assert not torch.equal(rng, torch.get_rng_state())
+
+
+@pytest.mark.filterwarnings("ignore:.*not_vectorized")
+def test_a_flow_without_an_inverse_under_an_estimator_that_scores_again(x: Tensor) -> None:
+    encoder, flow = nn.Linear(D, 2 * D), pyro.distributions.transforms.Planar(D)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", encoder)
+        pyro.module("flow", flow)
+        with pyro.plate("data", len(x)):
+            loc, log_scale = encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.TransformedDistribution(dist.Normal(loc, log_scale.exp()).to_event(1), [flow]))
+
+    report = preflight(model, guide, x, elbo="dreg", num_particles=4, strict=False)
+    assert [(issue.site, "'iwae'" in issue.message) for issue in report.issues if issue.level == "error"] == [
+        ("z", True)
+    ]
+    for elbo in ("iwae", "trace", "mean_field"):
+        assert preflight(model, guide, x, elbo=elbo, num_particles=4).ok

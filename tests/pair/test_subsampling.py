@@ -139,7 +139,5 @@ def test_autoguides_of_subsampled_plates(kind: type) -> None:
         svi.step(X[:3], torch.tensor([4, 1, 7]))
         assert guide.locs.c.shape == (20,)
         return
-    with pytest.raises(
-        ValueError, match=r"parameters for 3 elements of the plate|'data' is given indices"
-    ):
+    with pytest.raises(ValueError, match=r"parameters for 3 elements of the plate|'data' is given indices"):
         svi.step(X[:3], torch.tensor([4, 1, 7]))

@@ -45,6 +45,7 @@ from pyro_vae.evaluate.preflight.result import PreflightReport
 from pyro_vae.evaluate.preflight.training_checks import (
     check_finite,
     check_frozen,
+    check_inverse,
     check_networks,
     check_vectorized,
     parameter_names,
@@ -186,6 +187,8 @@ class _Check:
                 check_networks(run, densities.log_probs, names, inputs, lost, trained_beside)
             if self.particles > 1 and run.sound:
                 check_vectorized(run, model, guide, self.args, self.kwargs)
+            if run.sound:
+                check_inverse(run, model, guide, self.args, self.kwargs, self.estimator)
         if run.sound:
             self.second_run(run, start)
         return run

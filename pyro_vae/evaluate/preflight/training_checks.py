@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections import defaultdict
 from typing import Any
 
 import torch
 from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
+from torch import distributions as td
 
+from pyro_vae.elbo import TensorELBO
 from pyro_vae.evaluate.preflight.gradients import Densities, graph_leaves
 from pyro_vae.evaluate.preflight.inputs import named_arrays, named_inputs
 from pyro_vae.evaluate.preflight.probe import (
@@ -24,9 +28,9 @@ from pyro_vae.evaluate.preflight.result import Level, PreflightIssue
 from pyro_vae.evaluate.preflight.values import looks_like_bytes
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.particles import particles_agree
-from pyro_vae.pair.tracing import log_prob
+from pyro_vae.pair.tracing import NoInverse, log_prob
 
-__all__ = ["check_finite", "check_frozen", "check_networks", "check_vectorized", "parameter_names"]
+__all__ = ["check_finite", "check_frozen", "check_inverse", "check_networks", "check_vectorized", "parameter_names"]
 
 ZEROS = "it observes zeros, where its density is 0 or infinite: shift or drop them, or use a likelihood that has them"
 CUT = "remove the `.detach()`, `.item()`, `torch.no_grad()` or NumPy between them and the networks' outputs"
@@ -188,6 +192,23 @@ def parameter_names(*programs: Program) -> dict[int, tuple[str, str]]:
             else:
                 names[id(parameter)] = key, f"{key}.{name}"
     return names
+
+
+def check_inverse(
+    run: Run, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any], estimator: Any
+) -> None:
+    """Check for flows without an inverse under an estimator that scores other values than their latest draw."""
+    flows = [name for name, (q, _) in run.latents().items() if isinstance(q["fn"], td.TransformedDistribution)]
+    if not flows or not isinstance(estimator, TensorELBO):
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other checks have them
+            copy.deepcopy(estimator).differentiable_loss(model, guide, *args, **kwargs)  # its baseline may move
+    except NoInverse as error:
+        run.error("no_inverse", flows[0], str(error))
+    except Exception:  # other checks say what is wrong
+        return
 
 
 def check_frozen(run: Run, model: Program, guide: Program) -> None:
