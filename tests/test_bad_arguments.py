@@ -31,6 +31,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 def test_bad_values_are_refused_by_the_name_of_the_argument(call: Call) -> None:
+    if call.name == "to_xarray":
+        pytest.importorskip("arviz")
     call.run()  # with good ones
     found = {
         (call.name, name, repr(value)[:40]): outcome(call, name, value)
