@@ -9,6 +9,8 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.pair.subsampling import plate_of_rows
+
 __all__ = ["align", "broadcast_cat", "enter_plates"]
 
 
@@ -37,9 +39,7 @@ def enter_plates(
             with plates[f.name] as rows:
                 pass
         else:
-            whole = full_size or n  # which of the whole the rows are, the networks need not know
-            rows_given = None if whole == n else torch.arange(n)
-            plates[f.name] = pyro.plate(f.name, whole, subsample=rows_given, dim=f.dim)
+            plates[f.name] = plate_of_rows(f.name, n, full_size or n, f.dim)
     return plates, rows
 
 

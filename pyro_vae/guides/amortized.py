@@ -152,7 +152,7 @@ class AmortizedGuide(Named, nn.Module):
         pyro.module(self.name, self)
         data = self._tensors(args, kwargs)
         frames = {f.name: f for site in self.sites for f in site.frames}  # type: ignore[union-attr]
-        plates, rows = enter_plates(frames.values(), self.plate, rows_of(args, kwargs), self.full_size, self.subsample)
+        plates, rows = enter_plates(frames.values(), self.plate, rows_of(data, args), self.full_size, self.subsample)
         if rows is not None:
             data = {place: leaf[rows] if place in self._places else leaf for place, leaf in data.items()}
         encoded = self.encoder(data, args, kwargs, self.data_dim) if self.encoder is not None else None

@@ -11,6 +11,8 @@ from torch.distributions import constraints
 from torch.nn.functional import one_hot
 from torch.utils._pytree import tree_flatten_with_path
 
+from pyro_vae.pair.bijections import base_constraint
+
 __all__ = ["DataInput", "inputs_of", "mask_of", "tensors_at"]
 
 MOST_CATEGORIES = 64
@@ -166,8 +168,7 @@ def _same(leaf: Tensor, value: Any, n: int) -> bool:
 
 
 def _kind_of_support(support: Any) -> tuple[str, int]:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support = base_constraint(support)
     if support is constraints.boolean:
         return "binary", 0
     if support is constraints.nonnegative_integer or isinstance(support, type(constraints.multinomial(1))):

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.distributions import Unit
 from pyro.infer.inspect import get_dependencies
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 from pyro_vae.guides.inputs import tensors_at
 from pyro_vae.guides.masks import mask_of_latent
 from pyro_vae.guides.sites import ShapedSite
-from pyro_vae.guides.supports import innermost
 from pyro_vae.pair.networks import eval_mode
 from pyro_vae.pair.running import traced
+from pyro_vae.pair.site_masks import base_distribution
 from pyro_vae.pair.tracing import sample_sites
 from pyro_vae.pair.untouched import kept_buffers
 
@@ -49,7 +49,8 @@ class Prototype:
 
     def __init__(self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.arguments = args, kwargs
-        self.n = rows_of(args, kwargs)
+        data = tensors_at(args, kwargs)
+        self.n = rows_of(data, args)
         with torch.no_grad(), eval_mode(model), kept_buffers(model):
             runs = [_run(model, args, kwargs) for _ in range(RUNS)]
         self._check_same(runs)
@@ -70,8 +71,7 @@ class Prototype:
         takes_part = self.plate is not None and self.plate.size < self.n
         self.subsample = self.plate.size if takes_part else None
         self.full_size = None if takes_part else self._full_size(model)
-        self.factors = {name for name, site in self.observed.items() if isinstance(innermost(site["fn"]), Unit)}
-        data = tensors_at(args, kwargs)
+        self.factors = {name for name, site in self.observed.items() if isinstance(base_distribution(site["fn"]), Unit)}
         self.masks = {
             latent: found
             for latent, site in self.latents.items()
@@ -178,22 +178,24 @@ class Prototype:
         return round(float(scale), 9)
 
 
-def rows_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """The number of data: the rows of the first tensor among the arguments."""
-    for leaf in tree_flatten((args, kwargs))[0]:
-        if isinstance(leaf, Tensor) and leaf.dim() > 0:
-            if len(leaf) == 0:
-                raise ValueError(f"the example data must have at least one row, got shape {tuple(leaf.shape)}")
-            return len(leaf)
-    came = type(args[0]).__name__ if args else "nothing"
-    raise TypeError(f"a guide is made from a model and example data, a tensor (N, ...); got {came}")
+def rows_of(data: Mapping[str, Tensor], args: tuple[Any, ...]) -> int:
+    """The number of data: the rows of the first tensor among the arguments.
+
+    Args:
+        data: The tensors among the arguments, in their order.
+        args: The arguments, for the error.
+    """
+    if not data:
+        came = type(args[0]).__name__ if args else "nothing"
+        raise TypeError(f"a guide is made from a model and example data, a tensor (N, ...); got {came}")
+    first = next(iter(data.values()))
+    if len(first) == 0:
+        raise ValueError(f"the example data must have at least one row, got shape {tuple(first.shape)}")
+    return len(first)
 
 
 def _run(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    trace = traced(model, args, kwargs)
-    for name in [name for name, site in trace.nodes.items() if poutine.util.site_is_subsample(site)]:
-        trace.remove_node(name)
-    return trace
+    return prune_subsample_sites(traced(model, args, kwargs))
 
 
 def _graph(

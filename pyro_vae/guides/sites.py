@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from pyro_vae import conditionals
 from pyro_vae.conditionals import Conditional, bounded_exp
 from pyro_vae.guides.alignment import broadcast_cat
-from pyro_vae.guides.supports import UnconstrainedSite, fixed_support, innermost
+from pyro_vae.guides.supports import UnconstrainedSite, fixed_support
 from pyro_vae.nets import MLP
+from pyro_vae.pair.site_masks import base_distribution
 
 __all__ = ["Family", "Head", "LatentSite", "ShapedSite"]
 
@@ -41,7 +42,7 @@ class Classifier(nn.Module):
 
     def __init__(self, name: str, fn: Any) -> None:
         super().__init__()
-        base = innermost(fn)
+        base = base_distribution(fn)
         self.event_shape = fn.event_shape
         if isinstance(base, dist.Bernoulli):
             self.kind, self.categories = "bernoulli", 1
@@ -58,9 +59,7 @@ class Classifier(nn.Module):
         units = self.event_shape[:-1] if self.kind == "one_hot" else self.event_shape
         self.units = torch.Size(units)
         self.size = self.units.numel() * self.categories
-        self.label = {"bernoulli": "boolean", "one_hot": f"one of {self.categories}"}.get(
-            self.kind, f"one of {self.categories}"
-        )
+        self.label = "boolean" if self.kind == "bernoulli" else f"one of {self.categories}"
 
     def distribution(self, h: Tensor) -> Any:
         if self.kind == "bernoulli":

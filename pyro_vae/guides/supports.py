@@ -9,19 +9,14 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import AffineTransform, Independent, biject_to, constraints
+from torch.distributions import AffineTransform, biject_to, constraints
 from torch.distributions.transforms import ReshapeTransform
 
 from pyro_vae.conditionals import FlowDistribution
+from pyro_vae.pair.bijections import base_constraint, is_real
+from pyro_vae.pair.site_masks import base_distribution
 
-__all__ = ["UnconstrainedSite", "fixed_support", "innermost"]
-
-
-def innermost(fn: Any) -> Any:
-    """A distribution without the events, masks and expansions around it."""
-    while isinstance(fn, Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
+__all__ = ["UnconstrainedSite", "fixed_support"]
 
 
 def fixed_support(name: str, fns: list[Any]) -> Any:
@@ -35,39 +30,33 @@ def fixed_support(name: str, fns: list[Any]) -> Any:
         ValueError: If the support has no bijection from real vectors, or if its bounds differ between data or runs.
     """
     fn = fns[0]
-    if isinstance(innermost(fn), dist.VonMises):  # one turn of the circle
+    if isinstance(base_distribution(fn), dist.VonMises):  # one turn of the circle
         return _independent(constraints.interval(-math.pi, math.pi), len(fn.event_shape))
     try:
         biject_to(fn.support)
     except (NotImplementedError, AttributeError):
         raise ValueError(
             f"no family of this library covers the support {_name_of(fn.support)} of the latent site {name!r} "
-            f"({type(innermost(fn)).__name__}): write this site's guide by hand, or parametrize the model by a latent "
-            "whose support has a bijection (torch.distributions.biject_to)"
+            f"({type(base_distribution(fn)).__name__}): write this site's guide by hand, or parametrize the model by a "
+            "latent whose support has a bijection (torch.distributions.biject_to)"
         ) from None
-    core: Any = fn.support
-    depth = 0
-    while isinstance(core, constraints.independent):
-        core, depth = core.base_constraint, depth + core.reinterpreted_batch_ndims
+    core = base_constraint(fn.support)
     bounds = {key: _common_bound(name, key, fns) for key in ("lower_bound", "upper_bound") if hasattr(core, key)}
     if not bounds:
         return fn.support
-    return _independent(type(core)(*bounds.values()), depth)
+    return _independent(type(core)(*bounds.values()), fn.support.event_dim - core.event_dim)
 
 
 def _common_bound(name: str, key: str, fns: list[Any]) -> Any:
     """A bound of a site's support, if it is the same for all data and in all runs."""
     found = []
     for fn in fns:
-        core = fn.support
-        while isinstance(core, constraints.independent):
-            core = core.base_constraint
-        bound = torch.as_tensor(getattr(core, key))
+        bound = torch.as_tensor(getattr(base_constraint(fn.support), key))
         found += list(bound.expand(fn.batch_shape + fn.event_shape).reshape(-1, *fn.event_shape).unbind())
     if any(not torch.equal(each, found[0]) for each in found):
         raise ValueError(
-            f"the support of the latent site {name!r} ({type(innermost(fns[0])).__name__}) depends on the data or on "
-            f"other latents (its {key.replace('_', ' ')} varies): draw a latent of fixed support, such as "
+            f"the support of the latent site {name!r} ({type(base_distribution(fns[0])).__name__}) depends on the data "
+            f"or on other latents (its {key.replace('_', ' ')} varies): draw a latent of fixed support, such as "
             "Uniform(0, 1), and scale it in the model"
         )
     bound = found[0]
@@ -103,7 +92,7 @@ class UnconstrainedSite(nn.Module):
         self.event_shape = event_shape
         self.shape = self.bijection.inverse_shape(event_shape)
         self.size = self.shape.numel()
-        self.real = _is_real(support)
+        self.real = is_real(support)
         self.label = "real" if self.real else _label(support)
         u = draws if self.real else self.bijection.inv(draws)
         low, middle, high = (
@@ -149,16 +138,9 @@ class UnconstrainedSite(nn.Module):
         return f"{self.label}, event_shape={tuple(self.event_shape)}"
 
 
-def _is_real(support: Any) -> bool:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support is constraints.real or support is constraints.real_vector
-
-
 def _label(support: Any) -> str:
     """A support in words: "positive", "interval (0, 1)", "simplex"."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support = base_constraint(support)
     lower, upper = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
     if isinstance(lower, int | float) and isinstance(upper, int | float):
         return f"interval ({lower:g}, {upper:g})"

@@ -1,12 +1,25 @@
-"""The bijection from real values to the support of a latent site."""
+"""Supports of sites: what is inside of them, and the bijection from real values."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 
-__all__ = ["bijection_of"]
+__all__ = ["base_constraint", "bijection_of", "is_real"]
+
+
+def base_constraint(support: Any) -> Any:
+    """The constraint of single elements, or vectors, of a support, without the event dimensions around it."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def is_real(support: Any) -> bool:
+    """Whether a support has all real values."""
+    base = base_constraint(support)
+    return base is constraints.real or base is constraints.real_vector
 
 
 def bijection_of(name: str, support: Any) -> Any:

@@ -8,9 +8,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Independent as TorchIndependent
-from torch.distributions import constraints, transform_to
+from torch.distributions import transform_to
 
-__all__ = ["filled_value", "has_mask", "is_masked", "kept_elements", "masks_within", "unmasked"]
+from pyro_vae.pair.bijections import base_constraint
+
+__all__ = ["base_distribution", "filled_value", "has_mask", "is_masked", "kept_elements", "masks_within", "unmasked"]
 
 Site = dict[str, Any]
 
@@ -28,6 +30,13 @@ def masks_within(fn: Any) -> list[Any]:
             result.append(fn._mask)
         fn = fn.base_dist
     return result
+
+
+def base_distribution(fn: Any) -> Any:
+    """A distribution without the event dimensions and masks around it."""
+    while isinstance(fn, TorchIndependent | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn
 
 
 def unmasked(fn: Any) -> Any:
@@ -77,12 +86,9 @@ def filled_value(site: Site) -> Tensor:
 
 def _support(fn: Any) -> Any:
     try:
-        support = unmasked(fn).support
+        return base_constraint(unmasked(fn).support)
     except NotImplementedError:
         return None
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
 
 
 def _point(support: Any, zeros: Tensor) -> Tensor | None:

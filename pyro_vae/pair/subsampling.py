@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import SubsampleMessenger, _Subsample
@@ -15,7 +16,7 @@ from torch import Tensor
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.rows import rows_named
 
-__all__ = ["SameIndices", "give_sizes", "on_all_data"]
+__all__ = ["SameIndices", "give_sizes", "on_all_data", "plate_of_rows"]
 
 SUBSAMPLE = SubsampleMessenger._subsample
 UNSIZED = -1  # Pyro's size of `pyro.plate(name)`
@@ -69,6 +70,15 @@ class SameIndices(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if isinstance(msg["fn"], _Subsample) and isinstance(msg["value"], Tensor):
             self.indices.setdefault(msg["name"], msg["value"])
+
+
+def plate_of_rows(name: str, n: int, whole: int, dim: int, device: Any = None) -> Any:
+    """The plate of a guide over n rows out of `whole`, which of them it need not know.
+
+    Indices are given and not drawn: the model may be given those that they really are.
+    """
+    rows = None if whole == n else torch.arange(n, device=device)
+    return pyro.plate(name, whole, subsample=rows, dim=dim)
 
 
 def on_all_data(program: Program, *, weighed: bool = True) -> Program:

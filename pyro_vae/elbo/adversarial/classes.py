@@ -12,9 +12,9 @@ from torch.distributions import OneHotCategorical
 from pyro_vae.elbo.adversarial.autoencoder import AAE
 from pyro_vae.elbo.adversarial.draws import Drawn, codes, infer
 from pyro_vae.elbo.adversarial.phases import Phase
-from pyro_vae.elbo.estimators.relaxed import base_distribution
 from pyro_vae.elbo.objectives.labels import classification_log_prob, hide_labels
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.site_masks import base_distribution
 from pyro_vae.pair.tracing import Site, sample_sites
 from pyro_vae.support.arguments import checked
 

@@ -12,11 +12,11 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import TensorELBO
-from pyro_vae.elbo.estimators.relaxed import base_distribution
 from pyro_vae.elbo.estimators.surrogate import weights_of
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import traced
+from pyro_vae.pair.site_masks import base_distribution
 from pyro_vae.pair.tracing import checked_pair, draw_log_prob, sample_sites
 from pyro_vae.support.random import fork_rng
 

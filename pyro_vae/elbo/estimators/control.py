@@ -14,12 +14,13 @@ from torch.distributions.utils import clamp_probs
 
 from pyro_vae.elbo.estimators.antithetic import check_independent, is_bernoulli, per_element
 from pyro_vae.elbo.estimators.bounds import TensorELBO
-from pyro_vae.elbo.estimators.relaxed import base_distribution, is_relaxable
+from pyro_vae.elbo.estimators.relaxed import is_relaxable
 from pyro_vae.elbo.estimators.surrogate import weights_of
 from pyro_vae.pair.names import unique_name
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import traced
+from pyro_vae.pair.site_masks import base_distribution
 from pyro_vae.pair.tracing import Site, checked_pair, sample_sites
 from pyro_vae.support.arguments import checked
 

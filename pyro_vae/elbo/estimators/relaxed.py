@@ -21,10 +21,11 @@ from pyro_vae.compilation.mode import is_recording
 from pyro_vae.elbo.estimators.bounds import TensorELBO, observed_log_prob, scaled_alike, scaled_kl
 from pyro_vae.elbo.estimators.terms import kl_sites
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.site_masks import base_distribution
 from pyro_vae.pair.tracing import PairTrace, Site, sample_sites
 from pyro_vae.support.arguments import checked
 
-__all__ = ["Cooling", "Relaxed", "base_distribution", "is_relaxable"]
+__all__ = ["Cooling", "Relaxed", "is_relaxable"]
 
 DISCRETE = "_pyro_vae_discrete"  # key of a relaxed site's discrete distribution in the trace
 
@@ -250,13 +251,6 @@ class _Relax(Messenger):
                 hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
             soft = hard.detach() + (soft - soft.detach())
         msg["value"] = soft
-
-
-def base_distribution(fn: Any) -> Any:
-    """A site's distribution without its `Independent` and mask wrappers."""
-    while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
 
 
 def is_relaxable(fn: Any) -> bool:

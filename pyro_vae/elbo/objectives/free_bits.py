@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.elbo.estimators.bounds import TensorELBO, observed_log_prob
-from pyro_vae.elbo.estimators.relaxed import base_distribution
 from pyro_vae.elbo.estimators.terms import elements_of, kl_sites, mask_elements
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.site_masks import base_distribution
 from pyro_vae.pair.tracing import PairTrace, sample_sites
 from pyro_vae.support.arguments import checked
 

@@ -9,7 +9,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import Trace
-from pyro_vae.elbo.estimators.relaxed import base_distribution
+from pyro_vae.pair.site_masks import base_distribution
 from pyro_vae.pair.tracing import PairTrace, sample_sites
 from pyro_vae.support.arguments import checked
 

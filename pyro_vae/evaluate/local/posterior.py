@@ -12,16 +12,15 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
-from torch.distributions import constraints
 from torch.distributions.transforms import ReshapeTransform
 
 from pyro_vae import conditionals
 from pyro_vae.conditionals import Conditional
 from pyro_vae.evaluate.local.rows import per_datum
-from pyro_vae.pair.bijections import bijection_of
+from pyro_vae.pair.bijections import bijection_of, is_real
 from pyro_vae.pair.masks import check_no_mask
 from pyro_vae.pair.plates import DataPlate, data_plate
-from pyro_vae.pair.subsampling import give_sizes
+from pyro_vae.pair.subsampling import give_sizes, plate_of_rows
 from pyro_vae.pair.tracing import PairTrace, sample_sites
 
 __all__ = ["Family", "LocalPosterior", "SitePosterior"]
@@ -155,18 +154,9 @@ class LocalPosterior(nn.Module):
         for name, f in frames.items():
             size = len(x) if name == self.plate.name else f.size
             whole = f.full_size if f.full_size not in (None, f.size) else size
-            # all parameters are of these data, whichever of the whole they are; the model may be given their indices
-            rows = None if whole == size else torch.arange(size, device=x.device)
-            plates[name] = pyro.plate(name, whole, subsample=rows, dim=f.dim)
+            plates[name] = plate_of_rows(name, size, whole, f.dim, x.device)
         for site in self:
             with ExitStack() as inside:
                 for f in site.frames:
                     inside.enter_context(plates[f.name])
                 pyro.sample(site.name, site())
-
-
-def is_real(support: Any) -> bool:
-    """Whether a constraint allows all real values."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support is constraints.real or support is constraints.real_vector

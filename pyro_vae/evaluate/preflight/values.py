@@ -12,6 +12,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from pyro_vae.evaluate.preflight.probe import Run, Site, base_distribution, family, wrapped_distributions
+from pyro_vae.pair.bijections import base_constraint
 from pyro_vae.pair.tracing import sample_sites
 
 __all__ = [
@@ -113,9 +114,7 @@ def is_masked(site: Site, fn: Any) -> bool:
 def describe_violation(kind: str, key: str, value: Tensor, bad: Tensor, constraint: Any) -> str:
     """What is wrong with a parameter, in how many values, and the code that mends it."""
     count, span = f"{int(bad.sum())} of {bad.numel()}", f"from {value.min():.3g} to {value.max():.3g}"
-    base = constraint
-    while isinstance(base, constraints.independent):
-        base = base.base_constraint
+    base = base_constraint(constraint)
     low = getattr(base, "lower_bound", None)
     if base is constraints.unit_interval or base is constraints.simplex or key == "probs":
         what = "lie outside [0, 1]" if base is constraints.unit_interval else "are no probabilities"
@@ -179,9 +178,7 @@ def outside_support(site: Site, value: Tensor) -> tuple[Any, Tensor]:
     The support is that of single elements where the elements are independent. NaN and masked values count as inside.
     """
     fn = site["fn"] if site["mask"] is None else site["fn"].mask(site["mask"])
-    support = fn.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support = base_constraint(fn.support)
     bad = ~support.check(value)
     for level in wrapped_distributions(fn):
         mask = getattr(level, "_mask", None)
@@ -228,9 +225,7 @@ def is_real(site: Site) -> bool:
         support = base_distribution(site).support
     except (NotImplementedError, AttributeError):
         return False
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support is constraints.real
+    return base_constraint(support) is constraints.real
 
 
 def check_observed_numbers(run: Run, where: str, name: str, site: Site) -> None:
