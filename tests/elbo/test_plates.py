@@ -115,6 +115,22 @@ def test_a_draw_before_a_plate_that_is_brought_together(name: str) -> None:
     check(make(name), pair, x, exact, gradients(exact, pair))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of Pyro, which goes on
+def test_a_sum_inside_a_plate_is_refused_for_what_stands_outside_of_it() -> None:
+    """Also where it reads the enumerated bits through another latent; else the bits would be summed as if equal."""
+
+    def sites(x: Tensor, obs: Tensor | None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            with pyro.plate("parts", 2, dim=-2):
+                b = pyro.sample("b", dist.Bernoulli(0.3).expand([2, len(x)]), infer={"enumerate": "parallel"})
+                z = pyro.sample("z", dist.Normal(b, 1.0))
+            if obs is not None:
+                pyro.sample("x", dist.Normal(z.sum(-2, keepdim=True), 1.0), obs=obs)
+
+    with pytest.raises(ValueError, match="'x' stands outside of the plate 'parts' and depends on 'b'"):
+        make("enum").loss(lambda x: sites(x, x), lambda x: sites(x, None), torch.zeros(3))
+
+
 def test_plates_are_kept_where_nothing_brings_their_elements_together() -> None:
     pair, x = Pooled(), torch.tensor([0.9, -1.4], dtype=torch.float64)
     plates = {}
