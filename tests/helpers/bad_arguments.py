@@ -78,7 +78,7 @@ class Call:
     def of_other_types(self) -> Iterator[tuple[str, Any]]:
         """Names of the other arguments, those of the pair among them, with values that are not of their types."""
         function: Any = self.function
-        function = function.__init__ if isinstance(function, type) else function
+        function = getattr(function, "__init__", None) if isinstance(function, type) else function
         for name, p in inspect.signature(self.function).parameters.items():
             if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or kind_of(p.annotation):
                 continue
