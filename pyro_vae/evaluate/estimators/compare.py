@@ -20,7 +20,7 @@ from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.arguments import check_keywords
-from pyro_vae.pair.masks import uncounted_in_model
+from pyro_vae.pair.masks import guide_under_model_masks
 from pyro_vae.pair.networks import eval_mode, modules_of, to_networks_device
 from pyro_vae.pair.parameters import unconstrained
 from pyro_vae.pair.protocol import Data, Program
@@ -56,7 +56,8 @@ def compare_elbos(
     """Compare ELBO estimators on any pair, at its current parameters, which are not changed.
 
     All numbers are of the pair in evaluation mode (no dropout, batch normalization by its running averages) and without
-    scales (of a subsampled plate, of `poutine.scale`), so that bounds and log p(x) are of one and the same density.
+    scales (of a subsampled plate, of `poutine.scale`), and where one of the two masks a latent, the model's mask holds
+    for both: so bounds and log p(x) are of one and the same density.
     Weights, running averages, baselines and Pyro's parameter store are left as they were. Gradients are those of the
     parameters on which a density of the pair depends, so without those of a baseline.
 
@@ -89,7 +90,7 @@ def compare_elbos(
             asked = asked_pair(model, guide, given)
             model, data = asked.model, asked.data
             guide = density_guide(model, asked.guide, data)
-            _warn_of_masks(model, guide, data)
+            guide = _under_model_masks(model, guide, data)
         options: dict[str, Any] = {
             "num_samples": num_samples,
             "memory": memory,
@@ -105,16 +106,18 @@ def compare_elbos(
     return ElboComparison(rows, reference, repeats)
 
 
-def _warn_of_masks(model: Program, guide: Program, data: Data) -> None:
-    with fork_rng():
-        found = uncounted_in_model(trace_pair(model, guide, *data))
-    if found:
+def _under_model_masks(model: Program, guide: Program, data: Data) -> Program:
+    """The guide with the model's masks, so that the estimators have the density whose log p(x) they are held to."""
+    masked = guide_under_model_masks(model, guide, data)
+    if masked is None:
         warnings.warn(
-            f"the model masks elements of {', '.join(map(repr, found))} that the guide counts, so the values of the "
-            "estimators have their -log q against nothing and may lie above log p(x): put the guide's statement under "
-            "the same mask, `with poutine.mask(mask=...):`",
+            "the model masks other elements of a latent than the guide, and others with each draw, so the values of "
+            "the estimators have log q against nothing and may lie above log p(x): put the guide's statement under the "
+            "same mask, `with poutine.mask(mask=...):`",
             stacklevel=3,
         )
+        return guide
+    return masked
 
 
 class _Comparison:
