@@ -44,7 +44,7 @@ def test_what_the_guide_counts_and_the_model_does_not_is_said() -> None:
 @pytest.mark.filterwarnings("error")
 def test_estimators_are_compared_under_the_model_masks() -> None:
     """Whatever the guide masks, theirs are the values of the guide with the model's masks, for the same seed."""
-    estimators = ["trace", "mean_field", "iwae", "trace_graph", "reinforce", pyro.infer.Trace_ELBO()]
+    estimators: list[Any] = ["trace", "mean_field", "iwae", "trace_graph", "reinforce", pyro.infer.Trace_ELBO()]
     options: dict[str, Any] = {"num_particles": [2], "repeats": 10, "num_samples": 100, "seed": 0}
 
     def rows(guide: Any, model: Any = partly_observed) -> list[Any]:
