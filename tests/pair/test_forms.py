@@ -106,8 +106,8 @@ def test_packed_sequences_are_rows_and_lengths(in_order: bool) -> None:
     assert len(pv.latent_report(*call, num_samples=2, seed=0).dimensions) == 1
     local = pv.fit_local(*call, max_steps=1, seed=0)
     assert torch.allclose(local.elbo, LOG_P, atol=0.01)
-    found = pv.log_marginal(packed_model, local, *call[2:], num_samples=200, memory=1, seed=0).log_prob
-    assert torch.allclose(found, LOG_P, atol=0.05)
+    found = pv.log_marginal(packed_model, local, *call[2:], num_samples=30, memory=1, seed=0).log_prob
+    assert torch.allclose(found, LOG_P, atol=0.15)
 
 
 def test_local_posteriors_look_up_all_that_a_datum_has() -> None:

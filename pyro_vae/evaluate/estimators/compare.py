@@ -35,6 +35,7 @@ from pyro_vae.support.random import fork_rng, seed_or_draw
 
 __all__ = ["compare_elbos"]
 
+Estimator = str | pyro.infer.ELBO | Callable[..., Any]
 ESTIMATORS = ("trace", "mean_field", "stl", "iwae", "dreg")
 
 
@@ -44,7 +45,7 @@ def compare_elbos(
     model: Program,
     guide: Program,
     *args: Any,
-    estimators: Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO] = ESTIMATORS,
+    estimators: Sequence[Estimator] | Mapping[str, Estimator] = ESTIMATORS,
     num_particles: Sequence[int] = (1, 5, 50),
     repeats: int = 100,
     num_samples: int = 5000,
@@ -65,8 +66,9 @@ def compare_elbos(
         model, guide: The pair.
         *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes. A pair with latents that all data
             share has one number, of all data together, in nats: see `log_marginal`.
-        estimators: Names (`pv.elbo.names()`) or ELBO objects, or a dictionary of these by the labels of the rows. An
-            object has its own number of particles.
+        estimators: Names (`pv.elbo.names()`), ELBO objects or loss functions, or a dictionary of these by the labels of
+            the rows. An object has its own number of particles. A function says which bound it is by an attribute
+            `bound`, "elbo", "iwae" or "own" (for another one, whose own gradients are the reference).
         num_particles: Numbers of particles K for each name; a name that needs more than K is left out at that K.
         repeats: Gradients per row. Repeat r uses the same seed for every estimator.
         num_samples: Importance samples per datum for the reference log p(x).
@@ -183,26 +185,28 @@ def _recurrent_gradients(*programs: Program) -> Iterator[None]:
 
 
 def _expand_estimators(
-    estimators: Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO], num_particles: Iterable[int]
+    estimators: Sequence[Estimator] | Mapping[str, Estimator], num_particles: Iterable[int]
 ) -> list[tuple[str, pyro.infer.ELBO]]:
     jobs: list[tuple[str, pyro.infer.ELBO]] = []
     counts = list(num_particles)
     if not counts or min(counts) < 1:
         raise ValueError(f"num_particles must be positive numbers, got {counts}")
-    labels = [e if isinstance(e, str) else type(e).__name__ for e in estimators]
-    objects = estimators.values() if isinstance(estimators, Mapping) else estimators
+    labels = [e if isinstance(e, str) else getattr(e, "__name__", type(e).__name__) for e in estimators]
+    given = estimators.values() if isinstance(estimators, Mapping) else estimators
+    objects = [estimator if isinstance(estimator, str) else elbos.make(estimator) for estimator in given]
     for label, estimator in zip(labels, objects, strict=True):
         bound = elbos.bound_of(estimator) if isinstance(estimator, str) else getattr(estimator, "bound", "elbo")
         if bound == "none":
             raise ValueError(
                 f"the loss of {label!r} is not a bound on log p(x), by which estimators are compared: compare the "
-                "pairs that it trains, by samples (pv.sample_quality) and log p(x)"
+                "pairs that it trains, by samples (pv.sample_quality) and log p(x); or if it is a function of yours "
+                "and a bound, say which: function.bound = 'elbo'"
             )
         if isinstance(estimator, str):
             least = elbos.min_particles(estimator)
             jobs += [(label, elbos.make(estimator, num_particles=k)) for k in counts if k >= least]
         else:
-            jobs.append((label, elbos.make(estimator)))
+            jobs.append((label, estimator))
     if not jobs:
         raise ValueError("no estimator to compare: give names or ELBO objects, and enough particles for them")
     return jobs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from pyro_vae.evaluate.preflight.checks import (
     check_sites,
 )
 from pyro_vae.evaluate.preflight.gradients import Densities, check_gradients, lost_gradients
+from pyro_vae.evaluate.preflight.names import check_names
 from pyro_vae.evaluate.preflight.probe import (
     Program,
     Run,
@@ -71,7 +73,7 @@ def preflight(
     model: Program,
     guide: Program,
     *args: Any,
-    elbo: str | pyro.infer.ELBO = "mean_field",
+    elbo: str | pyro.infer.ELBO | Callable[..., Any] = "mean_field",
     strict: bool = True,
     num_particles: int = 1,
     full_batch: bool | None = None,
@@ -93,7 +95,7 @@ def preflight(
         args, kwargs: The pair's arguments; the data come first. A few data are enough. Data along another axis, in
             containers or in packed sequences are found by the plates of the model; a dictionary of the model's
             keywords is given by keyword, as `fit` does; a pair that has its data itself is given none.
-        elbo: The estimator that will train the pair, by name (`pv.elbo.names()`) or as an object.
+        elbo: The estimator that will train the pair, by name (`pv.elbo.names()`), as an object or as a loss function.
         strict: Raise on errors and issue warnings with `warnings.warn`; False only returns the report.
         num_particles: Number of particles to train with: for more than one, check that the networks accept a leading
             dimension.
@@ -127,7 +129,7 @@ def preflight(
     model, guide, args, kwargs, is_held = on_rows(model, guide, args, kwargs)
     full_batch = True if is_held else full_batch
     ready = isinstance(elbo, pyro.infer.ELBO)
-    outer: Any = elbo if ready else elbos.make(elbo, num_particles=num_particles)
+    outer: Any = elbo if ready else elbos.make(elbo, num_particles=num_particles if isinstance(elbo, str) else 1)
     estimator = outer
     while isinstance(estimator, elbos.WeightedKL):
         estimator = estimator.elbo
@@ -209,6 +211,7 @@ class _Check:
         check_parameters(run)
         check_support(run)
         check_scales(run)
+        check_names(run, self.model, self.guide)
         check_estimator(run, self.estimator)
         return check_finite(run, self.args, self.kwargs)
 
