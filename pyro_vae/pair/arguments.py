@@ -98,8 +98,9 @@ def check_data(args: tuple[Any, ...]) -> int:
         came = type(args[0]).__name__ if args else "nothing"
         raise TypeError(
             f"the first argument after the pair must be the tensor of data, (N, ...), got {came}: this question takes "
-            "one datum from the others. Data in a closure, or in an object, are arguments of a pair that hands them "
-            "on, lambda x: model(Batch(x))"
+            "one datum from the others, out of rows, or out of containers whose parts along one axis have all sites of "
+            "the model in a plate of the part's size. What is in a closure or in an object a pair may hand on, "
+            "lambda x: model(Batch(x))"
         )
     if args[0].dim() == 0 or len(args[0]) == 0:
         raise ValueError(f"the data must have at least one row, got shape {tuple(args[0].shape)}")

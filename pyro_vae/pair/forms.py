@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from pyro_vae.pair.arguments import takes_keywords
 from pyro_vae.pair.plates import NoDataPlate, data_plate
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.running import traced
@@ -23,7 +24,7 @@ from pyro_vae.pair.tracing import PairTrace
 from pyro_vae.pair.untouched import kept_buffers, kept_store
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["Form", "InForm", "form_along", "form_of", "form_with", "held", "in_rows", "innermost"]
+__all__ = ["Form", "InForm", "by_keyword", "form_along", "form_of", "form_with", "held", "in_rows", "innermost"]
 
 MOST_TRIALS = 8  # of which axis the data run along
 FEW = 4  # data of a trial
@@ -107,6 +108,15 @@ def flattened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any],
     return tree_flatten((args, kwargs), is_leaf=lambda a: isinstance(a, PackedSequence))
 
 
+def by_keyword(model: Program, data: Data) -> Data:
+    """A dictionary that is the only argument, given by keyword to a model that takes all of its keys."""
+    args, kwargs = data
+    first = args[0] if len(args) == 1 else None
+    if isinstance(first, Mapping) and first and takes_keywords(model, first):
+        return (), {**first, **kwargs}
+    return data
+
+
 def form_with(data: Data, n: int, axis: int = 0) -> Form:
     """The form of n data along an axis; along the first one in tensors that have n rows, and another size there."""
 
@@ -147,6 +157,7 @@ def in_rows(model: Program, guide: Any, data: Data) -> tuple[Program, Any, Data,
 
     None, and all as it was, for data that are rows already, or of which no form is known.
     """
+    data = by_keyword(model, data)
     form = form_of(model, data)
     if form is None or _is_plain(form, data):
         return model, guide, data, None

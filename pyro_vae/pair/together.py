@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vae.pair.arguments import check_data
 from pyro_vae.pair.elimination import without_enumerated
-from pyro_vae.pair.forms import InForm, held, in_rows
+from pyro_vae.pair.forms import InForm, by_keyword, held, in_rows
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.planning import run_on_examples
 from pyro_vae.pair.plates import NoDataPlate, common_plates, data_plate
@@ -64,6 +64,7 @@ def asked_pair(model: Program, guide: Program | None, data: Data) -> Asked:
     Raises:
         ValueError: For a pair without sites, or whose sites do not fit.
     """
+    data = by_keyword(model, data)
     args, _ = data
     if args and isinstance(args[0], Tensor | list):
         check_data(args)

@@ -155,3 +155,29 @@ def test_preflight_of_data_in_any_form() -> None:
     assert "plate_size" in {issue.code for issue in report.issues}
     with pytest.raises(TypeError, match="needs a batch of data"):
         pv.preflight(lambda n: model(X), lambda n: guide(X), 3)
+
+
+def test_every_question_takes_rows_out_of_containers() -> None:
+    batch = {"x": X, "k": 2}
+    call: Any = (lambda b: model(b["x"])), (lambda b: guide(b["x"])), batch
+    plain: Any = model, guide, X
+    assert torch.equal(pv.encode(call[1], batch, seed=0), pv.encode(guide, X, seed=0))
+    assert torch.equal(pv.reconstruct(*call, seed=0), pv.reconstruct(*plain, seed=0))
+    assert (
+        pv.summarize(*call, num_samples=20, seed=0).to_dict() == pv.summarize(*plain, num_samples=20, seed=0).to_dict()
+    )
+    assert torch.equal(pv.bound(model, guide, {"x": X}, seed=0).elbo, pv.bound(*plain, seed=0).elbo)  # by keyword
+    result = pv.log_marginal(*call, num_samples=20, seed=0)
+    fitted: list[dict[str, Any]] = []
+
+    def better(b: dict[str, Any]) -> Any:
+        fitted.append(b)
+        return call[1]
+
+    mended = pv.repair(*call, result=result, how=better, rows="all", num_samples=20, seed=0)
+    assert torch.allclose(mended.result.log_prob, LOG_P, atol=1e-5)
+    assert fitted[0].keys() == batch.keys()
+    with pytest.raises(TypeError, match="this question takes one datum from the others"):
+        pv.encode(lambda: guide(X))
+    with pytest.raises(TypeError, match="have all sites of the model in a plate of the part"):
+        pv.posterior_samples(lambda b: model(X + 0 * b["x"].sum()), batch)

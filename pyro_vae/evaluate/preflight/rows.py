@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluate.preflight.probe import Run, plate_frames, preserve_state
-from pyro_vae.pair.arguments import takes_keywords
-from pyro_vae.pair.forms import InForm, held, in_rows
+from pyro_vae.pair.forms import InForm, by_keyword, held, in_rows
 from pyro_vae.pair.protocol import Program
 from pyro_vae.support.random import fork_rng
 
@@ -30,9 +28,7 @@ def on_rows(
         TypeError: For a first argument without a length.
         ValueError: For no data.
     """
-    first = args[0] if len(args) == 1 else None
-    if isinstance(first, Mapping) and first and takes_keywords(model, first):
-        args, kwargs = (), {**first, **kwargs}
+    args, kwargs = by_keyword(model, (args, kwargs))
     if not (args and isinstance(args[0], Tensor | np.ndarray)):
         with preserve_state(model, guide):
             model, guide, (args, kwargs), form = in_rows(model, guide, (args, kwargs))
