@@ -41,6 +41,7 @@ from pyro_vae.elbo.estimators.trace_graph import TraceGraph
 from pyro_vae.elbo.objectives.corruption import Denoising
 from pyro_vae.elbo.objectives.dip import DIP
 from pyro_vae.elbo.objectives.free_bits import Capacity, FreeBits
+from pyro_vae.elbo.objectives.function import loss_object
 from pyro_vae.elbo.objectives.labels import SemiSupervised
 from pyro_vae.elbo.objectives.penalty import WAE, InfoVAE
 from pyro_vae.elbo.objectives.quantized import VQ
@@ -49,7 +50,7 @@ from pyro_vae.support.arguments import checked, checked_from
 
 __all__ = ["bound_of", "min_particles", "make", "names", "register"]
 
-Estimator = str | pyro.infer.ELBO
+Estimator = str | pyro.infer.ELBO | Callable[..., Any]
 
 _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "mean_field": MeanField,
@@ -124,7 +125,10 @@ def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:
 
 @checked_from(name=None)
 def make(name: Estimator, *, num_particles: int = 1, **options: Any) -> Any:
-    """Build an estimator by name; an ELBO object passes through.
+    """Build an estimator by name, or make one of a loss function; an ELBO object passes through.
+
+    A function is called with `(model, guide, *args, **kwargs)`, and returns a loss to differentiate, in nats, summed
+    over the data, as for `pyro.infer.SVI`.
 
     >>> make("mean_field", num_particles=5).num_particles
     5
@@ -132,8 +136,10 @@ def make(name: Estimator, *, num_particles: int = 1, **options: Any) -> Any:
     Raises:
         ValueError: For an unknown name, with the nearest known one; for fewer than one particle; for options of an ELBO
             that is an object already.
-        TypeError: For anything that is not a name or an ELBO object.
+        TypeError: For anything that is not a name, an ELBO object or a function.
     """
+    if callable(name) and not isinstance(name, pyro.infer.ELBO | type):
+        name = loss_object(name)
     if isinstance(name, pyro.infer.ELBO):
         if num_particles not in (1, name.num_particles) or options:
             raise ValueError(
@@ -142,7 +148,7 @@ def make(name: Estimator, *, num_particles: int = 1, **options: Any) -> Any:
             )
         return name
     if not isinstance(name, str):
-        raise TypeError(f"elbo must be a name or a pyro.infer.ELBO object, got {type(name).__name__}")
+        raise TypeError(f"elbo must be a name, a pyro.infer.ELBO object or a loss function, got {type(name).__name__}")
     if name not in _REGISTRY:
         near = difflib.get_close_matches(name, _REGISTRY, n=1)
         hint = f", did you mean {near[0]!r}?" if near else "."

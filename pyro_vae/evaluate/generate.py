@@ -9,6 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.pair.arguments import check_data, check_keywords, unwrapped
+from pyro_vae.pair.forms import in_rows
 from pyro_vae.pair.networks import eval_mode, modules_of, to_networks_device
 from pyro_vae.pair.placeholders import DataPlaceholder, explain_placeholder
 from pyro_vae.pair.protocol import Program
@@ -47,11 +48,13 @@ def reconstruct(
         ValueError: If there is no such site, or it has no mean.
         TypeError: For a keyword that neither this call nor the pair knows.
     """
-    check_data(args)
     check_keywords(reconstruct, kwargs, model, guide)
     args = to_networks_device(args, model, guide)
-    model, guide = on_all_data(model), on_all_data(guide)
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
+        if not (args and isinstance(args[0], Tensor)):
+            model, guide, (args, kwargs), _ = in_rows(model, guide, (args, kwargs))
+        check_data(args)
+        model, guide = on_all_data(model), on_all_data(guide)
         traces = trace_pair(model, guide, args, kwargs)
         observed = {name: traces.model.nodes[name] for name in traces.observed}
         name, chosen = choose_observed(observed, site, args[0])

@@ -17,6 +17,7 @@ from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.evaluate.marginal.result import caveats
 from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
+from pyro_vae.pair.forms import in_rows
 from pyro_vae.pair.masks import kept_elements
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.planning import data_that_fit, run_on_examples
@@ -162,10 +163,11 @@ def summarize(
         ValueError: If the pair has no log-probability per datum (see `log_marginal`), or observes nothing.
         TypeError: For a keyword that neither this call nor the pair knows.
     """
-    check_data(args)
     check_keywords(summarize, kwargs, model, guide)
     args = to_networks_device(args, model, guide)
     with torch.no_grad(), eval_mode(model, guide), fork_rng():
+        model, guide, (args, kwargs), _ = in_rows(model, guide, (args, kwargs))
+        check_data(args)
         guide = density_guide(model, guide, (args, kwargs))
         traces, few, _ = run_on_examples(lambda some: trace_pair(model, guide, *some), (args, kwargs))
     observed = _observed(traces)

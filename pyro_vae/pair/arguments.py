@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae.pair.protocol import Data, Program
 
-__all__ = ["check_data", "check_keywords", "map_rows", "slices", "take", "unwrapped"]
+__all__ = ["check_data", "check_keywords", "map_rows", "slices", "take", "takes_keywords", "unwrapped"]
 
 
 def check_keywords(
@@ -67,6 +67,15 @@ def _keywords_of(program: Program) -> set[str] | None:
     return {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
 
+def takes_keywords(program: Program, names: Iterable[str]) -> bool:
+    """Whether a program has arguments of all these names."""
+    try:
+        known = inspect.signature(program).parameters
+    except (TypeError, ValueError):
+        return False
+    return set(known).issuperset(names)
+
+
 def unwrapped(program: Program) -> Program:
     """The program inside Pyro's handlers."""
     while True:
@@ -88,9 +97,10 @@ def check_data(args: tuple[Any, ...]) -> int:
     if not args or not isinstance(args[0], Tensor):
         came = type(args[0]).__name__ if args else "nothing"
         raise TypeError(
-            f"the first argument after the pair must be the tensor of data, (N, ...), got {came}: this question works "
-            "on rows of it. Give an array as torch.as_tensor(x), and what is in a container as arguments of their own, "
-            "lambda x, y: model((x, y))"
+            f"the first argument after the pair must be the tensor of data, (N, ...), got {came}: this question takes "
+            "one datum from the others, out of rows, or out of containers whose parts along one axis have all sites of "
+            "the model in a plate of the part's size. What is in a closure or in an object a pair may hand on, "
+            "lambda x: model(Batch(x))"
         )
     if args[0].dim() == 0 or len(args[0]) == 0:
         raise ValueError(f"the data must have at least one row, got shape {tuple(args[0].shape)}")

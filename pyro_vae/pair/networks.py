@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_map
 
 from pyro_vae.pair.running import Running
 
@@ -134,7 +136,12 @@ def to_networks_device(args: tuple[Any, ...], *programs: Callable[..., Any]) -> 
     if len(devices) != 1:
         return args
     device = devices.pop()
-    return tuple(a.to(device) if isinstance(a, Tensor) else a for a in args)
+
+    def moved(leaf: Any) -> Any:
+        there: Any = leaf
+        return there.to(device) if isinstance(leaf, Tensor | PackedSequence) else leaf
+
+    return tuple(tree_map(moved, a, is_leaf=lambda leaf: isinstance(leaf, PackedSequence)) for a in args)
 
 
 @contextmanager

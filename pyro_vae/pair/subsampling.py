@@ -12,6 +12,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import SubsampleMessenger, _Subsample
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.rows import rows_named
@@ -94,7 +95,7 @@ def on_all_data(program: Program, *, weighed: bool = True) -> Program:
 
 
 def _run_on_all(program: Program, weighed: bool, /, *args: Any, **kwargs: Any) -> Any:
-    rows = {len(a) for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor) and a.dim()}
+    rows = {len(a) for a in tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor) and a.dim()}
     with _all_indices(rows, weighed), rows_named(program, program, args, kwargs):
         return program(*args, **kwargs)
 

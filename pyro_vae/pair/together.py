@@ -1,12 +1,13 @@
 """Pairs without a row for each datum in a first argument: latents that all data share, data elsewhere than in a tensor.
 
-A question works on rows. Such a pair is put into that form: its data stand behind it, and in their place it takes a
-tensor with a row for each element of the plate that all sites share, or a single row for all data together.
+A question works on rows. Where a part of the data can be taken, along another axis or inside of containers, the pair
+takes that part as rows. Otherwise its data stand behind it, and in their place it takes a tensor with a row for each
+element of the plate that all sites share, or a single row for all data together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from pyro_vae.pair.arguments import check_data
 from pyro_vae.pair.elimination import without_enumerated
+from pyro_vae.pair.forms import InForm, by_keyword, held, in_rows
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.planning import run_on_examples
 from pyro_vae.pair.plates import NoDataPlate, common_plates, data_plate
@@ -62,50 +64,59 @@ def asked_pair(model: Program, guide: Program | None, data: Data) -> Asked:
     Raises:
         ValueError: For a pair without sites, or whose sites do not fit.
     """
+    data = by_keyword(model, data)
     args, _ = data
     if args and isinstance(args[0], Tensor | list):
         check_data(args)
-    model, guide = on_all_data(model), None if guide is None else on_all_data(guide)
     if guide is not None and any(_is_new(part) for net in modules_of(guide).values() for part in net.modules()):
         with torch.no_grad(), fork_rng():
-            guide(*args, **data[1])  # an autoguide takes the sizes of its first run: all data
-    model = without_enumerated(model, guide, data)
-    guide = prior_of(model) if guide is None else guide
-    why = ""
+            on_all_data(guide)(*args, **data[1])  # an autoguide takes the sizes of its first run: all data
+    asked = _by_rows(model, guide, data)
+    if isinstance(asked, Asked):
+        return asked
+    program, proposal, rows, form = in_rows(model, guide, data)
+    in_form = "" if form is None else _by_rows(program, proposal, rows)
+    if isinstance(in_form, Asked):
+        return replace(in_form, is_given=False)
+    model, guide = _whole(model, guide, data)
     with torch.no_grad(), fork_rng():
-        if args and isinstance(args[0], Tensor):
-            try:
-                run_on_examples(lambda some: data_plate(trace_pair(model, guide, *some), len(some[0][0])), data)
-            except NoDataPlate as error:
-                why = str(error)
-            else:
-                return Asked(model, guide, data, len(args[0]))
         traces = trace_pair(model, guide, *data)
-    frames = common_plates(traces)
+    frames, all_of_it = common_plates(traces), held(data)
     frame = frames.get("data") or min(frames.values(), key=lambda f: f.dim, default=None)
     if frame is not None:
-        rows = _rows(frame.size, model, guide, traces)
-        return Asked(_Held(model, data), _Held(guide, data), ((rows,), {}), frame.size, is_given=False)
+        some = _rows(frame.size, model, guide, traces)
+        pair = InForm(model, all_of_it), InForm(guide, all_of_it)
+        return Asked(pair[0], pair[1], ((some,), {}), frame.size, is_given=False)
     # of no size: it leaves the shapes of the sites as they are
     together = pyro.plate("all data together", dim=-1 - plate_nesting(traces.model, traces.guide))
-    held = _Held(together(model), data), _Held(together(guide), data)
-    outside = why or "no plate holds all sites of the pair, so there is no number per datum"
-    return Asked(*held, ((_rows(1, model, guide, traces),), {}), 1, outside, is_given=False)
+    pair = InForm(together(model), all_of_it), InForm(together(guide), all_of_it)
+    outside = asked or "no plate holds all sites of the pair, so there is no number per datum"
+    return Asked(pair[0], pair[1], ((_rows(1, model, guide, traces),), {}), 1, outside, is_given=False)
+
+
+def _whole(model: Program, guide: Program | None, data: Data) -> tuple[Program, Program]:
+    """The pair on all data of its plates, without what the model sums out; the prior where there is no guide."""
+    model, guide = on_all_data(model), None if guide is None else on_all_data(guide)
+    model = without_enumerated(model, guide, data)
+    return model, prior_of(model) if guide is None else guide
+
+
+def _by_rows(model: Program, guide: Program | None, data: Data) -> Asked | str:
+    """The pair on the rows of a first tensor; why it has no number for each, "" if the first argument is no tensor."""
+    args, _ = data
+    if not (args and isinstance(args[0], Tensor)):
+        return ""
+    model, proposal = _whole(model, guide, data)
+    try:
+        with torch.no_grad(), fork_rng():
+            run_on_examples(lambda some: data_plate(trace_pair(model, proposal, *some), len(some[0][0])), data)
+    except NoDataPlate as error:
+        return str(error)
+    return Asked(model, proposal, data, len(args[0]))
 
 
 def _is_new(part: Any) -> bool:
     return getattr(part, "prototype_trace", "") is None
-
-
-class _Held:
-    """A program that has its data, whatever it is called on."""
-
-    def __init__(self, program: Program, data: Data) -> None:
-        self.program, self.data = program, data
-
-    def __call__(self, rows: Tensor, **_: Any) -> Any:
-        args, kwargs = self.data
-        return self.program(*args, **kwargs)
 
 
 def _rows(n: int, model: Program, guide: Program, traces: PairTrace) -> Tensor:

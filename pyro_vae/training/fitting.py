@@ -60,7 +60,7 @@ def fit(
     data: Any,
     *,
     valid: Any = None,
-    elbo: str | pyro.infer.ELBO = "mean_field",
+    elbo: str | pyro.infer.ELBO | Callable[..., Any] = "mean_field",
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -100,7 +100,8 @@ def fit(
             dictionary of tensors, which are passed on by keyword if the model takes all of its keys, else as one
             dictionary; or a loader, whose batches are passed on, cut to the number of arguments that the model takes.
         valid: Validation data, in any of these forms. Default: the validation split of `data`, if it has one.
-        elbo: An estimator's name (`pv.elbo.names()`) or a `pyro.infer.ELBO` object.
+        elbo: An estimator's name (`pv.elbo.names()`), a `pyro.infer.ELBO` object, or a function `(model, guide, *args,
+            **kwargs) -> loss`, a tensor in nats, summed over the data.
         epochs: Length of the run in passes over the data. Default: 50, unless `steps` is given.
         steps: Length of the run in gradient steps, in place of `epochs`.
         batch_size: Data per step; the last batch of an epoch may be smaller. Default: 100, or all data if there are
@@ -283,9 +284,10 @@ def _check_call(
     check_grad_enabled("fit")
 
 
-def _history(seed: int | None, elbo: str | pyro.infer.ELBO, data: Any) -> History:
+def _history(seed: int | None, elbo: Any, data: Any) -> History:
     """An empty history with the objective, the seed and the description of the data."""
-    history = History(seed=seed, elbo=elbo if isinstance(elbo, str) else type(elbo).__name__)
+    name = elbo if isinstance(elbo, str) else getattr(elbo, "__name__", type(elbo).__name__)
+    history = History(seed=seed, elbo=name)
     if isinstance(data, Data):
         history.data = data.describe()
     return history

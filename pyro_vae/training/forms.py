@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.nn.utils.rnn import PackedSequence
 
+from pyro_vae.pair.arguments import takes_keywords
+from pyro_vae.pair.forms import Form, InForm, form_along, form_of
+from pyro_vae.pair.networks import to_networks_device
 from pyro_vae.pair.protocol import Program
 
 __all__ = ["as_tensors", "in_tensors"]
@@ -28,6 +29,8 @@ def as_tensors(source: Any) -> Any:
         return torch.as_tensor(source if source.flags.writeable else source.copy())
     if hasattr(source, "to_numpy") and hasattr(source, "iloc"):
         return torch.tensor(source.to_numpy())
+    if isinstance(source, PackedSequence):
+        return source
     if isinstance(source, tuple):
         return tuple(map(as_tensors, source))
     if isinstance(source, Mapping):
@@ -42,66 +45,63 @@ def in_tensors(model: Program, guide: Program | None, *sources: Any) -> tuple[An
     """The pair on a tuple of tensors, and the sources of its data as such tuples, training data first.
 
     A dictionary is given to the pair by keyword if the model takes all of its keys, else as one argument. What is not a
-    tensor, such as a number after the data, is the same for all batches. Other sources, and the pair, stay as they are.
+    tensor, such as a number after the data, is the same for all batches. Data that run along another axis than the
+    first, or in packed sequences, are found by the plates of the model. Other sources, and the pair, stay as they are.
 
     Raises:
-        TypeError: For an autoguide, or None in the place of a guide, on data of these forms; for data without a tensor.
+        TypeError: For None in the place of a guide, on data of these forms; for data without a tensor.
         ValueError: For validation data of another form than the training data.
     """
     sources = tuple(map(as_tensors, sources))
     first = sources[0]
     if first == ():
         raise TypeError(NO_BATCHES)
-    if not isinstance(first, tuple | Mapping) or (first and isinstance(first, tuple) and all(map(_has_rows, first))):
+    if not isinstance(first, tuple | Mapping | Tensor):
         return model, guide, *sources
-    leaves, form = tree_flatten(first)
-    rows = [_has_rows(leaf) for leaf in leaves]
-    if not any(rows):
-        raise TypeError(NO_BATCHES)
+    form = _form(model, first)
+    if form is None:
+        return model, guide, *sources
     if guide is None:
         raise TypeError(
             "a guide is made here for data that are a tensor, or a tuple of tensors with one row per datum: make it "
             "with pv.AmortizedGuide(model, ...), called as the model is"
         )
-    if isinstance(guide, AutoGuide):
-        raise TypeError(
-            f"the autoguide {type(guide).__name__} needs data that are a tensor, or a tuple of tensors with one row "
-            "per datum, whose further members are passed on as *args"
-        )
     found = []
     for source in sources:
-        if not isinstance(source, tuple | Mapping):
+        if not isinstance(source, tuple | Mapping | Tensor):
             found.append(source)
             continue
-        values, other = tree_flatten(source)
-        if other != form or [_has_rows(value) for value in values] != rows:
-            raise ValueError("the validation data have another form than the training data")
-        found.append(tuple(value for value, is_row in zip(values, rows, strict=True) if is_row))
-    spread = _spread(model, first)
+        try:
+            found.append(form.rows(*_arguments(model, source)))
+        except (AttributeError, IndexError, ValueError) as error:
+            raise ValueError("the validation data have another form than the training data") from error
+    return InForm(model, form), InForm(guide, form), *found
 
-    def on(program: Program) -> Program:
-        def run(*tensors: Tensor) -> Any:
-            given = iter(tensors)
-            value = tree_unflatten([next(given) if r else leaf for leaf, r in zip(leaves, rows, strict=True)], form)
-            return spread(program, value)
 
-        return run
+def _form(model: Program, source: Any) -> Form | None:
+    """The form of data that are not rows of tensors; None for those that are."""
+    data = _arguments(model, source)
+    args = to_networks_device(data[0], model)
+    form = form_of(model, (args, data[1]))
+    if form is not None and (any(form.axes) or any(isinstance(leaf, PackedSequence) for leaf in form.leaves)):
+        return form
+    if isinstance(source, Tensor) or (source and isinstance(source, tuple) and all(map(_has_rows, source))):
+        return None
+    # every tensor has a row for each datum: one of another length is a mistake, which the batches report
+    form = form_along(data, lambda leaf: 0 if _has_rows(leaf) else None)
+    if all(axis is None for axis in form.axes):
+        raise TypeError(NO_BATCHES)
+    return form
 
-    return on(model), on(guide), *found
+
+def _arguments(model: Program, source: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """How the programs take a source: as arguments, as keywords or as one argument."""
+    if isinstance(source, tuple) and not isinstance(source, PackedSequence):
+        return source, {}
+    if isinstance(source, Mapping) and takes_keywords(model, source):
+        return (), dict(source)
+    return (source,), {}
 
 
 def _has_rows(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() > 0
-
-
-def _spread(model: Program, data: Any) -> Callable[[Program, Any], Any]:
-    """How a program takes the data: as arguments, as keywords or as one argument."""
-    if isinstance(data, tuple):
-        return lambda program, value: program(*value)
-    try:
-        names = set(inspect.signature(model).parameters)
-    except (TypeError, ValueError):
-        names = set()
-    if names.issuperset(data):
-        return lambda program, value: program(**value)
-    return lambda program, value: program(value)

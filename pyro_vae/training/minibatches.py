@@ -10,6 +10,7 @@ from pyro.infer.autoguide import AutoContinuous, AutoDiscreteParallel, AutoGuide
 
 from pyro_vae.evaluate.preflight.probe import Run, fits, fresh_guide, plate_sizes, preserve_state, shorten
 from pyro_vae.pair.arguments import slices, take
+from pyro_vae.pair.forms import innermost
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.protocol import Program
 from pyro_vae.support.random import fork_rng
@@ -77,14 +78,15 @@ def _run(model: Program, guide: Program, args: tuple[Any, ...]) -> Run:
 def _check_rows(guide: Program, batches: Batches, whole: Run, part: Run) -> None:
     shapes = [dict(run.params.shapes) for run in (whole, part)]
     rows = [name for name, shape in shapes[0].items() if shapes[1].get(name, shape) != shape]
-    if isinstance(guide, AutoGuide) and not all(map(_fits, part.sites_of("model").values())):
+    if isinstance(innermost(guide), AutoGuide) and not all(map(_fits, part.sites_of("model").values())):
         rows = [f"it was set up on {whole.n} data"]
     if rows:
         raise ValueError(_refusal(guide, batches, shorten(rows)))
 
 
 def _refusal(guide: Program, batches: Batches, which: str) -> str:
-    who = f"the autoguide {type(guide).__name__}" if isinstance(guide, AutoGuide) else "the pair"
+    written = innermost(guide)
+    who = f"the autoguide {type(written).__name__}" if isinstance(written, AutoGuide) else "the pair"
     everything = f"batch_size={batches.num_data}" if batches.in_memory else "with a tensor in place of a loader"
     return (
         f"{who} has parameters for each datum ({which}), which batches of other data would share: train on all data at "

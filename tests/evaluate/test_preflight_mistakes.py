@@ -641,3 +641,22 @@ def test_a_network_made_in_each_run() -> None:
     assert [(i.level, i.code) for i in report.issues] == [("error", "made_anew")], str(report)
     assert "'decode'" in report.issues[0].message
     assert "make it once, outside" in report.issues[0].message
+
+
+def test_batch_normalization_of_a_single_datum() -> None:
+    net = nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4), nn.Linear(4, 12))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(12), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(net(x), 1.0).to_event(1))
+
+    message = r"`net.1`, BatchNorm1d\(.*normalizes over the batch, shape \(1, 4\), which a single datum does not allow"
+    with pytest.raises(ValueError, match=message):
+        pv.preflight(model, guide, torch.randn(1, 12))
+    assert pv.preflight(model, guide, torch.randn(3, 12)).ok

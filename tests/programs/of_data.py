@@ -9,18 +9,14 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
+from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 from tests.programs.entry import Pair, program
 
 X = torch.tensor([0.4, -1.2, 2.0, 0.1, -0.5, 1.3])
 LOG_P = dist.Normal(0.0, math.sqrt(2)).log_prob(X)
-
-
-# of the questions that take one datum from the others
-ROWS_WANTED = dict.fromkeys(
-    ["fit_local", "posterior_samples"], "the first argument after the pair must be the tensor of data, (N, ...)"
-)
 
 
 def model(x: Tensor) -> None:
@@ -74,19 +70,19 @@ def keywords() -> Pair:
     return Pair(labeled, labeled_guide, (X,), {"y": y}, exact=exact)
 
 
-@program(ROWS_WANTED)
+@program()
 def dictionary() -> Pair:
     """a dictionary of tensors"""
     return Pair(lambda batch: model(batch["x"]), lambda batch: guide(batch["x"]), ({"x": X, "y": 2 * X},), exact=LOG_P)
 
 
-@program(ROWS_WANTED)
+@program()
 def tuple_of_data() -> Pair:
     """a tuple of tensors as one argument"""
     return Pair(lambda batch: model(batch[0]), lambda batch: guide(batch[0]), ((X, 2 * X),), exact=LOG_P)
 
 
-@program(ROWS_WANTED)
+@program()
 def arrays() -> Pair:
     """an array of numpy"""
 
@@ -94,3 +90,31 @@ def arrays() -> Pair:
         return lambda x: program(torch.as_tensor(x))
 
     return Pair(of(model), of(guide), (X.numpy(),), exact=LOG_P)
+
+
+@program({"compiled": "the pair reads a value that changes from step to step and is not a tensor"})
+def packed_sequences() -> Pair:
+    """a tuple of a `PackedSequence` and labels"""
+    packed = pack_sequence([x.expand(n) for x, n in zip(X, (2, 3, 1, 3, 1, 2), strict=True)], enforce_sorted=False)
+    y = torch.tensor([0, 1, 1, 0, 1, 0])
+
+    def means(batch: tuple[Any, Tensor]) -> Tensor:
+        sequences, lengths = pad_packed_sequence(batch[0], batch_first=True)
+        return sequences.sum(1) / lengths - 0.5 * batch[1]
+
+    exact = dist.Normal(0.5 * y.float(), math.sqrt(2)).log_prob(X)
+    pair = (packed, y)
+    return Pair(lambda batch: model(means(batch)), lambda batch: guide(means(batch)), (pair,), exact=exact)
+
+
+@program()
+def autoguide_of_a_dictionary() -> Pair:
+    """AutoNormal of a model of a dictionary"""
+
+    def of_batch(batch: dict[str, Tensor]) -> None:
+        model(batch["x"])
+
+    batch = {"x": X, "y": 2 * X}
+    guide = AutoNormal(of_batch, init_scale=0.6)
+    guide(batch)
+    return Pair(of_batch, guide, (batch,), exact=LOG_P)

@@ -124,7 +124,6 @@ def auto_normal_shared() -> Pair:
 @program(
     {
         "fit": "the data hold none: a pair that has its data itself is trained by pv.SVI(model, guide).step()",
-        "preflight": "needs a batch of data",
         "latent_report": "no plate holds all sites of the pair",
         "fit_local": "the first argument after the pair must be the tensor of data, (N, ...)",
         "posterior_samples": "the first argument after the pair must be the tensor of data, (N, ...)",

@@ -171,7 +171,7 @@ def sequential() -> Pair:
     return Pair(model, guide, (X,), exact=LOG_P.sum().reshape(1))
 
 
-@program(ROWS)
+@program()
 def data_along_the_second_axis() -> Pair:
     """data as columns"""
     torch.manual_seed(2)

@@ -145,15 +145,24 @@ class Questions:
         assert start.point_masses or local.mean > start.mean - 0.3
 
     def posterior_samples(self) -> None:
-        def first(a: Any) -> Any:
-            return a[:1] if isinstance(a, Tensor) and a.dim() and len(a) == len(self.pair.args[0]) else a
+        first = self.pair.args[0] if self.pair.args else None
+        n = len(first) if isinstance(first, Tensor) and first.dim() and self.has_rows else 0
 
-        options = {name: first(a) for name, a in self.options.items()}
+        def one(a: Any) -> Any:
+            return a[:1] if n and isinstance(a, Tensor) and a.dim() and len(a) == n else a
+
+        options = {name: one(a) for name, a in self.options.items()}
         found = pv.posterior_samples(
-            self.pair.model, *map(first, self.pair.args), num_samples=4, warmup_steps=4, seed=0, **options
+            self.pair.model, *map(one, self.pair.args), num_samples=4, warmup_steps=4, seed=0, **options
         )
         assert found
-        assert all(bool(value.isfinite().all()) and value.shape[:2] == (4, 1) for value in found.values())
+        count = 1 if n else len(self.pair.exact) if self.pair.exact is not None else 0
+        assert all(bool(value.isfinite().all()) and value.shape[:2] == (4, count) for value in found.values())
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the first argument has a row for each datum, of which one is enough to be drawn from."""
+        return self.pair.exact is None or len(self.pair.exact) == len(self.pair.args[0])
 
 
 def log_weight(pair: Pair) -> Tensor:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
+from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 import pyro_vae as pv
 from pyro_vae.training.forms import as_tensors
@@ -84,7 +85,43 @@ def test_refusals() -> None:
         pv.fit(model, guide, ())
     with pytest.raises(TypeError, match="the data hold none"):
         pv.fit(model, guide, {"a": 1})
-    with pytest.raises(TypeError, match="the autoguide AutoNormal needs data"):
-        pv.fit(model, AutoNormal(model), {"x": X})
+    with pytest.raises(TypeError, match=r"make it with pv\.AmortizedGuide"):
+        pv.fit(lambda batch: model(batch["x"]), None, {"x": X})
     with pytest.raises(ValueError, match="another form"):
         pv.fit(model, guide, {"x": X}, valid={"y": X})
+    with pytest.raises(ValueError, match="one row per datum, got shapes"):
+        pv.fit(lambda batch: model(batch["x"]), lambda batch: guide(batch["x"]), {"x": X, "y": Y[:-1]})
+
+
+def test_data_along_the_second_axis_train_as_their_rows_do() -> None:
+    plain = trained(X, lambda x: x)
+    both = torch.stack([X, 2 * X])  # (2, N)
+    assert trained(both, lambda x: x[0]) == plain
+    assert trained((both, Y), lambda x, y: x[1] / 2 + 0 * y) == plain
+    assert trained({"x": both, "y": Y}, lambda batch: batch["x"][0] + 0 * batch["y"]) == plain
+
+
+def test_packed_sequences_train_as_their_rows_do() -> None:
+    rows = [X[i, None].expand(1 + i % 3) for i in range(len(X))]
+    packed = pack_sequence(rows, enforce_sorted=False)
+
+    def firsts(batch: Any) -> Tensor:
+        sequences, lengths = pad_packed_sequence(batch, batch_first=True)
+        assert sequences.shape[1] == int(lengths.max())
+        return sequences[:, 0]
+
+    assert trained((packed,), firsts) == trained(packed, firsts) == trained(X, lambda x: x)
+
+
+def test_an_autoguide_on_a_dictionary() -> None:
+    def on_batch(batch: dict[str, Tensor]) -> None:
+        model(batch["x"])
+
+    def trained_on(program: Any, data: Any, size: int) -> Tensor:
+        pyro.clear_param_store()
+        pv.fit(program, AutoNormal(program), data, epochs=30, lr=0.1, seed=0, batch_size=size, progress=False)
+        return pyro.param("AutoNormal.locs.z").detach().clone()
+
+    assert torch.equal(trained_on(on_batch, {"x": X}, 12), trained_on(model, X, 12))
+    with pytest.raises(ValueError, match="the autoguide AutoNormal has parameters for each datum"):
+        trained_on(on_batch, {"x": X}, 6)

@@ -20,7 +20,7 @@ from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.arguments import check_keywords
-from pyro_vae.pair.masks import uncounted_in_model
+from pyro_vae.pair.masks import guide_under_model_masks
 from pyro_vae.pair.networks import eval_mode, modules_of, to_networks_device
 from pyro_vae.pair.parameters import unconstrained
 from pyro_vae.pair.protocol import Data, Program
@@ -35,6 +35,7 @@ from pyro_vae.support.random import fork_rng, seed_or_draw
 
 __all__ = ["compare_elbos"]
 
+Estimator = str | pyro.infer.ELBO | Callable[..., Any]
 ESTIMATORS = ("trace", "mean_field", "stl", "iwae", "dreg")
 
 
@@ -44,7 +45,7 @@ def compare_elbos(
     model: Program,
     guide: Program,
     *args: Any,
-    estimators: Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO] = ESTIMATORS,
+    estimators: Sequence[Estimator] | Mapping[str, Estimator] = ESTIMATORS,
     num_particles: Sequence[int] = (1, 5, 50),
     repeats: int = 100,
     num_samples: int = 5000,
@@ -56,7 +57,8 @@ def compare_elbos(
     """Compare ELBO estimators on any pair, at its current parameters, which are not changed.
 
     All numbers are of the pair in evaluation mode (no dropout, batch normalization by its running averages) and without
-    scales (of a subsampled plate, of `poutine.scale`), so that bounds and log p(x) are of one and the same density.
+    scales (of a subsampled plate, of `poutine.scale`), and where one of the two masks a latent, the model's mask holds
+    for both: so bounds and log p(x) are of one and the same density.
     Weights, running averages, baselines and Pyro's parameter store are left as they were. Gradients are those of the
     parameters on which a density of the pair depends, so without those of a baseline.
 
@@ -64,8 +66,9 @@ def compare_elbos(
         model, guide: The pair.
         *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes. A pair with latents that all data
             share has one number, of all data together, in nats: see `log_marginal`.
-        estimators: Names (`pv.elbo.names()`) or ELBO objects, or a dictionary of these by the labels of the rows. An
-            object has its own number of particles.
+        estimators: Names (`pv.elbo.names()`), ELBO objects or loss functions, or a dictionary of these by the labels of
+            the rows. An object has its own number of particles. A function says which bound it is by an attribute
+            `bound`, "elbo", "iwae" or "own" (for another one, whose own gradients are the reference).
         num_particles: Numbers of particles K for each name; a name that needs more than K is left out at that K.
         repeats: Gradients per row. Repeat r uses the same seed for every estimator.
         num_samples: Importance samples per datum for the reference log p(x).
@@ -89,7 +92,7 @@ def compare_elbos(
             asked = asked_pair(model, guide, given)
             model, data = asked.model, asked.data
             guide = density_guide(model, asked.guide, data)
-            _warn_of_masks(model, guide, data)
+            guide = _under_model_masks(model, guide, data)
         options: dict[str, Any] = {
             "num_samples": num_samples,
             "memory": memory,
@@ -105,16 +108,18 @@ def compare_elbos(
     return ElboComparison(rows, reference, repeats)
 
 
-def _warn_of_masks(model: Program, guide: Program, data: Data) -> None:
-    with fork_rng():
-        found = uncounted_in_model(trace_pair(model, guide, *data))
-    if found:
+def _under_model_masks(model: Program, guide: Program, data: Data) -> Program:
+    """The guide with the model's masks, so that the estimators have the density whose log p(x) they are held to."""
+    masked = guide_under_model_masks(model, guide, data)
+    if masked is None:
         warnings.warn(
-            f"the model masks elements of {', '.join(map(repr, found))} that the guide counts, so the values of the "
-            "estimators have their -log q against nothing and may lie above log p(x): put the guide's statement under "
-            "the same mask, `with poutine.mask(mask=...):`",
+            "the model masks other elements of a latent than the guide, and others with each draw, so the values of "
+            "the estimators have log q against nothing and may lie above log p(x): put the guide's statement under the "
+            "same mask, `with poutine.mask(mask=...):`",
             stacklevel=3,
         )
+        return guide
+    return masked
 
 
 class _Comparison:
@@ -180,26 +185,28 @@ def _recurrent_gradients(*programs: Program) -> Iterator[None]:
 
 
 def _expand_estimators(
-    estimators: Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO], num_particles: Iterable[int]
+    estimators: Sequence[Estimator] | Mapping[str, Estimator], num_particles: Iterable[int]
 ) -> list[tuple[str, pyro.infer.ELBO]]:
     jobs: list[tuple[str, pyro.infer.ELBO]] = []
     counts = list(num_particles)
     if not counts or min(counts) < 1:
         raise ValueError(f"num_particles must be positive numbers, got {counts}")
-    labels = [e if isinstance(e, str) else type(e).__name__ for e in estimators]
-    objects = estimators.values() if isinstance(estimators, Mapping) else estimators
+    labels = [e if isinstance(e, str) else getattr(e, "__name__", type(e).__name__) for e in estimators]
+    given = estimators.values() if isinstance(estimators, Mapping) else estimators
+    objects = [estimator if isinstance(estimator, str) else elbos.make(estimator) for estimator in given]
     for label, estimator in zip(labels, objects, strict=True):
         bound = elbos.bound_of(estimator) if isinstance(estimator, str) else getattr(estimator, "bound", "elbo")
         if bound == "none":
             raise ValueError(
                 f"the loss of {label!r} is not a bound on log p(x), by which estimators are compared: compare the "
-                "pairs that it trains, by samples (pv.sample_quality) and log p(x)"
+                "pairs that it trains, by samples (pv.sample_quality) and log p(x); or if it is a function of yours "
+                "and a bound, say which: function.bound = 'elbo'"
             )
         if isinstance(estimator, str):
             least = elbos.min_particles(estimator)
             jobs += [(label, elbos.make(estimator, num_particles=k)) for k in counts if k >= least]
         else:
-            jobs.append((label, elbos.make(estimator)))
+            jobs.append((label, estimator))
     if not jobs:
         raise ValueError("no estimator to compare: give names or ELBO objects, and enough particles for them")
     return jobs

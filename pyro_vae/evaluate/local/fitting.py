@@ -17,6 +17,7 @@ from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.local.posterior import Family, LocalPosterior
 from pyro_vae.pair.arguments import check_data, check_keywords, slices
 from pyro_vae.pair.elimination import without_enumerated
+from pyro_vae.pair.forms import form_with, in_rows
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import log_weights
 from pyro_vae.pair.planning import CPU_ROWS
@@ -68,6 +69,7 @@ def fit_local(
         model: The model. Its parameters stay as they are and get no gradients.
         guide: The start: the mean and scale of a guide's distributions, or None for those of the model's prior.
         *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes; tensors with N rows are per-datum.
+            Data along another axis, in containers or in packed sequences are found by the plates of the model.
         family: A name in `pv.conditionals.POSTERIORS`; a function from the size D of a latent to a `Conditional`; a
             `Conditional`; or a dictionary from latent sites to any of these. A site is flattened, and mapped to
             unconstrained values if necessary. If a family has 2 D features or more, these should begin with D locations
@@ -107,7 +109,6 @@ def fit_local(
     """
     if guide is not None and not callable(guide):
         raise TypeError(f"the guide to start from must be a Pyro program, or None for the prior, got {guide!r}")
-    n = check_data(args)
     check_keywords(fit_local, kwargs, model, guide)
     for name, value in {"num_particles": num_particles, "max_steps": max_steps, "patience": patience}.items():
         if value < 1:
@@ -116,10 +117,14 @@ def fit_local(
         raise ValueError(f"memory must be a positive number of bytes, got {memory}")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, got {lr}")
-    model, guide = on_all_data(model), None if guide is None else on_all_data(guide)
     programs = (model,) if guide is None else (model, guide)
     args = to_networks_device(args, *programs)
     with torch.no_grad(), eval_mode(*programs), seeded(seed):
+        given = args, kwargs
+        model, guide, (args, kwargs), form = in_rows(model, guide, (args, kwargs))
+        n = check_data(args)
+        form = form_with((args, kwargs), n) if form is None else form
+        model, guide = on_all_data(model), None if guide is None else on_all_data(guide)
         model = without_enumerated(model, guide, (args, kwargs))
         trace = traced(model, args, kwargs)
         posterior = LocalPosterior(trace, n, family)
@@ -131,7 +136,8 @@ def fit_local(
         log_w = _draw_log_weights(model, posterior, args, kwargs, descent.plan.particles.vectorize)
     return LocalGuide(
         posterior,
-        args[0],
+        form.rows(*given),
+        form,
         log_w.double().mean(0).to(log_w.dtype),
         log_w.std(0) / math.sqrt(len(log_w)),
         descent.steps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from pyro_vae.evaluate.local.descent import CHECK_EVERY
 from pyro_vae.evaluate.local.posterior import LocalPosterior
+from pyro_vae.pair.forms import Form
 from pyro_vae.pair.names import unique_name
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import indexed_rows, new_table
@@ -31,7 +32,8 @@ class LocalGuide(Result):
 
     Attributes:
         posterior: The module with the parameters of all data.
-        x: The data it was fitted to.
+        rows: The data it was fitted to: the per-datum tensors among the arguments, `(N, ...)` each.
+        form: Where these stand in the arguments.
         elbo: ELBO of each datum, `(N,)`, in nats, estimated after the fit with new noise.
         elbo_error: Monte Carlo standard error of `elbo`, `(N,)`.
         steps: Gradient steps that each datum took, `(N,)`.
@@ -44,7 +46,8 @@ class LocalGuide(Result):
     _rows_name: ClassVar[str] = "data"
 
     posterior: LocalPosterior
-    x: Tensor
+    rows: tuple[Tensor, ...]
+    form: Form
     elbo: Tensor
     elbo_error: Tensor
     steps: Tensor
@@ -52,32 +55,49 @@ class LocalGuide(Result):
     elbo_history: Tensor
     interrupted: bool = False
 
-    def guide(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
-        """The guide, a Pyro program; calling the object does the same.
+    @property
+    def x(self) -> Tensor:
+        """The first of the tensors that it was fitted to, `(N, ...)`."""
+        return self.rows[0]
 
-        `x` may hold any of the fitted data in any order: its rows are looked up.
+    def guide(self, *args: Any, **kwargs: Any) -> None:
+        """The guide, a Pyro program of the model's arguments; calling the object does the same.
+
+        The arguments may hold any of the fitted data in any order, and the first of them may come alone: its rows are
+        looked up.
 
         Raises:
             ValueError: For other data.
         """
         pyro.module(unique_name(self.posterior), self.posterior)
         params: dict[str, Tensor] = dict(self.posterior.named_parameters())
-        if x.shape != self.x.shape or not torch.equal(x, self.x.to(x.device)):
-            found = [self._index.get(key) for key in _keys(x)]
+        came = self._rows_of(args, kwargs)
+        if not all(map(_equal, came, self.rows)):
+            index = self._index if len(came) == len(self.rows) else self._index_of_first
+            found = [index.get(key) for key in self.form.keys(came)]
             if None in found:
                 raise ValueError(
-                    f"{found.count(None)} of the {len(x)} data that came, first datum {found.index(None)}, are not "
+                    f"{found.count(None)} of the {len(found)} data that came, first datum {found.index(None)}, are not "
                     f"among the {len(self)} that the local posteriors were fitted to: fit them to these data"
                 )
             rows = torch.tensor(found, device=self.x.device)
             params = {name: p.index_select(self.posterior.axes[name], rows) for name, p in params.items()}
-        functional_call(self.posterior, params, (x,))
+        functional_call(self.posterior, params, (came[0],))
 
     __call__ = guide
 
+    def _rows_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
+        with suppress(ValueError):
+            return self.form.rows(args, kwargs)
+        return args[:1]
+
     @cached_property
     def _index(self) -> dict[bytes, int]:
-        return {key: i for i, key in enumerate(_keys(self.x))}
+        return {key: i for i, key in enumerate(self.form.keys(self.rows))}
+
+    @cached_property
+    def _index_of_first(self) -> dict[bytes, int]:
+        return {key: i for i, key in enumerate(self.form.keys(self.rows[:1]))}
 
     @property
     def mean(self) -> float:
@@ -132,6 +152,5 @@ class LocalGuide(Result):
         return figure
 
 
-def _keys(x: Tensor) -> Iterator[bytes]:
-    for row in x.detach().cpu().reshape(len(x), -1).contiguous():
-        yield row.numpy().tobytes()
+def _equal(came: Tensor, known: Tensor) -> bool:
+    return came is known or (came.shape == known.shape and torch.equal(came, known.to(came.device)))

@@ -12,6 +12,7 @@ from pyro_vae.evaluate.marginal.latent_space import LatentSpace
 from pyro_vae.evaluate.marginal.proposals import prior_traces
 from pyro_vae.pair.arguments import check_data, check_keywords, take
 from pyro_vae.pair.elimination import without_enumerated
+from pyro_vae.pair.forms import in_rows
 from pyro_vae.pair.masks import check_no_mask
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.plates import data_plate
@@ -46,7 +47,8 @@ def posterior_samples(
     Args:
         model: The model.
         *args: The data `x` of shape `(N, ...)`, then whatever else the model takes, also by keyword; tensors with N
-            rows are per-datum.
+            rows are per-datum. Data along another axis, in containers or in packed sequences are found by the plates of
+            the model.
         num_samples: Samples per datum, S. They are correlated: see `pyro.ops.stats.effective_sample_size`.
         warmup_steps: Moves that adapt the step size and the mass matrix; by default `num_samples`.
         kernel: "nuts", or "hmc" with trajectories of length 1.
@@ -73,18 +75,19 @@ def posterior_samples(
         >>> posterior_samples(model, torch.tensor([0.0, 1.0]), num_samples=20, seed=0)["z"].shape
         torch.Size([20, 2])
     """
-    n = check_data(args)
     check_keywords(posterior_samples, kwargs, model)
     if kernel not in ("nuts", "hmc"):
         raise ValueError(f"kernel must be 'nuts' or 'hmc', got {kernel!r}")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     args = to_networks_device(args, model)
-    whole = on_all_data(model, weighed=False)
     found: dict[str, list[Tensor]] = {}
     axes: dict[str, int] = {}
     with eval_mode(model), seeded(seed):
         with torch.no_grad(), fork_rng():
+            model, _, (args, kwargs), _ = in_rows(model, None, (args, kwargs))
+            n = check_data(args)
+            whole = on_all_data(model, weighed=False)
             first = take(args, kwargs, 0, 1)
             try:
                 model = without_enumerated(whole, None, first)

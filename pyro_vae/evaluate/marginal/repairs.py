@@ -18,6 +18,8 @@ from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.evaluate.marginal.methods import BDMC, METHODS, Method, option_hints, resolve_method
 from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.pair.arguments import check_data, check_keywords, map_rows
+from pyro_vae.pair.forms import InForm, in_rows
+from pyro_vae.pair.networks import eval_mode
 from pyro_vae.pair.protocol import Program
 from pyro_vae.support.arguments import checked
 from pyro_vae.support.pictures import drawable
@@ -166,6 +168,8 @@ def repair(
         ValueError: If `result` has another number of data, or `how` is unknown.
         TypeError: For a keyword that neither this call nor the pair knows.
     """
+    with torch.no_grad(), eval_mode(model):
+        program, proposal, (args, kwargs), form = in_rows(model, guide, (args, kwargs))
     n = check_data(args)
     if len(result) != n:
         raise ValueError(f"the result is of {len(result)} data, got {n} data: pass the data of the result")
@@ -191,9 +195,11 @@ def repair(
 
     def again(index: Tensor) -> LogMarginal:
         some, named = map_rows(lambda a: a[index.to(a.device)], args, kwargs)
-        better = how(*some, **named) if callable(how) else guide
+        better: Program = proposal
+        if callable(how):
+            better = how(*some, **named) if form is None else InForm(form.call(how, some), form)
         options: dict[str, Any] = {"num_samples": num_samples, "memory": memory, "seed": seed, "progress": progress}
-        return log_marginal(model, better, *some, method=method, **options, **named)
+        return log_marginal(program, better, *some, method=method, **options, **named)
 
     after = again(index)
     new = {name: getattr(result, name).clone() for name in ("log_prob", "std_error", "ess", "khat")}

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from pyro_vae.evaluate.preflight.inputs import Inputs
 from pyro_vae.evaluate.preflight.result import PreflightIssue
+from pyro_vae.pair.forms import InForm
 from pyro_vae.pair.indices import SameIndicesAs
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.parameters import offered_tensor, stale
@@ -198,6 +199,9 @@ def other_sizes(args: tuple[Any, ...]) -> set[int]:
 
 def fresh_guide(guide: Program) -> Program:
     """The guide itself; for an autoguide before its first run, a copy, since the first batch would fix its sizes."""
+    if isinstance(guide, InForm):
+        inner = fresh_guide(guide.program)
+        return guide if inner is guide.program else InForm(inner, guide.form)
     if not isinstance(guide, AutoGuide) or isinstance(guide, AutoGuideList) or guide.prototype_trace is not None:
         return guide
     wrapped = guide._model  # copying drops it from the original, too

@@ -229,6 +229,12 @@ def of_features(net: nn.Module, value: Tensor) -> str:
                 "channel, `x.unflatten(1, (C, H, W))` makes images of vectors"
             )
     features = getattr(net, "num_features", None)
+    if isinstance(net, nn.modules.batchnorm._BatchNorm) and net.training and value.shape[:1] == (1,):
+        return (
+            f"normalizes over the batch, shape {came}, which a single datum does not allow: give it two or more (in "
+            "training a batch_size that leaves no single datum for the last batch, or drop_last=True in a loader), or "
+            "normalize each datum, `nn.LayerNorm`"
+        )
     if features is not None and value.dim() > 1 and value.shape[1] != features:
         return f"normalizes {features} features, and got {value.shape[1]}, shape {came}"
     return ""

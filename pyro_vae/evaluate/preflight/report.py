@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from pyro_vae.evaluate.preflight.checks import (
     check_sites,
 )
 from pyro_vae.evaluate.preflight.gradients import Densities, check_gradients, lost_gradients
+from pyro_vae.evaluate.preflight.names import check_names
 from pyro_vae.evaluate.preflight.probe import (
     Program,
     Run,
@@ -42,6 +44,7 @@ from pyro_vae.evaluate.preflight.repeats import (
     saved_line,
 )
 from pyro_vae.evaluate.preflight.result import PreflightReport
+from pyro_vae.evaluate.preflight.rows import on_rows
 from pyro_vae.evaluate.preflight.training_checks import (
     check_finite,
     check_frozen,
@@ -52,6 +55,7 @@ from pyro_vae.evaluate.preflight.training_checks import (
 )
 from pyro_vae.evaluate.preflight.values import check_distributions, check_parameters, check_scales, check_support
 from pyro_vae.pair.arguments import check_keywords, take
+from pyro_vae.pair.forms import innermost
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.tracing import log_prob
 from pyro_vae.support.arguments import checked
@@ -69,7 +73,7 @@ def preflight(
     model: Program,
     guide: Program,
     *args: Any,
-    elbo: str | pyro.infer.ELBO = "mean_field",
+    elbo: str | pyro.infer.ELBO | Callable[..., Any] = "mean_field",
     strict: bool = True,
     num_particles: int = 1,
     full_batch: bool | None = None,
@@ -88,8 +92,10 @@ def preflight(
 
     Args:
         model, guide: The pair.
-        args, kwargs: The pair's arguments; the data come first. A few data are enough.
-        elbo: The estimator that will train the pair, by name (`pv.elbo.names()`) or as an object.
+        args, kwargs: The pair's arguments; the data come first. A few data are enough. Data along another axis, in
+            containers or in packed sequences are found by the plates of the model; a dictionary of the model's
+            keywords is given by keyword, as `fit` does; a pair that has its data itself is given none.
+        elbo: The estimator that will train the pair, by name (`pv.elbo.names()`), as an object or as a loss function.
         strict: Raise on errors and issue warnings with `warnings.warn`; False only returns the report.
         num_particles: Number of particles to train with: for more than one, check that the networks accept a leading
             dimension.
@@ -118,17 +124,12 @@ def preflight(
         z     Normal  Normal    (2,)   ()     data
         x     Normal  observed  (2,)   ()     data
     """
-    if not args or not hasattr(args[0], "__len__") or (isinstance(args[0], Tensor) and args[0].dim() == 0):
-        came = type(args[0]).__name__ if args else "nothing"
-        raise TypeError(
-            f"preflight needs a batch of data with a length after the pair, got {came}: preflight(model, guide, x[:8])"
-        )
-    if not len(args[0]):
-        raise ValueError("preflight needs at least one datum, got none: preflight(model, guide, x[:8])")
     check_keywords(preflight, kwargs, model, guide)
     check_devices(model, guide, args, kwargs)
+    model, guide, args, kwargs, is_held = on_rows(model, guide, args, kwargs)
+    full_batch = True if is_held else full_batch
     ready = isinstance(elbo, pyro.infer.ELBO)
-    outer: Any = elbo if ready else elbos.make(elbo, num_particles=num_particles)
+    outer: Any = elbo if ready else elbos.make(elbo, num_particles=num_particles if isinstance(elbo, str) else 1)
     estimator = outer
     while isinstance(estimator, elbos.WeightedKL):
         estimator = estimator.elbo
@@ -210,6 +211,7 @@ class _Check:
         check_parameters(run)
         check_support(run)
         check_scales(run)
+        check_names(run, self.model, self.guide)
         check_estimator(run, self.estimator)
         return check_finite(run, self.args, self.kwargs)
 
@@ -229,7 +231,7 @@ class _Check:
             check_kept_graph(run, fewer, start, stop)
             if guide is self.guide:  # the copy of an autoguide has parameters of its own
                 check_made_anew(run, fewer)
-            set_up = guide is self.guide and isinstance(guide, AutoGuide)  # on other data, perhaps
+            set_up = guide is self.guide and isinstance(innermost(guide), AutoGuide)  # on other data, perhaps
             if fewer.n < n and not self.full_batch and not set_up and self.has_plain_arguments:
                 raised = fewer.raised and Raised(*fewer.raised, self.model, guide, args, kwargs).message(
                     fewer, chained=False

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae.evaluate.generate import choose_observed, site_mean
 from pyro_vae.evaluate.latent.sites import as_rows
 from pyro_vae.pair.arguments import check_data, check_keywords, slices, take
+from pyro_vae.pair.forms import in_rows
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.planning import data_that_fit
 from pyro_vae.pair.plates import DataPlate, data_plate
@@ -60,9 +61,10 @@ def encode(
         >>> encode(vae.guide, torch.zeros(5, 64)).shape
         torch.Size([5, 3])
     """
-    n = check_data(args)
     check_keywords(encode, kwargs, guide)
-    data = to_networks_device(args, guide), kwargs
+    with torch.no_grad(), eval_mode(guide):
+        guide, _, data, _ = in_rows(guide, None, (to_networks_device(args, guide), kwargs))
+    n = check_data(data[0])
 
     def run(part: Data) -> tuple[Any, DataPlate]:
         trace = prune_subsample_sites(traced(guide, *part))
