@@ -28,6 +28,7 @@ from .evaluate.calibration.question import calibration
 from .evaluate.disentanglement.report import disentanglement
 from .evaluate.posterior_draws import to_xarray
 from .evaluate.preflight.report import preflight
+from .exporting import export
 from .guides import AmortizedGuide
 from .models import VAE, Autoencoder, AuxiliaryVAE
 from .runs import load_pair, load_run, save_pair, train
@@ -71,6 +72,7 @@ __all__ = [
     "elbo",
     "encode",
     "evaluate",
+    "export",
     "fit",
     "fit_local",
     "impute",

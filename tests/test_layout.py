@@ -27,7 +27,7 @@ FLOORS = [
     ["conditionals", "data"],
     ["priors", "oracles"],
     ["elbo"],
-    ["evaluate", "models", "guides"],
+    ["evaluate", "models", "guides", "exporting"],
     ["training"],
     ["runs"],
     ["cli"],

@@ -27,11 +27,13 @@ _COMMANDS = {
     "sample": "Draw data from the prior of a run.",
     "quality": "Compare samples of a run with unseen data.",
     "reconstruct": "Reconstruct data with a run.",
+    "export": "Write the encoder and the decoder of a run for torch.export and ONNX.",
     "runs": "List runs in a table, or show where two of them differ.",
     "list": "List models, data sets, estimators and parts by name.",
 }
 _MODULES = {
     "list": "listing",
+    "export": "exports",
     **dict.fromkeys(("compare-elbos", "gaps", "diagnose", "calibrate"), "questions"),
     **dict.fromkeys(("sample", "reconstruct"), "pictures"),
 }

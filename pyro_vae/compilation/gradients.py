@@ -22,7 +22,15 @@ from pyro_vae.compilation.rewrites import rewrite
 from pyro_vae.compilation.validation import unvalidated
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["CompiledGradients", "Recordable", "compile_graph", "compiled_function", "layout_of", "modules_called"]
+__all__ = [
+    "CompiledGradients",
+    "Recordable",
+    "compile_graph",
+    "compiled_function",
+    "layout_of",
+    "modules_called",
+    "unchecked",
+]
 
 Loss = Callable[..., Tensor]
 
@@ -180,7 +188,7 @@ class CompiledGradients:
             return [loss.detach(), *(grad for grad in grads if grad is not None)]
 
         # otherwise running averages would include this batch twice
-        with _unchecked(), fork_rng(), recording(), _restored(self._side_effects()), Recordable():
+        with unchecked(), fork_rng(), recording(), _restored(self._side_effects()), Recordable():
             module = make_fx(loss_and_gradients)(self._scale, *leaves)
         state = _lift(module)
         if len(module.graph.nodes) > MAX_NODES:
@@ -197,7 +205,7 @@ class CompiledGradients:
     def _agrees(self, graph: _Graph, leaves: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the compiled and the eager loss agree on the same random numbers; gives up if not."""
         buffers = [tensor for tensor in graph.state if not tensor.requires_grad]
-        with _unchecked(), recording():
+        with unchecked(), recording():
             with fork_rng(), _restored(buffers):
                 compiled = self._run(graph, leaves, 1.0)[0]
             with fork_rng(), torch.no_grad(), _restored(buffers), Recordable():
@@ -224,7 +232,7 @@ def compiled_function(f: Callable[..., Tensor], inputs: list[Tensor]) -> Callabl
         ValueError: If the graph and `f` disagree on the same random numbers.
         Exception: Any exception of the recorder or the compiler.
     """
-    with torch.no_grad(), _unchecked():
+    with torch.no_grad(), unchecked():
         with fork_rng(), Recordable():
             module = make_fx(f)(*inputs)
         state = _lift(module)
@@ -279,7 +287,7 @@ _REPLACED = {F.one_hot: _one_hot, torch.bernoulli: _bernoulli, F.dropout: _dropo
 
 
 @contextmanager
-def _unchecked() -> Iterator[None]:
+def unchecked() -> Iterator[None]:
     """Within it neither Pyro nor distributions check values, and recurrent networks consist of what can be compiled."""
     backend: Any = torch.backends.mkldnn
     before, backend.enabled = backend.enabled, False

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -22,7 +23,7 @@ from pyro_vae.runs import load_run
 from pyro_vae.training.fitting import fit
 
 COMMANDS = ["train", "evaluate", "compare-elbos", "gaps", "diagnose", "calibrate"]
-COMMANDS += ["sample", "reconstruct", "runs", "list"]
+COMMANDS += ["sample", "reconstruct", "export", "runs", "list"]
 QUICK = ["--model.hidden", "[8]", "--epochs", "1", "--num_samples", "5"]
 
 PAIRS = '''
@@ -813,6 +814,18 @@ def test_diagnose(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found["dimensions"]) == len(Path(run, "latent.csv").read_text().splitlines()) - 1 == 20
     assert Path(run, "latent.png").is_file()
     assert _ok(capsys, "diagnose", run, "--num_data", "50", "--num_samples", "2", "--split", "train") == out
+
+
+def test_export(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", run, "--out", str(tmp_path / "out"), "--onnx", "false"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("encoder: x (N, 64) float32 -> z (N, ")
+    assert [Path(line).name for line in lines[2:]] == ["encoder.pt2", "decoder.pt2", "export.json"]
+    loaded = load_run(run)
+    x = loaded.data().test.head(9)
+    found = torch.export.load(tmp_path / "out" / "encoder.pt2").module()(x)["z"]
+    with torch.no_grad():
+        torch.testing.assert_close(found, loaded.pair.encode(x).mean)
 
 
 def test_calibrate(run: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -306,9 +306,14 @@ def _load(folder: Path) -> dict[str, Any]:
     return made
 
 
+def _export(folder: Path) -> dict[str, Any]:
+    return {"pair": _pair(), "path": folder / "exported", "onnx": False, "x": X}
+
+
 _IN_FOLDER: dict[str, Callable[[Path], dict[str, Any]]] = {
     "Checkpoints": lambda folder: {"path": folder / "checkpoints"},
     "train": _train,
+    "export": _export,
     "save_pair": _save,
     "load_pair": _load,
     "save": lambda folder: {"figure": pv.plots.image_grid(torch.rand(2, 4)), "path": folder / "figure.png"},

@@ -1,0 +1,95 @@
+"""Graphs as files of torch and of ONNX, and back."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.exporting.graphs import Graph, Port
+
+__all__ = ["as_onnx", "as_program", "onnx_is_installed", "onnx_runner", "program_runner"]
+
+Runner = Callable[[Sequence[Tensor]], dict[str, Tensor]]
+
+
+def as_program(graph: Graph, inputs: Sequence[Tensor]) -> Any:
+    """A graph as an `ExportedProgram` for any number of data."""
+    size = torch.export.Dim("N", min=1)
+    dynamic = {p.name: None if p.batch_axis is None else {p.batch_axis: size} for p in graph.inputs}
+    named = {port.name: value for port, value in zip(graph.inputs, inputs, strict=True)}
+    with _quiet():
+        return torch.export.export(graph.module, tuple(named.values()), dynamic_shapes=dynamic, strict=False)
+
+
+def program_bytes(program: Any) -> bytes:
+    """The content of a `.pt2` file."""
+    file = io.BytesIO()
+    with _quiet():
+        torch.export.save(program, file)
+    return file.getvalue()
+
+
+def program_runner(content: bytes) -> Runner:
+    """The function in a `.pt2` file, from inputs to outputs by name."""
+    with _quiet():
+        module = torch.export.load(io.BytesIO(content)).module()
+    return lambda inputs: module(*inputs)
+
+
+def onnx_is_installed() -> bool:
+    """Whether ONNX files can be made."""
+    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript"))
+
+
+def as_onnx(program: Any, inputs: Sequence[Port], outputs: Sequence[Port]) -> bytes:
+    """An `ExportedProgram` as an ONNX file."""
+    with _quiet():
+        made: Any = torch.onnx.export(
+            program,
+            input_names=[port.name for port in inputs],
+            output_names=[port.name for port in outputs],
+            dynamo=True,
+            verbose=False,
+        )
+    content: bytes = made.model_proto.SerializeToString()
+    return content
+
+
+def onnx_runner(content: bytes, inputs: Sequence[Port]) -> Runner | None:
+    """The function in an ONNX file; None where onnxruntime is not installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(values: Sequence[Tensor]) -> dict[str, Tensor]:
+        named = {port.name: value.cpu().numpy() for port, value in zip(inputs, values, strict=True)}
+        return dict(zip(names, map(torch.as_tensor, session.run(names, named)), strict=True))
+
+    return run
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A context without what exporters say of their own insides."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
