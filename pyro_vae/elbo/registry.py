@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro.infer
@@ -22,6 +22,7 @@ from pyro_vae.elbo.adversarial import (
 )
 from pyro_vae.elbo.estimators.antithetic import DisARM
 from pyro_vae.elbo.estimators.bounds import MeanField, Trace
+from pyro_vae.elbo.estimators.by_site import BySite
 from pyro_vae.elbo.estimators.control import REBAR
 from pyro_vae.elbo.estimators.enumeration import Enumeration
 from pyro_vae.elbo.estimators.importance import (
@@ -47,9 +48,9 @@ from pyro_vae.elbo.objectives.quantized import VQ
 from pyro_vae.elbo.objectives.total_correlation import BetaTC
 from pyro_vae.support.arguments import checked
 
-__all__ = ["bound_of", "min_particles", "make", "names", "register"]
+__all__ = ["Estimator", "bound_of", "label", "min_particles", "make", "names", "register"]
 
-Estimator = str | pyro.infer.ELBO
+Estimator = str | pyro.infer.ELBO | Mapping[str, str | pyro.infer.ELBO]
 
 _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "mean_field": MeanField,
@@ -111,6 +112,14 @@ def bound_of(name: str) -> str:
     return getattr(_REGISTRY.get(name), "bound", "elbo")
 
 
+def label(elbo: Estimator) -> str:
+    """What to call an estimator: its name, its class, or its sites."""
+    if isinstance(elbo, str):
+        return elbo
+    elbo = BySite(elbo) if isinstance(elbo, Mapping) else elbo
+    return str(elbo) if isinstance(elbo, BySite) else type(elbo).__name__
+
+
 def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:
     """Let `make(name, num_particles=..., **options)` build an ELBO of your own.
 
@@ -124,7 +133,7 @@ def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:
 
 @checked
 def make(name: Estimator, *, num_particles: int = 1, **options: Any) -> Any:
-    """Build an estimator by name; an ELBO object passes through.
+    """Build an estimator by name, or by site from a dictionary (see `BySite`); an ELBO object passes through.
 
     >>> make("mean_field", num_particles=5).num_particles
     5
@@ -132,7 +141,7 @@ def make(name: Estimator, *, num_particles: int = 1, **options: Any) -> Any:
     Raises:
         ValueError: For an unknown name, with the nearest known one; for fewer than one particle; for options of an ELBO
             that is an object already.
-        TypeError: For anything that is not a name or an ELBO object.
+        TypeError: For anything that is not a name, a dictionary or an ELBO object.
     """
     if isinstance(name, pyro.infer.ELBO):
         if num_particles not in (1, name.num_particles) or options:
@@ -141,6 +150,8 @@ def make(name: Estimator, *, num_particles: int = 1, **options: Any) -> Any:
                 "options to its constructor, or pass its name"
             )
         return name
+    if isinstance(name, Mapping):
+        return BySite(name, num_particles=num_particles, **options)
     if not isinstance(name, str):
         raise TypeError(f"elbo must be a name or a pyro.infer.ELBO object, got {type(name).__name__}")
     if name not in _REGISTRY:

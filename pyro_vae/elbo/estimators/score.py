@@ -70,12 +70,13 @@ class Reinforce(SurrogateELBO):
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
         k = len(log_w)
         even = torch.full_like(log_w, 1 / k)
-        signal = (log_w - self._baseline(log_w, *args)) / k
+        signal = (log_w - self.baseline_of(log_w, *args)) / k
         if self.every_site:
             return Coefficients(log_w.mean(0), model=even, score=signal, score_r=signal)
         return Coefficients(log_w.mean(0), model=even, path=even, guide=-even, score=signal)
 
-    def _baseline(self, log_w: Tensor, *args: Any) -> Tensor | float:
+    def baseline_of(self, log_w: Tensor, *args: Any) -> Tensor | float:
+        """What is taken from the signals `(K, N)` of the particles: broadcasts to them."""
         if self.baseline == "none":
             return 0.0
         if self.baseline == "leave_one_out":

@@ -69,7 +69,7 @@ def preflight(
     model: Program,
     guide: Program,
     *args: Any,
-    elbo: str | pyro.infer.ELBO = "mean_field",
+    elbo: elbos.Estimator = "mean_field",
     strict: bool = True,
     num_particles: int = 1,
     full_batch: bool | None = None,
@@ -89,7 +89,8 @@ def preflight(
     Args:
         model, guide: The pair.
         args, kwargs: The pair's arguments; the data come first. A few data are enough.
-        elbo: The estimator that will train the pair, by name (`pv.elbo.names()`) or as an object.
+        elbo: The estimator that will train the pair, by name (`pv.elbo.names()`), as an object, or by
+            site as a dictionary.
         strict: Raise on errors and issue warnings with `warnings.warn`; False only returns the report.
         num_particles: Number of particles to train with: for more than one, check that the networks accept a leading
             dimension.
