@@ -30,7 +30,7 @@ from pyro_vae.elbo.estimators.importance import (
     TailAdaptive,
 )
 from pyro_vae.elbo.estimators.relaxed import Cooling, Relaxed
-from pyro_vae.elbo.estimators.score import VIMCO, Reinforce
+from pyro_vae.elbo.estimators.score import VIMCO, Reinforce, VarGrad
 from pyro_vae.elbo.estimators.surrogate import Coefficients, SurrogateELBO
 from pyro_vae.elbo.estimators.trace_graph import TraceGraph
 from pyro_vae.elbo.objectives.corruption import Denoising, GaussianNoise, MaskingNoise, SaltAndPepper
@@ -94,6 +94,7 @@ __all__ = [
     "TensorELBO",
     "Trace",
     "TraceGraph",
+    "VarGrad",
     "WAE",
     "Warmup",
     "WeightedKL",

@@ -37,7 +37,7 @@ from pyro_vae.elbo.estimators.importance import (
     TailAdaptive,
 )
 from pyro_vae.elbo.estimators.relaxed import Relaxed
-from pyro_vae.elbo.estimators.score import VIMCO, Reinforce
+from pyro_vae.elbo.estimators.score import VIMCO, Reinforce, VarGrad
 from pyro_vae.elbo.estimators.trace_graph import TraceGraph
 from pyro_vae.elbo.objectives.corruption import Denoising
 from pyro_vae.elbo.objectives.dip import DIP
@@ -64,6 +64,7 @@ _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "renyi": Renyi,
     "rws": RWS,
     "reinforce": Reinforce,
+    "vargrad": VarGrad,
     "vimco": VIMCO,
     "free_bits": FreeBits,
     "capacity": Capacity,

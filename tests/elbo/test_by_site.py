@@ -244,4 +244,4 @@ def test_fit_takes_a_dictionary() -> None:
     pair = Interleaved()
     x = pair.simulate(20)
     history = pv.fit(pair.model, pair.guide, x, elbo={"c": "enum", "z": "stl"}, epochs=2, seed=0, preflight=False)
-    assert history.elbo == "BySite(c=enum, z=stl, default=trace)"
+    assert history.elbo == "c=enum, z=stl"

@@ -111,8 +111,10 @@ class BySite(SurrogateELBO):
         self._of: tuple[Any, SitePlan, tuple[Program, Program], bool | None, int] | None = None
 
     def __str__(self) -> str:
-        sites = {**{site: t.name for site, t in self.sites.items()}, "default": self.default.name}
-        return f"BySite({', '.join(f'{site}={name}' for site, name in sites.items())})"
+        sites = {site: treatment.name for site, treatment in self.sites.items()}
+        if self.default.name != "trace" or not sites:
+            sites["others"] = self.default.name
+        return ", ".join(f"{site}={name}" for site, name in sites.items())
 
     @property
     def rows(self) -> int:

@@ -17,7 +17,7 @@ from pyro_vae.elbo.estimators.bounds import MeanField, Trace
 from pyro_vae.elbo.estimators.enumeration import Enumeration
 from pyro_vae.elbo.estimators.importance import StickingTheLanding
 from pyro_vae.elbo.estimators.relaxed import Relaxed, is_relaxable
-from pyro_vae.elbo.estimators.score import Reinforce
+from pyro_vae.elbo.estimators.score import Reinforce, VarGrad
 from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.site_masks import base_distribution
@@ -33,6 +33,7 @@ CLASSES: dict[str, type[Any]] = {
     "mean_field": MeanField,
     "stl": StickingTheLanding,
     "reinforce": Reinforce,
+    "vargrad": VarGrad,
     "enum": Enumeration,
     "disarm": DisARM,
     "gumbel": Relaxed,
@@ -101,10 +102,12 @@ def parse(site: str, spec: SiteEstimator, num_particles: int) -> Treatment:
             near = difflib.get_close_matches(spec, CLASSES, n=1)
             hint = f", did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"{site}: {spec!r} is no estimator of one site{hint}. Known: {', '.join(CLASSES)}")
-        return Treatment(spec, CLASSES[spec](num_particles=num_particles))
+        options = CLASSES[spec](num_particles=num_particles)
+        return Treatment("reinforce" if spec == "vargrad" else spec, options)
     if not isinstance(spec, pyro.infer.ELBO):
         raise TypeError(f"{site}: the estimator of a site must be a name or an ELBO object, got {spec!r}")
     found = [name for name, kind in CLASSES.items() if isinstance(spec, kind)]
+    found = ["reinforce"] if "reinforce" in found else found
     if not found:
         raise ValueError(
             f"{site}: {type(spec).__name__} treats a pair as a whole. For one site there are {', '.join(CLASSES)}, and "
