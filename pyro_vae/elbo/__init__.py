@@ -16,6 +16,7 @@ from pyro_vae.elbo.adversarial import (
 )
 from pyro_vae.elbo.estimators.antithetic import DisARM
 from pyro_vae.elbo.estimators.bounds import MeanField, TensorELBO, Trace
+from pyro_vae.elbo.estimators.by_site import BySite
 from pyro_vae.elbo.estimators.control import REBAR
 from pyro_vae.elbo.estimators.importance import (
     CIWAE,
@@ -29,7 +30,7 @@ from pyro_vae.elbo.estimators.importance import (
     TailAdaptive,
 )
 from pyro_vae.elbo.estimators.relaxed import Cooling, Relaxed
-from pyro_vae.elbo.estimators.score import VIMCO, Reinforce
+from pyro_vae.elbo.estimators.score import VIMCO, Reinforce, VarGrad
 from pyro_vae.elbo.estimators.surrogate import Coefficients, SurrogateELBO
 from pyro_vae.elbo.estimators.trace_graph import TraceGraph
 from pyro_vae.elbo.objectives.corruption import Denoising, GaussianNoise, MaskingNoise, SaltAndPepper
@@ -41,7 +42,7 @@ from pyro_vae.elbo.objectives.penalty import WAE, InfoVAE, Sparse, mmd
 from pyro_vae.elbo.objectives.quantized import VQ
 from pyro_vae.elbo.objectives.total_correlation import BetaTC
 from pyro_vae.elbo.objectives.weights import Cyclical, Schedule, Warmup, WeightedKL
-from pyro_vae.elbo.registry import bound_of, make, min_particles, names, register
+from pyro_vae.elbo.registry import Estimator, bound_of, label, make, min_particles, names, register
 
 __all__ = [
     "AAE",
@@ -53,6 +54,7 @@ __all__ = [
     "WAEGAN",
     "AlphaGAN",
     "CategoricalAAE",
+    "Estimator",
     "FactorVAE",
     "PhasedELBO",
     "adversarial",
@@ -64,6 +66,7 @@ __all__ = [
     "VIMCO",
     "VQ",
     "BetaTC",
+    "BySite",
     "Capacity",
     "Coefficients",
     "Cooling",
@@ -91,11 +94,13 @@ __all__ = [
     "TensorELBO",
     "Trace",
     "TraceGraph",
+    "VarGrad",
     "WAE",
     "Warmup",
     "WeightedKL",
     "bound_of",
     "min_particles",
+    "label",
     "make",
     "mmd",
     "names",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro.infer
@@ -22,6 +22,7 @@ from pyro_vae.elbo.adversarial import (
 )
 from pyro_vae.elbo.estimators.antithetic import DisARM
 from pyro_vae.elbo.estimators.bounds import MeanField, Trace
+from pyro_vae.elbo.estimators.by_site import BySite
 from pyro_vae.elbo.estimators.control import REBAR
 from pyro_vae.elbo.estimators.enumeration import Enumeration
 from pyro_vae.elbo.estimators.importance import (
@@ -36,7 +37,7 @@ from pyro_vae.elbo.estimators.importance import (
     TailAdaptive,
 )
 from pyro_vae.elbo.estimators.relaxed import Relaxed
-from pyro_vae.elbo.estimators.score import VIMCO, Reinforce
+from pyro_vae.elbo.estimators.score import VIMCO, Reinforce, VarGrad
 from pyro_vae.elbo.estimators.trace_graph import TraceGraph
 from pyro_vae.elbo.objectives.corruption import Denoising
 from pyro_vae.elbo.objectives.dip import DIP
@@ -48,9 +49,9 @@ from pyro_vae.elbo.objectives.quantized import VQ
 from pyro_vae.elbo.objectives.total_correlation import BetaTC
 from pyro_vae.support.arguments import checked, checked_from
 
-__all__ = ["bound_of", "min_particles", "make", "names", "register"]
+__all__ = ["Estimator", "bound_of", "label", "min_particles", "make", "names", "register"]
 
-Estimator = str | pyro.infer.ELBO | Callable[..., Any]
+Estimator = str | pyro.infer.ELBO | Mapping[str, str | pyro.infer.ELBO] | Callable[..., Any]
 
 _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "mean_field": MeanField,
@@ -64,6 +65,7 @@ _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "renyi": Renyi,
     "rws": RWS,
     "reinforce": Reinforce,
+    "vargrad": VarGrad,
     "vimco": VIMCO,
     "free_bits": FreeBits,
     "capacity": Capacity,
@@ -112,6 +114,14 @@ def bound_of(name: str) -> str:
     return getattr(_REGISTRY.get(name), "bound", "elbo")
 
 
+def label(elbo: Estimator) -> str:
+    """What to call an estimator: its name, its class, its function, or its sites."""
+    if isinstance(elbo, str):
+        return elbo
+    elbo = BySite(elbo) if isinstance(elbo, Mapping) else elbo
+    return str(elbo) if isinstance(elbo, BySite) else getattr(elbo, "__name__", type(elbo).__name__)
+
+
 def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:
     """Let `make(name, num_particles=..., **options)` build an ELBO of your own.
 
@@ -125,10 +135,10 @@ def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:
 
 @checked_from(name=None)
 def make(name: Estimator, *, num_particles: int = 1, **options: Any) -> Any:
-    """Build an estimator by name, or make one of a loss function; an ELBO object passes through.
+    """Build an estimator by name, by site from a dictionary (see `BySite`), or of a loss function.
 
-    A function is called with `(model, guide, *args, **kwargs)`, and returns a loss to differentiate, in nats, summed
-    over the data, as for `pyro.infer.SVI`.
+    An ELBO object passes through. A function is called with `(model, guide, *args, **kwargs)`, and returns a loss to
+    differentiate, in nats, summed over the data, as for `pyro.infer.SVI`.
 
     >>> make("mean_field", num_particles=5).num_particles
     5
@@ -136,7 +146,7 @@ def make(name: Estimator, *, num_particles: int = 1, **options: Any) -> Any:
     Raises:
         ValueError: For an unknown name, with the nearest known one; for fewer than one particle; for options of an ELBO
             that is an object already.
-        TypeError: For anything that is not a name, an ELBO object or a function.
+        TypeError: For anything that is not a name, a dictionary, an ELBO object or a function.
     """
     if callable(name) and not isinstance(name, pyro.infer.ELBO | type):
         name = loss_object(name)
@@ -147,8 +157,13 @@ def make(name: Estimator, *, num_particles: int = 1, **options: Any) -> Any:
                 "options to its constructor, or pass its name"
             )
         return name
+    if isinstance(name, Mapping):
+        return BySite(name, num_particles=num_particles, **options)
     if not isinstance(name, str):
-        raise TypeError(f"elbo must be a name, a pyro.infer.ELBO object or a loss function, got {type(name).__name__}")
+        raise TypeError(
+            "elbo must be a name, a dictionary by site, a pyro.infer.ELBO object or a loss function, got "
+            f"{type(name).__name__}"
+        )
     if name not in _REGISTRY:
         near = difflib.get_close_matches(name, _REGISTRY, n=1)
         hint = f", did you mean {near[0]!r}?" if near else "."

@@ -60,7 +60,7 @@ def fit(
     data: Any,
     *,
     valid: Any = None,
-    elbo: str | pyro.infer.ELBO | Callable[..., Any] = "mean_field",
+    elbo: elbos.Estimator = "mean_field",
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -100,8 +100,9 @@ def fit(
             dictionary of tensors, which are passed on by keyword if the model takes all of its keys, else as one
             dictionary; or a loader, whose batches are passed on, cut to the number of arguments that the model takes.
         valid: Validation data, in any of these forms. Default: the validation split of `data`, if it has one.
-        elbo: An estimator's name (`pv.elbo.names()`), a `pyro.infer.ELBO` object, or a function `(model, guide, *args,
-            **kwargs) -> loss`, a tensor in nats, summed over the data.
+        elbo: An estimator's name (`pv.elbo.names()`), a `pyro.infer.ELBO` object, a dictionary of them by latent site
+            (`{"y": "enum", "z": "stl"}`, see `pv.elbo.BySite`), or a function `(model, guide, *args, **kwargs) ->
+            loss`, a tensor in nats, summed over the data.
         epochs: Length of the run in passes over the data. Default: 50, unless `steps` is given.
         steps: Length of the run in gradient steps, in place of `epochs`.
         batch_size: Data per step; the last batch of an epoch may be smaller. Default: 100, or all data if there are
@@ -190,7 +191,7 @@ def fit(
     progress = progress if ranks.is_main else False
     target = choose_device(device if ranks.device is None else str(ranks.device), model, guide)
     train = batches_for(data, batch_size, target, model, ranks)
-    history = _history(seed, elbo, data)
+    history = _history(seed, elbo if isinstance(elbo, str) else objective, data)
     if guide is None:
         guide = history.guide = _guide_for(model, train.monitored_head(1), seed, progress)
     validation = _validation(data, valid, target, model, ranks, early_stopping)
@@ -284,10 +285,9 @@ def _check_call(
     check_grad_enabled("fit")
 
 
-def _history(seed: int | None, elbo: Any, data: Any) -> History:
+def _history(seed: int | None, elbo: elbos.Estimator, data: Any) -> History:
     """An empty history with the objective, the seed and the description of the data."""
-    name = elbo if isinstance(elbo, str) else getattr(elbo, "__name__", type(elbo).__name__)
-    history = History(seed=seed, elbo=name)
+    history = History(seed=seed, elbo=elbos.label(elbo))
     if isinstance(data, Data):
         history.data = data.describe()
     return history

@@ -21,6 +21,7 @@ from pyro_vae.oracles import Discrete, LinearGaussian
 KEYS = [
     "estimator", "num_particles", "value", "value_error", "gap", "model_bias", "guide_bias", "model_variance",
     "guide_variance", "model_snr", "guide_snr", "seconds", "memory", "model_bias_error", "guide_bias_error",
+    "model_variance_error", "guide_variance_error", "seconds_error", "bound",
 ]  # fmt: skip
 
 

@@ -44,8 +44,14 @@ class Case:
         return f"{self.name}(num_particles={self.num_particles}{options}){weight}"
 
     def make(self) -> Any:
-        made = elbos.make(self.name, num_particles=self.num_particles, **self.options)
+        made = self.unweighted()
         return made if self.kl_weight == 1 else elbos.WeightedKL(made, self.kl_weight)
+
+    def unweighted(self) -> Any:
+        name, options = self.name, dict(self.options)
+        if name == "by_site":
+            name = options.pop("sites")
+        return elbos.make(name, num_particles=self.num_particles, **options)
 
 
 def elbo(kl_weight: float = 1.0) -> Target:
@@ -87,6 +93,7 @@ def cases(program: Program, rng: random.Random) -> list[Case]:
         result += [of("enum", 1, one, {"max_plate_nesting": dims})]
     if program.is_global:
         return result
+    result += [_by_site(program, rng, of, one, layout, k)]
     result += [of("reinforce", 1, one)]
     result += [of("reinforce", k, one, {"baseline": "leave_one_out", **layout})]
     result += [of("reinforce", 1, one, {"every_site": True, "baseline": "running"})]
@@ -105,6 +112,23 @@ def cases(program: Program, rng: random.Random) -> list[Case]:
         if not any(s.kind == "categorical" for s in program.latents):
             result += [of("rebar", 1, one), of("rebar", k, one, layout)]
     return result
+
+
+def _by_site(program: Program, rng: random.Random, of: Any, target: Target, layout: dict[str, Any], k: int) -> Case:
+    """Any estimators for the sites; no more than 50 branches of each."""
+    sites: dict[str, Any] = {}
+    branches = k
+    for site in program.latents:
+        options = ["reinforce", "trace"]
+        options += [] if site.discrete else ["stl", "stl", "mean_field", "mean_field"]
+        options += ["disarm"] * (site.kind == "bernoulli")
+        options += ["enum"] * 2 * (site.discrete and site.classes ** program.elements(site) * branches <= 50)
+        sites[site.name] = rng.choice(options)
+        if sites[site.name] in ("enum", "disarm"):
+            branches *= site.classes ** program.elements(site) if sites[site.name] == "enum" else 2
+        if sites[site.name] == "reinforce" and rng.random() < 0.5:
+            sites[site.name] = elbos.Reinforce(k, "leave_one_out")
+    return of("by_site", k, target, {"sites": sites, **layout})
 
 
 def _enumerable(program: Program) -> bool:
@@ -180,7 +204,7 @@ def _exact_values(case: Case, exact: Exact) -> dict[str, Tensor]:
         with torch.no_grad():
             deviation = exact.spread(kl_weight=case.kl_weight).clamp_min(0).sqrt()
         total = deviation.sum() if program.is_global else deviation.norm()
-        averaged = case.value is case.model and getattr(elbos.make(case.name, num_particles=4), "bound", "") == "elbo"
+        averaged = case.value is case.model and getattr(case.unweighted(), "bound", "elbo") == "elbo"
         result["error"] = program.full_factor * total / math.sqrt(case.num_particles if averaged else 1)
     for side, target in (("model", case.model), ("guide", case.guide)):
         names = [name for name in exact.leaves if name.startswith(side)]

@@ -12,7 +12,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import TensorELBO
-from pyro_vae.elbo.estimators.surrogate import weights_of
+from pyro_vae.elbo.estimators.densities import weights_of
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import traced

@@ -56,16 +56,21 @@ class TensorELBO(pyro.infer.ELBO):
         """Negative objective, summed over data and particles, with the sites' scales applied."""
         raise NotImplementedError(f"{type(self).__name__} must define particle_loss(traces)")
 
+    @property
+    def rows(self) -> int:
+        """How many particles run for one loss: K, unless each has branches."""
+        return self.num_particles
+
     def layout(self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any) -> tuple[int, int | None]:
         """How the K particles run: the number of runs, and the batch dimension of the particles within one."""
-        if self.num_particles == 1:
+        if self.rows == 1:
             return 1, None
         # planned once for a pair, since the probe costs a few forward passes
         if self._plan is None or self._plan[:2] != (model, guide):
             particles = particles_of(model, guide, (args, kwargs), self.vectorize_particles)
             self._plan = (model, guide, particles)
         particles = self._plan[2]
-        return (1, -1 - particles.nesting) if particles.vectorize else (self.num_particles, None)
+        return (1, -1 - particles.nesting) if particles.vectorize else (self.rows, None)
 
     def programs(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any
@@ -73,7 +78,7 @@ class TensorELBO(pyro.infer.ELBO):
         """`layout`, and the pair to run: inside a plate over the particles where one run has them all."""
         runs, dim = self.layout(model, guide, args, kwargs)
         if dim is not None:
-            particles = pyro.plate(PARTICLE_PLATE, self.num_particles, dim=dim)
+            particles = pyro.plate(PARTICLE_PLATE, self.rows, dim=dim)
             model, guide = particles(model), particles(guide)
         return runs, dim, model, guide
 

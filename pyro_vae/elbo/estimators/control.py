@@ -14,8 +14,8 @@ from torch.distributions.utils import clamp_probs
 
 from pyro_vae.elbo.estimators.antithetic import check_independent, is_bernoulli, per_element
 from pyro_vae.elbo.estimators.bounds import TensorELBO
+from pyro_vae.elbo.estimators.densities import weights_of
 from pyro_vae.elbo.estimators.relaxed import is_relaxable
-from pyro_vae.elbo.estimators.surrogate import weights_of
 from pyro_vae.pair.names import unique_name
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program

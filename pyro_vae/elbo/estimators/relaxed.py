@@ -25,7 +25,7 @@ from pyro_vae.pair.site_masks import base_distribution
 from pyro_vae.pair.tracing import PairTrace, Site, sample_sites
 from pyro_vae.support.arguments import checked
 
-__all__ = ["Cooling", "Relaxed", "is_relaxable"]
+__all__ = ["Cooling", "Relaxed", "as_discrete", "discrete_kl", "is_relaxable", "relaxed_sites"]
 
 DISCRETE = "_pyro_vae_discrete"  # key of a relaxed site's discrete distribution in the trace
 
@@ -185,27 +185,26 @@ class Relaxed(TensorELBO):
 
     def _relaxed(self, model: Program, guide: Program) -> tuple[Program, Program]:
         if self._wrapped is None or self._wrapped[:2] != (model, guide):
-            prior_temperature = self._temperature if self._prior_temperature is None else self._prior_temperature
-            in_model = _Relax(prior_temperature, self.straight_through, in_guide=False, keep=self.prior == "discrete")
-            in_guide = _Relax(self._temperature, self.straight_through, in_guide=True, keep=False)
-            self._wrapped = (model, guide, in_model(model), in_guide(guide))
+            self._wrapped = (model, guide, *self.relaxing(model, guide))
         return self._wrapped[2:]
 
+    def relaxing(self, model: Program, guide: Program, only: frozenset[str] | None = None) -> tuple[Program, Program]:
+        """The pair with its discrete latents relaxed, or `only` these."""
+        prior_temperature = self._temperature if self._prior_temperature is None else self._prior_temperature
+        keep = self.prior == "discrete"
+        in_model = _Relax(prior_temperature, self.straight_through, in_guide=False, keep=keep, only=only)
+        in_guide = _Relax(self._temperature, self.straight_through, in_guide=True, keep=False, only=only)
+        return in_model(model), in_guide(guide)
+
     def particle_loss(self, traces: PairTrace) -> Tensor:
-        relaxed = _relaxed_sites(traces)
+        relaxed = relaxed_sites(traces)
         discrete = self.prior == "discrete"
-        analytic = kl_sites(_as_discrete(traces, relaxed) if discrete else traces)
+        analytic = kl_sites(as_discrete(traces, relaxed) if discrete else traces)
         loss = torch.zeros(())
         for name, q in sample_sites(traces.guide):
             p = traces.model.nodes.get(name)
             if discrete and name in relaxed:
-                if name not in analytic:
-                    raise ValueError(
-                        f"the KL of site {name!r} between the discrete guide and prior is not known: it needs the site "
-                        "in the model, all that the model draws before it drawn before it in the guide, and the "
-                        "same mask in both distributions. Use prior='relaxed'"
-                    )
-                kl = _discrete_kl(q, p, analytic[name])
+                kl = discrete_kl(name, q, p, analytic)
             else:
                 kl = scaled_kl(name, q, p, analytic.get(name))
             loss = loss + kl.sum()
@@ -216,19 +215,26 @@ class _Relax(Messenger):
     """Draws relaxed values at the discrete latent sites of a program, which gets points in [0, 1].
 
     The trace has the values before the sigmoid or softmax, or the discrete draws where these have the gradient of
-    their mean. `keep` leaves the site's own distribution in place.
+    their mean. `keep` leaves the site's own distribution in place. `only` these sites are relaxed, where that is given.
     """
 
     def __init__(
-        self, temperature: Tensor, straight_through: bool | Literal["mean"], *, in_guide: bool, keep: bool
+        self,
+        temperature: Tensor,
+        straight_through: bool | Literal["mean"],
+        *,
+        in_guide: bool,
+        keep: bool,
+        only: frozenset[str] | None,
     ) -> None:
         super().__init__()
+        self.only = only
         self.temperature, self.straight_through = temperature, straight_through
         self.in_guide, self.keep = in_guide, keep
 
     def _pyro_sample(self, msg: Any) -> None:
         fn = msg["fn"]
-        if msg["is_observed"] or site_is_subsample(msg):
+        if msg["is_observed"] or site_is_subsample(msg) or (self.only is not None and msg["name"] not in self.only):
             return
         if is_relaxable(fn):
             msg[DISCRETE] = fn  # not under "infer", which a replay overwrites
@@ -283,7 +289,7 @@ def _not_relaxable(name: str, fn: Any) -> str:
     return f"site {name!r} is drawn from {kind}, and only Bernoulli and OneHotCategorical sites are relaxed: {fix}"
 
 
-def _relaxed_sites(traces: PairTrace) -> list[str]:
+def relaxed_sites(traces: PairTrace) -> list[str]:
     """Names of the relaxed sites, which are the same in model and guide."""
     for name, q in sample_sites(traces.guide):
         p = traces.model.nodes.get(name)
@@ -298,11 +304,18 @@ def _relaxed_sites(traces: PairTrace) -> list[str]:
     return [name for name, q in sample_sites(traces.guide) if DISCRETE in q]
 
 
-def _discrete_kl(q: Site, p: Site, analytic: Tensor) -> Tensor:
-    """`E_q[a log q - b log p]` of a discrete site in closed form, from the KL that no handler masked.
+def discrete_kl(name: str, q: Site, p: Site, known: dict[str, Tensor]) -> Tensor:
+    """`E_q[a log q - b log p]` of a discrete site in closed form, from the `known` KLs that no handler masked.
 
     a and b are the scales under the masks, in the guide and in the model.
     """
+    if name not in known:
+        raise ValueError(
+            f"the KL of site {name!r} between the discrete guide and prior is not known: it needs the site in the "
+            "model, all that the model draws before it drawn before it in the guide, and the same mask in both "
+            "distributions. Use prior='relaxed'"
+        )
+    analytic = known[name]
     if q["mask"] is p["mask"] and scaled_alike(q, p):
         return scale_and_mask(analytic, q["scale"], q["mask"])
     entropy = _entropy(q[DISCRETE].expand(q["fn"].batch_shape))
@@ -318,7 +331,7 @@ def _entropy(fn: Any) -> Tensor:
     return fn.entropy()
 
 
-def _as_discrete(traces: PairTrace, relaxed: list[str]) -> PairTrace:
+def as_discrete(traces: PairTrace, relaxed: list[str]) -> PairTrace:
     """The pair with the guide's own distributions back in place, of whose values nothing may be asked.
 
     Handlers' masks are taken off the relaxed sites.

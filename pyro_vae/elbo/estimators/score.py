@@ -14,7 +14,7 @@ from pyro_vae.elbo.estimators.surrogate import Coefficients, SurrogateELBO
 from pyro_vae.pair.names import unique_name
 from pyro_vae.support.arguments import checked
 
-__all__ = ["Reinforce", "VIMCO"]
+__all__ = ["Reinforce", "VIMCO", "VarGrad"]
 
 Baseline = Literal["none", "running", "leave_one_out"]
 
@@ -70,12 +70,13 @@ class Reinforce(SurrogateELBO):
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
         k = len(log_w)
         even = torch.full_like(log_w, 1 / k)
-        signal = (log_w - self._baseline(log_w, *args)) / k
+        signal = (log_w - self.baseline_of(log_w, *args)) / k
         if self.every_site:
             return Coefficients(log_w.mean(0), model=even, score=signal, score_r=signal)
         return Coefficients(log_w.mean(0), model=even, path=even, guide=-even, score=signal)
 
-    def _baseline(self, log_w: Tensor, *args: Any) -> Tensor | float:
+    def baseline_of(self, log_w: Tensor, *args: Any) -> Tensor | float:
+        """What is taken from the signals `(K, N)` of the particles: broadcasts to them."""
         if self.baseline == "none":
             return 0.0
         if self.baseline == "leave_one_out":
@@ -99,6 +100,39 @@ class Reinforce(SurrogateELBO):
         pyro.module(f"{unique_name(self)}.baseline", self.baseline)
         error = (log_w.mean(0) - self._predict(*args)).square().sum()
         return error - error.detach()  # trained, but not part of the bound
+
+
+class VarGrad(Reinforce):
+    r"""The ELBO with the score-function gradient whose baseline is the mean of the other particles.
+
+    .. math:: \nabla_\phi L = E\Big[\frac{1}{K-1} \sum_k \Big(\log w_k - \frac1K \sum_j \log w_j\Big)
+        \nabla_\phi \log q(z_k|x)\Big]
+
+    The same estimator has two sources: REINFORCE with a leave-one-out baseline, and the gradient of half the variance
+    of log w, the log-variance divergence, with the draws held fixed (VarGrad). It is
+    `Reinforce(baseline="leave_one_out")` by name. Unbiased. At the posterior all log w of a datum are equal and its
+    variance is zero.
+
+    Args:
+        num_particles: K >= 2, draws from the guide per datum and step.
+        vectorize_particles: As for `TensorELBO`.
+
+    Raises:
+        ValueError: For fewer than two particles.
+
+    Reference: Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!", ICLR workshop; Richter et al.
+    2020, arXiv 2010.10436, section 3 (VarGrad).
+    """
+
+    min_particles: ClassVar[int] = 2
+
+    @checked
+    def __init__(self, num_particles: int = 2, vectorize_particles: bool | None = None) -> None:
+        if num_particles < 2:
+            raise ValueError(
+                f"VarGrad compares particles with each other: num_particles must be at least 2, got {num_particles}"
+            )
+        super().__init__(num_particles, "leave_one_out", vectorize_particles=vectorize_particles)
 
 
 class VIMCO(SurrogateELBO):

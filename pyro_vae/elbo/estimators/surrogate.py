@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import TensorELBO
-from pyro_vae.pair.plates import DataPlate, data_plate, sum_to_data
+from pyro_vae.elbo.estimators.densities import Weights, weights_of
+from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import traced
-from pyro_vae.pair.tracing import PairTrace, Site, checked_pair, draw_log_prob, has_mask, log_prob, sample_sites
+from pyro_vae.pair.tracing import PairTrace, Site, checked_pair, sample_sites
 from pyro_vae.support.arguments import checked
 
-__all__ = ["Coefficients", "SurrogateELBO", "Weights", "weights_of"]
-
-
-Sites = list[tuple[str, Site]]
+__all__ = ["Coefficients", "DetachedDraw", "Factors", "Run", "SurrogateELBO", "detached", "surrogate"]
 
 
 class Coefficients(NamedTuple):
@@ -48,59 +43,18 @@ class Coefficients(NamedTuple):
     score_r: Tensor | float = 0.0
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Log-densities of K particles for N data, `(K, N)` each: the model's, and the guide's by kind of site.
+class Factors(NamedTuple):
+    """`Coefficients` by group of the guide's sites, each group with its own `guide` and `score`.
 
-    They are scaled and masked, as they stand in the weight. `drawn_path` and `drawn_score` compute the guide's as it
-    drew: the same tensors where there is no scale and no mask.
+    `follow` are the groups whose density the draws move together with the weight, where it is scored.
     """
 
-    log_p: Tensor
-    log_q_path: Tensor
-    drawn_path: Callable[[], Tensor]
-    log_q_score: Tensor
-    drawn_score: Callable[[], Tensor]
-
-    @property
-    def log_w(self) -> Tensor:
-        """Log importance weights."""
-        return self.log_p - self.log_q_path - self.log_q_score
-
-
-def weights_of(traces: PairTrace, plate: DataPlate) -> Weights:
-    """Read a run's log-densities per particle and datum.
-
-    A site's scale stays inside its weight, as a KL weight has to, except for the data plate's own scale: a minibatch
-    represents more data, not a sharper likelihood.
-    """
-    subsampling = plate.subsampling
-
-    def total(values: Iterable[Tensor]) -> Tensor | None:
-        sums = [sum_to_data(value, plate, traces.particle_dim) for value in values]
-        sums = sums if traces.particle_dim is not None else [value.unsqueeze(0) for value in sums]
-        return sum(sums[1:], start=sums[0]) if sums else None
-
-    def scale(site: Site) -> Any:
-        return site["scale"] if subsampling == 1.0 else site["scale"] / subsampling
-
-    def counted(sites: Sites) -> Tensor | None:
-        return total(scale_and_mask(log_prob(name, site), scale(site)) for name, site in sites)
-
-    def drawn(sites: Sites, in_weight: Tensor) -> Tensor:
-        plain = all(not isinstance(scale(s), Tensor) and scale(s) == 1 and not has_mask(s) for _, s in sites)
-        found = None if plain else total(draw_log_prob(name, site) for name, site in sites)
-        return in_weight if found is None else found
-
-    log_p = counted(list(sample_sites(traces.model)))
-    assert log_p is not None  # a plate over the data was found
-    result: list[Any] = [log_p]
-    for kind in (True, False):
-        sites = [(name, site) for name, site in sample_sites(traces.guide) if site["fn"].has_rsample == kind]
-        log_q = counted(sites)
-        result += [log_p.new_zeros(()) if log_q is None else log_q]
-        result += [partial(drawn, sites, result[-1])]
-    return Weights(*result)
+    value: Tensor
+    model: Tensor
+    path: Tensor | float
+    guide: Mapping[str, Tensor | float]
+    score: Mapping[str, Tensor | float]
+    follow: frozenset[str] = frozenset({"score"})
 
 
 class SurrogateELBO(TensorELBO):
@@ -139,9 +93,15 @@ class SurrogateELBO(TensorELBO):
         """A loss of the estimator's own parameters (a baseline's), summed over the data."""
         return 0.0
 
+    def factors(self, runs: list[Run], *args: Any) -> Factors:
+        """`coefficients` of all runs, by group of sites."""
+        c = self.coefficients(torch.cat([run.weights.log_w for run in runs]), *args)
+        guide, score = {"path": c.guide, "score": c.guide_s}, {"path": c.score_r, "score": c.score}
+        return Factors(c.value, c.model, c.path, guide, score)
+
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         count, dim, model, guide = self.programs(model, guide, args, kwargs)
-        runs: list[_Run] = []
+        runs: list[Run] = []
         detach = True
         for _ in range(count):  # each scored before the next is drawn: some flows know their latest draw alone
             drawn = traced(guide, args, kwargs)
@@ -150,17 +110,16 @@ class SurrogateELBO(TensorELBO):
                 if self.needs_path and not pathwise:
                     self._refuse(drawn)
                 detach = not (self.follows_value and pathwise)
-            runs.append(_run(model, guide, drawn, dim, args, kwargs, detach))
-        plate = runs[0].plate
+            moved = _moved(drawn) if detach else None
+            runs.append(_run(model, guide, drawn, dim, args, kwargs, moved))
         log_w = torch.cat([run.weights.log_w for run in runs])
         if detach:
             with torch.no_grad():
-                c = self.coefficients(log_w, *args)
-            loss = sum((_surrogate(run, c, i, count, dim) for i, run in enumerate(runs)), start=log_w.new_zeros(()))
-            loss = loss - loss.detach() - c.value.sum()
+                factors = self.factors(runs, *args)
+            loss = surrogate(runs, factors, dim)
         else:
             loss = -self.coefficients(log_w, *args).value.sum()
-        return plate.subsampling * (loss + self.extra_loss(log_w.detach(), *args))
+        return runs[0].plate.subsampling * (loss + self.extra_loss(log_w.detach(), *args))
 
     def _refuse(self, drawn: Any) -> None:
         for name, site in sample_sites(prune_subsample_sites(drawn)):
@@ -171,13 +130,15 @@ class SurrogateELBO(TensorELBO):
                 )
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
+    """One run of the pair: its log-densities, the plate over the data, and the draws that move."""
+
     weights: Weights
     plate: DataPlate
-    draws: list[_DetachedDraw]
+    draws: list[DetachedDraw]
 
 
-class _DetachedDraw:
+class DetachedDraw:
     """One reparameterized draw, detached from the parameters wherever a density is evaluated at it.
 
     `for_model` is the copy that the model sees, `for_guide` the copy for the guide's own density.
@@ -201,51 +162,73 @@ class _DetachedDraw:
         return factor.reshape(*shape, *[1] * self.event_dim)
 
 
+def _moved(drawn: Any) -> set[str]:
+    return {name for name, site in sample_sites(prune_subsample_sites(drawn)) if site["fn"].has_rsample}
+
+
 def _run(
-    model: Program, guide: Program, drawn: Any, dim: int | None, args: Any, kwargs: dict[str, Any], detach: bool
-) -> _Run:
-    """The log-weights of the draws in a guide's trace, detached from the parameters or not."""
-    if not detach:
+    model: Program, guide: Program, drawn: Any, dim: int | None, args: Any, kwargs: Any, moved: set[str] | None
+) -> Run:
+    """The log-weights of the draws in a guide's trace: as they are, or with those that move as `detached` copies."""
+    if moved is not None:
+        traces, draws = detached(model, guide, drawn, dim, args, kwargs, moved)
+    else:
         scored = traced(model, args, kwargs, on=drawn)
-        traces = checked_pair(scored, drawn, dim)
-        plate = data_plate(traces, len(args[0]))
-        return _Run(weights_of(traces, plate), plate, [])
+        traces, draws = checked_pair(scored, drawn, dim), []
+    plate = data_plate(traces, len(args[0]))
+    return Run(weights_of(traces, plate), plate, draws)
+
+
+def detached(
+    model: Program, guide: Program, drawn: Any, dim: int | None, args: Any, kwargs: dict[str, Any], moved: set[str]
+) -> tuple[PairTrace, list[DetachedDraw]]:
+    """The pair run on the draws of a guide's trace, held fixed; those of `moved` sites as copies that have slopes."""
     draws, for_model, for_guide = [], drawn.copy(), drawn.copy()
     for name, site in sample_sites(prune_subsample_sites(drawn)):
         model_value = guide_value = site["value"].detach()
-        if site["fn"].has_rsample:
-            draws.append(_DetachedDraw(site))
+        if name in moved:
+            draws.append(DetachedDraw(site))
             model_value, guide_value = draws[-1].for_model, draws[-1].for_guide
         for_model.nodes[name] = {**site, "value": model_value}
         for_guide.nodes[name] = {**site, "value": guide_value}
     scored = traced(model, args, kwargs, on=for_model)
     weighed = traced(guide, args, kwargs, on=for_guide)
-    traces = checked_pair(scored, weighed, dim)
-    plate = data_plate(traces, len(args[0]))
-    return _Run(weights_of(traces, plate), plate, draws)
+    return checked_pair(scored, weighed, dim), draws
 
 
-def _surrogate(run: _Run, c: Coefficients, i: int, count: int, dim: int | None) -> Tensor:
-    """A loss with the gradient that the coefficients say; its value means nothing."""
-    # where particles ran one by one, run i holds row i
-    rows = {name: x[i : i + 1] for name, x in c._asdict().items() if isinstance(x, Tensor) and x.dim() == 2}
-    own = c._replace(**rows) if count > 1 else c
-    w, by_model, by_path = run.weights, own.model, own.path
-    loss = -(own.guide * w.log_q_path).sum() - (own.guide_s * w.log_q_score).sum()
-    by_score = (own.score * w.drawn_score()).sum()
-    loss = loss - by_score
-    if isinstance(own.score_r, Tensor):
-        loss = loss - (own.score_r * w.drawn_path()).sum()
+def surrogate(runs: list[Run], factors: Factors, dim: int | None) -> Tensor:
+    """A loss with the gradient that the factors say and their negative value, summed over the data."""
+    loss: Any = sum(_surrogate(run, factors, i, len(runs), dim) for i, run in enumerate(runs))
+    return torch.as_tensor(loss - loss.detach() - factors.value.sum())
+
+
+def _surrogate(run: Run, c: Factors, i: int, count: int, dim: int | None) -> Tensor:
+    """A loss with the gradient that the factors say for one run; its value means nothing."""
+
+    def own(x: Tensor | float) -> Tensor | float:  # where particles ran one by one, run i holds row i
+        return x[i : i + 1] if count > 1 and isinstance(x, Tensor) and x.dim() == 2 else x
+
+    w, by_model, by_path = run.weights, own(c.model), own(c.path)
+    loss: Any = 0.0
+    for group, factor in c.guide.items():
+        if isinstance(factor, Tensor):
+            loss = loss - (own(factor) * w.log_q[group]).sum()
+    followed: Any = 0.0
+    for group, factor in c.score.items():
+        if isinstance(factor, Tensor):
+            scored = (own(factor) * w.drawn[group]()).sum()
+            followed, loss = (followed + scored if group in c.follow else followed), loss - scored
     moved = [draw for draw in run.draws if draw.draw.requires_grad]
     if moved and isinstance(by_path, Tensor):
         # One backward pass through the model serves both its parameters and its draws: each (particle, datum) has its
         # own draws, so their slope only has to be multiplied by path/model. A weight too small to divide by is raised
         # to one that does not change the sum.
+        assert isinstance(by_model, Tensor)
         by_model = torch.where(by_model.abs() < TINY, TINY, by_model)
         for draw in moved:
             draw.factor.append(draw.expand(by_path / by_model, run.plate, dim))
         # what the guide's densities make of the draws: inside the weight, and where they are what is scored
-        of_draws = (by_path * (w.log_q_path + w.log_q_score)).sum() - by_score
+        of_draws = (by_path * sum(w.log_q.values())).sum() - followed
         slopes = torch.autograd.grad(of_draws, [draw.for_guide for draw in moved], retain_graph=True, allow_unused=True)
         for slope, draw in zip(slopes, moved, strict=True):
             if slope is not None:

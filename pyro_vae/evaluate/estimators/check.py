@@ -29,7 +29,7 @@ STEP = 1e-4  # of finite differences
 
 @checked
 def check_estimator(
-    elbo: str | pyro.infer.ELBO,
+    elbo: elbos.Estimator,
     oracle: Oracle | None = None,
     *,
     num_particles: int = 1,
@@ -50,8 +50,8 @@ def check_estimator(
     landing.
 
     Args:
-        elbo: An ELBO object, of this library, of Pyro or your own, or a name (`pv.elbo.names()`). Particles can only be
-            averaged wrongly where there are several: check it with more than one.
+        elbo: An ELBO object, of this library, of Pyro or your own, a name (`pv.elbo.names()`), or a dictionary by
+            site. Particles can only be averaged wrongly where there are several: check it with more than one.
         oracle: The pair, by default `LinearGaussian(seed=3)`. For an estimator of discrete latents take `Discrete()`
             or `BitsAndClasses()`, and for both kinds, scaled or masked, `Interleaved()`. It is left as it is.
         num_particles: For a name.
@@ -83,7 +83,7 @@ def check_estimator(
         posterior = pair.at_posterior()
         if posterior is not None:
             lines += _check_lines_at_posterior(_Estimator(objective, posterior, base_seed), bound != "own", repeats)
-    name = f"{type(objective).__name__}(num_particles={objective.num_particles})"
+    name = f"{elbos.label(objective)}(num_particles={objective.num_particles})"
     return EstimatorCheck(name, type(pair).__name__, lines)
 
 

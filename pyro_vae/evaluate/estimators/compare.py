@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from pyro_vae import elbo as elbos
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
+from pyro_vae.evaluate.estimators.blame import SiteStreams, variance_by_site
+from pyro_vae.evaluate.estimators.defaults import default_estimators
 from pyro_vae.evaluate.estimators.gradients import Gradients, Moments
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.guide_density import density_guide
@@ -35,8 +37,9 @@ from pyro_vae.support.random import fork_rng, seed_or_draw
 
 __all__ = ["compare_elbos"]
 
-Estimator = str | pyro.infer.ELBO | Callable[..., Any]
-ESTIMATORS = ("trace", "mean_field", "stl", "iwae", "dreg")
+Estimators = Sequence[elbos.Estimator] | Mapping[str, elbos.Estimator]
+MOST_SITES = 6  # whose variance is told apart without being asked
+PAIRS_BY_SITE = 20  # of gradients for that, or a fourth of the repeats
 
 
 @accepts_earlier_form
@@ -45,10 +48,11 @@ def compare_elbos(
     model: Program,
     guide: Program,
     *args: Any,
-    estimators: Sequence[Estimator] | Mapping[str, Estimator] = ESTIMATORS,
+    estimators: Sequence[elbos.Estimator] | Mapping[str, elbos.Estimator] | None = None,
     num_particles: Sequence[int] = (1, 5, 50),
     repeats: int = 100,
     num_samples: int = 5000,
+    by_site: bool | None = None,
     memory: int | None = None,
     seed: int | None = None,
     progress: bool | None = False,
@@ -66,12 +70,18 @@ def compare_elbos(
         model, guide: The pair.
         *args, **kwargs: The data, `(N, ...)`, then whatever else the pair takes. A pair with latents that all data
             share has one number, of all data together, in nats: see `log_marginal`.
-        estimators: Names (`pv.elbo.names()`), ELBO objects or loss functions, or a dictionary of these by the labels of
-            the rows. An object has its own number of particles. A function says which bound it is by an attribute
-            `bound`, "elbo", "iwae" or "own" (for another one, whose own gradients are the reference).
+        estimators: Names (`pv.elbo.names()`), dictionaries by site (see `pv.elbo.BySite`), ELBO objects or loss
+            functions; or a dictionary of these by the labels of the rows. An object has its own number of particles. A
+            function says which bound it is by an attribute `bound`, "elbo", "iwae" or "own" (for another one, whose own
+            gradients are the reference). None: what the latent sites allow. If all have pathwise gradients: trace,
+            mean_field, stl, iwae and dreg. Else trace, vargrad and vimco; a sum over the discrete sites with at most 64
+            states of a datum together; disarm and rebar, where bits or classes are read by nothing else in the guide.
         num_particles: Numbers of particles K for each name; a name that needs more than K is left out at that K.
         repeats: Gradients per row. Repeat r uses the same seed for every estimator.
         num_samples: Importance samples per datum for the reference log p(x).
+        by_site: Also split the variance by the latent site whose draw it is of (`model_variance_by_site` and
+            `guide_variance_by_site` of a row), from 20 pairs of gradients a site, or a fourth of the repeats if that is
+            more. None: where the guide has 2 to 6 sites.
         memory: Approximate bytes for the intermediate tensors of the reference.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
@@ -85,14 +95,16 @@ def compare_elbos(
     given = to_networks_device(args, model, guide), kwargs
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2 to estimate a variance, got {repeats}")
-    jobs = _expand_estimators(estimators, num_particles)
     first = seed_or_draw(seed)
+    jobs = None if estimators is None else _expand_estimators(estimators, num_particles)
     with eval_mode(model, guide), kept_store(), _recurrent_gradients(model, guide):
         with torch.no_grad():
             asked = asked_pair(model, guide, given)
             model, data = asked.model, asked.data
             guide = density_guide(model, asked.guide, data)
             guide = _under_model_masks(model, guide, data)
+            if jobs is None:
+                jobs = _expand_estimators(default_estimators(model, guide, data), num_particles)
         options: dict[str, Any] = {
             "num_samples": num_samples,
             "memory": memory,
@@ -103,6 +115,7 @@ def compare_elbos(
         reference = log_marginal(model, guide, *data[0], **options)
         reference = replace(reference, is_joint=bool(asked.joint))
         run = _Comparison(Unscaled()(model), Unscaled()(guide), data, asked.num_data, reference.mean, first, repeats)
+        run.split(by_site)
         with retain_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
             rows = [run.row(name, objective, advance) for name, objective in jobs]
     return ElboComparison(rows, reference, repeats)
@@ -139,13 +152,30 @@ class _Comparison:
         # not consecutive numbers, of which a call with the next seed would have all but one
         generator = torch.Generator().manual_seed(seed)
         self.seeds, self.others = torch.randint(2**62, (2, repeats), generator=generator).tolist()
-        self.params_by_program, self.pathwise = _parameters(model, guide, data)
+        self.params_by_program, self.pathwise, self.sites = _parameters(model, guide, data)
+        self.streams: SiteStreams | None = None
         self.references: dict[Any, dict[str, Moments]] = {}
+
+    def split(self, by_site: bool | None) -> None:
+        """Tell the variance of sites apart, if it is asked or cheap."""
+        if by_site or (by_site is None and 2 <= len(self.sites) <= MOST_SITES):
+            self.streams = SiteStreams(self.sites)
+            self.streamed = self.streams(self.guide)
+
+    def by_site(self, objective: pyro.infer.ELBO) -> dict[str, dict[str, float]]:
+        """The variance of each site's draw, by program."""
+        if self.streams is None:
+            return {"model": {}, "guide": {}}
+        run = Gradients(self.model, self.streamed, self.data, objective, self.params_by_program, self.n)
+        run.gradient(0)  # a first run plans, which visits sites as well
+        with pyro.validation_enabled(False):
+            return variance_by_site(run, self.streams, self.seeds[: max(PAIRS_BY_SITE, self.repeats // 4)])
 
     def row(self, name: str, objective: pyro.infer.ELBO, advance: Callable[..., None]) -> EstimatorRow:
         run = self._gradients(objective)
         ours, values, seconds = run.repeat(self.seeds, advance)
         value, best = float(values.mean()), self._reference(objective)
+        by_site = self.by_site(objective)
         (model_bias, model_error), (guide_bias, guide_error) = (ours[s].distance(best[s]) for s in ("model", "guide"))
         return EstimatorRow(
             estimator=name,
@@ -159,10 +189,16 @@ class _Comparison:
             guide_variance=ours["guide"].variance,
             model_snr=ours["model"].snr,
             guide_snr=ours["guide"].snr,
-            seconds=seconds,
+            seconds=float(seconds.median()),
             memory=run.peak_memory(self.seeds[0]),
             model_bias_error=model_error,
             guide_bias_error=guide_error,
+            model_variance_error=ours["model"].variance_error,
+            guide_variance_error=ours["guide"].variance_error,
+            seconds_error=_error_of_median(seconds),
+            bound=getattr(objective, "bound", "elbo"),
+            model_variance_by_site=by_site["model"],
+            guide_variance_by_site=by_site["guide"],
         )
 
     def _gradients(self, objective: pyro.infer.ELBO) -> Gradients:
@@ -184,17 +220,22 @@ def _recurrent_gradients(*programs: Program) -> Iterator[None]:
         yield
 
 
-def _expand_estimators(
-    estimators: Sequence[Estimator] | Mapping[str, Estimator], num_particles: Iterable[int]
-) -> list[tuple[str, pyro.infer.ELBO]]:
+def _error_of_median(values: Tensor) -> float:
+    """The standard error of a median, from the quartiles, as if the values were normal but for some outliers."""
+    quartiles = values.quantile(torch.tensor([0.25, 0.75], dtype=values.dtype))
+    return 1.2533 * float(quartiles[1] - quartiles[0]) / 1.349 / math.sqrt(len(values))
+
+
+def _expand_estimators(estimators: Estimators, num_particles: Iterable[int]) -> list[tuple[str, pyro.infer.ELBO]]:
     jobs: list[tuple[str, pyro.infer.ELBO]] = []
     counts = list(num_particles)
     if not counts or min(counts) < 1:
         raise ValueError(f"num_particles must be positive numbers, got {counts}")
-    labels = [e if isinstance(e, str) else getattr(e, "__name__", type(e).__name__) for e in estimators]
+    labels = list(estimators) if isinstance(estimators, Mapping) else [elbos.label(e) for e in estimators]
     given = estimators.values() if isinstance(estimators, Mapping) else estimators
-    objects = [estimator if isinstance(estimator, str) else elbos.make(estimator) for estimator in given]
+    objects = [each if isinstance(each, str | Mapping) else elbos.make(each) for each in given]
     for label, estimator in zip(labels, objects, strict=True):
+        named = isinstance(estimator, str | Mapping)
         bound = elbos.bound_of(estimator) if isinstance(estimator, str) else getattr(estimator, "bound", "elbo")
         if bound == "none":
             raise ValueError(
@@ -202,8 +243,8 @@ def _expand_estimators(
                 "pairs that it trains, by samples (pv.sample_quality) and log p(x); or if it is a function of yours "
                 "and a bound, say which: function.bound = 'elbo'"
             )
-        if isinstance(estimator, str):
-            least = elbos.min_particles(estimator)
+        if named:
+            least = elbos.min_particles(estimator) if isinstance(estimator, str) else 1
             jobs += [(label, elbos.make(estimator, num_particles=k)) for k in counts if k >= least]
         else:
             jobs.append((label, estimator))
@@ -212,8 +253,8 @@ def _expand_estimators(
     return jobs
 
 
-def _parameters(model: Program, guide: Program, data: Data) -> tuple[dict[str, list[Tensor]], bool]:
-    """The parameters of the model's and of the guide's densities, and whether every latent can be reparameterized.
+def _parameters(model: Program, guide: Program, data: Data) -> tuple[dict[str, list[Tensor]], bool, list[str]]:
+    """The parameters of the model's and the guide's densities, whether every latent is pathwise, and the latents.
 
     A baseline's parameters are not among them: their gradient is that of a loss of their own.
     """
@@ -228,7 +269,8 @@ def _parameters(model: Program, guide: Program, data: Data) -> tuple[dict[str, l
         slopes = torch.autograd.grad(total, every, allow_unused=True) if every and total.requires_grad else ()
         used = {id(p) for p, slope in zip(every, slopes, strict=bool(slopes)) if slope is not None}
     kept = {program: [p for p in params if id(p) in used] for program, params in programs.items()}
-    return kept, all(site["fn"].has_rsample for _, site in sample_sites(traces.guide))
+    latents = {name: site for name, site in sample_sites(traces.guide) if not site["is_observed"]}
+    return kept, all(site["fn"].has_rsample for _, site in sample_sites(traces.guide)), list(latents)
 
 
 def _unbiased(objective: pyro.infer.ELBO, pathwise: bool) -> tuple[Any, pyro.infer.ELBO, int]:

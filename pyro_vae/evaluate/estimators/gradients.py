@@ -29,12 +29,21 @@ class Moments:
     def __init__(self) -> None:
         self.total: Tensor | None = None
         self.squares, self.count = 0.0, 0
+        self._last: Tensor | None = None
+        self._halves: list[float] = []  # of pairs of draws, each a draw of the variance
 
     def add(self, vector: Tensor) -> None:
         vector = vector.double()
-        self.total = vector if self.total is None else self.total + vector
+        if self.total is None:
+            self.total = torch.zeros_like(vector)
+        self.total += vector
         self.squares += float(vector.square().sum())
         self.count += 1
+        if self._last is None:
+            self._last = vector
+        else:
+            self._halves.append(float((vector - self._last).square().sum()) / 2)
+            self._last = None
 
     @property
     def mean(self) -> Tensor:
@@ -44,6 +53,14 @@ class Moments:
     @property
     def variance(self) -> float:
         return max(0.0, self.squares - self.count * float(self.mean.square().sum())) / (self.count - 1)
+
+    @property
+    def variance_error(self) -> float:
+        """Standard error of the variance, from pairs of draws; NaN for fewer than two pairs."""
+        if len(self._halves) < 2:
+            return math.nan
+        halves = torch.tensor(self._halves, dtype=torch.float64)
+        return float(halves.std()) / math.sqrt(len(halves))
 
     @property
     def norm(self) -> float:
@@ -124,10 +141,17 @@ class Gradients:
         grads = {id(p): torch.zeros_like(p) if g is None else g for p, g in zip(self.params, found, strict=True)}
         return loss.detach(), grads
 
+    def by_program(self, grads: dict[int, Tensor]) -> dict[str, Tensor]:
+        """Each program's gradient as one vector."""
+        parts = {
+            program: [grads[id(p)].flatten() for p in params] for program, params in self.params_by_program.items()
+        }
+        return {program: torch.cat(each) if each else torch.zeros(1) for program, each in parts.items()}
+
     def repeat(
         self, seeds: Iterable[int], advance: Callable[..., None] = lambda: None
-    ) -> tuple[dict[str, Moments], Tensor, float]:
-        """Moments of the gradient by program, the values of the bound, and the median seconds of one gradient."""
+    ) -> tuple[dict[str, Moments], Tensor, Tensor]:
+        """Moments of the gradient by program, the values of the bound, and the seconds of each gradient."""
         moments = {program: Moments() for program in self.params_by_program}
         values, seconds = [], []
         self.gradient(0)  # a first run fills caches, and Pyro validates it
@@ -139,11 +163,10 @@ class Gradients:
                     torch.cuda.synchronize(loss.device)
                 seconds.append(time.perf_counter() - started)
                 values.append(-float(loss))
-                for program, params in self.params_by_program.items():
-                    parts = [grads[id(p)].flatten() for p in params]
-                    moments[program].add(torch.cat(parts) if parts else torch.zeros(1))
+                for program, vector in self.by_program(grads).items():
+                    moments[program].add(vector)
                 advance()
-        return moments, torch.tensor(values, dtype=torch.float64), float(torch.tensor(seconds).median())
+        return moments, torch.tensor(values, dtype=torch.float64), torch.tensor(seconds, dtype=torch.float64)
 
     def peak_memory(self, seed: int) -> int:
         """Peak bytes of tensors that are allocated during one gradient."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
+from pyro_vae.evaluate.estimators.picture import draw_comparison
+from pyro_vae.evaluate.estimators.recommendation import Recommendation, recommendation
 from pyro_vae.evaluate.marginal.result import LogMarginal
-from pyro_vae.support.pictures import drawable, without_math
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import new_table
 
@@ -27,7 +31,9 @@ class EstimatorRow:
     one gradient. `snr` is the norm of the expected gradient over the root of the variance. `bias` is the norm of the
     expected gradient's difference from an unbiased gradient of the same bound, relative to the norm of the latter and
     corrected for the noise of both (0 where noise explains the difference), and `bias_error` its standard error.
-    `seconds` and `memory` (peak bytes) are for one gradient.
+    `seconds` (the median) and `memory` (peak bytes) are for one gradient. `bound` says what the value is of: "elbo",
+    "iwae" (the importance-weighted bound of K particles) or "own". The variances by site are those that are left when
+    one site's noise alone is drawn anew, E[Var(gradient | all other noise)]; together they are at least the variance.
     """
 
     estimator: str
@@ -45,6 +51,23 @@ class EstimatorRow:
     memory: int
     model_bias_error: float = 0.0
     guide_bias_error: float = 0.0
+    model_variance_error: float = math.nan
+    guide_variance_error: float = math.nan
+    seconds_error: float = math.nan
+    bound: str = "elbo"
+    model_variance_by_site: dict[str, float] = field(default_factory=dict)
+    guide_variance_by_site: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All values, with one for each site: `guide_variance_of_z`."""
+        result = {name: getattr(self, name) for name in _FIELDS}
+        for program in ("model", "guide"):
+            by_site = getattr(self, f"{program}_variance_by_site")
+            result |= {f"{program}_variance_of_{site}": value for site, value in by_site.items()}
+        return result
+
+
+_FIELDS = [name for name in EstimatorRow.__dataclass_fields__ if not name.endswith("by_site")]
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,7 +76,7 @@ class ElboComparison(Result):
 
     title: ClassVar[str] = "comparison of estimators"
     _rows_name: ClassVar[str] = "rows"
-    _columns: ClassVar[list[str]] = list(EstimatorRow.__dataclass_fields__)
+    _columns: ClassVar[list[str]] = _FIELDS
 
     rows: list[EstimatorRow]
     reference: LogMarginal
@@ -62,11 +85,11 @@ class ElboComparison(Result):
     def _values(self) -> dict[str, Any]:
         return {"reference": self.reference.to_dict(), "repeats": self.repeats}
 
-    def _rows(self) -> list[EstimatorRow]:
-        return self.rows
+    def _rows(self) -> list[dict[str, Any]]:
+        return [row.to_dict() for row in self.rows]
 
     def table(self) -> Group:
-        """Two rich tables that fit a terminal: the bounds with their cost, and the gradients.
+        """Rich tables that fit a terminal, the bounds with their cost and the gradients, and what they recommend.
 
         `var x s`, the guide's gradient variance times the seconds of one gradient, is the cost at equal accuracy.
         """
@@ -86,61 +109,33 @@ class ElboComparison(Result):
             bias = ((r.model_bias, r.model_bias_error), (r.guide_bias, r.guide_bias_error))
             wide = (*(f"{b:.2g} ± {e:.1g}" for b, e in bias), f"{r.model_variance:.2g}", f"{r.guide_variance:.2g}")
             gradients.add_row(*name, *wide, f"{r.model_snr:.2f}", f"{r.guide_snr:.2f}")
-        return Group(bounds, gradients)
+        parts = [
+            bounds,
+            gradients,
+            *([_sites_table(self.rows)] if any(r.guide_variance_by_site for r in self.rows) else []),
+        ]
+        return Group(*parts, *(Text(line) for line in self.recommend().lines()) if self.rows else ())
+
+    def recommend(self) -> Recommendation:
+        """Which estimator has the least error of the gradient at equal time, by bound, with what is not decided.
+
+        The error is variance x seconds of the guide's gradient (of the model's where the guide's does not vary): the
+        variance that a second of averaged gradients leaves. Biased estimators are left out, see `EstimatorRow`.
+        """
+        return recommendation(self.rows)
 
     def _draw(self) -> Figure:
-        """Bound against particles, the guide's SNR against particles, its variance against time."""
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
+        """Bound and guide's SNR against particles; variance against time, with what is recommended."""
+        return draw_comparison(self.rows, self.reference.mean, self.recommend())
 
-        figure = Figure(figsize=(13, 4), layout="constrained")
-        bounds, signal, cost = figure.subplots(1, 3)
-        grouped: dict[str, list[EstimatorRow]] = {}
-        for row in self.rows:
-            grouped.setdefault(row.estimator, []).append(row)
-        ks = sorted({r.num_particles for r in self.rows})
-        for i, (name, rows) in enumerate(grouped.items()):
-            k = [r.num_particles for r in rows]
-            # estimators may have equal bounds or gradients: hollow markers of falling size keep all visible
-            style: dict[str, Any] = {
-                "color": f"C{i}",
-                "marker": "osD^v<>ph*"[i % 10],
-                "mfc": "none",
-                "lw": 1.2,
-                "alpha": 0.9,
-                "ls": (0, (4 + i, i)) if i else "-",
-                "ms": max(4.0, 10 - 1.5 * i),
-            }
-            # shifted, so that error bars do not overlap
-            apart = [x * 1.06 ** (i - (len(grouped) - 1) / 2) for x in k]
-            bounds.errorbar(
-                apart, [r.value for r in rows], drawable(r.value_error for r in rows), label=without_math(name), **style
-            )
-            signal.plot(k, [r.guide_snr for r in rows], **style)
-            cost.plot([1e3 * r.seconds for r in rows], [r.guide_variance for r in rows], **style)
-            for r in rows:
-                label, point = str(r.num_particles), (1e3 * r.seconds, r.guide_variance)
-                cost.annotate(label, point, (5, 5), textcoords="offset points", fontsize=6, color=f"C{i}")
-        bounds.axhline(self.reference.mean, color="black", lw=0.8, ls=":", label="log p(x)")
-        positive = [r.guide_snr for r in self.rows if r.guide_snr > 0 and r.num_particles == ks[0]]
-        if positive and len(ks) > 1:
-            for power, label in ((0.5, "√K"), (-0.5, "1/√K")):
-                line = [max(positive) * (k / ks[0]) ** power for k in ks]
-                signal.plot(ks, line, color="gray", lw=0.8, ls=":")
-                signal.annotate(
-                    label, (ks[-1], line[-1]), (-8, 6), textcoords="offset points", ha="right", color="gray"
-                )
-        bounds.set(xscale="log", xlabel="particles K", ylabel="bound (nats per datum)")
-        signal.set(xscale="log", yscale="log", xlabel="particles K", ylabel="SNR of the guide's gradient")
-        cost.set(
-            xscale="log", yscale="log", xlabel="milliseconds per gradient", ylabel="variance of the guide's gradient"
-        )
-        signal.margins(y=0.1)
-        for ax in (bounds, signal):
-            ax.xaxis.set_major_locator(FixedLocator(ks))
-        cost.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        for ax in (bounds, signal, cost):
-            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            ax.xaxis.set_minor_locator(NullLocator())
-        figure.legend(*bounds.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-        return figure
+
+def _sites_table(rows: list[EstimatorRow]) -> Table:
+    """The guide's variance that is left when one site alone is drawn anew, as a share of all."""
+    sites = list(dict.fromkeys(site for row in rows for site in row.guide_variance_by_site))
+    title = "share of the guide's variance that is left when one site alone is redrawn; together at least 1"
+    table = new_table(title, "estimator", "K", *sites)
+    for r in rows:
+        variance, by_site = r.guide_variance, r.guide_variance_by_site
+        cells = [f"{by_site.get(site, math.nan) / variance:.2f}" if variance > 0 else "" for site in sites]
+        table.add_row(r.estimator, str(r.num_particles), *cells)
+    return table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -73,7 +72,7 @@ def preflight(
     model: Program,
     guide: Program,
     *args: Any,
-    elbo: str | pyro.infer.ELBO | Callable[..., Any] = "mean_field",
+    elbo: elbos.Estimator = "mean_field",
     strict: bool = True,
     num_particles: int = 1,
     full_batch: bool | None = None,
@@ -95,7 +94,8 @@ def preflight(
         args, kwargs: The pair's arguments; the data come first. A few data are enough. Data along another axis, in
             containers or in packed sequences are found by the plates of the model; a dictionary of the model's
             keywords is given by keyword, as `fit` does; a pair that has its data itself is given none.
-        elbo: The estimator that will train the pair, by name (`pv.elbo.names()`), as an object or as a loss function.
+        elbo: The estimator that will train the pair: by name (`pv.elbo.names()`), as an object, by site as a
+            dictionary, or as a loss function.
         strict: Raise on errors and issue warnings with `warnings.warn`; False only returns the report.
         num_particles: Number of particles to train with: for more than one, check that the networks accept a leading
             dimension.

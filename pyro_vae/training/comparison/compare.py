@@ -210,7 +210,7 @@ class _InitialWeights:
 
 
 def _train(pair: tuple[Program, Program], data: Any, run: tuple[str, int], options: dict[str, Any]) -> History:
-    if isinstance(options.get("elbo"), pyro.infer.ELBO):
+    if isinstance(options.get("elbo"), pyro.infer.ELBO | Mapping):
         options = {**options, "elbo": copy.deepcopy(options["elbo"])}  # it may have a state, such as a baseline
     label, seed = run
     try:

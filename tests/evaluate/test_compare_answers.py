@@ -1,0 +1,155 @@
+"""What a comparison of estimators says: whose draw the variance is of, what is recommended, what is compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+import pyro_vae as pv
+from pyro_vae.evaluate import EstimatorRow
+from pyro_vae.evaluate.estimators.recommendation import recommendation
+from pyro_vae.oracles import BitsAndClasses, Interleaved, LinearGaussian
+
+
+def two_sites(slope: float, size: int) -> tuple[Any, Any]:
+    """z ~ N(0, 1), u ~ N(0, 1), x ~ N(z + 2 u, 1); q(z) = N(a, 1), q(u|z) = N(b + slope z, 1); `size` times over."""
+    zeros, one = torch.zeros(size, dtype=torch.float64), torch.ones((), dtype=torch.float64)
+
+    def normal(loc: Tensor) -> Any:
+        return dist.Normal(loc, one).to_event(1)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z, u = pyro.sample("z", normal(zeros)), pyro.sample("u", normal(zeros))
+            pyro.sample("x", normal(z + 2 * u), obs=x)
+
+    def guide(x: Tensor) -> None:
+        a, b = pyro.param("a", zeros + 0.3), pyro.param("b", zeros - 0.2)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(a))
+            pyro.sample("u", normal(b + slope * z))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.5])
+def test_the_variance_of_each_sites_draw(slope: float) -> None:
+    """Under sticking the landing the gradient is linear in the noise e of z and f of u, so the parts add up.
+
+    d log w / dz = x - 2 z - 2 u + (z - a) + slope (u - b - slope z), d log w / du = 2 (x - z - 2 u) - u + f,
+    and the gradients are the first + slope x second for a, minus the score of a's own density, and the second for b.
+    """
+    pyro.clear_param_store()
+    x = torch.full((1, 300), 0.7, dtype=torch.float64)
+    model, guide = two_sites(slope, 300)
+    result = pv.compare_elbos(
+        model, guide, x, estimators=["stl"], num_particles=[1 if slope else 4], repeats=20, num_samples=10, seed=0
+    )
+    # z = a + e, u = b + slope z + f: d log w / dz and / du as coefficients of (e, f)
+    z, u = torch.tensor([1.0, 0.0]), torch.tensor([slope, 1.0])
+    in_u = 2 * (-z - 2 * u) - u + torch.tensor([0.0, 1.0])
+    in_z = -z + (-z - 2 * u) + torch.tensor([1.0, 0.0]) - slope * torch.tensor([0.0, 1.0])
+    parts = (in_z + slope * in_u).square() + in_u.square()
+    for row in result.rows:
+        exact = (parts / row.num_particles * x.numel()).tolist()
+        assert row.guide_variance == pytest.approx(sum(exact), rel=0.08)
+        assert row.guide_variance_by_site["z"] == pytest.approx(exact[0], rel=0.1)
+        assert row.guide_variance_by_site["u"] == pytest.approx(exact[1], rel=0.1)
+        assert row.guide_variance == pytest.approx(sum(exact), abs=4.5 * row.guide_variance_error)
+
+
+def test_a_site_that_is_summed_over_is_not_to_blame() -> None:
+    pair = Interleaved()
+    x = pair.simulate(10)
+    estimators: dict[str, Any] = {"drawn": "trace", "summed": {"c": "enum", "b": "enum"}}
+    result = pv.compare_elbos(
+        pair.model, pair.guide, x, estimators=estimators, num_particles=[1], repeats=20, num_samples=50, seed=0
+    )
+    drawn, summed = result.rows
+    assert list(drawn.guide_variance_by_site) == ["z", "c", "y", "b"]
+    assert min(drawn.guide_variance_by_site.values()) > 0
+    assert summed.guide_variance_by_site["c"] == summed.guide_variance_by_site["b"] == 0
+    assert sum(drawn.guide_variance_by_site.values()) > 0.8 * drawn.guide_variance
+    assert "guide_variance_of_c" in result.to_dicts()[0]
+    assert "redrawn" in repr(result)
+    alone = pv.compare_elbos(
+        pair.model, pair.guide, x, estimators=["trace"], num_particles=[1], repeats=4, num_samples=50, by_site=False
+    )
+    assert alone.rows[0].guide_variance_by_site == {}
+
+
+def test_the_default_set_is_that_of_the_sites() -> None:
+    def names(pair: Any) -> list[str]:
+        x = pair.simulate(4)
+        result = pv.compare_elbos(
+            pair.model, pair.guide, x, num_particles=[1, 2], repeats=2, num_samples=20, by_site=False, seed=0
+        )
+        return list(dict.fromkeys(row.estimator for row in result.rows))
+
+    assert names(LinearGaussian()) == ["trace", "mean_field", "stl", "iwae", "dreg"]
+    assert names(Interleaved()) == ["trace", "vargrad", "vimco", "c=enum, b=enum"]
+    assert names(BitsAndClasses(bits=2, classes=0)) == ["trace", "vargrad", "vimco", "b=enum", "disarm", "rebar"]
+    assert names(BitsAndClasses(bits=8)) == ["trace", "vargrad", "vimco", "c=enum", "rebar"]
+
+
+def row(estimator: str, k: int, variance: float, seconds: float, **others: Any) -> EstimatorRow:
+    base = EstimatorRow(estimator, k, -1.0, 0.1, 0.5, 0.0, 0.0, 1.0, variance, 1.0, 1.0, seconds, 1)
+    errors = {"guide_variance_error": 0.05 * variance, "seconds_error": 0.01 * seconds}
+    return replace(base, **{**errors, **others})
+
+
+def test_a_recommendation_is_by_bound_and_says_what_is_open() -> None:
+    rows = [
+        row("trace", 1, 100.0, 1.0),
+        row("stl", 1, 30.0, 1.0),
+        row("stl", 10, 3.0, 4.0),
+        row("mean_field", 10, 3.1, 4.0),
+        row("gumbel", 1, 1e-3, 1.0, guide_bias=0.4, guide_bias_error=0.1),
+        row("miwae", 10, 1e-3, 1.0, bound="own"),
+        row("iwae", 1, 100.0, 1.0, bound="iwae"),
+        row("iwae", 10, 20.0, 4.0, bound="iwae"),
+        row("dreg", 10, 2.0, 4.0, bound="iwae"),
+    ]
+    advice = recommendation(rows)
+    assert [choice.bound for choice in advice.choices] == ["ELBO", "L_10"]
+    elbo, tight = advice.choices
+    assert (elbo.best.estimator, elbo.best.num_particles) == ("stl", 10)
+    assert elbo.best.value == pytest.approx(12.0)
+    assert elbo.best.low == pytest.approx(12.0 / elbo.best.high * 12.0)
+    assert [str(cost) for cost in elbo.undecided] == ["mean_field with K = 10"]
+    assert [cost.estimator for cost in elbo.others] == ["stl", "trace", "iwae"]
+    assert elbo.particles is not None
+    assert elbo.particles[:3] == (1, 10, pytest.approx(0.4))
+    assert (tight.best.estimator, tight.particles) == ("dreg", None)
+    text = "\n".join(advice.lines())
+    assert "they pay" in text
+    assert "Not decided against mean_field with K = 10" in text
+    assert "gumbel with K = 1 (guide 0.4 ± 0.1 of the gradient's norm)" in text
+    assert "of its own, which nothing here shares: miwae with K = 10" in text
+    assert advice["L_10"] is tight
+    with pytest.raises(KeyError, match="no bound 'L_5'"):
+        advice["L_5"]
+
+
+def test_an_estimator_without_noise_is_the_best() -> None:
+    advice = recommendation([row("trace", 1, 1.0, 1.0), row("y=enum", 1, 0.0, 9.0)])
+    assert advice["ELBO"].best.estimator == "y=enum"
+    assert advice["ELBO"].others[0].ratio == float("inf")
+
+
+def test_the_answer_is_right_where_it_is_known() -> None:
+    """At the posterior STL has no noise, and its cost is the least whatever the time."""
+    posterior: Any = LinearGaussian(seed=3).at_posterior()
+    x = posterior.simulate(8)
+    result = pv.compare_elbos(
+        posterior.model, posterior.guide, x, estimators=["trace", "stl"], num_particles=[1], repeats=10, seed=0
+    )
+    assert result.recommend()["ELBO"].best.estimator == "stl"
+    assert "For the ELBO: stl with K = 1" in repr(result)
+    assert result.recommend().to_dicts()[0]["estimator"] == "stl"
