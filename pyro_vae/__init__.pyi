@@ -30,6 +30,7 @@ from .evaluate.posterior_draws import to_xarray
 from .evaluate.preflight.report import preflight
 from .guides import AmortizedGuide
 from .models import VAE, Autoencoder, AuxiliaryVAE
+from .reports import report
 from .runs import load_pair, load_run, save_pair, train
 from .training import tracking
 from .training.checkpoints import Checkpoints
@@ -89,6 +90,7 @@ __all__ = [
     "priors",
     "reconstruct",
     "repair",
+    "report",
     "sample",
     "sample_quality",
     "save_pair",

@@ -27,6 +27,7 @@ _COMMANDS = {
     "sample": "Draw data from the prior of a run.",
     "quality": "Compare samples of a run with unseen data.",
     "reconstruct": "Reconstruct data with a run.",
+    "report": "Make one page to look at of a run, or of several side by side.",
     "runs": "List runs in a table, or show where two of them differ.",
     "list": "List models, data sets, estimators and parts by name.",
 }

@@ -1,0 +1,5 @@
+"""A run or a comparison as one page to look at; the latent explorer."""
+
+from pyro_vae.reports.reporting import Report, report
+
+__all__ = ["Report", "report"]
