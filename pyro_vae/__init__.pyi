@@ -30,7 +30,7 @@ from .evaluate.posterior_draws import to_xarray
 from .evaluate.preflight.report import preflight
 from .guides import AmortizedGuide
 from .models import VAE, Autoencoder, AuxiliaryVAE
-from .reports import report
+from .reports import explore, report
 from .runs import load_pair, load_run, save_pair, train
 from .training import tracking
 from .training.checkpoints import Checkpoints
@@ -72,6 +72,7 @@ __all__ = [
     "elbo",
     "encode",
     "evaluate",
+    "explore",
     "fit",
     "fit_local",
     "impute",

@@ -245,7 +245,7 @@ class TestPairsOfOnesOwn:
             "hidden": 8,
             "embedding_dim": 4,
         }
-        run = pv.train(pv.models.TextVAE(**sizes), data, out=tmp_path / "run", epochs=1, seed=0)
+        run = pv.train(pv.models.TextVAE(len(vocabulary), 9, **sizes), data, out=tmp_path / "run", epochs=1, seed=0)
         report = pv.report(run, text=vocabulary.decode, **FEW)
         assert "the cat sat ." in Parsed(report.page).text
 
