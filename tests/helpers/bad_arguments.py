@@ -34,7 +34,7 @@ NOT_CALLED = {
     *("SampleQualityMetrics", "FlowDistribution", "Pair", "Oracle", "Weighting", "inception_features", "Conditional"),
     *("Flow", "Likelihood", "bounded_exp", "soft_bound", "PhasedELBO", "SurrogateELBO", "TensorELBO", "register"),
     *("load_run", "Schedule", "adversarial", "generalization", "expected_log_mean", "ppca_log_prob", "TraceGraph"),
-    *("CalibrationRow", "Reliability"),
+    *("CalibrationRow", "Reliability", "explore"),
 }
 
 
