@@ -31,6 +31,7 @@ from .evaluate.preflight.report import preflight
 from .exporting import export
 from .guides import AmortizedGuide
 from .models import VAE, Autoencoder, AuxiliaryVAE
+from .reports import explore, report
 from .runs import load_pair, load_run, save_pair, train
 from .training import tracking
 from .training.checkpoints import Checkpoints
@@ -73,6 +74,7 @@ __all__ = [
     "encode",
     "evaluate",
     "export",
+    "explore",
     "fit",
     "fit_local",
     "impute",
@@ -91,6 +93,7 @@ __all__ = [
     "priors",
     "reconstruct",
     "repair",
+    "report",
     "sample",
     "sample_quality",
     "save_pair",

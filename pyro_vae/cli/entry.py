@@ -28,6 +28,8 @@ _COMMANDS = {
     "quality": "Compare samples of a run with unseen data.",
     "reconstruct": "Reconstruct data with a run.",
     "export": "Write the encoder and the decoder of a run for torch.export and ONNX.",
+    "report": "Make one page to look at of a run, or of several side by side.",
+    "explore": "Open a page to move in the latent space of a run.",
     "runs": "List runs in a table, or show where two of them differ.",
     "list": "List models, data sets, estimators and parts by name.",
 }

@@ -16,12 +16,13 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import data, elbo, plots
-from pyro_vae.cli.console import add_progress_option, draw, echo, look_here, only_main_prints, report
+from pyro_vae.cli.console import add_progress_option, draw, echo, look_here, only_main_prints, put, report
 from pyro_vae.cli.parser import Parser
 from pyro_vae.cli.signatures import add_options, argument_help
 from pyro_vae.distributed.ranks import Ranks, launch
 from pyro_vae.evaluate import reconstruct, sample
 from pyro_vae.pair.protocol import Pair
+from pyro_vae.reports import report as report_on
 from pyro_vae.runs import DATA_KEYS, LoadedRun, train
 from pyro_vae.runs.config import as_yaml, with_stable_paths
 from pyro_vae.runs.directory import CONFIG
@@ -38,7 +39,7 @@ _FIT_OPTIONS = [name for name in inspect.signature(fit).parameters if name not i
 # options that are not stored with the run
 _NOT_STORED = (
     *("config", "out", "overwrite", "progress", "resume", "trust", "checkpoint_steps", "checkpoint_minutes"),
-    *("devices", "num_nodes", "strategy"),
+    *("devices", "num_nodes", "strategy", "report"),
 )
 _MAY_CHANGE = ("epochs", "steps", "early_stopping", "device", "num_samples", "root", "rollbacks", "preflight")
 # help that the docstring of `fit` does not have
@@ -100,6 +101,9 @@ def _parser(model: str = _VAE) -> Parser:
         type=bool,
         default=False,
         help="With --resume: allow the run to name classes outside pyro_vae and torch.nn.",
+    )
+    group.add_argument(
+        "--report", type=bool, default=False, help="Also write report.html, a page to look at, to the run directory."
     )
     add_progress_option(group)
     return parser
@@ -314,7 +318,7 @@ def _is_program(path: str) -> bool:
 def _show(run: LoadedRun, options: Namespace, ranks: Ranks) -> None:
     """Report and draw, on the test data if there are any."""
     dataset = run.data()
-    split = next(name for name in ("test", "valid", "train") if getattr(dataset, name) is not None)
+    split: Any = next(name for name in ("test", "valid", "train") if getattr(dataset, name) is not None)
     chosen = getattr(dataset, split)
     with fork_rng(options.seed):
         args = chosen.to(run.device).args()
@@ -342,6 +346,9 @@ def _show(run: LoadedRun, options: Namespace, ranks: Ranks) -> None:
             echo(f"no pictures: {error}")
     if len(run.history):
         draw(run.history.plot(), run.path / "history")
+    if options.report:
+        made = report_on(run, split=split, num_samples=options.num_samples, seed=options.seed)
+        put(run.path / "report.html", made.page)
 
 
 def _means(generate: Callable[..., Tensor], *args: Any) -> Tensor:

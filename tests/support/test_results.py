@@ -49,6 +49,8 @@ from pyro_vae.evaluate import (
 )
 from pyro_vae.evaluate.disentanglement.report import SCORES
 from pyro_vae.oracles import LinearGaussian
+from pyro_vae.reports import Report
+from pyro_vae.reports.markup import join, page, table, tag
 from pyro_vae.runs.comparing import RunComparison
 from pyro_vae.runs.listing import RunRow, RunTable
 from pyro_vae.support.results import Result
@@ -173,6 +175,12 @@ def preflight(*issues: PreflightIssue) -> PreflightReport:
     return PreflightReport(list(issues), [(EVIL, "Normal", "Normal", "(6,)", "()", "data")])
 
 
+def reported(value: float | None = -9.0) -> Report:
+    row = {"name": EVIL, "elbo": value, "elbo_error": value and 0.1, "log_prob": value, "log_prob_error": value and 0.1}
+    content = join([tag("h1", "Report"), table(["run", "ELBO"], [[EVIL, value]]), tag("img", src="data:", alt=EVIL)])
+    return Report([row], page("Report", content, styles="", script=""), {EVIL: {"bound": EVIL}})
+
+
 # as they mostly are; with values that do not exist; of nothing
 RESULTS: dict[str, Callable[[], Result]] = {
     "Bound": bound,
@@ -222,6 +230,8 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "RunComparison": two_runs,
     "RunComparison of infinities": lambda: two_runs(-INF),
     "RunComparison of nothing": lambda: two_runs(None),
+    "Report": reported,
+    "Report of nothing": lambda: reported(None),
     "History": lambda: history(3.0, 2.0),
     "History of NaN": lambda: history(3.0, NAN, valid=None),
     "History of nothing": history,
@@ -269,7 +279,7 @@ def test_every_result_class_is_here() -> None:
 
     ours = {c for c in below(Result) - {Result} if c.__module__.startswith("pyro_vae")}
     assert {type(make()) for make in RESULTS.values()} == ours
-    assert len(ours) == 20
+    assert len(ours) == 21
 
 
 @every_result
@@ -322,7 +332,7 @@ def test_a_result_is_drawn(result: Callable[[], Result], tmp_path: Path) -> None
             assert ax.get_xlabel() or ax.get_ylabel() or not ax.get_yticks().size
 
 
-@every_result
+@pytest.mark.parametrize("result", [pytest.param(RESULTS[n], id=n) for n in RESULTS if not n.startswith("Report")])
 def test_a_page_holds_the_table_and_the_picture(result: Callable[[], Result], tmp_path: Path) -> None:
     found = result()
     text = found.save(tmp_path / "a.html").read_text()
