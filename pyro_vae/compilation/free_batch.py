@@ -15,8 +15,9 @@ from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.compilation.gradients import Recordable, unchecked
+from pyro_vae.compilation.effects import unchecked
 from pyro_vae.compilation.mode import recording
+from pyro_vae.compilation.recordable import Recordable
 from pyro_vae.support.random import fork_rng
 
 __all__ = [

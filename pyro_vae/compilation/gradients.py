@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import pyro
-import pyro.infer
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode
 
+from pyro_vae.compilation.effects import (
+    registered_params,
+    restored,
+    store_is_kept,
+    tensors_of,
+    unchecked,
+    untouched,
+)
 from pyro_vae.compilation.mode import recording
 from pyro_vae.compilation.reasons import why_not_compiled
+from pyro_vae.compilation.recordable import NumbersStay, Recordable, noted_backward
 from pyro_vae.compilation.rewrites import rewrite
-from pyro_vae.compilation.validation import unvalidated
 from pyro_vae.support.random import fork_rng
 
-__all__ = [
-    "CompiledGradients",
-    "Recordable",
-    "compile_graph",
-    "compiled_function",
-    "layout_of",
-    "modules_called",
-    "unchecked",
-]
+__all__ = ["CompiledGradients", "compile_graph", "compiled_function", "layout_of"]
 
 Loss = Callable[..., Tensor]
 
 PATIENCE = 50  # steps with another shape of batch before that shape gets a graph of its own
+UNASKED = 1000  # steps with a shape before it gets a graph where nobody has asked for compiled steps
 MAX_GRAPHS = 4
 MAX_NODES = 20_000  # the compiler would take minutes for an unrolled loop over particles
 CHECK_EVERY = 500  # steps between comparisons with the eager loss
@@ -44,6 +39,8 @@ class _Graph(NamedTuple):
     run: Callable[..., Any]
     state: list[Tensor]  # parameters, buffers and constants, which each call reads and may write
     params: list[Tensor]  # parameters with a gradient, in the order of the outputs
+    registered: list[Tensor]  # parameters that the programs register, with a gradient or without
+    num_values: int | None  # how many losses are returned together; None for a single one
 
 
 class CompiledGradients:
@@ -63,26 +60,37 @@ class CompiledGradients:
     with the reason in `reason`.
 
     Args:
-        loss: A differentiable function of the arguments that has already run eagerly, so that parameters exist; None if
-            the objective has no such function.
+        loss: A function of the arguments that has already run eagerly, so that parameters exist.
         objective: The objective that the loss belongs to. Its method `advance`, if it has one, is called before each
             compiled step, to update what the objective changes in Python from step to step. It changes its tensors in
             place.
         modules: The modules that the loss calls. A change of their train or eval mode needs a new graph.
         state: A result of `state()`: steps then run compiled or eagerly as they would have in that object.
         label: What warnings call the steps.
+        makes_gradients: Whether the loss is not to be differentiated, but calls `backward()` itself and returns
+            numbers, as Pyro's `loss_and_grads` does. The graph differentiates the tensors that it calls this of.
+
+    Attributes:
+        registered: The parameters that the programs register in the graph that ran last.
+        asked: Whether the user has asked for compiled steps. Otherwise a shape is compiled after 1000 steps, and no
+            warning says that it cannot be.
     """
 
     def __init__(
         self,
-        loss: Loss | None,
+        loss: Loss,
         objective: Any,
         modules: list[nn.Module],
         state: dict[str, Any] | None = None,
         label: str = "steps",
+        *,
+        makes_gradients: bool = False,
     ) -> None:
         self.objective, self.modules, self.label = objective, modules, label
         self.loss: Any = loss
+        self.makes_gradients = makes_gradients
+        self.registered: list[Tensor] = []
+        self.asked = True
         self.advance: Callable[[], None] | None = getattr(objective, "advance", None)
         self.reason: str | None = None
         self._graphs: dict[Any, _Graph] = {}
@@ -95,8 +103,6 @@ class CompiledGradients:
         if state is not None:
             self._calls, self.reason, self._seen_before = state["calls"], state["reason"], dict(state["seen"])
             self._compiled_before = set(state["graphs"])
-        elif loss is None:
-            self._give_up("the objective has no differentiable_loss, it computes its gradients itself")
 
     @property
     def num_graphs(self) -> int:
@@ -111,7 +117,7 @@ class CompiledGradients:
 
     def call(
         self, params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], scale: float | Tensor
-    ) -> Tensor | None:
+    ) -> Tensor | tuple[Tensor, ...] | None:
         """Add the gradients of `scale * loss` to the parameters' `.grad`; return the loss, or None."""
         if self.reason is not None:
             return None
@@ -129,10 +135,11 @@ class CompiledGradients:
             return None
         if self.advance is not None:
             self.advance()
-        loss, *grads = self._run(graph, leaves, scale)
+        values, grads = _split(self._run(graph, leaves, scale), graph)
         for param, grad in zip(graph.params, grads, strict=True):
             param.grad = grad if param.grad is None else param.grad.add_(grad)
-        return loss
+        self.registered = graph.registered
+        return values[0] if graph.num_values is None else tuple(values)
 
     def _run(self, graph: _Graph, leaves: list[Tensor], scale: float | Tensor) -> Any:
         with torch.no_grad():
@@ -159,8 +166,8 @@ class CompiledGradients:
             self._seen.clear()
             self._seen_before.clear()
         num_graphs = len(self._compiled_before) + len(self._graphs)
-        waits = self._seen[key] < PATIENCE or num_graphs >= MAX_GRAPHS
-        if num_graphs and waits and name not in self._compiled_before:
+        waits = self._seen[key] < (PATIENCE if self.asked else UNASKED) or num_graphs >= MAX_GRAPHS
+        if (num_graphs or not self.asked) and waits and name not in self._compiled_before:
             return None
         self._compiled_before.discard(name)
         graph = self._record(params, args, kwargs, leaves)
@@ -176,53 +183,68 @@ class CompiledGradients:
         if params:  # a scale on another device would make each step wait for a transfer
             self._scale = self._scale.to(params[0].device)
         used: list[Tensor] = []
+        number: list[int | None] = []
 
         def loss_and_gradients(scale: Tensor, *tensors: Tensor) -> list[Tensor]:
             inputs = iter(tensors)
             positional = [next(inputs) if isinstance(a, Tensor) else a for a in args]
             keywords = {name: next(inputs) if isinstance(a, Tensor) else a for name, a in kwargs.items()}
-            with _store_is_kept():
-                loss = self.loss(*positional, **keywords)
-            grads = torch.autograd.grad(loss * scale, trained, allow_unused=True)
+            value, total = self._value_and_total(positional, keywords)
+            grads = torch.autograd.grad(total * scale, trained, allow_unused=True)
             used.extend(p for p, grad in zip(trained, grads, strict=True) if grad is not None)
-            return [loss.detach(), *(grad for grad in grads if grad is not None)]
+            number.append(len(value) if isinstance(value, tuple) else None)
+            return [*_tensors(value), *(grad for grad in grads if grad is not None)]
 
         # otherwise running averages would include this batch twice
-        with unchecked(), fork_rng(), recording(), _restored(self._side_effects()), Recordable():
+        with untouched(self._side_effects()), registered_params() as registered, Recordable(), NumbersStay():
             module = make_fx(loss_and_gradients)(self._scale, *leaves)
         state = _lift(module)
         if len(module.graph.nodes) > MAX_NODES:
             raise ValueError(f"its graph has {len(module.graph.nodes)} operations (particles in a loop?)")
         with torch.no_grad():
             run = compile_graph(module, [self._scale, *leaves, *state])
-        return _Graph(run, state, used)
+        return _Graph(run, state, used, registered, number[0])
+
+    def _value_and_total(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, Tensor]:
+        """The loss, or losses, and what is to be differentiated."""
+        with store_is_kept():
+            if not self.makes_gradients:
+                value = self.loss(*args, **kwargs)
+                return value, value
+            with noted_backward() as noted:
+                value = self.loss(*args, **kwargs)
+        if not noted:
+            raise ValueError("the loss differentiates nothing")
+        return value, sum(noted[1:], start=noted[0])
 
     def _side_effects(self) -> list[Tensor]:
         """Tensors that an evaluation of the loss may change, besides gradients."""
         buffers = [b for module in self.modules for b in module.buffers(recurse=False)]
-        return [*buffers, *_tensors_of(self.objective)]
+        return [*buffers, *tensors_of(self.objective)]
 
     def _agrees(self, graph: _Graph, leaves: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the compiled and the eager loss agree on the same random numbers; gives up if not."""
         buffers = [tensor for tensor in graph.state if not tensor.requires_grad]
         with unchecked(), recording():
-            with fork_rng(), _restored(buffers):
-                compiled = self._run(graph, leaves, 1.0)[0]
-            with fork_rng(), torch.no_grad(), _restored(buffers), Recordable():
-                eager = self.loss(*args, **kwargs)
-        # the caller reports a loss that is not finite
-        if torch.allclose(compiled, eager.detach(), rtol=1e-2, atol=1e-2, equal_nan=True):
-            return True
-        self._give_up(
-            f"the compiled loss is {float(compiled):.6g}, the eager one is {float(eager):.6g}: the pair reads a value "
-            "that changes from step to step and is not a tensor, or draws random numbers outside torch"
-        )
-        return False
+            with fork_rng(), restored(buffers):
+                compiled = _split(self._run(graph, leaves, 1.0), graph)[0]
+            with fork_rng(), restored(buffers), Recordable(), NumbersStay(), noted_backward():
+                eager = _tensors(self.loss(*args, **kwargs))
+        for ours, theirs in zip(compiled, eager, strict=True):
+            # the caller reports a loss that is not finite
+            if not torch.allclose(ours, theirs.to(ours), rtol=1e-2, atol=1e-2, equal_nan=True):
+                self._give_up(
+                    f"the compiled loss is {float(ours):.6g}, the eager one is {float(theirs):.6g}: the pair reads a "
+                    "value that changes from step to step and is not a tensor, or draws random numbers outside torch"
+                )
+                return False
+        return True
 
     def _give_up(self, reason: str) -> None:
         self.reason = reason
         self._graphs.clear()
-        warnings.warn(f"{self.label} run eagerly, not compiled: {reason}", stacklevel=4)
+        if self.asked:
+            warnings.warn(f"{self.label} run eagerly, not compiled: {reason}", stacklevel=4)
 
 
 def compiled_function(f: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[..., Tensor]:
@@ -247,97 +269,15 @@ def compiled_function(f: Callable[..., Tensor], inputs: list[Tensor]) -> Callabl
     return lambda *tensors: run(*tensors, *state)
 
 
-@contextmanager
-def modules_called() -> Iterator[list[nn.Module]]:
-    """A context that yields a list, filled at its end with the modules that were called inside it."""
-    found: dict[int, nn.Module] = {}
-
-    def note(module: nn.Module, args: Any) -> None:
-        found[id(module)] = module
-
-    handle = register_module_forward_pre_hook(note)
-    modules: list[nn.Module] = []
-    try:
-        yield modules
-    finally:
-        handle.remove()
-        modules.extend(found.values())
+def _tensors(value: Any) -> list[Tensor]:
+    """The losses of a step without a gradient, a number as a tensor."""
+    return [torch.as_tensor(v).detach() for v in (value if isinstance(value, tuple) else (value,))]
 
 
-class Recordable(TorchFunctionMode):
-    """Replaces functions that branch on values, and random draws that the compiler would do in another way."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _REPLACED.get(func, func)(*args, **(kwargs or {}))
-
-
-def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
-    return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
-
-
-def _bernoulli(p: Tensor) -> Tensor:
-    return (torch.rand_like(p) < p).to(p)
-
-
-def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    return x * (torch.rand_like(x) >= p).to(x) / (1 - p) if training and p < 1 else x * float(not training)
-
-
-_REPLACED = {F.one_hot: _one_hot, torch.bernoulli: _bernoulli, F.dropout: _dropout}
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Within it neither Pyro nor distributions check values, and recurrent networks consist of what can be compiled."""
-    backend: Any = torch.backends.mkldnn
-    before, backend.enabled = backend.enabled, False
-    try:
-        with pyro.validation_enabled(False), unvalidated():
-            yield
-    finally:
-        backend.enabled = before
-
-
-@contextmanager
-def _store_is_kept() -> Iterator[None]:
-    """Refuse a loss that puts other tensors in place of parameters, as no graph can; the parameters are put back.
-
-    Raises:
-        ValueError: Naming a parameter.
-    """
-    store: Any = pyro.get_param_store()
-    before = store.get_state()
-    held = dict(before["params"])
-    yield
-    replaced = [name for name, param in store.named_parameters() if name in held and param is not held[name]]
-    if replaced:
-        store.set_state(before)
-        raise ValueError(
-            f"the loss gives the parameter {replaced[0]!r} of Pyro's store another tensor at each step, as the "
-            "decaying average of a baseline does"
-        )
-
-
-@contextmanager
-def _restored(tensors: list[Tensor]) -> Iterator[None]:
-    """A context at whose end tensors get back the values that they had at its start."""
-    # nothing writes to an expanded tensor, and nothing can
-    written = [t for t in tensors if not any(s == 0 and n > 1 for s, n in zip(t.stride(), t.shape, strict=True))]
-    before = [t.detach().clone() for t in written]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, value in zip(written, before, strict=True):
-                tensor.copy_(value)
-
-
-def _tensors_of(objective: Any) -> list[Tensor]:
-    """Tensors that an objective, or one that it wraps, has as attributes or in dictionaries."""
-    attributes = list(getattr(objective, "__dict__", {}).values())
-    values = [v for a in attributes for v in (a.values() if isinstance(a, dict) else (a,))]
-    inner = [t for v in values if isinstance(v, pyro.infer.ELBO) for t in _tensors_of(v)]
-    return [v for v in values if isinstance(v, Tensor)] + inner
+def _split(outputs: Any, graph: _Graph) -> tuple[list[Tensor], list[Tensor]]:
+    """The losses and the gradients among the outputs of a graph."""
+    number = 1 if graph.num_values is None else graph.num_values
+    return list(outputs[:number]), list(outputs[number:])
 
 
 def compile_graph(module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:

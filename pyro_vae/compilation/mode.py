@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
-__all__ = ["is_recording", "recording"]
+__all__ = ["Compile", "is_recording", "recording"]
+
+Compile = bool | Literal["auto"]
 
 
 _recording = False

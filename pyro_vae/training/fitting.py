@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pyro.infer
 import torch
 from pyro.infer import TraceEnum_ELBO
+from pyro.optim import PyroOptim
 
 from pyro_vae import elbo as elbos
 from pyro_vae.compilation.precision import Precision
@@ -67,7 +68,7 @@ def fit(
     accumulate: int = 1,
     lr: float = 1e-3,
     lr_schedule: LRSchedule = "constant",
-    optim: OptimizerFactory | None = None,
+    optim: OptimizerFactory | PyroOptim | None = None,
     clip_norm: float | None = None,
     num_particles: int = 1,
     kl_weight: float | elbos.Schedule | Callable[[float], float] = 1.0,
@@ -112,7 +113,8 @@ def fit(
         lr: Learning rate.
         lr_schedule: Schedule of the learning rate over the run: "constant", "linear" or "cosine" (both to zero), or a
             function that maps the completed fraction of the run, in [0, 1], to a factor.
-        optim: A function `params -> torch.optim.Optimizer`. Default: fused Adam at rate `lr`.
+        optim: A function `params -> torch.optim.Optimizer`, or a `pyro.optim.PyroOptim`, which has its own rates and
+            whose scheduler is stepped after each epoch. Default: fused Adam at rate `lr`.
         clip_norm: Rescale the gradient (of the mean loss) to at most this norm.
         num_particles: Samples from the guide per datum and step.
         kl_weight: Weight of the KL in the objective: a number (beta), a `pv.elbo.Warmup` or `pv.elbo.Cyclical`, or a

@@ -18,6 +18,7 @@ from pyro_vae.training.checkpoints.signals import StopRequest
 from pyro_vae.training.history import Epoch
 from pyro_vae.training.monitor import Monitor
 from pyro_vae.training.nonfinite import LossCheck, NonFiniteLoss
+from pyro_vae.training.pyro_optimizers import step_scheduler
 from pyro_vae.training.rollback import Rollbacks
 from pyro_vae.training.schedules import Schedules
 from pyro_vae.training.state import TrainState
@@ -97,6 +98,7 @@ class Run:
             seconds=self.checkpointer.seconds,
             **self.monitor.measure(),
         )
+        step_scheduler(state.svi.pyro_optim, epoch.loss)
         state.history.epochs.append(epoch)
         self.advance(0, _status(epoch))
         if self.schedules.is_settled(state.epoch, state.step):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from pyro_vae.training.pyro_optimizers import MergedOptimizer
 from pyro_vae.training.scaling import LossScaler
 
 __all__ = ["OptimizerFactory", "Updater", "fused_adam", "updater_for"]
@@ -28,11 +28,12 @@ class Updater(ABC):
 
     def __init__(self) -> None:
         self.owned: list[Tensor] = []
+        self._registered: dict[Tensor, None] = {}  # since the last update
 
     @property
     @abstractmethod
     def optimizer(self) -> torch.optim.Optimizer | None:
-        """The torch optimizer; None before the first parameters are known, and for an optimizer of Pyro."""
+        """The torch optimizer; None before the first parameters are known."""
 
     @property
     def params(self) -> list[Tensor]:
@@ -47,6 +48,10 @@ class Updater(ABC):
     def own(self, params: list[Tensor]) -> None:
         """Add parameters that the pair has registered for the first time."""
         self.owned += params
+
+    def note(self, registered: Iterable[Tensor]) -> None:
+        """Note the parameters that the programs have registered in the run whose gradients come next."""
+        self._registered.update(dict.fromkeys(registered))
 
     def reorder(self, params: Iterable[Tensor]) -> None:
         """Put the parameters into this order, in which the norm of the gradient is summed."""
@@ -63,6 +68,7 @@ class Updater(ABC):
 
     def zero_grad(self) -> None:
         """Clear the gradients."""
+        self._registered.clear()
         for param in self.trained:
             param.grad = None
 
@@ -114,22 +120,29 @@ class _LazyOptimizer(Updater):
             group["lr"] = group["lr"] * self._lr
         return self._optimizer
 
+    def note(self, registered: Iterable[Tensor]) -> None:
+        """Note the parameters that the programs have registered in the run whose gradients come next."""
+        self._registered.update(dict.fromkeys(registered))
+
     def reorder(self, params: Iterable[Tensor]) -> None:
         if self._optimizer is None:
             super().reorder(params)
 
 
-class _PyroOptimizer(Updater):
-    """An optimizer of Pyro, which has a torch optimizer for each parameter."""
+class _PyroUpdater(Updater):
+    """An optimizer of Pyro, which updates what the programs register in a step."""
 
-    optimizer = None
-
-    def __init__(self, optimizer: PyroOptim) -> None:
+    def __init__(self, optim: PyroOptim) -> None:
         super().__init__()
-        self._pyro: Any = optimizer
+        self._merged = MergedOptimizer(optim)
+
+    @property
+    def optimizer(self) -> MergedOptimizer | None:
+        self._merged.add(self.owned)
+        return self._merged if self.owned else None
 
     def _step(self, scaler: LossScaler) -> None:
-        self._pyro([p for p in self.owned if p.grad is not None])
+        self._merged.update([p for p in self.owned if p in self._registered])
 
 
 def updater_for(optim: torch.optim.Optimizer | PyroOptim | OptimizerFactory, lr: float = 1.0) -> Updater:
@@ -137,5 +150,5 @@ def updater_for(optim: torch.optim.Optimizer | PyroOptim | OptimizerFactory, lr:
     if isinstance(optim, torch.optim.Optimizer):
         return _GivenOptimizer(optim)
     if isinstance(optim, PyroOptim):
-        return _PyroOptimizer(optim)
+        return _PyroUpdater(optim)
     return _LazyOptimizer(optim, lr)

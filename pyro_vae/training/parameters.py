@@ -19,12 +19,14 @@ class ParameterRegistry(Messenger):
 
     Attributes:
         names: The name of each parameter in Pyro's store, in the order in which they were first seen.
+        latest: The parameters that were registered since it was cleared.
         shadowed: Tensors that a program passed to `pyro.param` under a name that Pyro's store has for another tensor.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.names: dict[Tensor, str] = {}
+        self.latest: dict[Tensor, None] = {}
         self.shadowed: dict[str, Tensor] = {}
         self._programs: dict[Tensor, set[str]] = {}
         self._running: str | None = None
@@ -77,6 +79,7 @@ class ParameterRegistry(Messenger):
         if found not in self.names and (text := stale(msg, found)):
             raise ValueError(text)
         self.names.setdefault(found, msg["name"])
+        self.latest[found] = None
         if self._running is not None:
             self._programs.setdefault(found, set()).add(self._running)
         offered = offered_tensor(msg)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.compilation.gradients import CompiledGradients, modules_called
+from pyro_vae.compilation.effects import modules_called
+from pyro_vae.compilation.gradients import CompiledGradients
+from pyro_vae.compilation.mode import Compile
 from pyro_vae.training.optimizers import Updater
 from pyro_vae.training.parameters import ParameterRegistry
 from pyro_vae.training.phases import BoundPhase, Phases
@@ -50,25 +52,29 @@ class PhaseStepper:
         self._modules: list[nn.Module] = []
         self._owned: set[Tensor] = set()
 
-    def gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float, compile: bool) -> Any:
+    def gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float, compile: Compile) -> Any:
         """Add the gradient of `scale * loss` to the parameters' `.grad`; returns the loss.
 
-        `compile`: use a compiled graph, which is made after the loss has run eagerly once.
+        `compile`: use a compiled graph, which is made after the loss has run eagerly once; "auto": after 1000 times.
 
         Raises:
             ValueError: If the loss depends on no parameter of the phase, or on a network whose name Pyro's store has
                 for another one.
         """
         if compile and self.compiled is not None:
+            self.compiled.asked = compile is True
             self.own()
             owned = self.updater.owned
             loss = self.compiled.call(owned, args, kwargs, self._scaler.factor(scale, owned))
             if loss is not None:
+                self.updater.note(self.compiled.registered)
                 return loss
-        with self._registry, self._noting_modules(compile and self.compiled is None):
+        self._registry.latest.clear()
+        with self._registry, self._noting_modules(bool(compile) and self.compiled is None):
             loss = self._forward(args, kwargs)
         self._register_critics()
         self.own()
+        self.updater.note(self._registry.latest)
         loss = self._backward(loss, scale)
         if compile and self.compiled is None:
             self.compiled = self._compiled_gradients()
@@ -158,8 +164,15 @@ class PhaseStepper:
         self._modules = modules
 
     def _compiled_gradients(self, state: dict[str, Any] | None = None) -> CompiledGradients:
-        loss = None if self._bound.makes_gradients else self.loss
-        return CompiledGradients(loss, self._phases.objective, self._modules, state, self._bound.label)
+        bound = self._bound
+        return CompiledGradients(
+            self.loss,
+            self._phases.objective,
+            self._modules,
+            state,
+            bound.label,
+            makes_gradients=bound.makes_gradients,
+        )
 
 
 class OwnGradients(PhaseStepper):

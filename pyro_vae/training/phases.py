@@ -25,6 +25,13 @@ _NO_OWN_PARAMETERS = (
     "the guide with pyro.module, and make samples of the latents and means of the observations differentiable"
 )
 EVERYTHING = ("",)  # a prefix of every parameter's name
+# they compute what the classes above them do, by torch.jit: the steps here have a compiler of their own
+_TRACED = (
+    pyro.infer.JitTrace_ELBO,
+    pyro.infer.JitTraceMeanField_ELBO,
+    pyro.infer.JitTraceEnum_ELBO,
+    pyro.infer.JitTraceGraph_ELBO,
+)
 
 
 @dataclass(frozen=True)
@@ -86,10 +93,10 @@ def _bind_phase(phase: Phase, model: Program, guide: Program) -> BoundPhase:
 
 def _single_phase(loss: Any, model: Program, guide: Program) -> BoundPhase:
     # Pyro's own RenyiELBO and TraceGraph_ELBO have no loss that can be differentiated
-    function = getattr(loss, "differentiable_loss", None) if isinstance(loss, pyro.infer.ELBO) else loss
+    function = _method(loss, "differentiable_loss") if isinstance(loss, pyro.infer.ELBO) else loss
     return BoundPhase(
         Phase("loss", loss, EVERYTHING),
-        _bind(loss.loss_and_grads if function is None else function, model, guide),
+        _bind(_method(loss, "loss_and_grads") if function is None else function, model, guide),
         _bind(loss_of(loss), model, guide),
         "steps",
         _NO_PARAMETERS,
@@ -102,6 +109,14 @@ def loss_of(objective: Any) -> Callable[..., Any]:
     bound: Any = objective
     function: Callable[..., Any] = bound.loss if isinstance(objective, pyro.infer.ELBO) else objective
     return function
+
+
+def _method(elbo: pyro.infer.ELBO, name: str) -> Any:
+    """A method of an objective, without the tracing of Pyro's `Jit...` classes; None if it has none of this name."""
+    for kind in type(elbo).__mro__:
+        if name in vars(kind) and kind not in _TRACED:
+            return vars(kind)[name].__get__(elbo)
+    return None
 
 
 def _ignore(params: Mapping[str, Tensor]) -> None:

@@ -117,6 +117,8 @@ class Schedules:
 
     def set_lr(self, svi: SVI, epochs: float, step: int, factor: float) -> None:
         """Set the learning rates to their values after this number of epochs and steps, times `factor`."""
+        if svi.pyro_optim is not None:  # its rates change by its own decay and schedulers
+            return
         factor = self._lr_factor(self.length.fraction(epochs, step)) * factor
         for group in (group for optimizer in svi.optimizers for group in optimizer.param_groups):
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor

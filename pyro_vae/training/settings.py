@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pyro.optim import PyroOptim
+
 from pyro_vae.compilation.precision import Precision, precision_dtype
 from pyro_vae.elbo import PhasedELBO
 from pyro_vae.support.arguments import count, flag, real, seed
@@ -57,6 +59,18 @@ class Settings:
         flag("compile", self.compile, "auto")
         lr_factor(self.lr_schedule)
         precision_dtype(self.precision)
+        self._check_pyro_optim()
+
+    def _check_pyro_optim(self) -> None:
+        if not isinstance(self.optim, PyroOptim):
+            return
+        if self.lr_schedule != "constant" or self.rollbacks:
+            name = "rollbacks" if self.rollbacks else "lr_schedule"
+            raise ValueError(
+                f"{name} sets the learning rate, which an optimizer of Pyro sets itself: leave it out and use a "
+                "scheduler of pyro.optim, which is stepped after each epoch, or give optim=lambda params: ..., which "
+                "makes an optimizer of torch"
+            )
 
     def check_objective(self, objective: Any) -> None:
         """Refuse settings that do not fit an objective.
@@ -127,6 +141,10 @@ def describe_change(name: str, before: Any, now: Any) -> str:
 
 def describe(setting: Any) -> Any:
     """A setting in a form that another process can compare: a function becomes its import path."""
+    if isinstance(setting, PyroOptim):
+        made: Any = setting
+        options = [describe(made.pt_optim_args) if callable(made.pt_optim_args) else str(made.pt_optim_args)]
+        return [type(made).__name__, describe(made.pt_optim_constructor), *options, str(made.pt_clip_args)]
     if isinstance(setting, functools.partial):
         return [describe(setting.func), list(map(describe, setting.args)), str(setting.keywords)]
     if callable(setting) and hasattr(setting, "__qualname__"):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.compilation.mode import recording
+from pyro_vae.compilation.mode import Compile, recording
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.parameters import ParameterRegistry
 from pyro_vae.training.phase_stepper import PhaseStepper
@@ -52,11 +52,11 @@ class Stepper:
         """The optimizers made so far, in the order of the phases."""
         return [s.updater.optimizer for s in self.steppers if s.updater.optimizer is not None]
 
-    def gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float, compile: bool) -> Any:
+    def gradients(self, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float, compile: Compile) -> Any:
         """Run the phases; the gradients of the last one stay in `.grad`.
 
         Returns the loss of the last phase, or NaN if that of an earlier one is not finite. `compile`: compile each
-        phase after it has run once.
+        phase after it has run once; "auto": after 1000 times.
 
         Raises:
             ValueError: If the loss of a phase depends on none of its parameters.
@@ -129,7 +129,7 @@ class Stepper:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         scale: float,
-        compile: bool,
+        compile: Compile,
         finite: Tensor | None,
     ) -> Tensor:
         loss = stepper.gradients(args, kwargs, scale, compile)

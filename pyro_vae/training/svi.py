@@ -13,6 +13,7 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from pyro_vae.compilation.mode import Compile
 from pyro_vae.compilation.precision import Precision, networks_in, precision_dtype
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.elbo import MeanField, PhasedELBO
@@ -75,10 +76,11 @@ class SVI:
             -> tensor`. Summed over the data, as in Pyro. The attribute `objective` is what was given here; `loss`,
             `loss_and_grads` and `optim` are those of `pyro.infer.SVI`.
         clip_norm: Rescale the gradient to at most this norm, if given.
-        compile: Record loss and gradients of the pair after the first step and compile the graph, which takes 10 to
-            30 seconds. A loss that cannot be compiled runs eagerly, after a warning with the reason. `.compile` may be
-            set between steps, and `.compilation` says whether steps run compiled. See `pyro_vae.compilation` for what
-            is recorded and how it is checked.
+        compile: Record loss and gradients of the pair and compile the graph, which takes 10 to 30 seconds, or some
+            three where an earlier process has compiled the same. True: after the first step; a loss that cannot be
+            compiled then runs eagerly, after a warning with the reason. "auto": after 1000 steps with arguments of the
+            same shape, and without a warning. `.compile` may be set between steps, and `.compilation` says whether
+            steps run compiled. See `pyro_vae.compilation` for what is recorded and how it is checked.
         precision: "float32", "bfloat16" or "float16": what the networks (every `nn.Module`) compute in. Everything
             outside them, such as log-probabilities and their sums, stays in float32. "float16" scales the loss.
 
@@ -109,11 +111,11 @@ class SVI:
         loss: pyro.infer.ELBO | Callable[..., Any] | None = None,
         *,
         clip_norm: float | None = None,
-        compile: bool = False,
+        compile: Compile = "auto",
         precision: Precision = "float32",
     ) -> None:
         self.model, self.guide = function("model", model), function("guide", guide)
-        self.clip_norm, self.compile = clip_norm, flag("compile", compile)
+        self.clip_norm, self.compile = clip_norm, flag("compile", compile, "auto")
         self.objective: Any = MeanField() if loss is None else loss
         self.optim = fused_adam() if optim is None else optim
         self.pyro_optim = optim if isinstance(optim, PyroOptim) else None
@@ -168,8 +170,8 @@ class SVI:
 
     @property
     def lr(self) -> float:
-        """The current learning rate; NaN without an optimizer of torch, and before it is made."""
-        return float(self.optimizer.param_groups[0]["lr"]) if self.optimizer else math.nan
+        """The current learning rate, of the first parameter if it has one of its own; NaN before it is known."""
+        return float(self.optimizer.param_groups[0].get("lr", math.nan)) if self.optimizer else math.nan
 
     @property
     def compilation(self) -> Compilation:
@@ -179,7 +181,8 @@ class SVI:
             return Compilation(0, "no step was made yet" if self.compile else "compile=False")
         graphs = sum(c.num_graphs for c in compiled.values())
         reasons = [f"{c.label} run eagerly: {c.reason}" for c in compiled.values() if c.reason is not None]
-        waiting = "" if graphs else "nothing was recorded yet: the first step runs eagerly"
+        first = "1000 steps with arguments of one shape run" if self.compile == "auto" else "step runs"
+        waiting = "" if graphs else f"nothing was recorded yet: the first {first} eagerly"
         return Compilation(graphs, "; ".join(reasons) or waiting)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import pyro.infer
 import pytest
 import torch
 from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae.compilation import gradients as compiled
+from pyro_vae.compilation.recordable import Recordable
 from pyro_vae.oracles import BitsAndClasses, Discrete, LinearGaussian, TopDownChain
 from pyro_vae.support.random import fork_rng
 
@@ -38,12 +41,12 @@ def assert_same_gradients(model: Any, guide: Any, make: Callable[[], Any], *args
         found = []
         for svi in (first, second):
             # Bernoulli draws are made in another way in a graph
-            with fork_rng(step), pyro.validation_enabled(False), compiled.Recordable():
+            with fork_rng(step), pyro.validation_enabled(False), Recordable():
                 loss = svi.gradients(args, scale=0.25)
             found.append((loss, grads_of(svi)))
             svi.zero_grad()
         (loss, grads), (our_loss, ours) = found
-        torch.testing.assert_close(our_loss, loss, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(our_loss, loss.to(our_loss), rtol=1e-5, atol=1e-5)
         assert set(ours) == set(grads)
         for name in grads:
             scale = float(grads[name].abs().max())
@@ -315,17 +318,42 @@ def test_a_late_change_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
         svi.step(x)
 
 
-def test_objectives_without_a_tensor_loss() -> None:
+def test_objectives_of_ones_own_that_make_their_gradients() -> None:
+    """Numbers read with `item()` and calls of `backward()` stay in the graph; a `backward` with arguments does not."""
+
+    class Own(pyro.infer.ELBO):
+        options: Any = {}  # noqa: RUF012
+
+        def _get_trace(self, *args: Any) -> Any:
+            raise AssertionError
+
+        def loss(self, model: Any, guide: Any, *args: Any) -> float:
+            return float(pyro.infer.Trace_ELBO().loss(model, guide, *args))
+
+        def loss_and_grads(self, model: Any, guide: Any, *args: Any) -> float:
+            total = 0.0
+            for weight in (0.25, 0.75):
+                part = weight * pyro.infer.Trace_ELBO().differentiable_loss(model, guide, *args)
+                part.backward(**self.options)
+                total += part.item()
+            return total
+
+    class Kept(Own):
+        options: Any = {"create_graph": True}  # noqa: RUF012
+
     pair = LinearGaussian()
-    svi = pv.SVI(pair.model, pair.guide, loss=pyro.infer.RenyiELBO(alpha=0.5, num_particles=2), compile=True)
-    with pytest.warns(UserWarning, match="no differentiable_loss"):
+    assert_same_gradients(pair.model, pair.guide, Own, pair.simulate(5))
+    svi = pv.SVI(pair.model, pair.guide, loss=Kept(), compile=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using backward")
         svi.step(pair.simulate(5))
-    svi.step(pair.simulate(5))
+        with pytest.warns(UserWarning, match=r"calls backward\(\), with more arguments"):
+            svi.step(pair.simulate(5))
 
 
 def test_what_is_said_of_compilation() -> None:
     pair, x = LinearGaussian(), LinearGaussian().simulate(5)
-    assert repr(pv.SVI(pair.model, pair.guide).compilation) == "not compiled: compile=False"
+    assert repr(pv.SVI(pair.model, pair.guide, compile=False).compilation) == "not compiled: compile=False"
     svi = pv.SVI(pair.model, pair.guide, compile=True)
     for expected in (
         "not compiled: no step was made yet",
@@ -335,6 +363,27 @@ def test_what_is_said_of_compilation() -> None:
         svi.step(x)
     assert repr(svi.compilation) == "compiled, 1 graph"
     assert svi.compilation
+
+
+def test_unasked_after_a_thousand_steps_and_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "UNASKED", 4)
+    pair, x = LinearGaussian(), LinearGaussian().simulate(5)
+    svi = pv.SVI(pair.model, pair.guide)
+    graphs = []
+    for _ in range(7):
+        svi.step(x)
+        graphs.append(svi.compilation.graphs)
+    assert graphs == [0, 0, 0, 0, 1, 1, 1]  # the first step makes the recorder
+
+    def looks(model: Any, guide: Any, x: Tensor) -> Tensor:
+        assert float(x.sum()) < 1e6
+        loss: Tensor = pyro.infer.Trace_ELBO().differentiable_loss(model, guide, x)
+        return loss
+
+    svi = pv.SVI(pair.model, pair.guide, loss=looks)
+    for _ in range(7):
+        svi.step(x)
+    assert "looks at the values" in svi.compilation.reason or "depends on the values" in svi.compilation.reason
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

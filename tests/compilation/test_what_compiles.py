@@ -117,20 +117,23 @@ def test_what_is_to_blame_is_named() -> None:
             z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
             pyro.sample("x", Checked(z, 1.0).to_event(1), obs=x)
 
-    @pyro.infer.config_enumerate
-    def enumerated(x: Tensor) -> None:
-        locs = pyro.param("locs", torch.tensor([1.0, 9.0]))
-        with pyro.plate("data", len(x)):
-            k = pyro.sample("k", dist.Categorical(torch.ones(2)))
-            pyro.sample("x", dist.Normal(locs[k], 1.0), obs=x[:, 0])
+    def unrolled(x: Tensor) -> None:
+        rows: Any = pyro.plate("rows", len(x), subsample_size=2)  # a loop over rows drawn at random
+        for i in rows:
+            z = pyro.sample(f"z{i}", dist.Normal(0.0, 1.0))
+            pyro.sample(f"x{i}", dist.Normal(z, 1.0), obs=x[i, 0])
+
+    def unrolled_guide(x: Tensor) -> None:
+        for i in pyro.plate("rows", len(x), subsample_size=2):
+            pyro.sample(f"z{i}", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
 
     pyro.clear_param_store()
     svi = pv.SVI(checked, guide, loss=pv.elbo.make("trace"), compile=True)
     svi.step(x)
     with pytest.warns(UserWarning, match=r"values of tensors .* of test_what_compiles.py: `return super\(\).log_prob"):
         svi.step(x)
-    enum = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)
-    svi = pv.SVI(enumerated, lambda x: None, loss=enum, compile=True)
+    pyro.clear_param_store()
+    svi = pv.SVI(unrolled, unrolled_guide, loss=pyro.infer.Trace_ELBO(), compile=True)
     svi.step(x)
-    with pytest.warns(UserWarning, match=r"Pyro's compute_expectation \(pyro/infer/util.py\) looks at the values"):
+    with pytest.warns(UserWarning, match=r"Pyro's __iter__ \(pyro/poutine/indep_messenger.py\)"):
         svi.step(x)

@@ -16,7 +16,7 @@ from pyro.optim import Adam  # type: ignore[attr-defined]
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.compilation import gradients as compiled
+from pyro_vae.compilation.recordable import Recordable
 from pyro_vae.support.random import fork_rng
 from tests.helpers.resuming import assert_resumes_exactly
 
@@ -88,7 +88,7 @@ def test_compiled_steps_are_eager_steps(x: Tensor, family: str) -> None:
     for step in range(3):
         found = []
         for svi in steppers:
-            with fork_rng(step), pyro.validation_enabled(False), compiled.Recordable():
+            with fork_rng(step), pyro.validation_enabled(False), Recordable():
                 loss = svi.gradients((x,), scale=1.0)
             found.append((loss, {name: p.grad.clone() for name, p in svi.params.items() if p.grad is not None}))
             svi.zero_grad()

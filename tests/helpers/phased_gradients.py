@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.compilation import gradients as compiled
+from pyro_vae.compilation.recordable import Recordable
 from pyro_vae.support.random import fork_rng
 
 
@@ -32,7 +32,7 @@ def run(svi: pv.SVI, batch: tuple[Tensor, ...], steps: int) -> list[Tensor]:
     losses = []
     for step in range(steps):
         # Bernoulli draws are made in another way in a graph
-        with fork_rng(step), pyro.validation_enabled(False), compiled.Recordable():
+        with fork_rng(step), pyro.validation_enabled(False), Recordable():
             losses.append(svi.gradients(batch, scale=0.25))
             svi.update()
     return losses

@@ -15,7 +15,7 @@ from pyro.infer import autoguide as auto
 from torch import Tensor
 
 from tests.programs.entry import SCORE, Pair, program
-from tests.programs.of_enumeration import DISCRETE, EXPECTATION, LOCS, MIXTURE, NO_LATENT, PARALLEL, WEIGHTS, mixture
+from tests.programs.of_enumeration import DISCRETE, LOCS, MIXTURE, NO_LATENT, PARALLEL, WEIGHTS, mixture
 
 X = torch.tensor([0.4, -1.2, 2.0, 0.1, -0.5, 1.3])
 N = len(X)
@@ -97,7 +97,7 @@ def auto_messenger() -> Pair:
     return Pair(local, guide, (X,), exact=LOG_P)
 
 
-@program(DISCRETE | {"posterior_samples": NO_LATENT, "compiled": EXPECTATION}, elbos=SCORE, estimator="enum")
+@program(DISCRETE | {"posterior_samples": NO_LATENT}, elbos=SCORE, estimator="enum")
 def auto_discrete() -> Pair:
     """AutoDiscreteParallel"""
     guide = auto.AutoDiscreteParallel(mixture)

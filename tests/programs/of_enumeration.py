@@ -15,12 +15,10 @@ from tests.programs.entry import SCORE, Pair, program
 X = torch.tensor([0.4, -1.2, 2.0, 0.1, -0.5, 1.3])
 LOCS, WEIGHTS = torch.tensor([-1.0, 1.5]), torch.tensor([0.4, 0.6])
 PARALLEL: Any = {"enumerate": "parallel"}
-EXPECTATION = "Pyro's compute_expectation (pyro/infer/util.py) looks at the values of tensors"
 NO_LATENT = "the model samples no latent site"
 DISCRETE = {"fit_local": "is discrete ("}
 SUMMED = ("Trace_ELBO", "RenyiELBO", "TraceEnum_ELBO")  # Pyro's others ask for a guide of each latent
 ALONE = {
-    "compiled": EXPECTATION,
     "latent_report": "the guide samples no latent site",
     "fit_local": "the model has no latent site",
     "posterior_samples": NO_LATENT,
@@ -39,7 +37,7 @@ def mixture(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(LOCS[c], 1.0), obs=x)
 
 
-@program(DISCRETE | {"compiled": EXPECTATION, "posterior_samples": NO_LATENT}, elbos=SCORE, estimator="enum")
+@program(DISCRETE | {"posterior_samples": NO_LATENT}, elbos=SCORE, estimator="enum")
 def in_the_guide() -> Pair:
     """a categorical latent, enumerated in the guide"""
 
@@ -69,7 +67,7 @@ def in_the_model_alone() -> Pair:
     return Pair(model, nothing, (X,), exact=MIXTURE, plain=Pair(plain, nothing, (X,)))
 
 
-@program({"compiled": EXPECTATION}, elbos=(*SUMMED, "ReweightedWakeSleep"), estimator="enum")
+@program({}, elbos=(*SUMMED, "ReweightedWakeSleep"), estimator="enum")
 def in_the_model_beside_a_latent() -> Pair:
     """a mixture summed out in the model, a normal latent in the guide"""
 
@@ -100,7 +98,7 @@ def hierarchical(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
-@program(DISCRETE | {"compiled": EXPECTATION}, elbos=SCORE, estimator="enum")
+@program(DISCRETE, elbos=SCORE, estimator="enum")
 def in_both() -> Pair:
     """a category and a normal latent given it"""
 
@@ -113,7 +111,7 @@ def in_both() -> Pair:
     return Pair(hierarchical, guide, (X,), exact=WIDE)
 
 
-@program(DISCRETE | {"compiled": EXPECTATION}, elbos=SCORE, estimator="enum")
+@program(DISCRETE, elbos=SCORE, estimator="enum")
 def in_another_order() -> Pair:
     """the category given the normal latent in the guide, the other way round in the model"""
 

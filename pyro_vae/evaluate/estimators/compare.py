@@ -233,7 +233,7 @@ def _expand_estimators(estimators: Estimators, num_particles: Iterable[int]) -> 
         raise ValueError(f"num_particles must be positive numbers, got {counts}")
     labels = list(estimators) if isinstance(estimators, Mapping) else [elbos.label(e) for e in estimators]
     given = estimators.values() if isinstance(estimators, Mapping) else estimators
-    objects = [each if isinstance(each, str | Mapping) else elbos.make(each) for each in given]
+    objects: list[Any] = [each if isinstance(each, str | Mapping) else elbos.make(each) for each in given]
     for label, estimator in zip(labels, objects, strict=True):
         named = isinstance(estimator, str | Mapping)
         bound = elbos.bound_of(estimator) if isinstance(estimator, str) else getattr(estimator, "bound", "elbo")

@@ -15,6 +15,7 @@ from pyro_vae.elbo import PhasedELBO
 from pyro_vae.pair.names import without_count
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.support.snapshots import Snapshot, prefixed, stripped
+from pyro_vae.training.pyro_optimizers import MergedOptimizer
 from pyro_vae.training.svi import SVI
 
 __all__ = ["load_svi_state", "objective_values", "svi_state"]
@@ -39,7 +40,7 @@ def svi_state(svi: SVI) -> Snapshot:
             }
             for group in optimizer.param_groups
         ]
-        optimizers.append({"state": numbers, "groups": groups})
+        optimizers.append({"state": numbers, "groups": groups, **_schedulers(optimizer, keys)})
     tensors |= prefixed("objective", _objective_tensors(svi.objective))
     if isinstance(svi.objective, PhasedELBO):
         tensors |= prefixed("phases", svi.objective.state_dict())
@@ -129,6 +130,13 @@ def _load_optimizers(svi: SVI, state: Snapshot, params: Mapping[str, Tensor]) ->
         for group in optimizer.param_groups:
             stored = groups.get(keys[id(group["params"][0])], {})
             group |= {k: v for k, v in stored.items() if k != "params"}
+        if isinstance(optimizer, MergedOptimizer):
+            optimizer.load_scheduler_states(saved.get("schedulers", {}), params)
+
+
+def _schedulers(optimizer: torch.optim.Optimizer, keys: dict[int, str]) -> dict[str, Any]:
+    found = optimizer.scheduler_states(keys) if isinstance(optimizer, MergedOptimizer) else {}
+    return {"schedulers": found} if found else {}
 
 
 def _device_for(name: str, param: Tensor) -> Any:
