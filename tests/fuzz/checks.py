@@ -71,6 +71,8 @@ def cases(program: Program, rng: random.Random) -> list[Case]:
     """The estimators that take a program."""
     pathwise = not any(s.discrete for s in program.latents)
     weight = rng.choice([1.0, 1.0, 0.4, 0.0])
+    if program.guide_only:
+        weight = 1.0  # of which the weight says nothing
     layout: dict[str, Any] = {"vectorize_particles": rng.choice([None, True, False])}
     k = rng.choice([2, 3])
 
@@ -122,7 +124,7 @@ def _enumerable(program: Program) -> bool:
 def _independent(program: Program) -> bool:
     """Whether the guide has discrete sites, and nothing in it reads one."""
     sites = program.sites
-    reads = {parent for s in program.latents for parent in s.parents["guide"]}
+    reads = {parent for s in [*program.latents, *program.guide_only] for parent in s.parents["guide"]}
     return any(s.discrete for s in program.latents) and not any(sites[name].discrete for name in reads)
 
 
@@ -138,7 +140,9 @@ def faults_of(seed: int, number: int | None = None, copies: int = COPIES) -> lis
     found: list[str] = []
     for case in chosen:
         found += _guarded(case, partial(_estimator_faults, case, exact, seed, copies))
-    if not program.is_global:
+    if program.noise:
+        found += _guarded("bound", partial(_refusal_faults, exact, seed))
+    elif not program.is_global:
         found += _guarded("bound", partial(_bound_faults, exact, seed, copies))
         if number is None or rng.random() < 0.5:
             found += _guarded("log_marginal", partial(_marginal_faults, exact, seed))
@@ -226,6 +230,16 @@ def _deviation(found: float, exact: float, error: float) -> tuple[float, str]:
     away = math.copysign(max(0.0, abs(away) - TOLERANCE * max(0.1, abs(exact))), away)
     z = away / error if error > 1e-12 else 0.0 if away == 0 else math.copysign(math.inf, away)
     return z, f"{found:.4f} ± {error:.4f}, exact {exact:.4f} ({z:+.1f})"
+
+
+def _refusal_faults(exact: Exact, seed: int) -> list[str]:
+    """Noise of the guide's own has a density that nothing in the model balances: `pv.bound` refuses."""
+    pair = Pair(exact.program, 2)
+    try:
+        pv.bound(pair.model, pair.guide, pair.x, seed=seed)
+    except ValueError as error:
+        return [] if "nothing in the model balances its density" in str(error) else [str(error)]
+    return ["noise that nothing balances is not refused"]
 
 
 def _bound_faults(exact: Exact, seed: int, copies: int) -> list[str]:

@@ -26,7 +26,6 @@ def test_random_programs_have_their_exact_values(first: int) -> None:
 
 
 def test_every_kind_is_among_them() -> None:
-
     programs = [random_program(seed) for seed in range(PROGRAMS)]
     sites = [site for program in programs for site in program.latents]
     assert {site.kind for site in sites} == {"bernoulli", "categorical", "onehot", "normal", "mvn"}
@@ -46,6 +45,8 @@ def test_every_kind_is_among_them() -> None:
             any(s.discrete and any(not p.sites[n].discrete for n in s.parents["guide"]) for s in p.latents)
             for p in programs
         ),
+        "noise of the guide": sum(bool(p.noise) for p in programs),
+        "a factor in the guide": sum(bool(p.guide_terms) for p in programs),
         "another order": sum(p.guide_order != [s.name for s in p.latents] for p in programs),
     }
     assert min(counts.values()) >= 5, counts

@@ -36,7 +36,9 @@ class Coefficients(NamedTuple):
     with `log w = log p~ - log q~` and q split into the reparameterized sites r and the other sites s. The tilde marks
     what a site counts in the weight: its log-density times its scale, under its mask. Without it, the density is that
     from which the value was drawn. `path` moves the draws of r, and with it `score` follows log q_s(z|x) through them;
-    all else holds the draws fixed.
+    all else holds the draws fixed. What the guide observes, or adds by `pyro.factor`, is a term of the loss and no
+    density of draws: inside the weight it stands beside log q, and the gradient of its parameters has the factor
+    `term`, by default `model`.
     """
 
     value: Tensor
@@ -46,6 +48,7 @@ class Coefficients(NamedTuple):
     score: Tensor | float = 0.0
     guide_s: Tensor | float = 0.0
     score_r: Tensor | float = 0.0
+    term: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Weights:
     """Log-densities of K particles for N data, `(K, N)` each: the model's, and the guide's by kind of site.
 
     They are scaled and masked, as they stand in the weight. `drawn_path` and `drawn_score` compute the guide's as it
-    drew: the same tensors where there is no scale and no mask.
+    drew: the same tensors where there is no scale and no mask. `guide_terms` is what the guide observes, or adds by
+    `pyro.factor`.
     """
 
     log_p: Tensor
@@ -61,11 +65,18 @@ class Weights:
     drawn_path: Callable[[], Tensor]
     log_q_score: Tensor
     drawn_score: Callable[[], Tensor]
+    guide_terms: Tensor | None = None
 
     @property
     def log_w(self) -> Tensor:
         """Log importance weights."""
-        return self.log_p - self.log_q_path - self.log_q_score
+        return self.path - self.log_q_score
+
+    @property
+    def path(self) -> Tensor:
+        """Log importance weights without the densities of sites that are not reparameterized."""
+        path = self.log_p - self.log_q_path
+        return path if self.guide_terms is None else path - self.guide_terms
 
 
 def weights_of(traces: PairTrace, plate: DataPlate) -> Weights:
@@ -94,13 +105,15 @@ def weights_of(traces: PairTrace, plate: DataPlate) -> Weights:
 
     log_p = counted(list(sample_sites(traces.model)))
     assert log_p is not None  # a plate over the data was found
-    result: list[Any] = [log_p]
+    found: list[Any] = [log_p]
+    of_guide = list(sample_sites(traces.guide))
     for kind in (True, False):
-        sites = [(name, site) for name, site in sample_sites(traces.guide) if site["fn"].has_rsample == kind]
+        sites = [(name, s) for name, s in of_guide if not s["is_observed"] and s["fn"].has_rsample == kind]
         log_q = counted(sites)
-        result += [log_p.new_zeros(()) if log_q is None else log_q]
-        result += [partial(drawn, sites, result[-1])]
-    return Weights(*result)
+        found += [log_p.new_zeros(()) if log_q is None else log_q]
+        found += [partial(drawn, sites, found[-1])]
+    found.append(counted([(name, site) for name, site in of_guide if site["is_observed"]]))
+    return Weights(*found)
 
 
 class SurrogateELBO(TensorELBO):
@@ -146,7 +159,7 @@ class SurrogateELBO(TensorELBO):
         for _ in range(count):  # each scored before the next is drawn: some flows know their latest draw alone
             drawn = traced(guide, args, kwargs)
             if not runs:
-                pathwise = all(site["fn"].has_rsample for _, site in sample_sites(prune_subsample_sites(drawn)))
+                pathwise = all(site["fn"].has_rsample for _, site in _drawn_sites(drawn))
                 if self.needs_path and not pathwise:
                     self._refuse(drawn)
                 detach = not (self.follows_value and pathwise)
@@ -163,12 +176,17 @@ class SurrogateELBO(TensorELBO):
         return plate.subsampling * (loss + self.extra_loss(log_w.detach(), *args))
 
     def _refuse(self, drawn: Any) -> None:
-        for name, site in sample_sites(prune_subsample_sites(drawn)):
+        for name, site in _drawn_sites(drawn):
             if not site["fn"].has_rsample:
                 raise ValueError(
                     f"site {name!r} is drawn from {type(site['fn']).__name__}, which cannot be reparameterized, and "
                     f"{type(self).__name__} differentiates through the draws: use 'vimco' or 'reinforce' for such sites"
                 )
+
+
+def _drawn_sites(trace: Any) -> Sites:
+    """The sites of a guide's trace that it draws."""
+    return [(name, site) for name, site in sample_sites(prune_subsample_sites(trace)) if not site["is_observed"]]
 
 
 class _Run(NamedTuple):
@@ -211,7 +229,7 @@ def _run(
         plate = data_plate(traces, len(args[0]))
         return _Run(weights_of(traces, plate), plate, [])
     draws, for_model, for_guide = [], drawn.copy(), drawn.copy()
-    for name, site in sample_sites(prune_subsample_sites(drawn)):
+    for name, site in _drawn_sites(drawn):
         model_value = guide_value = site["value"].detach()
         if site["fn"].has_rsample:
             draws.append(_DetachedDraw(site))
@@ -236,6 +254,8 @@ def _surrogate(run: _Run, c: Coefficients, i: int, count: int, dim: int | None) 
     loss = loss - by_score
     if isinstance(own.score_r, Tensor):
         loss = loss - (own.score_r * w.drawn_path()).sum()
+    if w.guide_terms is not None:
+        loss = loss + ((own.model if own.term is None else own.term) * w.guide_terms).sum()
     moved = [draw for draw in run.draws if draw.draw.requires_grad]
     if moved and isinstance(by_path, Tensor):
         # One backward pass through the model serves both its parameters and its draws: each (particle, datum) has its
@@ -246,6 +266,8 @@ def _surrogate(run: _Run, c: Coefficients, i: int, count: int, dim: int | None) 
             draw.factor.append(draw.expand(by_path / by_model, run.plate, dim))
         # what the guide's densities make of the draws: inside the weight, and where they are what is scored
         of_draws = (by_path * (w.log_q_path + w.log_q_score)).sum() - by_score
+        if w.guide_terms is not None:
+            of_draws = of_draws + (by_path * w.guide_terms).sum()
         slopes = torch.autograd.grad(of_draws, [draw.for_guide for draw in moved], retain_graph=True, allow_unused=True)
         for slope, draw in zip(slopes, moved, strict=True):
             if slope is not None:
