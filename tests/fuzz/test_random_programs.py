@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
+from torch import Tensor
 
+import pyro_vae as pv
+from pyro_vae import elbo as elbos
+from pyro_vae.elbo import Coefficients
 from tests.fuzz.checks import cases, faults_of
+from tests.fuzz.oracle import RandomOracle
 from tests.fuzz.programs import random_program
 
 PROGRAMS, CHUNK, CASES = 200, 10, 3
@@ -15,6 +21,7 @@ PROGRAMS, CHUNK, CASES = 200, 10, 3
 # of enumeration, about sites that do not read what it is about
 @pytest.mark.filterwarnings("ignore:.*possibly invalid dependency")
 @pytest.mark.filterwarnings("ignore:.*stands outside of the plate")
+@pytest.mark.filterwarnings("ignore:the guide adds 'g' to its log-density")
 @pytest.mark.parametrize("first", range(0, PROGRAMS, CHUNK))
 def test_random_programs_have_their_exact_values(first: int) -> None:
     """On each, some estimators: their values, and the gradients of model and guide; and the questions."""
@@ -23,6 +30,38 @@ def test_random_programs_have_their_exact_values(first: int) -> None:
         found = faults_of(seed, CASES)
         report += [f"{random_program(seed)}\n  " + "\n  ".join(found)] if found else []
     assert not report, "\n\n".join(report)
+
+
+ORACLES = [program for program in map(random_program, range(500, 530)) if not program.is_global]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_check_estimator_on_random_programs() -> None:
+    """What it finds right is right on other oracles than those that the library has."""
+    failed = []
+    for i, program in enumerate(ORACLES[:12]):
+        oracle = RandomOracle(program)
+        names = ("stl", "dreg", "mean_field") if oracle.reparameterized else ("vimco", "trace_graph", "reinforce")
+        name = ("trace", "iwae", *names)[i % 5]
+        found = pv.check_estimator(name, oracle, num_particles=2, repeats=12, seed=i)
+        failed += [] if found.passed else [f"{name} on\n{program}\n{found}"]
+    assert not failed, "\n\n".join(failed)
+
+
+class Wrong(elbos.IWAE):
+    """Half of the path's gradient."""
+
+    def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
+        right = super().coefficients(log_w, *args)
+        return right._replace(path=right.path / 2)
+
+    follows_value = False
+
+
+def test_check_estimator_sees_a_fault_on_a_random_program() -> None:
+    oracle = next(o for o in map(RandomOracle, ORACLES) if o.reparameterized)
+    found = pv.check_estimator(Wrong(num_particles=2), oracle, repeats=20, seed=0)
+    assert [line.check for line in found.lines if line.passed is False] == ["gradient of the guide"]
 
 
 def test_every_kind_is_among_them() -> None:
