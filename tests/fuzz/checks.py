@@ -15,7 +15,7 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae import elbo as elbos
 from pyro_vae.oracles import expected_log_mean
-from tests.fuzz.programs import Exact, Pair, Program, random_program
+from tests.fuzz.programs import TEMPERATURE, Exact, Pair, Program, random_program
 
 __all__ = ["Case", "cases", "faults_of"]
 
@@ -101,6 +101,9 @@ def cases(program: Program, rng: random.Random) -> list[Case]:
     if pathwise:
         result += [of("stl", k, one, layout), of("dreg", k, iwae(k, weight), layout)]
         result += [of("tail_adaptive", k, one, layout, model=None, guide=None)]
+    if _relaxable(program):
+        options = {"prior": "relaxed", "temperature": TEMPERATURE, **layout}
+        result += [of("gumbel", k, lambda exact: exact.elbo(kl_weight=weight, relaxed=True), options)]
     if _independent(program):
         if not any(s.kind != "bernoulli" for s in program.latents if s.discrete):
             result += [of("disarm", k, one, layout)]
@@ -119,6 +122,13 @@ def _enumerable(program: Program) -> bool:
         for parent in site.parents[side]
     )
     return inside and any(s.enumerated for s in program.latents)
+
+
+def _relaxable(program: Program) -> bool:
+    """Whether there are discrete latents, all of them binary, and a grid for their relaxations beside the others."""
+    discrete = [s for s in program.latents if s.discrete]
+    dims = program.grid_dims() + sum(program.elements(s) for s in discrete)
+    return bool(discrete) and all(s.kind == "bernoulli" for s in discrete) and dims <= 2
 
 
 def _independent(program: Program) -> bool:
@@ -178,9 +188,11 @@ def _exact_values(case: Case, exact: Exact) -> dict[str, Tensor]:
     if case.value is not None:
         result["value"] = computed[id(case.value)].detach()
         with torch.no_grad():
-            deviation = exact.spread(kl_weight=case.kl_weight).clamp_min(0).sqrt()
+            deviation = exact.spread(kl_weight=case.kl_weight, relaxed=case.name == "gumbel").clamp_min(0).sqrt()
         total = deviation.sum() if program.is_global else deviation.norm()
-        averaged = case.value is case.model and getattr(elbos.make(case.name, num_particles=4), "bound", "") == "elbo"
+        averaged = case.value is case.model and (
+            case.name == "gumbel" or getattr(elbos.make(case.name, num_particles=4), "bound", "") == "elbo"
+        )
         result["error"] = program.full_factor * total / math.sqrt(case.num_particles if averaged else 1)
     for side, target in (("model", case.model), ("guide", case.guide)):
         names = [name for name in exact.leaves if name.startswith(side)]

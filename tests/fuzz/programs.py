@@ -21,12 +21,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-__all__ = ["Exact", "Pair", "Program", "Site", "random_program"]
+__all__ = ["TEMPERATURE", "Exact", "Pair", "Program", "Site", "random_program"]
 
 SIDES = ("model", "guide")
 DIMS = {"data": -1, "a": -2, "b": -3}  # of the plates; the last two stand inside the data's
 EMBEDDING = (-0.8, 0.5, 1.1)  # what a class counts for in what reads it
 TRIL = torch.tensor([[0.8, 0.0], [0.4, 0.6]], dtype=torch.float64)
+TEMPERATURE = 0.5  # of relaxations: a draw is a rational function of the uniform variable that it is made of
 POINTS = {0: 1, 1: 28, 2: 16, 3: 10}  # of the grid, by its dimensions
 
 
@@ -313,18 +314,15 @@ class Exact(Reader):
         b, a = (self.program.sizes[plate][0] if plate in site.plates else 1 for plate in "ba")
         return b, a
 
-    def points(self, side: str) -> tuple[dict[str, Tensor], Tensor]:
+    def points(self, side: str, relaxed: bool = False) -> tuple[dict[str, Tensor], Tensor]:
         """Values of all latents that represent one side, and their log-masses `(M, N)`."""
         program = self.program
-        discrete = [s for s in program.latents if s.discrete]
+        drawn = program.drawn(side)
+        discrete = [s for s in drawn if s.discrete and not relaxed]
         every = [torch.arange(s.classes) for s in discrete for _ in range(program.elements(s))]
         states = torch.tensor(list(itertools.product(*every))) if every else torch.zeros(1, 0)
-        dims = program.grid_dims(side)
-        nodes, mass = (torch.as_tensor(v) for v in np.polynomial.hermite_e.hermegauss(POINTS[min(dims, 3)]))
-        noise = torch.tensor(list(itertools.product(nodes.tolist(), repeat=dims)), dtype=torch.float64)
-        log_mass = (
-            torch.tensor(list(itertools.product((mass / mass.sum()).log().tolist(), repeat=dims))).double().sum(-1)
-        )
+        on_grid = [s for s in drawn if s not in discrete]
+        noise, log_mass = _grid([s.discrete for s in on_grid for _ in range(program.elements(s) * s.width)])
         states, noise = states.repeat_interleave(len(noise), 0), noise.repeat(len(states), 1)
         log_mass = log_mass.repeat(len(states) // len(log_mass)).reshape(-1, 1)
         at: dict[str, Tensor] = {"x0": self.x0}
@@ -336,15 +334,19 @@ class Exact(Reader):
             first += count
         first = 0
         total: Any = log_mass
-        for site in program.drawn(side):
+        for site in drawn:
             fn = self.distribution(side, site, at)
-            if site.discrete:
+            if site in discrete:
                 total = total + self.log_prob(fn, at[site.name]).sum((-3, -2))
                 continue
             count, (b, a) = program.elements(site) * site.width, self.shape(site)
             e = noise[:, first : first + count].reshape(-1, b, a, 1, site.width)
             first += count
-            at[site.name] = fn.mean + (e @ TRIL.T if site.kind == "mvn" else fn.stddev * e.squeeze(-1))
+            if site.discrete:  # relaxed: what its sigmoid is taken of
+                at[f"{site.name} before"] = (fn.logits + e.squeeze(-1)) / TEMPERATURE
+                at[site.name] = at[f"{site.name} before"].sigmoid()
+            else:
+                at[site.name] = fn.mean + (e @ TRIL.T if site.kind == "mvn" else fn.stddev * e.squeeze(-1))
         return at, total
 
     def log_prob(self, fn: Any, value: Tensor) -> Tensor:
@@ -368,24 +370,30 @@ class Exact(Reader):
             value = self.predictor(side, site, at).squeeze(-1).tanh()
         else:
             seen = {"x": 0, "y": 1}.get(site.name)
-            value = self.log_prob(
-                self.distribution(side, site, at), at[site.name] if seen is None else self.program.x[:, seen]
-            )
+            fn = self.distribution(side, site, at)
+            before = at.get(f"{site.name} before")
+            if before is not None:
+                value = self.log_prob(dist.Logistic(fn.logits / TEMPERATURE, 1 / TEMPERATURE), before)
+            else:
+                value = self.log_prob(fn, at[site.name] if seen is None else self.program.x[:, seen])
         value = value * factor
         return value.reshape(*[1] * (4 - value.dim()), *value.shape).sum((-3, -2))
 
-    def log_weights(self, scales: bool = True, kl_weight: float = 1.0, own_masks: bool = True) -> tuple[Tensor, ...]:
+    def log_weights(
+        self, scales: bool = True, kl_weight: float = 1.0, own_masks: bool = True, relaxed: bool = False
+    ) -> tuple[Tensor, ...]:
         """Local and global terms of the log-weight of each point under q, `(M, N)`, and the log-masses.
 
-        Without `own_masks`, the model's masks hold for both sides.
+        Without `own_masks`, the model's masks hold for both sides. `relaxed` takes every Bernoulli latent for its
+        Concrete relaxation, in both.
         """
-        key = scales, kl_weight, own_masks
+        key = scales, kl_weight, own_masks, relaxed
         if key not in self._known:
             self._known[key] = self._log_weights(*key)
         return self._known[key]
 
-    def _log_weights(self, scales: bool, kl_weight: float, own_masks: bool) -> tuple[Tensor, ...]:
-        at, log_mass = self.points("guide")
+    def _log_weights(self, scales: bool, kl_weight: float, own_masks: bool, relaxed: bool) -> tuple[Tensor, ...]:
+        at, log_mass = self.points("guide", relaxed)
         n = len(self.x0)
         parts = {True: torch.zeros(1, n), False: torch.zeros(1, n)}
         for side, sign in (("model", 1.0), ("guide", -1.0)):
@@ -421,6 +429,19 @@ class Exact(Reader):
         for site in self.program.observed:
             log_mass = log_mass + self.term("model", site, at, self.factor("model", site, False, True))
         return log_mass.logsumexp(0)
+
+
+def _grid(logistic: list[bool]) -> tuple[Tensor, Tensor]:
+    """Points of standard normal and standard logistic variables, `(M, D)`, and their log-masses, `(M,)`."""
+    count = POINTS[min(len(logistic), 3)]
+    nodes, mass = (torch.as_tensor(v) for v in np.polynomial.hermite_e.hermegauss(count))
+    normal = nodes.tolist(), (mass / mass.sum()).log().tolist()
+    nodes, mass = (torch.as_tensor(v) for v in np.polynomial.legendre.leggauss(count))
+    uniform = ((nodes + 1) / 2).logit().tolist(), (mass / 2).log().tolist()
+    axes = [uniform if which else normal for which in logistic]
+    points = torch.tensor(list(itertools.product(*(axis[0] for axis in axes))), dtype=torch.float64)
+    masses = torch.tensor(list(itertools.product(*(axis[1] for axis in axes))), dtype=torch.float64)
+    return points, masses.sum(-1)
 
 
 def random_program(seed: int, most_points: int = 3000) -> Program:
