@@ -93,6 +93,8 @@ def particles_agree(model: Program, guide: Program, args: tuple[Any, ...], **kwa
             for k in range(2):
                 replayed = plain.guide.copy()
                 for name, site in sample_sites(replayed):
+                    if site["is_observed"]:
+                        continue
                     particle = joint.guide.nodes[name]["value"][k]
                     replayed.nodes[name] = {**site, "value": particle.reshape(site["value"].shape)}
                 guide_k = traced(guide, args, kwargs, on=replayed)

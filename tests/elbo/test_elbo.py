@@ -306,7 +306,10 @@ def test_unknown_name_suggests_a_known_one() -> None:
 
 
 def test_elbo_of_another_type() -> None:
-    with pytest.raises(TypeError, match=r"elbo must be a name, a dictionary by site, a pyro.infer.ELBO object or a loss function, got int"):
+    with pytest.raises(
+        TypeError,
+        match=r"a pyro.infer.ELBO object or a loss function, got int",
+    ):
         elbos.make(3)  # type: ignore[arg-type]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae import elbo as elbos
 from pyro_vae.oracles import expected_log_mean
-from tests.fuzz.programs import Exact, Pair, Program, random_program
+from tests.fuzz.programs import TEMPERATURE, Exact, Pair, Program, random_program
 
 __all__ = ["Case", "cases", "faults_of"]
 
@@ -77,6 +77,8 @@ def cases(program: Program, rng: random.Random) -> list[Case]:
     """The estimators that take a program."""
     pathwise = not any(s.discrete for s in program.latents)
     weight = rng.choice([1.0, 1.0, 0.4, 0.0])
+    if program.guide_only:
+        weight = 1.0  # of which the weight says nothing
     layout: dict[str, Any] = {"vectorize_particles": rng.choice([None, True, False])}
     k = rng.choice([2, 3])
 
@@ -106,6 +108,9 @@ def cases(program: Program, rng: random.Random) -> list[Case]:
     if pathwise:
         result += [of("stl", k, one, layout), of("dreg", k, iwae(k, weight), layout)]
         result += [of("tail_adaptive", k, one, layout, model=None, guide=None)]
+    if _relaxable(program):
+        options = {"prior": "relaxed", "temperature": TEMPERATURE, **layout}
+        result += [of("gumbel", k, lambda exact: exact.elbo(kl_weight=weight, relaxed=True), options)]
     if _independent(program):
         if not any(s.kind != "bernoulli" for s in program.latents if s.discrete):
             result += [of("disarm", k, one, layout)]
@@ -147,10 +152,17 @@ def _enumerable(program: Program) -> bool:
     return inside and any(s.enumerated for s in program.latents)
 
 
+def _relaxable(program: Program) -> bool:
+    """Whether there are discrete latents, all of them binary, and a grid for their relaxations beside the others."""
+    discrete = [s for s in program.latents if s.discrete]
+    dims = program.grid_dims() + sum(program.elements(s) for s in discrete)
+    return bool(discrete) and all(s.kind == "bernoulli" for s in discrete) and dims <= 2
+
+
 def _independent(program: Program) -> bool:
     """Whether the guide has discrete sites, and nothing in it reads one."""
     sites = program.sites
-    reads = {parent for s in program.latents for parent in s.parents["guide"]}
+    reads = {parent for s in [*program.latents, *program.guide_only] for parent in s.parents["guide"]}
     return any(s.discrete for s in program.latents) and not any(sites[name].discrete for name in reads)
 
 
@@ -166,7 +178,9 @@ def faults_of(seed: int, number: int | None = None, copies: int = COPIES) -> lis
     found: list[str] = []
     for case in chosen:
         found += _guarded(case, partial(_estimator_faults, case, exact, seed, copies))
-    if not program.is_global:
+    if program.noise:
+        found += _guarded("bound", partial(_refusal_faults, exact, seed))
+    elif not program.is_global:
         found += _guarded("bound", partial(_bound_faults, exact, seed, copies))
         if number is None or rng.random() < 0.5:
             found += _guarded("log_marginal", partial(_marginal_faults, exact, seed))
@@ -202,9 +216,10 @@ def _exact_values(case: Case, exact: Exact) -> dict[str, Tensor]:
     if case.value is not None:
         result["value"] = computed[id(case.value)].detach()
         with torch.no_grad():
-            deviation = exact.spread(kl_weight=case.kl_weight).clamp_min(0).sqrt()
+            deviation = exact.spread(kl_weight=case.kl_weight, relaxed=case.name == "gumbel").clamp_min(0).sqrt()
         total = deviation.sum() if program.is_global else deviation.norm()
-        averaged = case.value is case.model and getattr(case.unweighted(), "bound", "elbo") == "elbo"
+        bound = "elbo" if case.name == "gumbel" else getattr(case.unweighted(), "bound", "elbo")
+        averaged = case.value is case.model and bound == "elbo"
         result["error"] = program.full_factor * total / math.sqrt(case.num_particles if averaged else 1)
     for side, target in (("model", case.model), ("guide", case.guide)):
         names = [name for name in exact.leaves if name.startswith(side)]
@@ -254,6 +269,16 @@ def _deviation(found: float, exact: float, error: float) -> tuple[float, str]:
     away = math.copysign(max(0.0, abs(away) - TOLERANCE * max(0.1, abs(exact))), away)
     z = away / error if error > 1e-12 else 0.0 if away == 0 else math.copysign(math.inf, away)
     return z, f"{found:.4f} ± {error:.4f}, exact {exact:.4f} ({z:+.1f})"
+
+
+def _refusal_faults(exact: Exact, seed: int) -> list[str]:
+    """Noise of the guide's own has a density that nothing in the model balances: `pv.bound` refuses."""
+    pair = Pair(exact.program, 2)
+    try:
+        pv.bound(pair.model, pair.guide, pair.x, seed=seed)
+    except ValueError as error:
+        return [] if "nothing in the model balances its density" in str(error) else [str(error)]
+    return ["noise that nothing balances is not refused"]
 
 
 def _bound_faults(exact: Exact, seed: int, copies: int) -> list[str]:

@@ -21,12 +21,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-__all__ = ["Exact", "Pair", "Program", "Site", "random_program"]
+__all__ = ["TEMPERATURE", "Exact", "Pair", "Program", "Site", "random_program"]
 
 SIDES = ("model", "guide")
 DIMS = {"data": -1, "a": -2, "b": -3}  # of the plates; the last two stand inside the data's
 EMBEDDING = (-0.8, 0.5, 1.1)  # what a class counts for in what reads it
 TRIL = torch.tensor([[0.8, 0.0], [0.4, 0.6]], dtype=torch.float64)
+TEMPERATURE = 0.5  # of relaxations: a draw is a rational function of the uniform variable that it is made of
 POINTS = {0: 1, 1: 28, 2: 16, 3: 10}  # of the grid, by its dimensions
 
 
@@ -49,7 +50,7 @@ class Site:
     """One site: its family, its plates inside that of the data, and what it reads on either side."""
 
     name: str
-    kind: str  # bernoulli, categorical, onehot, normal, mvn; factor for a term of the model
+    kind: str  # bernoulli, categorical, onehot, normal, mvn; factor for a term of the model or of the guide
     plates: tuple[str, ...] = ()
     is_global: bool = False
     parents: dict[str, list[str]] = field(default_factory=dict)
@@ -83,10 +84,25 @@ class Program:
     full_factor: int  # how many times more data the plate over them says that there are
     parameters: dict[str, Tensor]
     x: Tensor  # (N, 2) distinct data
+    guide_only: list[Site] = field(default_factory=list)  # noise of its own, and a factor
 
     @property
     def sites(self) -> dict[str, Site]:
-        return {site.name: site for site in [*self.latents, *self.observed]}
+        return {site.name: site for site in [*self.latents, *self.observed, *self.guide_only]}
+
+    @property
+    def noise(self) -> list[Site]:
+        """What the guide draws beside the latents."""
+        return [site for site in self.guide_only if site.kind != "factor"]
+
+    @property
+    def guide_terms(self) -> list[Site]:
+        """The factors of the guide."""
+        return [site for site in self.guide_only if site.kind == "factor"]
+
+    def drawn(self, side: str) -> list[Site]:
+        """The sites that one side draws, in its order."""
+        return [site for site in self.order(side) if site in self.latents or site in self.noise]
 
     @property
     def is_global(self) -> bool:
@@ -95,9 +111,8 @@ class Program:
     def elements(self, site: Site) -> int:
         return math.prod(self.sizes[plate][0] for plate in site.plates)
 
-    @property
-    def grid_dims(self) -> int:
-        return sum(self.elements(s) * s.width for s in self.latents if not s.discrete)
+    def grid_dims(self, side: str = "guide") -> int:
+        return sum(self.elements(s) * s.width for s in self.drawn(side) if not s.discrete)
 
     @property
     def states(self) -> int:
@@ -124,7 +139,7 @@ class Program:
                     if key.startswith(f"{side}.{site.name}.")
                 }
                 where = "".join(f"[{plate}]" for plate in site.plates) + " (global)" * site.is_global
-                seen = " observed" * (site in self.observed)
+                seen = " observed" * (site in self.observed) + " auxiliary" * (site in self.noise)
                 marked = " enumerated" * (side == "guide" and site.enumerated)
                 weighing = site.weighing.get(side, Weighing())
                 lines.append(
@@ -257,13 +272,16 @@ class Pair(Reader):
         if weighing.mask and weighing.how == "handler":
             stack.enter_context(handler(self.mask(site, weighing, x[..., 0])))
         if site.kind == "factor":
-            pyro.factor(site.name, self.predictor(side, site, at).squeeze(-1).tanh())
+            of_guide: Any = {"has_rsample": True} if side == "guide" else {}
+            pyro.factor(site.name, self.predictor(side, site, at).squeeze(-1).tanh(), **of_guide)
             return
         fn = self.distribution(side, site, at)
         if weighing.mask and weighing.how == "distribution":
             fn = fn.expand(torch.broadcast_shapes(fn.batch_shape, self.mask(site, weighing, x[..., 0]).shape))
             fn = fn.mask(self.mask(site, weighing, x[..., 0]))
         infer: Any = {"enumerate": "parallel"} if self.enumerate and site.enumerated and side == "guide" else {}
+        if site in self.program.noise:
+            infer["is_auxiliary"] = True
         seen = {"x": 0, "y": 1}.get(site.name)
         obs = None if seen is None else x[..., seen]
         if obs is not None and site.plates:
@@ -296,18 +314,15 @@ class Exact(Reader):
         b, a = (self.program.sizes[plate][0] if plate in site.plates else 1 for plate in "ba")
         return b, a
 
-    def points(self, side: str) -> tuple[dict[str, Tensor], Tensor]:
+    def points(self, side: str, relaxed: bool = False) -> tuple[dict[str, Tensor], Tensor]:
         """Values of all latents that represent one side, and their log-masses `(M, N)`."""
         program = self.program
-        discrete = [s for s in program.latents if s.discrete]
+        drawn = program.drawn(side)
+        discrete = [s for s in drawn if s.discrete and not relaxed]
         every = [torch.arange(s.classes) for s in discrete for _ in range(program.elements(s))]
         states = torch.tensor(list(itertools.product(*every))) if every else torch.zeros(1, 0)
-        dims = program.grid_dims
-        nodes, mass = (torch.as_tensor(v) for v in np.polynomial.hermite_e.hermegauss(POINTS[min(dims, 3)]))
-        noise = torch.tensor(list(itertools.product(nodes.tolist(), repeat=dims)), dtype=torch.float64)
-        log_mass = (
-            torch.tensor(list(itertools.product((mass / mass.sum()).log().tolist(), repeat=dims))).double().sum(-1)
-        )
+        on_grid = [s for s in drawn if s not in discrete]
+        noise, log_mass = _grid([s.discrete for s in on_grid for _ in range(program.elements(s) * s.width)])
         states, noise = states.repeat_interleave(len(noise), 0), noise.repeat(len(states), 1)
         log_mass = log_mass.repeat(len(states) // len(log_mass)).reshape(-1, 1)
         at: dict[str, Tensor] = {"x0": self.x0}
@@ -319,15 +334,19 @@ class Exact(Reader):
             first += count
         first = 0
         total: Any = log_mass
-        for site in [s for s in program.order(side) if s in program.latents]:
+        for site in drawn:
             fn = self.distribution(side, site, at)
-            if site.discrete:
+            if site in discrete:
                 total = total + self.log_prob(fn, at[site.name]).sum((-3, -2))
                 continue
             count, (b, a) = program.elements(site) * site.width, self.shape(site)
             e = noise[:, first : first + count].reshape(-1, b, a, 1, site.width)
             first += count
-            at[site.name] = fn.mean + (e @ TRIL.T if site.kind == "mvn" else fn.stddev * e.squeeze(-1))
+            if site.discrete:  # relaxed: what its sigmoid is taken of
+                at[f"{site.name} before"] = (fn.logits + e.squeeze(-1)) / TEMPERATURE
+                at[site.name] = at[f"{site.name} before"].sigmoid()
+            else:
+                at[site.name] = fn.mean + (e @ TRIL.T if site.kind == "mvn" else fn.stddev * e.squeeze(-1))
         return at, total
 
     def log_prob(self, fn: Any, value: Tensor) -> Tensor:
@@ -351,29 +370,37 @@ class Exact(Reader):
             value = self.predictor(side, site, at).squeeze(-1).tanh()
         else:
             seen = {"x": 0, "y": 1}.get(site.name)
-            value = self.log_prob(
-                self.distribution(side, site, at), at[site.name] if seen is None else self.program.x[:, seen]
-            )
+            fn = self.distribution(side, site, at)
+            before = at.get(f"{site.name} before")
+            if before is not None:
+                value = self.log_prob(dist.Logistic(fn.logits / TEMPERATURE, 1 / TEMPERATURE), before)
+            else:
+                value = self.log_prob(fn, at[site.name] if seen is None else self.program.x[:, seen])
         value = value * factor
         return value.reshape(*[1] * (4 - value.dim()), *value.shape).sum((-3, -2))
 
-    def log_weights(self, scales: bool = True, kl_weight: float = 1.0, own_masks: bool = True) -> tuple[Tensor, ...]:
+    def log_weights(
+        self, scales: bool = True, kl_weight: float = 1.0, own_masks: bool = True, relaxed: bool = False
+    ) -> tuple[Tensor, ...]:
         """Local and global terms of the log-weight of each point under q, `(M, N)`, and the log-masses.
 
-        Without `own_masks`, the model's masks hold for both sides.
+        Without `own_masks`, the model's masks hold for both sides. `relaxed` takes every Bernoulli latent for its
+        Concrete relaxation, in both.
         """
-        key = scales, kl_weight, own_masks
+        key = scales, kl_weight, own_masks, relaxed
         if key not in self._known:
             self._known[key] = self._log_weights(*key)
         return self._known[key]
 
-    def _log_weights(self, scales: bool, kl_weight: float, own_masks: bool) -> tuple[Tensor, ...]:
-        at, log_mass = self.points("guide")
+    def _log_weights(self, scales: bool, kl_weight: float, own_masks: bool, relaxed: bool) -> tuple[Tensor, ...]:
+        at, log_mass = self.points("guide", relaxed)
         n = len(self.x0)
         parts = {True: torch.zeros(1, n), False: torch.zeros(1, n)}
         for side, sign in (("model", 1.0), ("guide", -1.0)):
             for site in self.program.order(side):
-                by = side if own_masks or site in self.program.observed else "model"
+                if side == "guide" and not own_masks and site in self.program.guide_terms:
+                    continue  # no part of q(z|x)
+                by = side if own_masks or site not in self.program.latents else "model"
                 factor = self.factor(side, site, scales, False) * self.factor(by, site, False, True)
                 weight = kl_weight if site in self.program.latents else 1.0
                 parts[site.is_global] = parts[site.is_global] + sign * weight * self.term(side, site, at, factor)
@@ -404,12 +431,26 @@ class Exact(Reader):
         return log_mass.logsumexp(0)
 
 
+def _grid(logistic: list[bool]) -> tuple[Tensor, Tensor]:
+    """Points of standard normal and standard logistic variables, `(M, D)`, and their log-masses, `(M,)`."""
+    count = POINTS[min(len(logistic), 3)]
+    nodes, mass = (torch.as_tensor(v) for v in np.polynomial.hermite_e.hermegauss(count))
+    normal = nodes.tolist(), (mass / mass.sum()).log().tolist()
+    nodes, mass = (torch.as_tensor(v) for v in np.polynomial.legendre.leggauss(count))
+    uniform = ((nodes + 1) / 2).logit().tolist(), (mass / 2).log().tolist()
+    axes = [uniform if which else normal for which in logistic]
+    points = torch.tensor(list(itertools.product(*(axis[0] for axis in axes))), dtype=torch.float64)
+    masses = torch.tensor(list(itertools.product(*(axis[1] for axis in axes))), dtype=torch.float64)
+    return points, masses.sum(-1)
+
+
 def random_program(seed: int, most_points: int = 3000) -> Program:
     """The program of a seed, with at most so many points."""
     rng = random.Random(seed)
     while True:
         program = _draw(rng, seed)
-        if program.grid_dims <= 3 and program.states * POINTS[program.grid_dims] ** program.grid_dims <= most_points:
+        dims = program.grid_dims()
+        if dims <= 3 and program.states * POINTS[dims] ** dims <= most_points:
             return program
 
 
@@ -445,11 +486,25 @@ def _draw(rng: random.Random, seed: int) -> Program:
     else:
         rng.shuffle(guide_order)
     program = Program(seed, latents, guide_order, observed, sizes, 1, {}, torch.zeros(0))
+    if not is_global:
+        _add_to_guide(program, rng)
     program.full_factor = rng.choice([1, 1, 1, 3])
     _connect(program, rng)
     _weigh(program, rng)
     _fill(program, rng)
     return program
+
+
+def _add_to_guide(program: Program, rng: random.Random) -> None:
+    """Noise of the guide's own, which what is drawn later may read, and a factor at its end."""
+    if rng.random() < 0.12:
+        plates = tuple(plate for plate in program.sizes if rng.random() < 0.3)
+        program.guide_only.append(Site("u", "normal", plates))
+        program.guide_order.insert(rng.randrange(len(program.guide_order)), "u")
+    if rng.random() < 0.12:
+        plates = tuple(plate for plate in program.sizes if rng.random() < 0.3)
+        program.guide_only.append(Site("g", "factor", plates))
+        program.guide_order.append("g")
 
 
 def _connect(program: Program, rng: random.Random) -> None:
@@ -461,7 +516,7 @@ def _connect(program: Program, rng: random.Random) -> None:
             site.parents[side] = [name for name in may if rng.random() < (0.8 if must else 0.6)]
             if must and may and not site.parents[side]:
                 site.parents[side] = [rng.choice(may)]
-            if site in program.latents:
+            if site in program.drawn(side):
                 before.append(site.name)
     for site in program.latents:
         site.enumerated = site.discrete and rng.random() < 0.7
@@ -469,12 +524,12 @@ def _connect(program: Program, rng: random.Random) -> None:
 
 def _weigh(program: Program, rng: random.Random) -> None:
     scaled, masked = rng.random() < 0.3, rng.random() < 0.3
-    for site in program.sites.values():
+    for site in [*program.latents, *program.observed]:
         masks = ["x > 0", "x < 0", "nothing"] if not site.is_global else ["nothing"]
         masks += ["first"] * 3 * bool(site.plates)
         same = Weighing()
         for side in SIDES:
-            if side == "guide" and site in program.observed:
+            if side == "guide" and site not in program.latents:
                 continue
             weighing = Weighing()
             if scaled and rng.random() < 0.4:

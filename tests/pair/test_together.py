@@ -39,7 +39,7 @@ def test_the_exact_posterior_of_a_shared_latent_gives_the_exact_joint() -> None:
     assert "for all data together" in repr(bound)
 
 
-@pytest.mark.parametrize("method", ["prior", pv.AIS(num_temperatures=60, num_chains=40)])
+@pytest.mark.parametrize("method", ["prior", pv.AIS(num_temperatures=30, num_chains=20)])
 def test_other_methods_give_the_joint_too(method: Any) -> None:
     result = pv.log_marginal(model, None, X, method=method, seed=0)
     assert result.log_prob.shape == (1,)

@@ -20,7 +20,8 @@ tests.programs.table` writes this page. Each program is put to each question:
 - **SVI**: with each of `Trace_ELBO`, `TraceMeanField_ELBO`, `TraceEnum_ELBO`, `TraceGraph_ELBO`, `RenyiELBO` and
   `ReweightedWakeSleep`, two steps of `pv.SVI` have the losses and the parameters of `pyro.infer.SVI` for the same seed,
   and what Pyro refuses is refused. The number is that of the objects that take the program.
-- **`compile=True`**: compiled steps equal eager ones, or run eagerly after a warning that names what is to blame.
+- **`compile=True`**: the recorded graph of a step equals the eager step (other tests hand such graphs to the compiler),
+  or steps run eagerly after a warning that names what is to blame.
 - **`fit`** trains it, and **`preflight`** reports nothing but the warnings that the program is due.
 - **`bound`** is Pyro's loss per datum, **`log_marginal`** the exact value or that of plain importance sampling, and
   **`compare_elbos`**, **`latent_report`**, **`fit_local`** and **`posterior_samples`** agree with them.

@@ -162,7 +162,8 @@ class Questions:
     @property
     def has_rows(self) -> bool:
         """Whether the first argument has a row for each datum, of which one is enough to be drawn from."""
-        return self.pair.exact is None or len(self.pair.exact) == len(self.pair.args[0])
+        exact = self.pair.exact
+        return exact is None or len(exact) in (1, len(self.pair.args[0]))  # one, for all data together
 
 
 def log_weight(pair: Pair) -> Tensor:

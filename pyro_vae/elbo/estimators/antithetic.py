@@ -79,7 +79,7 @@ class DisARM(TensorELBO):
         signal = (first.log_w - second.log_w).detach() / 2  # (K, N)
         value = (first.log_w + second.log_w).detach().sum() / 2
         # log q of the Bernoulli sites has no gradient here, since its expectation is zero
-        surrogate = (first.log_p + second.log_p - first.log_q_path - second.log_q_path).sum() / 2
+        surrogate = (first.path + second.path).sum() / 2
         for _, site in sample_sites(runs[0].guide):
             if ANTITHETIC in site:
                 b, other, logits = site["value"], site[ANTITHETIC], base_distribution(site["fn"]).logits

@@ -118,7 +118,7 @@ class REBAR(TensorELBO):
         if not torch.is_grad_enabled():
             return -scale * value
         # log q of the discrete sites has no gradient here, since its expectation is zero
-        surrogate = (weights.log_p - weights.log_q_path).sum()
+        surrogate = weights.path.sum()
         sites = {name: site for name, site in sample_sites(traces.guide) if NOISY_LOGITS in site}
         if sites:
             if self.learn:

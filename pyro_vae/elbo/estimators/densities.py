@@ -59,7 +59,8 @@ class Weights:
     """Log-densities of K particles for N data, `(K, N)` each: the model's, and the guide's by group of sites.
 
     They are scaled and masked, as they stand in the weight. `drawn` computes a group's as it drew: the same tensor
-    where there is no scale and no mask.
+    where there is no scale and no mask. What the guide observes, or adds by `pyro.factor`, is in a group that nothing
+    draws.
     """
 
     log_p: Tensor
@@ -75,21 +76,34 @@ class Weights:
         return result
 
     @property
+    def path(self) -> Tensor:
+        """Log importance weights without the densities of the group "score"."""
+        result = self.log_p
+        for group, log_q in self.log_q.items():
+            result = result if group == "score" else result - log_q
+        return result
+
+    @property
     def log_q_path(self) -> Tensor:
         """Of the reparameterized sites, where these are a group."""
         return self.log_q["path"]
 
 
 def weights_of(traces: PairTrace, plate: DataPlate) -> Weights:
-    """Read a run's log-densities per particle and datum, by the groups "path" (reparameterized) and "score"."""
+    """Read a run's log-densities per particle and datum, by the groups "path" (reparameterized), "score" and "term".
+
+    The last is what the guide observes, or adds by `pyro.factor`; it is there if the guide does.
+    """
     densities = Densities(traces, plate)
     log_p = densities.counted(list(sample_sites(traces.model)))
     assert log_p is not None  # a plate over the data was found
     log_q: dict[str, Tensor] = {}
     drawn: dict[str, Callable[[], Any]] = {}
+    of_guide = list(sample_sites(traces.guide))
     for group, kind in (("path", True), ("score", False)):
-        sites = [(name, site) for name, site in sample_sites(traces.guide) if site["fn"].has_rsample == kind]
+        sites = [(name, s) for name, s in of_guide if not s["is_observed"] and s["fn"].has_rsample == kind]
         found = densities.counted(sites)
         log_q[group] = log_p.new_zeros(()) if found is None else found
         drawn[group] = partial(densities.drawn, sites, log_q[group])
-    return Weights(log_p, log_q, drawn)
+    terms = densities.counted([(name, site) for name, site in of_guide if site["is_observed"]])
+    return Weights(log_p, log_q if terms is None else {**log_q, "term": terms}, drawn)

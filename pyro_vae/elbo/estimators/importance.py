@@ -164,7 +164,7 @@ class PIWAE(MIWAE):
 
     def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
         miwae = super().coefficients(log_w)
-        return miwae._replace(value=log_mean(log_w), model=log_w.softmax(0))
+        return miwae._replace(value=log_mean(log_w), model=log_w.softmax(0), term=miwae.model)
 
 
 class CIWAE(SurrogateELBO):

@@ -10,7 +10,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import TensorELBO
-from pyro_vae.elbo.estimators.densities import Weights, weights_of
+from pyro_vae.elbo.estimators.densities import Sites, Weights, weights_of
 from pyro_vae.pair.plates import DataPlate, data_plate
 from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import traced
@@ -31,7 +31,9 @@ class Coefficients(NamedTuple):
     with `log w = log p~ - log q~` and q split into the reparameterized sites r and the other sites s. The tilde marks
     what a site counts in the weight: its log-density times its scale, under its mask. Without it, the density is that
     from which the value was drawn. `path` moves the draws of r, and with it `score` follows log q_s(z|x) through them;
-    all else holds the draws fixed.
+    all else holds the draws fixed. What the guide observes, or adds by `pyro.factor`, is a term of the loss and no
+    density of draws: inside the weight it stands beside log q, and the gradient of its parameters has the factor
+    `term`, by default `model`.
     """
 
     value: Tensor
@@ -41,6 +43,7 @@ class Coefficients(NamedTuple):
     score: Tensor | float = 0.0
     guide_s: Tensor | float = 0.0
     score_r: Tensor | float = 0.0
+    term: Tensor | None = None
 
 
 class Factors(NamedTuple):
@@ -97,6 +100,8 @@ class SurrogateELBO(TensorELBO):
         """`coefficients` of all runs, by group of sites."""
         c = self.coefficients(torch.cat([run.weights.log_w for run in runs]), *args)
         guide, score = {"path": c.guide, "score": c.guide_s}, {"path": c.score_r, "score": c.score}
+        if "term" in runs[0].weights.log_q:
+            guide["term"] = -(c.model if c.term is None else c.term)
         return Factors(c.value, c.model, c.path, guide, score)
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
@@ -106,7 +111,7 @@ class SurrogateELBO(TensorELBO):
         for _ in range(count):  # each scored before the next is drawn: some flows know their latest draw alone
             drawn = traced(guide, args, kwargs)
             if not runs:
-                pathwise = all(site["fn"].has_rsample for _, site in sample_sites(prune_subsample_sites(drawn)))
+                pathwise = all(site["fn"].has_rsample for _, site in _drawn_sites(drawn))
                 if self.needs_path and not pathwise:
                     self._refuse(drawn)
                 detach = not (self.follows_value and pathwise)
@@ -122,12 +127,17 @@ class SurrogateELBO(TensorELBO):
         return runs[0].plate.subsampling * (loss + self.extra_loss(log_w.detach(), *args))
 
     def _refuse(self, drawn: Any) -> None:
-        for name, site in sample_sites(prune_subsample_sites(drawn)):
+        for name, site in _drawn_sites(drawn):
             if not site["fn"].has_rsample:
                 raise ValueError(
                     f"site {name!r} is drawn from {type(site['fn']).__name__}, which cannot be reparameterized, and "
                     f"{type(self).__name__} differentiates through the draws: use 'vimco' or 'reinforce' for such sites"
                 )
+
+
+def _drawn_sites(trace: Any) -> Sites:
+    """The sites of a guide's trace that it draws."""
+    return [(name, site) for name, site in sample_sites(prune_subsample_sites(trace)) if not site["is_observed"]]
 
 
 class Run(NamedTuple):
@@ -163,7 +173,7 @@ class DetachedDraw:
 
 
 def _moved(drawn: Any) -> set[str]:
-    return {name for name, site in sample_sites(prune_subsample_sites(drawn)) if site["fn"].has_rsample}
+    return {name for name, site in _drawn_sites(drawn) if site["fn"].has_rsample}
 
 
 def _run(
@@ -184,7 +194,7 @@ def detached(
 ) -> tuple[PairTrace, list[DetachedDraw]]:
     """The pair run on the draws of a guide's trace, held fixed; those of `moved` sites as copies that have slopes."""
     draws, for_model, for_guide = [], drawn.copy(), drawn.copy()
-    for name, site in sample_sites(prune_subsample_sites(drawn)):
+    for name, site in _drawn_sites(drawn):
         model_value = guide_value = site["value"].detach()
         if name in moved:
             draws.append(DetachedDraw(site))

@@ -6,11 +6,13 @@ from typing import Any
 
 import pyro.infer
 import torch
+from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor
 
 from pyro_vae.elbo.estimators.pair_runs import RunsPairs
 from pyro_vae.pair.plates import independent_plates
 from pyro_vae.pair.protocol import Program
+from pyro_vae.pair.tracing import sample_sites
 
 __all__ = ["TraceGraph"]
 
@@ -34,6 +36,10 @@ class TraceGraph(RunsPairs, pyro.infer.TraceGraph_ELBO):
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        for name, site in sample_sites(guide_trace):
+            if site["is_observed"]:  # a term of the loss: Pyro drops its gradient, unless the family has a pathwise one
+                whole = ScoreParts(site["log_prob"], torch.zeros(()), site["log_prob"])
+                guide_trace.nodes[name] = {**site, "score_parts": whole}
         for name, plates in independent_plates(guide_trace).items():
             guide_trace.nodes[name] = _within(guide_trace.nodes[name], plates)
         return model_trace, guide_trace
