@@ -140,7 +140,7 @@ def edit_archive(content: bytes, rng: random.Random) -> bytes:
     name, data = members[index]
     how = rng.randrange(5)
     if how == 0:
-        name = rng.choice(("x", "../x.npy", "/tmp/x.npy", "x_test.npy", "", "y.npy", "x.npy"))
+        name = rng.choice(("x", "../x.npy", "/tmp/x.npy", "x_test.npy", " ", "y.npy", "x.npy"))
     elif how == 1:
         end = 10 + int.from_bytes(data[8:10], "little")
         shape = rng.choice(
