@@ -6,10 +6,10 @@
 Dong, Mnih and Tucker 2020 (arXiv 2006.10680): a VAE with 200 Bernoulli latents and a learned prior; networks that are
 linear, or have two layers of 200 units with leaky ReLU of slope 0.3; images binarized anew in every epoch; batch 50;
 Adam. The rate of the published length is theirs, 1e-4; the small size has 1e-3, as so few steps go nowhere with the
-other. They train the prior by SGD at 1e-2, here it shares Adam. Every estimator runs the model twice a step: one antithetic
-pair, two draws as each other's baseline, or one draw and its relaxation. Measured are the ELBO on training images, the
-bound of 100 draws on test images, and the variance of the guide's gradient at the weights that the first estimator has
-trained, for all of them alike; means over seeds, differences paired by seed.
+other. They train the prior by SGD at 1e-2, here it shares Adam. Every estimator runs the model twice a step: one
+antithetic pair, two draws as each other's baseline, or one draw and its relaxation. Measured are the ELBO on training
+images, the bound of 100 draws on test images, and the variance of the guide's gradient at the weights that the first
+estimator has trained, for all of them alike; means over seeds, differences paired by seed.
 
 RODEO (Titsias and Shi 2022), of which this is the protocol, too, is not in this library: see "Which estimator".
 
@@ -51,8 +51,8 @@ def build(data: pv.data.Data, nets: str, seed: int) -> DiscreteVAE:
     torch.manual_seed(seed)
     depth = {"linear": 0, "nonlinear": 2}[nets]
     pixels = data.shape[0]
-    parts = {"encoder": network(pixels, BITS, depth), "decoder": network(BITS, pixels, depth)}
-    return DiscreteVAE(data.shape, BITS, "bernoulli", **parts)
+    encoder, decoder = network(pixels, BITS, depth), network(BITS, pixels, depth)
+    return DiscreteVAE(data.shape, BITS, "bernoulli", encoder=encoder, decoder=decoder)
 
 
 def variances(vae: DiscreteVAE, x: torch.Tensor, options: argparse.Namespace, seed: int) -> dict[str, float]:

@@ -116,6 +116,7 @@ def bound_of(name: str) -> str:
     return getattr(_REGISTRY.get(name), "bound", "elbo")
 
 
+@checked
 def label(elbo: Estimator) -> str:
     """What to call an estimator: its name, its class, or its sites."""
     if isinstance(elbo, str):

@@ -89,7 +89,7 @@ class BySite(SurrogateELBO):
         self,
         sites: Mapping[str, SiteEstimator] | None = None,
         *,
-        default: str | Any = "trace",
+        default: SiteEstimator = "trace",
         num_particles: int = 1,
         vectorize_particles: bool | None = None,
         **named: Any,
