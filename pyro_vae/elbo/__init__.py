@@ -30,8 +30,9 @@ from pyro_vae.elbo.estimators.importance import (
     TailAdaptive,
 )
 from pyro_vae.elbo.estimators.relaxed import Cooling, Relaxed
-from pyro_vae.elbo.estimators.score import VIMCO, Reinforce, VarGrad
+from pyro_vae.elbo.estimators.score import OVIS, VIMCO, Reinforce, VarGrad
 from pyro_vae.elbo.estimators.surrogate import Coefficients, SurrogateELBO
+from pyro_vae.elbo.estimators.thermodynamic import TVO
 from pyro_vae.elbo.estimators.trace_graph import TraceGraph
 from pyro_vae.elbo.objectives.corruption import Denoising, GaussianNoise, MaskingNoise, SaltAndPepper
 from pyro_vae.elbo.objectives.dip import DIP
@@ -62,7 +63,9 @@ __all__ = [
     "IWAE",
     "MIWAE",
     "PIWAE",
+    "OVIS",
     "RWS",
+    "TVO",
     "VIMCO",
     "VQ",
     "BetaTC",

@@ -37,7 +37,8 @@ from pyro_vae.elbo.estimators.importance import (
     TailAdaptive,
 )
 from pyro_vae.elbo.estimators.relaxed import Relaxed
-from pyro_vae.elbo.estimators.score import VIMCO, Reinforce, VarGrad
+from pyro_vae.elbo.estimators.score import OVIS, VIMCO, Reinforce, VarGrad
+from pyro_vae.elbo.estimators.thermodynamic import TVO
 from pyro_vae.elbo.estimators.trace_graph import TraceGraph
 from pyro_vae.elbo.objectives.corruption import Denoising
 from pyro_vae.elbo.objectives.dip import DIP
@@ -67,6 +68,8 @@ _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "reinforce": Reinforce,
     "vargrad": VarGrad,
     "vimco": VIMCO,
+    "ovis": OVIS,
+    "tvo": TVO,
     "free_bits": FreeBits,
     "capacity": Capacity,
     "beta_tc": BetaTC,

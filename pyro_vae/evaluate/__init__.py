@@ -6,6 +6,9 @@ from pyro_vae.evaluate.calibration.result import Calibration, CalibrationRow
 from pyro_vae.evaluate.disentanglement.report import Disentanglement
 from pyro_vae.evaluate.estimators.check import check_estimator
 from pyro_vae.evaluate.estimators.compare import compare_elbos
+from pyro_vae.evaluate.estimators.models import compare_models
+from pyro_vae.evaluate.estimators.models_result import ModelComparison
+from pyro_vae.evaluate.estimators.recommendation import Choice, Cost, Recommendation
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.estimators.verdict import CheckLine, EstimatorCheck
 from pyro_vae.evaluate.generate import reconstruct, sample
@@ -36,6 +39,10 @@ from pyro_vae.evaluate.summary import Summary, summarize
 
 __all__ = [
     "AIS",
+    "Choice",
+    "Cost",
+    "ModelComparison",
+    "Recommendation",
     "BDMC",
     "Importance",
     "Bound",
@@ -72,6 +79,7 @@ __all__ = [
     "check_estimator",
     "clustering_accuracy",
     "compare_elbos",
+    "compare_models",
     "decode",
     "embed",
     "encode",

@@ -22,7 +22,7 @@ __all__ = ["Case", "cases", "faults_of"]
 LIMIT = 5.0  # standard errors, twice with noise of their own: one false alarm in 10^12 comparisons of normal means
 COPIES = 1500
 TOLERANCE = 2e-3  # of the grids, relative
-COMMON = ("trace", "trace_graph", "reinforce", "iwae", "vimco", "rws", "miwae", "piwae", "ciwae", "renyi")
+COMMON = ("trace", "by_site", "trace_graph", "reinforce", "iwae", "vimco", "rws", "miwae", "piwae", "ciwae", "renyi")
 Target = Callable[[Exact], Tensor]
 
 

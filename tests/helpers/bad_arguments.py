@@ -32,6 +32,7 @@ SECONDS = 20  # before a call counts as hanging
 NOT_CALLED = {
     *("Epoch", "NonFiniteLoss", "State", "TrainingComparison", "Binarize", "Source", "Data", "Split", "Coefficients"),
     *("Bound", "CheckLine", "EstimatorRow", "LatentDimension", "LatentSite", "LocalGuide", "PreflightIssue", "Prior"),
+    *("Choice", "Cost"),
     *("SampleQualityMetrics", "FlowDistribution", "Pair", "Oracle", "Weighting", "inception_features", "Conditional"),
     *("Flow", "Likelihood", "bounded_exp", "soft_bound", "PhasedELBO", "SurrogateELBO", "TensorELBO", "register"),
     *("load_run", "Schedule", "adversarial", "generalization", "expected_log_mean", "ppca_log_prob", "TraceGraph"),
@@ -221,6 +222,8 @@ _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str,
     "check_estimator": _value("trace", LinearGaussian(3, 1), repeats=10),
     "clustering_accuracy": _value(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 0])),
     "compare_elbos": (_with_x, lambda: {"estimators": ["trace"], "num_particles": [1], "repeats": 2, "num_samples": 5}),
+    "label": _value("trace"),
+    "compare_models": (lambda: (_pair(), _pair(), X), lambda: {"num_samples": 5}),
     "compare_training": _value(
         lambda seed: pv.VAE(6, 2, hidden=(3,)), X, ["trace"], seeds=[0], epochs=1, num_samples=5, preflight=False
     ),

@@ -39,6 +39,7 @@ from pyro_vae.evaluate import (
     LocalGuide,
     LogMarginal,
     LogMarginalRepair,
+    ModelComparison,
     PreflightIssue,
     PreflightReport,
     Reliability,
@@ -199,6 +200,14 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "ElboComparison": estimators,
     "ElboComparison of NaN": lambda: estimators(NAN),
     "ElboComparison of nothing": lambda: ElboComparison([], marginal(), 10),
+    "Recommendation": lambda: estimators().recommend(),
+    "Recommendation of NaN": lambda: estimators(NAN).recommend(),
+    "Recommendation of nothing": lambda: ElboComparison([], marginal(), 10).recommend(),
+    "ModelComparison": lambda: ModelComparison(("a", EVIL), (marginal(), marginal()), (bound(), bound())),
+    "ModelComparison of one datum": lambda: ModelComparison(("a", "b"), (marginal(1), marginal(1)), (None, None)),
+    "ModelComparison of NaN": lambda: ModelComparison(
+        ("a", "b"), (unknown_marginal(), unknown_marginal()), (None, None)
+    ),
     "EstimatorCheck": lambda: check(CheckLine("value", 1.0, 1.0, 0.1, 0.2, 4.0, True), CheckLine("snr", 1.0)),
     "EstimatorCheck of NaN": lambda: check(CheckLine("value", NAN, 1.0, 0.1, NAN, 4.0, False)),
     "EstimatorCheck of infinities": lambda: check(CheckLine("value", INF, 1.0, 0.1, INF, 4.0, False)),

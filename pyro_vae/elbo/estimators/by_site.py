@@ -18,7 +18,7 @@ from pyro_vae.elbo.estimators.branches import DIRECTION, Branches, signs
 from pyro_vae.elbo.estimators.densities import Densities, Weights
 from pyro_vae.elbo.estimators.relaxed import as_discrete, discrete_kl
 from pyro_vae.elbo.estimators.site_plan import SiteEstimator, SitePlan, parse, plan_of
-from pyro_vae.elbo.estimators.surrogate import Factors, Run, SurrogateELBO, detached, surrogate
+from pyro_vae.elbo.estimators.surrogate import Factors, Run, SurrogateELBO, detached, surrogate_loss
 from pyro_vae.elbo.estimators.terms import kl_sites
 from pyro_vae.pair.particles import particles_of
 from pyro_vae.pair.plates import DataPlate, data_plate
@@ -89,7 +89,7 @@ class BySite(SurrogateELBO):
         self,
         sites: Mapping[str, SiteEstimator] | None = None,
         *,
-        default: str | Any = "trace",
+        default: SiteEstimator = "trace",
         num_particles: int = 1,
         vectorize_particles: bool | None = None,
         **named: Any,
@@ -161,7 +161,7 @@ class BySite(SurrogateELBO):
         with torch.no_grad():
             factors, signals = _factors(plan, runs, self.num_particles, *args)
         extra: Any = sum(plan.treatments[site].options.extra_loss(s, *args) for site, s in signals.items())
-        return runs[0].plate.subsampling * (surrogate(runs, factors, dim) + extra)
+        return runs[0].plate.subsampling * (surrogate_loss(runs, factors, dim) + extra)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pyro_vae.pair.running import traced
 from pyro_vae.pair.tracing import PairTrace, Site, checked_pair, sample_sites
 from pyro_vae.support.arguments import checked
 
-__all__ = ["Coefficients", "DetachedDraw", "Factors", "Run", "SurrogateELBO", "detached", "surrogate"]
+__all__ = ["Coefficients", "DetachedDraw", "Factors", "Run", "SurrogateELBO", "detached", "surrogate_loss"]
 
 
 class Coefficients(NamedTuple):
@@ -121,7 +121,7 @@ class SurrogateELBO(TensorELBO):
         if detach:
             with torch.no_grad():
                 factors = self.factors(runs, *args)
-            loss = surrogate(runs, factors, dim)
+            loss = surrogate_loss(runs, factors, dim)
         else:
             loss = -self.coefficients(log_w, *args).value.sum()
         return runs[0].plate.subsampling * (loss + self.extra_loss(log_w.detach(), *args))
@@ -206,7 +206,7 @@ def detached(
     return checked_pair(scored, weighed, dim), draws
 
 
-def surrogate(runs: list[Run], factors: Factors, dim: int | None) -> Tensor:
+def surrogate_loss(runs: list[Run], factors: Factors, dim: int | None) -> Tensor:
     """A loss with the gradient that the factors say and their negative value, summed over the data."""
     loss: Any = sum(_surrogate(run, factors, i, len(runs), dim) for i, run in enumerate(runs))
     return torch.as_tensor(loss - loss.detach() - factors.value.sum())

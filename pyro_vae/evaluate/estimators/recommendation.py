@@ -16,7 +16,7 @@ from pyro_vae.support.results import Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Choice", "Cost", "Recommendation", "recommendation"]
+__all__ = ["Choice", "Cost", "Recommendation", "choose"]
 
 QUANTILE = 1.96
 
@@ -154,7 +154,7 @@ class Recommendation(Result):
         return figure
 
 
-def recommendation(rows: Sequence[Row]) -> Recommendation:
+def choose(rows: Sequence[Row]) -> Recommendation:
     """Choose by bound. The gradient is the guide's, or the model's where the guide has no parameters that vary."""
     of = "guide" if any(row.guide_variance > 0 for row in rows) else "model"
     biased, own, groups = list[str](), list[str](), dict[str, list[Row]]()

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyro_vae.evaluate.estimators.picture import draw_comparison
-from pyro_vae.evaluate.estimators.recommendation import Recommendation, recommendation
+from pyro_vae.evaluate.estimators.recommendation import Recommendation, choose
 from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import new_table
@@ -122,7 +122,7 @@ class ElboComparison(Result):
         The error is variance x seconds of the guide's gradient (of the model's where the guide's does not vary): the
         variance that a second of averaged gradients leaves. Biased estimators are left out, see `EstimatorRow`.
         """
-        return recommendation(self.rows)
+        return choose(self.rows)
 
     def _draw(self) -> Figure:
         """Bound and guide's SNR against particles; variance against time, with what is recommended."""
