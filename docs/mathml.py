@@ -20,6 +20,7 @@ def mathml(formula: str, display: str = "inline") -> str:
     """A formula in LaTeX as a `math` element."""
     # in words, an underscore stands for itself
     formula = re.sub(r"\\text\w*\{[^}]*\}", lambda words: words[0].replace(r"\_", "_"), formula)
+    formula = re.sub(r"\\[Bb]ig+[lr]?(?=\\\|)", "", formula)  # which the converter does not know before a double bar
     return _FUNCTION.sub(_OPERATOR, convert(formula, display=display))
 
 
