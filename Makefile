@@ -28,7 +28,7 @@ $(VENV)/.installed: pyproject.toml
 
 demo: install ## train and measure a VAE on the digits of scikit-learn, in seconds
 	OMP_NUM_THREADS=1 $(BIN)/pyro-vae train --epochs 100 --lr 0.004 --lr_schedule cosine --kl_weight Warmup --kl_weight.epochs 20 \
-		--out runs/demo --overwrite true --progress true
+		--out runs/demo --overwrite true --progress true --report true
 
 format: install ## mend style and layout of all Python files
 	$(BIN)/ruff check --fix .

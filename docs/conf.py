@@ -1,8 +1,12 @@
 """Sphinx configuration; build with `make docs`."""
 
+import sys
 from importlib.metadata import version as installed
+from pathlib import Path
 
 from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parent))  # for mathml
 
 project = "pyro_vae"
 author = "the pyro_vae authors"
@@ -11,10 +15,11 @@ version = release = installed("pyro-vae")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
+    "mathml",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
+html_math_renderer = "mathml"
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3

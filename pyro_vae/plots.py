@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.support.arguments import checked
+from pyro_vae.support.pictures import COLORS, displayable, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,57 +52,84 @@ def as_images(x: Tensor) -> Tensor:
 
 
 @checked
-def image_grid(x: Tensor, *, columns: int | None = None, title: str = "") -> Figure:
-    """Images in a grid, row by row, of any shape that `as_images` accepts; by default about as many rows as columns."""
+def image_grid(x: Tensor, *, columns: int | None = None, title: str = "", ax: Any = None) -> Figure:
+    """Images in a grid, row by row, of any shape that `as_images` accepts; by default about as many rows as columns.
+
+    Drawn into the axes `ax`, if given, else into a new figure, in which a pixel is a whole number of dots.
+    """
     images = as_images(x)
     columns = _check_columns(columns or math.isqrt(len(images) - 1) + 1, len(images))
-    return _tiles([images[i : i + columns] for i in range(0, len(images), columns)], title=title)
+    return _tiles([images[i : i + columns] for i in range(0, len(images), columns)], title=title, ax=ax)
 
 
 @checked
-def image_rows(rows: Mapping[str, Tensor], *, title: str = "") -> Figure:
-    """Named rows of images, one below the other, all of one shape that `as_images` accepts."""
+def image_rows(rows: Mapping[str, Tensor], *, title: str = "", ax: Any = None) -> Figure:
+    """Named rows of images, one below the other, all of one shape that `as_images` accepts; `ax` as in `image_grid`."""
     images = [as_images(row) for row in rows.values()]
     shapes = {tuple(row.shape[1:]) for row in images}
     if len(shapes) != 1:
         raise ValueError(f"expected rows of images of one shape, got images of different shapes, {shapes or 'no rows'}")
-    return _tiles(images, list(rows), title)
+    return _tiles(images, list(rows), title, ax)
 
 
 @checked
-def embeddings(points: Mapping[str, Tensor], labels: Tensor, *, title: str = "") -> Figure:
+def embeddings(points: Mapping[str, Tensor], labels: Tensor, *, title: str = "", ax: Any = None) -> Figure:
     """Scatter plots of named sets of codes `(N, 2)`, colored by `labels` `(N,)` with at most 20 classes.
 
-    Raises:
-        ValueError: For points or labels of another shape, or more than 20 classes.
-    """
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
+    The name of each class stands at its middle, too, so that color is not all that tells them apart. One set is drawn
+    into the axes `ax`, if given.
 
+    Raises:
+        ValueError: For points or labels of another shape, more than 20 classes, or several sets for one `ax`.
+    """
     classes = labels.unique().tolist()
     if len(classes) > 20:
         raise ValueError(f"{len(classes)} classes cannot be told apart by color: give labels with at most 20")
-    colors = colormaps["tab10" if len(classes) <= 10 else "tab20"]
-    figure = Figure(figsize=(3.6 * len(points) + 0.7, 3.8), dpi=_DPI, layout="constrained")
-    for ax, (name, xy) in zip(figure.subplots(1, len(points), squeeze=False).flat, points.items(), strict=True):
+    if ax is not None and len(points) != 1:
+        raise ValueError(f"ax has room for one set of points, got {len(points)}: leave it out")
+    for name, xy in points.items():
         if xy.shape != (len(labels), 2):
             raise ValueError(f"points {name!r} have shape {tuple(xy.shape)}, expected ({len(labels)}, 2)")
-        for i, label in enumerate(classes):
-            x, y = xy[labels == label].detach().cpu().T.numpy()
-            ax.scatter(x, y, s=4, color=colors(i), lw=0, alpha=0.6, label=str(label))
-        ax.set_title(name, fontsize=9)
-        ax.set(xticks=[], yticks=[])
-        ax.set_aspect("equal", adjustable="datalim")
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right center", fontsize=8, markerscale=3, frameon=False)
-    if title:
-        figure.suptitle(title, fontsize=10)
-    return figure
+    with styled():
+        if ax is not None:
+            _scatter(ax, *next(iter(points.items())), labels)
+            return ax.figure
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(3.6 * len(points) + 0.7, 3.8), dpi=_DPI, layout="constrained")
+        for panel, (name, xy) in zip(figure.subplots(1, len(points), squeeze=False).flat, points.items(), strict=True):
+            _scatter(panel, name, xy, labels)
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside right center", markerscale=3)
+        if title:
+            figure.suptitle(title)
+        return displayable(figure)
+
+
+def _scatter(ax: Any, name: str, xy: Tensor, labels: Tensor) -> None:
+    """One set of points, with the name of each class at its middle."""
+    from matplotlib.patheffects import withStroke
+
+    for i, label in enumerate(labels.unique().tolist()):
+        chosen = xy[labels == label].detach().cpu()
+        marker = "o" if i < len(COLORS) else "^"
+        ax.scatter(
+            *chosen.T.numpy(), s=5, marker=marker, color=COLORS[i % len(COLORS)], lw=0, alpha=0.6, label=str(label)
+        )
+        x, y = chosen.median(0).values.tolist()
+        around = [withStroke(linewidth=2.5, foreground="white")]
+        ax.text(x, y, str(label), ha="center", va="center", weight="bold", path_effects=around)
+    ax.set_title(name)
+    ax.set(xticks=[], yticks=[])
+    ax.set_aspect("equal", adjustable="datalim")
 
 
 @checked
-def reconstructions(x: Tensor, reconstructed: Tensor, *, columns: int = 10, title: str = "") -> Figure:
-    """Inputs above their reconstructions, two rows at a time; both of one shape that `as_images` accepts."""
+def reconstructions(x: Tensor, reconstructed: Tensor, *, columns: int = 10, title: str = "", ax: Any = None) -> Figure:
+    """Inputs above their reconstructions, two rows at a time; both of one shape that `as_images` accepts.
+
+    `ax` as in `image_grid`.
+    """
     a, b = as_images(x), as_images(reconstructed)
     if a.shape != b.shape:
         raise ValueError(f"inputs of shape {tuple(a.shape)} and reconstructions of shape {tuple(b.shape)} do not match")
@@ -110,7 +138,7 @@ def reconstructions(x: Tensor, reconstructed: Tensor, *, columns: int = 10, titl
     for i in range(0, len(a), columns):
         rows += [a[i : i + columns], b[i : i + columns]]
         labels += ["input", "reconstruction"]
-    return _tiles(rows, labels, title)
+    return _tiles(rows, labels, title, ax)
 
 
 def _check_columns(columns: int, total: int) -> int:
@@ -119,10 +147,19 @@ def _check_columns(columns: int, total: int) -> int:
     return min(columns, total)
 
 
-def _tiles(rows: list[Tensor], labels: Sequence[str] = (), title: str = "") -> Figure:
-    from matplotlib.figure import Figure
+def _tiles(rows: list[Tensor], labels: Sequence[str] = (), title: str = "", ax: Any = None) -> Figure:
+    canvas = _canvas(rows)
+    with styled():
+        if ax is not None:
+            _draw_canvas(ax, canvas, labels)
+            ax.set_title(title)
+            return ax.figure
+        return displayable(_figure_of(canvas, labels, title))
 
-    # one canvas, since thousands of axes would be slow; a pixel is a whole number of dots, so all are of one size
+
+def _canvas(rows: list[Tensor]) -> Tensor:
+    """Rows of images on one canvas `(C, H, W)` with a line around each: thousands of axes would be slow."""
+    # a pixel is a whole number of dots, so that all are of one size
     dots = max(1, round(_TILE / max(rows[0].shape[2:])))
     tiles = [row.repeat_interleave(dots, 2).repeat_interleave(dots, 3) for row in rows]
     channels, height, width = tiles[0].shape[1:]
@@ -132,19 +169,33 @@ def _tiles(rows: list[Tensor], labels: Sequence[str] = (), title: str = "") -> F
         for c, tile in enumerate(row):
             canvas[:, r * down : (r + 1) * down + _GAP, c * right : (c + 1) * right + _GAP] = 0.5  # a line around it
             canvas[:, r * down + _GAP : (r + 1) * down, c * right + _GAP : (c + 1) * right] = tile
+    return canvas
+
+
+def _figure_of(canvas: Tensor, labels: Sequence[str], title: str) -> Figure:
+    """A figure as large as the canvas and what is written beside it."""
+    from matplotlib.figure import Figure
+
     image_height, image_width = (size / _DPI for size in canvas.shape[1:])  # inches
     left = max([0.8, *(0.057 * len(label) for label in labels)]) if labels else 0.0
     top = 0.25 * bool(title)
     figure = Figure(figsize=(left + image_width, top + image_height), dpi=_DPI)
     total_width, total_height = left + image_width, top + image_height
     ax = figure.add_axes((left / total_width, 0, image_width / total_width, image_height / total_height))
+    _draw_canvas(ax, canvas, labels, aspect="auto")
+    if title:
+        figure.text(0.5, 1 - top / 4 / total_height, title, ha="center", va="top", fontsize=9)
+    return figure
+
+
+def _draw_canvas(ax: Any, canvas: Tensor, labels: Sequence[str], aspect: str = "equal") -> None:
     pixels = canvas.permute(1, 2, 0).squeeze(-1).numpy()
-    ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect=aspect)
     ax.axis("off")
     for r, label in enumerate(labels):
         ax.annotate(
             label,
-            (0, 1 - (r + 0.5) / len(rows)),
+            (0, 1 - (r + 0.5) / len(labels)),
             (-4, 0),
             xycoords="axes fraction",
             textcoords="offset points",
@@ -152,9 +203,6 @@ def _tiles(rows: list[Tensor], labels: Sequence[str] = (), title: str = "") -> F
             va="center",
             fontsize=7,
         )
-    if title:
-        figure.text(0.5, 1 - top / 4 / total_height, title, ha="center", va="top", fontsize=9)
-    return figure
 
 
 @checked

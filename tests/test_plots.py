@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from pyro_vae import plots
+from pyro_vae.support.pictures import COLORS
 from pyro_vae.training.history import Epoch, History
 
 
@@ -129,3 +130,39 @@ def test_embeddings_are_drawn_by_class(tmp_path: Path) -> None:
         plots.embeddings({"a": torch.rand(12, 3)}, labels)
     with pytest.raises(ValueError, match="30 classes cannot be told apart"):
         plots.embeddings({"a": torch.rand(30, 2)}, torch.arange(30))
+
+
+def test_one_panel_can_be_part_of_a_figure() -> None:
+    figure = Figure()
+    left, middle, right = figure.subplots(1, 3)
+    assert plots.image_grid(torch.rand(4, 8, 8), title="four", ax=left) is figure
+    assert plots.reconstructions(torch.rand(4, 8, 8), torch.rand(4, 8, 8), columns=2, ax=middle) is figure
+    assert plots.embeddings({"codes": torch.randn(6, 2)}, torch.tensor([0, 1] * 3), ax=right) is figure
+    assert [len(ax.images) for ax in figure.axes] == [1, 1, 0]
+    assert left.get_title() == "four"
+    assert len(right.collections) == 2
+    with pytest.raises(ValueError, match="one set of points, got 2"):
+        plots.embeddings(dict.fromkeys("ab", torch.randn(6, 2)), torch.tensor([0, 1] * 3), ax=right)
+
+
+def test_one_style_that_leaves_the_users_alone() -> None:
+    import matplotlib
+
+    def settings() -> dict[str, object]:
+        return {name: value for name, value in matplotlib.rcParams.items() if name != "backend"}  # found when asked
+
+    before = settings()
+    epochs = [Epoch(i, i, 1.0, -2.0 + i, -2.5 + i, 0.0, 0.0, 1.0, 1e-3, 1.0) for i in (1, 2)]
+    (ax,) = History(epochs).plot().axes
+    assert settings() == before
+    assert [line.get_color() for line in ax.lines[:2]] == ["#0072b2ff", "#d55e00ff"]
+    assert not ax.spines["top"].get_visible()
+
+
+def test_colors_differ_for_every_vision() -> None:
+    """All ten, and the first six where red and green look the same."""
+    rgb = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in COLORS])
+    as_one = rgb @ torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    for colors in (rgb, as_one[:6]):
+        distance = torch.cdist(colors, colors) + torch.eye(len(colors))
+        assert distance.min() > 0.12

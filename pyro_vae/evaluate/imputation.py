@@ -22,7 +22,7 @@ from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, sample_sites, trace_pair
 from pyro_vae.support.arguments import checked_from
-from pyro_vae.support.pictures import displayable, histogram
+from pyro_vae.support.pictures import displayable, histogram, styled
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import seeded
 from pyro_vae.support.results import Result
@@ -83,7 +83,8 @@ class Imputation(Result):
 
         For data that are not images, or without a mean and draws: a histogram of the effective sample sizes.
         """
-        return displayable(self._draw(columns))
+        with styled():
+            return displayable(self._draw(columns))
 
     def _draw(self, columns: int = 10) -> Figure:
         from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyro_vae.support.files import write_file
-from pyro_vae.support.pictures import as_png, displayable, empty_figure
+from pyro_vae.support.pictures import as_png, displayable, empty_figure, styled
 from pyro_vae.support.serialization import as_json
 from pyro_vae.support.tables import as_csv, as_html, as_text, new_table
 
@@ -82,7 +82,8 @@ class Result(ABC):
 
     def plot(self) -> Figure:
         """A matplotlib figure, which a notebook shows; `save("x.png")` writes it."""
-        return displayable(self._draw() if len(self._rows()) else empty_figure(f"{self.title}: nothing to show"))
+        with styled():
+            return displayable(self._draw() if len(self._rows()) else empty_figure(f"{self.title}: nothing to show"))
 
     def save(self, path: str | Path) -> Path:
         """Write the result atomically, in the format of the path's suffix; returns the path.

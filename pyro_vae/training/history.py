@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.table import Table
 
-from pyro_vae.support.pictures import displayable, empty_figure
+from pyro_vae.support.pictures import displayable, empty_figure, styled
 from pyro_vae.support.results import Result
 
 if TYPE_CHECKING:
@@ -149,7 +149,8 @@ class History(Result):
         if ax is not None:
             self._lines(ax)
             return ax.figure
-        return displayable(self._draw() if self.epochs else empty_figure("history: no epoch was completed"))
+        with styled():
+            return displayable(self._draw() if self.epochs else empty_figure("history: no epoch was completed"))
 
     def _draw(self) -> Figure:
         from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from rich.console import Group
 from rich.text import Text
 
-from pyro_vae.support.pictures import displayable, without_math
+from pyro_vae.support.pictures import displayable, styled, without_math
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import new_table
 
@@ -111,7 +111,8 @@ class PreflightReport(Result):
 
     def plot(self) -> Figure:
         """A matplotlib figure, which a notebook shows: the numbers of errors and warnings per site."""
-        return displayable(self._draw())
+        with styled():
+            return displayable(self._draw())
 
     def _draw(self) -> Figure:
         from matplotlib.figure import Figure

@@ -1,0 +1,31 @@
+"""The gallery names every example and every notebook with its question, and all pictures of the pages exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from tests.helpers.paths import EXAMPLES, ROOT
+
+SHARED = {"common.py", "games.py"}
+GALLERY = (ROOT / "docs" / "gallery.md").read_text()
+
+
+def test_every_example_is_in_the_gallery() -> None:
+    examples = {path.name for path in EXAMPLES.glob("*.py")} - SHARED
+    examples |= {f"notebooks/{path.name}" for path in (EXAMPLES / "notebooks").glob("*.py")}
+    named = re.findall(r"\(\.\./examples/([\w/]+\.py)\)", GALLERY)
+    assert sorted(named) == sorted(examples)
+
+
+def test_the_question_is_that_of_the_example() -> None:
+    for name, question in re.findall(r"\| \[`?([\w/.]+)`?\]\(\.\./examples/[\w/]+\.py\) \| ([^|]+) \|", GALLERY):
+        doc = ast.get_docstring(ast.parse((EXAMPLES / name).read_text())) or ""
+        assert question.strip() == doc.removeprefix("# ").split("\n")[0], name
+
+
+def test_pictures_exist() -> None:
+    for page in (ROOT / "docs").rglob("*.md"):
+        for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text()):
+            assert (page.parent / name).is_file(), f"{page.name}: {name}"
+            assert (page.parent / name).stat().st_size < 200_000
