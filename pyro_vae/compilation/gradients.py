@@ -8,8 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from pyro_vae.compilation.call_arguments import layout_of, signature_of, tensors_in, with_tensors
 from pyro_vae.compilation.effects import (
     registered_params,
     restored,
@@ -95,6 +99,7 @@ class CompiledGradients:
         self.reason: str | None = None
         self._graphs: dict[Any, _Graph] = {}
         self._seen: dict[Any, int] = {}
+        self._left_out: dict[Any, str] = {}  # what runs eagerly although there are graphs, and why
         self._scale = torch.ones(())
         self._calls = 0
         # of the loaded state, by the repr of the signature
@@ -121,9 +126,11 @@ class CompiledGradients:
         """Add the gradients of `scale * loss` to the parameters' `.grad`; return the loss, or None."""
         if self.reason is not None:
             return None
-        leaves = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        leaves = tensors_in((*args, *kwargs.values()))
         try:
             key = self._signature(params, args, kwargs)
+            if key in self._left_out:
+                return None
             graph = self._graphs.get(key) or self._new_graph(key, params, args, kwargs, leaves)
             if graph is None:
                 return None
@@ -131,7 +138,7 @@ class CompiledGradients:
             if self._calls % CHECK_EVERY == 0 and not self._agrees(graph, leaves, args, kwargs):
                 return None
         except Exception as error:  # whatever the pair, the recorder, the compiler or its code raise
-            self._give_up(why_not_compiled(error))
+            self._leave_out(self._signature(params, args, kwargs), why_not_compiled(error))
             return None
         if self.advance is not None:
             self.advance()
@@ -146,12 +153,9 @@ class CompiledGradients:
             return graph.run(self._scale.fill_(scale), *leaves, *graph.state)
 
     def _signature(self, params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        def key(value: Any) -> Any:
-            return layout_of(value) if isinstance(value, Tensor) else _hashable(value)
-
         return (
-            *map(key, args),
-            *((name, key(value)) for name, value in kwargs.items()),
+            *map(signature_of, args),
+            *((name, signature_of(value)) for name, value in kwargs.items()),
             tuple(p.requires_grad for p in params),
             tuple(module.training for module in self.modules),
             (params[0].dtype, params[0].device) if params else None,
@@ -187,9 +191,12 @@ class CompiledGradients:
 
         def loss_and_gradients(scale: Tensor, *tensors: Tensor) -> list[Tensor]:
             inputs = iter(tensors)
-            positional = [next(inputs) if isinstance(a, Tensor) else a for a in args]
-            keywords = {name: next(inputs) if isinstance(a, Tensor) else a for name, a in kwargs.items()}
+            positional = [with_tensors(value, inputs) for value in args]
+            keywords = {name: with_tensors(value, inputs) for name, value in kwargs.items()}
             value, total = self._value_and_total(positional, keywords)
+            if not total.requires_grad:  # a batch that trains nothing, where others do
+                number.append(len(value) if isinstance(value, tuple) else None)
+                return _tensors(value)
             grads = torch.autograd.grad(total * scale, trained, allow_unused=True)
             used.extend(p for p, grad in zip(trained, grads, strict=True) if grad is not None)
             number.append(len(value) if isinstance(value, tuple) else None)
@@ -210,12 +217,10 @@ class CompiledGradients:
         with store_is_kept():
             if not self.makes_gradients:
                 value = self.loss(*args, **kwargs)
-                return value, value
+                return value, torch.as_tensor(value)
             with noted_backward() as noted:
                 value = self.loss(*args, **kwargs)
-        if not noted:
-            raise ValueError("the loss differentiates nothing")
-        return value, sum(noted[1:], start=noted[0])
+        return value, sum(noted[1:], start=noted[0]) if noted else torch.zeros(())
 
     def _side_effects(self) -> list[Tensor]:
         """Tensors that an evaluation of the loss may change, besides gradients."""
@@ -239,6 +244,15 @@ class CompiledGradients:
                 )
                 return False
         return True
+
+    def _leave_out(self, key: Any, reason: str) -> None:
+        """Run what has failed eagerly from now on: only this shape, if others are compiled."""
+        if not self._graphs:
+            return self._give_up(reason)
+        self._graphs.pop(key, None)
+        self._left_out[key] = reason
+        if self.asked:
+            warnings.warn(f"{self.label} with one kind of arguments run eagerly, not compiled: {reason}", stacklevel=4)
 
     def _give_up(self, reason: str) -> None:
         self.reason = reason
@@ -281,8 +295,14 @@ def _split(outputs: Any, graph: _Graph) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def compile_graph(module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-    """Compile a graph with Inductor, so that it draws the random numbers of eager execution."""
-    return torch._inductor.compile(module, inputs, options={"fallback_random": True})
+    """Compile a graph with Inductor, so that it draws the random numbers of eager execution.
+
+    What it makes is stored in PyTorch's folder of compiled graphs, where another process finds it.
+    """
+    # without a context that knows the shapes, PyTorch stores no graphs
+    fake = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
+    with tracing(TracingContext(fake)):
+        return torch._inductor.compile(module, inputs, options={"fallback_random": True})
 
 
 def _lift(module: fx.GraphModule) -> list[Tensor]:
@@ -306,16 +326,3 @@ def _lift(module: fx.GraphModule) -> list[Tensor]:
     graph.eliminate_dead_code()
     module.recompile()
     return state
-
-
-def layout_of(tensor: Tensor) -> tuple[Any, ...]:
-    """The properties of an input that compiled code depends on."""
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
-
-
-def _hashable(value: Any) -> Any:
-    try:
-        hash(value)
-    except TypeError:
-        return repr(value)
-    return value
