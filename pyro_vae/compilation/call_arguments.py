@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-__all__ = ["layout_of", "signature_of", "tensors_in", "with_tensors"]
+__all__ = ["describe", "layout_of", "signature_of", "tensors_in", "with_tensors"]
 
 _CONTAINERS = (list, tuple, dict)
 
@@ -46,6 +47,21 @@ def signature_of(value: Any) -> Any:
         leaves, structure = tree_flatten(value)
         return (str(structure), *(layout_of(v) if isinstance(v, Tensor) else _hashable(v) for v in leaves))
     return _hashable(value)
+
+
+def describe(signature: tuple[Any, ...]) -> str:
+    """The arguments in a signature of a call, whose last three entries are no arguments, for people."""
+
+    def text(part: Any) -> str:
+        if isinstance(part, tuple) and part and isinstance(part[0], torch.Size):
+            return f"{str(part[2]).removeprefix('torch.')} {tuple(part[0])}"
+        if isinstance(part, tuple) and len(part) == 2 and isinstance(part[0], str) and part[0].isidentifier():
+            return f"{part[0]}={text(part[1])}"
+        if isinstance(part, tuple):
+            return f"[{', '.join(map(text, part[1:]))}]"
+        return repr(part)[:40]
+
+    return ", ".join(map(text, signature[:-3])) or "no arguments"
 
 
 def _hashable(value: Any) -> Any:

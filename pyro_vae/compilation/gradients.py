@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch._guards import TracingContext, tracing
-from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from pyro_vae.compilation.call_arguments import layout_of, signature_of, tensors_in, with_tensors
+from pyro_vae.compilation.call_arguments import describe, layout_of, signature_of, tensors_in, with_tensors
+from pyro_vae.compilation.costs import note_seconds
 from pyro_vae.compilation.effects import (
     registered_params,
     restored,
@@ -45,6 +44,8 @@ class _Graph(NamedTuple):
     params: list[Tensor]  # parameters with a gradient, in the order of the outputs
     registered: list[Tensor]  # parameters that the programs register, with a gradient or without
     num_values: int | None  # how many losses are returned together; None for a single one
+    num_operations: int
+    seconds: tuple[float, float]  # that recording and compiling took
 
 
 class CompiledGradients:
@@ -113,6 +114,20 @@ class CompiledGradients:
     def num_graphs(self) -> int:
         """The number of compiled graphs: one per shape of batch that was seen often enough."""
         return len(self._graphs)
+
+    def kinds(self) -> Iterator[tuple[str, _Graph | None, str]]:
+        """The kinds of arguments met so far: their description, their graph, and why they have none."""
+        for key, graph in self._graphs.items():
+            yield describe(key), graph, ""
+        for key, reason in self._left_out.items():
+            yield describe(key), None, reason
+        for key, count in self._seen.items():
+            if self.reason is None and key not in self._graphs and key not in self._left_out:
+                needed = PATIENCE if self.asked else UNASKED
+                waits = (
+                    f"seen {count} times, compiled after {needed}" if count < needed else f"{MAX_GRAPHS} graphs exist"
+                )
+                yield describe(key), None, waits
 
     def state(self) -> dict[str, Any]:
         """What decides whether a step runs compiled, ready for JSON."""
@@ -183,6 +198,7 @@ class CompiledGradients:
     def _record(
         self, params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Tensor]
     ) -> _Graph:
+        started = time.perf_counter()
         trained = [p for p in params if p.requires_grad]
         if params:  # a scale on another device would make each step wait for a transfer
             self._scale = self._scale.to(params[0].device)
@@ -208,9 +224,11 @@ class CompiledGradients:
         state = _lift(module)
         if len(module.graph.nodes) > MAX_NODES:
             raise ValueError(f"its graph has {len(module.graph.nodes)} operations (particles in a loop?)")
+        recorded = time.perf_counter()
         with torch.no_grad():
             run = compile_graph(module, [self._scale, *leaves, *state])
-        return _Graph(run, state, used, registered, number[0])
+        seconds = recorded - started, time.perf_counter() - recorded
+        return _Graph(run, state, used, registered, number[0], len(module.graph.nodes), seconds)
 
     def _value_and_total(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, Tensor]:
         """The loss, or losses, and what is to be differentiated."""
@@ -299,10 +317,20 @@ def compile_graph(module: fx.GraphModule, inputs: list[Any]) -> Callable[..., An
 
     What it makes is stored in PyTorch's folder of compiled graphs, where another process finds it.
     """
+    # their import takes a second, which only those should wait for who compile
+    from torch._dynamo.utils import counters
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
     # without a context that knows the shapes, PyTorch stores no graphs
     fake = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
+    started, missed = time.perf_counter(), counters["inductor"]["fxgraph_cache_miss"]
     with tracing(TracingContext(fake)):
-        return torch._inductor.compile(module, inputs, options={"fallback_random": True})
+        run: Callable[..., Any] = torch._inductor.compile(module, inputs, options={"fallback_random": True})
+    if counters["inductor"]["fxgraph_cache_miss"] > missed:
+        note_seconds(time.perf_counter() - started)
+    return run
 
 
 def _lift(module: fx.GraphModule) -> list[Tensor]:

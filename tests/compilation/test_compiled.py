@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -384,6 +385,33 @@ def test_unasked_after_a_thousand_steps_and_in_silence(monkeypatch: pytest.Monke
     for _ in range(7):
         svi.step(x)
     assert "looks at the values" in svi.compilation.reason or "depends on the values" in svi.compilation.reason
+
+
+def test_the_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pair = LinearGaussian()
+    svi = pv.SVI(pair.model, pair.guide, compile=True)
+    assert repr(svi.compiled_report()) == "no step was recorded yet"
+    for n in (5, 5, 2):
+        svi.step(pair.simulate(n))
+    report = svi.compiled_report()
+    size = pair.simulate(1).shape[1]
+    assert [(kind.arguments, kind.is_compiled) for kind in report.kinds] == [
+        (f"float64 (5, {size})", True),
+        (f"float64 (2, {size})", False),
+    ]
+    first, second = report.kinds
+    assert first.operations > 10
+    assert first.seconds_recording > 0
+    assert second.reason == "seen 1 times, compiled after 50"
+    assert report.to_dict() == {"graphs": 1, "reasons": {}}
+    assert "compiled after 50" in report.save(tmp_path / "report.csv").read_text()
+    report.save(tmp_path / "report.png")
+    monkeypatch.setattr(compiled, "compile_graph", lambda module, inputs: 1 / 0)
+    svi = pv.SVI(pair.model, pair.guide, compile=True)
+    svi.step(pair.simulate(5))
+    with pytest.warns(UserWarning, match="division by zero"):
+        svi.step(pair.simulate(5))
+    assert "steps run eagerly: ZeroDivisionError" in repr(svi.compiled_report())
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
