@@ -21,7 +21,7 @@ from pyro_vae.compilation.effects import (
     unchecked,
     untouched,
 )
-from pyro_vae.compilation.mode import recording
+from pyro_vae.compilation.mode import Compile, recording
 from pyro_vae.compilation.reasons import why_not_compiled
 from pyro_vae.compilation.recordable import NumbersStay, Recordable, noted_backward
 from pyro_vae.compilation.rewrites import rewrite
@@ -34,7 +34,8 @@ Loss = Callable[..., Tensor]
 PATIENCE = 50  # steps with another shape of batch before that shape gets a graph of its own
 UNASKED = 1000  # steps with a shape before it gets a graph where nobody has asked for compiled steps
 MAX_GRAPHS = 4
-MAX_NODES = 20_000  # the compiler would take minutes for an unrolled loop over particles
+MAX_NODES = 20_000  # the compiler would take very long for an unrolled loop over particles
+MAX_UNASKED = 1500  # it takes minutes for more, as of a loop over time, which nobody has asked for
 CHECK_EVERY = 500  # steps between comparisons with the eager loss
 
 
@@ -77,8 +78,8 @@ class CompiledGradients:
 
     Attributes:
         registered: The parameters that the programs register in the graph that ran last.
-        asked: Whether the user has asked for compiled steps. Otherwise a shape is compiled after 1000 steps, and no
-            warning says that it cannot be.
+        asked: What the user has asked for. If "auto", a shape is compiled after 1000 steps, and no warning says that it
+            cannot be. If "auto" or "chosen", no graph is compiled that takes minutes.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class CompiledGradients:
         self.loss: Any = loss
         self.makes_gradients = makes_gradients
         self.registered: list[Tensor] = []
-        self.asked = True
+        self.asked: Compile = True
         self.advance: Callable[[], None] | None = getattr(objective, "advance", None)
         self.reason: str | None = None
         self._graphs: dict[Any, _Graph] = {}
@@ -123,7 +124,7 @@ class CompiledGradients:
             yield describe(key), None, reason
         for key, count in self._seen.items():
             if self.reason is None and key not in self._graphs and key not in self._left_out:
-                needed = PATIENCE if self.asked else UNASKED
+                needed = UNASKED if self.asked == "auto" else PATIENCE
                 waits = (
                     f"seen {count} times, compiled after {needed}" if count < needed else f"{MAX_GRAPHS} graphs exist"
                 )
@@ -185,8 +186,8 @@ class CompiledGradients:
             self._seen.clear()
             self._seen_before.clear()
         num_graphs = len(self._compiled_before) + len(self._graphs)
-        waits = self._seen[key] < (PATIENCE if self.asked else UNASKED) or num_graphs >= MAX_GRAPHS
-        if (num_graphs or not self.asked) and waits and name not in self._compiled_before:
+        waits = self._seen[key] < (UNASKED if self.asked == "auto" else PATIENCE) or num_graphs >= MAX_GRAPHS
+        if (num_graphs or self.asked == "auto") and waits and name not in self._compiled_before:
             return None
         self._compiled_before.discard(name)
         graph = self._record(params, args, kwargs, leaves)
@@ -222,13 +223,20 @@ class CompiledGradients:
         with untouched(self._side_effects()), registered_params() as registered, Recordable(), NumbersStay():
             module = make_fx(loss_and_gradients)(self._scale, *leaves)
         state = _lift(module)
-        if len(module.graph.nodes) > MAX_NODES:
-            raise ValueError(f"its graph has {len(module.graph.nodes)} operations (particles in a loop?)")
+        self._check_size(len(module.graph.nodes))
         recorded = time.perf_counter()
         with torch.no_grad():
             run = compile_graph(module, [self._scale, *leaves, *state])
         seconds = recorded - started, time.perf_counter() - recorded
         return _Graph(run, state, used, registered, number[0], len(module.graph.nodes), seconds)
+
+    def _check_size(self, operations: int) -> None:
+        if operations > MAX_NODES:
+            raise ValueError(f"its graph has {operations} operations (particles in a loop?)")
+        if operations > MAX_UNASKED and self.asked is not True:
+            raise ValueError(
+                f"its graph has {operations} operations, which take minutes to compile: compile=True does it"
+            )
 
     def _value_and_total(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, Tensor]:
         """The loss, or losses, and what is to be differentiated."""
@@ -269,13 +277,13 @@ class CompiledGradients:
             return self._give_up(reason)
         self._graphs.pop(key, None)
         self._left_out[key] = reason
-        if self.asked:
+        if self.asked != "auto":
             warnings.warn(f"{self.label} with one kind of arguments run eagerly, not compiled: {reason}", stacklevel=4)
 
     def _give_up(self, reason: str) -> None:
         self.reason = reason
         self._graphs.clear()
-        if self.asked:
+        if self.asked != "auto":
             warnings.warn(f"{self.label} run eagerly, not compiled: {reason}", stacklevel=4)
 
 

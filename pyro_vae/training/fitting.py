@@ -197,7 +197,7 @@ def fit(
     validation = _validation(data, valid, target, model, ranks, early_stopping)
     schedules = Schedules(RunLength.from_arguments(epochs, steps, train.steps_per_epoch), lr_schedule, kl_weight)
     optimizer, weighted = fused_adam(lr) if optim is None else optim, schedules.with_weight(objective)
-    svi = SVI(model, guide, optimizer, weighted, clip_norm=clip_norm, precision=precision)
+    svi = SVI(model, guide, optimizer, weighted, clip_norm=clip_norm, compile=False, precision=precision)
     checkpointer = Checkpointer(checkpoints, resume, ranks)
     # the fingerprint of the data takes time
     fixed = _fixed_settings(settings, history, objective, train, validation) if checkpointer.is_active else {}

@@ -75,14 +75,17 @@ class Run:
         self.choose(self.state.epoch > 1)
         # a loader may yield new data in every epoch, so there is no point in waiting for its first
         waits = self.validates and self.batches.in_memory
-        self.state.svi.compile = self.state.compiles is True and not waits
+        if waits or self.state.compiles is not True:
+            self.state.svi.compile = False
+        elif self.state.svi.compile is False:
+            self.state.svi.compile = True
         self.choice.start()
 
     def choose(self, is_time: bool) -> None:
         """Choose whether to compile the steps that are left, if that was left open and it is time."""
         if self.state.compiles == "auto" and is_time:
             self.state.compiles = self.choice.compiles(self.state.step, self.state.ranks)
-            self.state.svi.compile = self.state.compiles
+            self.state.svi.compile = "chosen" if self.state.compiles else False
 
     def after_step(self) -> None:
         """Stop after a signal, and write a checkpoint if one is due; all processes do so together."""

@@ -169,12 +169,12 @@ def test_really_compiled_discrete_run(really: None) -> None:
     assert_same_gradients(pair.model, pair.guide, lambda: pv.elbo.make("vimco", num_particles=3), x)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["mean_field", "iwae", "dreg"])
-def test_really_compiled_on_a_gpu(name: str, really: None) -> None:
+def test_really_compiled_on_a_gpu(name: str, really: None, gpu: torch.device) -> None:
     torch.manual_seed(0)
-    vae = pv.VAE(12, 3, hidden=(8,)).cuda()
-    x = torch.rand(10, 12).round().cuda()
+    vae = pv.VAE(12, 3, hidden=(8,)).to(gpu)
+    x = torch.rand(10, 12).round().to(gpu)
     make = partial(pv.elbo.make, name, **({} if name == "mean_field" else {"num_particles": 4}))
     assert_same_gradients(vae.model, vae.guide, make, x)
 
@@ -385,6 +385,18 @@ def test_unasked_after_a_thousand_steps_and_in_silence(monkeypatch: pytest.Monke
     for _ in range(7):
         svi.step(x)
     assert "looks at the values" in svi.compilation.reason or "depends on the values" in svi.compilation.reason
+
+
+def test_what_takes_minutes_is_compiled_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "UNASKED", 2)
+    monkeypatch.setattr(compiled, "MAX_UNASKED", 10)
+    pair, x = LinearGaussian(), LinearGaussian().simulate(5)
+    for asked in ("auto", True):
+        svi = pv.SVI(pair.model, pair.guide, compile=asked)
+        for _ in range(4):
+            svi.step(x)
+        assert svi.compilation.graphs == (asked is True)
+        assert ("minutes to compile" in svi.compilation.reason) == (asked == "auto")
 
 
 def test_the_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
