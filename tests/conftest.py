@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 
@@ -46,6 +47,16 @@ def recorded(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         yield
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    """The GPU of a test that is marked `gpu`, or what stands in for it."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if os.environ.get("PYRO_VAE_STAND_IN") != "cpu":
+        pytest.skip("needs a GPU; with PYRO_VAE_STAND_IN=cpu the CPU stands in for it")
+    return torch.device("cpu")
 
 
 @pytest.fixture

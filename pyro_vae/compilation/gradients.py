@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.compilation.call_arguments import describe, layout_of, signature_of, tensors_in, with_tensors
+from pyro_vae.compilation.costs import note_seconds
 from pyro_vae.compilation.effects import (
     registered_params,
     restored,
@@ -18,7 +21,7 @@ from pyro_vae.compilation.effects import (
     unchecked,
     untouched,
 )
-from pyro_vae.compilation.mode import recording
+from pyro_vae.compilation.mode import Compile, recording
 from pyro_vae.compilation.reasons import why_not_compiled
 from pyro_vae.compilation.recordable import NumbersStay, Recordable, noted_backward
 from pyro_vae.compilation.rewrites import rewrite
@@ -31,7 +34,8 @@ Loss = Callable[..., Tensor]
 PATIENCE = 50  # steps with another shape of batch before that shape gets a graph of its own
 UNASKED = 1000  # steps with a shape before it gets a graph where nobody has asked for compiled steps
 MAX_GRAPHS = 4
-MAX_NODES = 20_000  # the compiler would take minutes for an unrolled loop over particles
+MAX_NODES = 20_000  # the compiler would take very long for an unrolled loop over particles
+MAX_UNASKED = 1500  # it takes minutes for more, as of a loop over time, which nobody has asked for
 CHECK_EVERY = 500  # steps between comparisons with the eager loss
 
 
@@ -41,6 +45,8 @@ class _Graph(NamedTuple):
     params: list[Tensor]  # parameters with a gradient, in the order of the outputs
     registered: list[Tensor]  # parameters that the programs register, with a gradient or without
     num_values: int | None  # how many losses are returned together; None for a single one
+    num_operations: int
+    seconds: tuple[float, float]  # that recording and compiling took
 
 
 class CompiledGradients:
@@ -72,8 +78,8 @@ class CompiledGradients:
 
     Attributes:
         registered: The parameters that the programs register in the graph that ran last.
-        asked: Whether the user has asked for compiled steps. Otherwise a shape is compiled after 1000 steps, and no
-            warning says that it cannot be.
+        asked: What the user has asked for. If "auto", a shape is compiled after 1000 steps, and no warning says that it
+            cannot be. If "auto" or "chosen", no graph is compiled that takes minutes.
     """
 
     def __init__(
@@ -90,11 +96,12 @@ class CompiledGradients:
         self.loss: Any = loss
         self.makes_gradients = makes_gradients
         self.registered: list[Tensor] = []
-        self.asked = True
+        self.asked: Compile = True
         self.advance: Callable[[], None] | None = getattr(objective, "advance", None)
         self.reason: str | None = None
         self._graphs: dict[Any, _Graph] = {}
         self._seen: dict[Any, int] = {}
+        self._left_out: dict[Any, str] = {}  # what runs eagerly although there are graphs, and why
         self._scale = torch.ones(())
         self._calls = 0
         # of the loaded state, by the repr of the signature
@@ -109,6 +116,20 @@ class CompiledGradients:
         """The number of compiled graphs: one per shape of batch that was seen often enough."""
         return len(self._graphs)
 
+    def kinds(self) -> Iterator[tuple[str, _Graph | None, str]]:
+        """The kinds of arguments met so far: their description, their graph, and why they have none."""
+        for key, graph in self._graphs.items():
+            yield describe(key), graph, ""
+        for key, reason in self._left_out.items():
+            yield describe(key), None, reason
+        for key, count in self._seen.items():
+            if self.reason is None and key not in self._graphs and key not in self._left_out:
+                needed = UNASKED if self.asked == "auto" else PATIENCE
+                waits = (
+                    f"seen {count} times, compiled after {needed}" if count < needed else f"{MAX_GRAPHS} graphs exist"
+                )
+                yield describe(key), None, waits
+
     def state(self) -> dict[str, Any]:
         """What decides whether a step runs compiled, ready for JSON."""
         seen = {**self._seen_before, **{repr(key): n for key, n in self._seen.items()}}
@@ -121,9 +142,11 @@ class CompiledGradients:
         """Add the gradients of `scale * loss` to the parameters' `.grad`; return the loss, or None."""
         if self.reason is not None:
             return None
-        leaves = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        leaves = tensors_in((*args, *kwargs.values()))
         try:
             key = self._signature(params, args, kwargs)
+            if key in self._left_out:
+                return None
             graph = self._graphs.get(key) or self._new_graph(key, params, args, kwargs, leaves)
             if graph is None:
                 return None
@@ -131,7 +154,7 @@ class CompiledGradients:
             if self._calls % CHECK_EVERY == 0 and not self._agrees(graph, leaves, args, kwargs):
                 return None
         except Exception as error:  # whatever the pair, the recorder, the compiler or its code raise
-            self._give_up(why_not_compiled(error))
+            self._leave_out(self._signature(params, args, kwargs), why_not_compiled(error))
             return None
         if self.advance is not None:
             self.advance()
@@ -146,12 +169,9 @@ class CompiledGradients:
             return graph.run(self._scale.fill_(scale), *leaves, *graph.state)
 
     def _signature(self, params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        def key(value: Any) -> Any:
-            return layout_of(value) if isinstance(value, Tensor) else _hashable(value)
-
         return (
-            *map(key, args),
-            *((name, key(value)) for name, value in kwargs.items()),
+            *map(signature_of, args),
+            *((name, signature_of(value)) for name, value in kwargs.items()),
             tuple(p.requires_grad for p in params),
             tuple(module.training for module in self.modules),
             (params[0].dtype, params[0].device) if params else None,
@@ -166,8 +186,8 @@ class CompiledGradients:
             self._seen.clear()
             self._seen_before.clear()
         num_graphs = len(self._compiled_before) + len(self._graphs)
-        waits = self._seen[key] < (PATIENCE if self.asked else UNASKED) or num_graphs >= MAX_GRAPHS
-        if (num_graphs or not self.asked) and waits and name not in self._compiled_before:
+        waits = self._seen[key] < (UNASKED if self.asked == "auto" else PATIENCE) or num_graphs >= MAX_GRAPHS
+        if (num_graphs or self.asked == "auto") and waits and name not in self._compiled_before:
             return None
         self._compiled_before.discard(name)
         graph = self._record(params, args, kwargs, leaves)
@@ -179,6 +199,7 @@ class CompiledGradients:
     def _record(
         self, params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Tensor]
     ) -> _Graph:
+        started = time.perf_counter()
         trained = [p for p in params if p.requires_grad]
         if params:  # a scale on another device would make each step wait for a transfer
             self._scale = self._scale.to(params[0].device)
@@ -187,9 +208,12 @@ class CompiledGradients:
 
         def loss_and_gradients(scale: Tensor, *tensors: Tensor) -> list[Tensor]:
             inputs = iter(tensors)
-            positional = [next(inputs) if isinstance(a, Tensor) else a for a in args]
-            keywords = {name: next(inputs) if isinstance(a, Tensor) else a for name, a in kwargs.items()}
+            positional = [with_tensors(value, inputs) for value in args]
+            keywords = {name: with_tensors(value, inputs) for name, value in kwargs.items()}
             value, total = self._value_and_total(positional, keywords)
+            if not total.requires_grad:  # a batch that trains nothing, where others do
+                number.append(len(value) if isinstance(value, tuple) else None)
+                return _tensors(value)
             grads = torch.autograd.grad(total * scale, trained, allow_unused=True)
             used.extend(p for p, grad in zip(trained, grads, strict=True) if grad is not None)
             number.append(len(value) if isinstance(value, tuple) else None)
@@ -199,23 +223,30 @@ class CompiledGradients:
         with untouched(self._side_effects()), registered_params() as registered, Recordable(), NumbersStay():
             module = make_fx(loss_and_gradients)(self._scale, *leaves)
         state = _lift(module)
-        if len(module.graph.nodes) > MAX_NODES:
-            raise ValueError(f"its graph has {len(module.graph.nodes)} operations (particles in a loop?)")
+        self._check_size(len(module.graph.nodes))
+        recorded = time.perf_counter()
         with torch.no_grad():
             run = compile_graph(module, [self._scale, *leaves, *state])
-        return _Graph(run, state, used, registered, number[0])
+        seconds = recorded - started, time.perf_counter() - recorded
+        return _Graph(run, state, used, registered, number[0], len(module.graph.nodes), seconds)
+
+    def _check_size(self, operations: int) -> None:
+        if operations > MAX_NODES:
+            raise ValueError(f"its graph has {operations} operations (particles in a loop?)")
+        if operations > MAX_UNASKED and self.asked is not True:
+            raise ValueError(
+                f"its graph has {operations} operations, which take minutes to compile: compile=True does it"
+            )
 
     def _value_and_total(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, Tensor]:
         """The loss, or losses, and what is to be differentiated."""
         with store_is_kept():
             if not self.makes_gradients:
                 value = self.loss(*args, **kwargs)
-                return value, value
+                return value, torch.as_tensor(value)
             with noted_backward() as noted:
                 value = self.loss(*args, **kwargs)
-        if not noted:
-            raise ValueError("the loss differentiates nothing")
-        return value, sum(noted[1:], start=noted[0])
+        return value, sum(noted[1:], start=noted[0]) if noted else torch.zeros(())
 
     def _side_effects(self) -> list[Tensor]:
         """Tensors that an evaluation of the loss may change, besides gradients."""
@@ -240,10 +271,19 @@ class CompiledGradients:
                 return False
         return True
 
+    def _leave_out(self, key: Any, reason: str) -> None:
+        """Run what has failed eagerly from now on: only this shape, if others are compiled."""
+        if not self._graphs:
+            return self._give_up(reason)
+        self._graphs.pop(key, None)
+        self._left_out[key] = reason
+        if self.asked != "auto":
+            warnings.warn(f"{self.label} with one kind of arguments run eagerly, not compiled: {reason}", stacklevel=4)
+
     def _give_up(self, reason: str) -> None:
         self.reason = reason
         self._graphs.clear()
-        if self.asked:
+        if self.asked != "auto":
             warnings.warn(f"{self.label} run eagerly, not compiled: {reason}", stacklevel=4)
 
 
@@ -281,8 +321,24 @@ def _split(outputs: Any, graph: _Graph) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def compile_graph(module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-    """Compile a graph with Inductor, so that it draws the random numbers of eager execution."""
-    return torch._inductor.compile(module, inputs, options={"fallback_random": True})
+    """Compile a graph with Inductor, so that it draws the random numbers of eager execution.
+
+    What it makes is stored in PyTorch's folder of compiled graphs, where another process finds it.
+    """
+    # their import takes a second, which only those should wait for who compile
+    from torch._dynamo.utils import counters
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    # without a context that knows the shapes, PyTorch stores no graphs
+    fake = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
+    started, missed = time.perf_counter(), counters["inductor"]["fxgraph_cache_miss"]
+    with tracing(TracingContext(fake)):
+        run: Callable[..., Any] = torch._inductor.compile(module, inputs, options={"fallback_random": True})
+    if counters["inductor"]["fxgraph_cache_miss"] > missed:
+        note_seconds(time.perf_counter() - started)
+    return run
 
 
 def _lift(module: fx.GraphModule) -> list[Tensor]:
@@ -306,16 +362,3 @@ def _lift(module: fx.GraphModule) -> list[Tensor]:
     graph.eliminate_dead_code()
     module.recompile()
     return state
-
-
-def layout_of(tensor: Tensor) -> tuple[Any, ...]:
-    """The properties of an input that compiled code depends on."""
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
-
-
-def _hashable(value: Any) -> Any:
-    try:
-        hash(value)
-    except TypeError:
-        return repr(value)
-    return value

@@ -8,7 +8,7 @@ from typing import Literal
 
 __all__ = ["Compile", "is_recording", "recording"]
 
-Compile = bool | Literal["auto"]
+Compile = bool | Literal["auto", "chosen"]  # "chosen": by the library, not by its user
 
 
 _recording = False

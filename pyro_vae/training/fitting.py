@@ -33,6 +33,7 @@ from pyro_vae.training.checkpoints.checkpointer import Checkpointer, checkpoints
 from pyro_vae.training.checkpoints.directory import Checkpoints
 from pyro_vae.training.checkpoints.signals import stop_between_steps
 from pyro_vae.training.checkpoints.svi import objective_values
+from pyro_vae.training.compile_choice import CompileChoice
 from pyro_vae.training.forms import in_tensors
 from pyro_vae.training.guards import check_grad_enabled, only_thread
 from pyro_vae.training.history import History
@@ -51,8 +52,6 @@ from pyro_vae.training.svi import SVI
 from pyro_vae.training.weights import WeightCopies
 
 __all__ = ["State", "fit"]
-
-STEPS_TO_COMPILE = 10_000
 
 
 def fit(
@@ -135,8 +134,9 @@ def fit(
         num_nodes: Number of machines that train together.
         strategy: How the processes work together: "auto" or "ddp".
         compile: Compile the gradient step (see `pv.SVI`). If the data are in memory, the first epoch runs eagerly, so
-            that Pyro validates every datum. "auto": compile if at least 10,000 steps follow, which makes up for the 10
-            to 30 seconds of compiling.
+            that Pyro validates every datum. "auto": compile if a quarter of the time of the steps that are left, by
+            those of the first epoch (of a loader, by the first 100), is longer than compiling takes on this machine, as
+            measured before, or 15 seconds.
         precision: What the networks compute in: "float32", "bfloat16" or "float16" (see `pv.SVI`).
         preflight: Check the pair on the first few data before training.
         progress: Show a progress bar: True, False, or None (in a terminal).
@@ -199,7 +199,7 @@ def fit(
     validation = _validation(data, valid, target, model, ranks, early_stopping)
     schedules = Schedules(RunLength.from_arguments(epochs, steps, train.steps_per_epoch), lr_schedule, kl_weight)
     optimizer, weighted = fused_adam(lr) if optim is None else optim, schedules.with_weight(objective)
-    svi = SVI(model, guide, optimizer, weighted, clip_norm=clip_norm, precision=precision)
+    svi = SVI(model, guide, optimizer, weighted, clip_norm=clip_norm, compile=False, precision=precision)
     checkpointer = Checkpointer(checkpoints, resume, ranks)
     # the fingerprint of the data takes time
     fixed = _fixed_settings(settings, history, objective, train, validation) if checkpointer.is_active else {}
@@ -215,7 +215,7 @@ def fit(
         weights = WeightCopies(svi)
         if ranks.size > 1:
             svi.join(ranks, head.example_args)
-        state = TrainState(svi, weights, history, generator, fixed, _compiles(settings, schedules, train), ranks)
+        state = TrainState(svi, weights, history, generator, fixed, compile, ranks)
         if saved is not None:
             checkpointer.load(state, saved, compile, head.example_args)
         state.steps_per_epoch = state.steps_per_epoch or train.steps_per_epoch
@@ -243,6 +243,7 @@ def fit(
                 signals,
                 advance,
                 stack,
+                CompileChoice(schedules.length.steps),
             )
         )
     return history
@@ -345,13 +346,6 @@ def _seeded(seed: int | None, ranks: Ranks) -> Iterator[torch.Generator]:
         if seed is None and not ranks.is_main:
             torch.manual_seed(shared + ranks.rank)
         yield torch.Generator().manual_seed(shared)
-
-
-def _compiles(settings: Settings, schedules: Schedules, train: Batches) -> bool:
-    """Whether to compile the steps: on request, or if enough steps follow the first epoch."""
-    if settings.compile != "auto":
-        return settings.compile
-    return (schedules.length.steps or 0) - (train.steps_per_epoch or 0) >= STEPS_TO_COMPILE
 
 
 def _scale(

@@ -15,6 +15,7 @@ from pyro_vae.training.batches import Batches
 from pyro_vae.training.callbacks import Callback, State
 from pyro_vae.training.checkpoints.checkpointer import Checkpointer
 from pyro_vae.training.checkpoints.signals import StopRequest
+from pyro_vae.training.compile_choice import CompileChoice
 from pyro_vae.training.history import Epoch
 from pyro_vae.training.monitor import Monitor
 from pyro_vae.training.nonfinite import LossCheck, NonFiniteLoss
@@ -51,6 +52,7 @@ class Run:
     signals: StopRequest
     advance: Advance
     stack: ExitStack
+    choice: CompileChoice
     validates: bool = True  # whether Pyro validates distributions and traces
     is_consistent: bool = True  # whether the state is that between two steps
 
@@ -70,8 +72,20 @@ class Run:
         if self.validates and self.state.epoch > 1 and self.batches.in_memory:
             self.validates = False
             self.stack.enter_context(pyro.validation_enabled(False))
+        self.choose(self.state.epoch > 1)
         # a loader may yield new data in every epoch, so there is no point in waiting for its first
-        self.state.svi.compile = self.state.compiles and not (self.validates and self.batches.in_memory)
+        waits = self.validates and self.batches.in_memory
+        if waits or self.state.compiles is not True:
+            self.state.svi.compile = False
+        elif self.state.svi.compile is False:
+            self.state.svi.compile = True
+        self.choice.start()
+
+    def choose(self, is_time: bool) -> None:
+        """Choose whether to compile the steps that are left, if that was left open and it is time."""
+        if self.state.compiles == "auto" and is_time:
+            self.state.compiles = self.choice.compiles(self.state.step, self.state.ranks)
+            self.state.svi.compile = "chosen" if self.state.compiles else False
 
     def after_step(self) -> None:
         """Stop after a signal, and write a checkpoint if one is due; all processes do so together."""
@@ -173,6 +187,8 @@ def train_epoch(run: Run) -> None:
         state.add(run.step(batch))
         run.is_consistent = True
         run.advance(1)
+        run.choice.step()
+        run.choose(run.choice.is_known and not run.batches.in_memory)
         run.after_step()
         if state.step == run.schedules.length.last_step:
             break

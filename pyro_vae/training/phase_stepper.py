@@ -62,7 +62,7 @@ class PhaseStepper:
                 for another one.
         """
         if compile and self.compiled is not None:
-            self.compiled.asked = compile is True
+            self.compiled.asked = compile
             self.own()
             owned = self.updater.owned
             loss = self.compiled.call(owned, args, kwargs, self._scaler.factor(scale, owned))

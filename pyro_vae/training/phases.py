@@ -113,10 +113,10 @@ def loss_of(objective: Any) -> Callable[..., Any]:
 
 def _method(elbo: pyro.infer.ELBO, name: str) -> Any:
     """A method of an objective, without the tracing of Pyro's `Jit...` classes; None if it has none of this name."""
-    for kind in type(elbo).__mro__:
-        if name in vars(kind) and kind not in _TRACED:
-            return vars(kind)[name].__get__(elbo)
-    return None
+    owners = [kind for kind in type(elbo).__mro__ if name in vars(kind)]
+    if owners and owners[0] in _TRACED:
+        return vars(owners[1])[name].__get__(elbo) if len(owners) > 1 else None
+    return getattr(elbo, name, None)
 
 
 def _ignore(params: Mapping[str, Tensor]) -> None:

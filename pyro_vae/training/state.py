@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.compilation.mode import Compile
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.support import arguments
 from pyro_vae.support.random import rng_state, set_rng_state
@@ -36,7 +37,7 @@ class TrainState:
         history: The epochs so far.
         generator: The generator that shuffles the data.
         settings: The settings that must be the same when the run is resumed, ready for JSON.
-        compiles: Whether steps are compiled.
+        compiles: Whether steps are compiled; "auto" until it is chosen.
         ranks: The processes that train together.
 
     Attributes:
@@ -58,7 +59,7 @@ class TrainState:
         history: History,
         generator: torch.Generator,
         settings: dict[str, Any] | None = None,
-        compiles: bool = False,
+        compiles: Compile = False,
         ranks: Ranks | None = None,
     ) -> None:
         self.svi, self.weights, self.history, self.generator = svi, weights, history, generator

@@ -24,6 +24,7 @@ from pyro_vae.pair.running import Running
 from pyro_vae.pair.untouched import kept_buffers
 from pyro_vae.support.arguments import flag, function, real
 from pyro_vae.training.averages import RunningAverages
+from pyro_vae.training.compiled_report import CompiledReport, compiled_report
 from pyro_vae.training.guards import check_grad_enabled
 from pyro_vae.training.minibatches import check_autoguide
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam, updater_for
@@ -184,6 +185,10 @@ class SVI:
         first = "1000 steps with arguments of one shape run" if self.compile == "auto" else "step runs"
         waiting = "" if graphs else f"nothing was recorded yet: the first {first} eagerly"
         return Compilation(graphs, "; ".join(reasons) or waiting)
+
+    def compiled_report(self) -> CompiledReport:
+        """Which kinds of arguments run compiled, how long their graphs took to make, and why others run eagerly."""
+        return compiled_report([s.compiled for s in self._stepper.steppers if s.compiled is not None])
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """One gradient step; returns the loss before it (0-d tensor, nats summed over the batch)."""

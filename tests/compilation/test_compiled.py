@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -173,12 +174,12 @@ def test_really_compiled_discrete_run(really: None) -> None:
     assert_same_gradients(pair.model, pair.guide, lambda: pv.elbo.make("vimco", num_particles=3), x)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["mean_field", "iwae", "dreg"])
-def test_really_compiled_on_a_gpu(name: str, really: None) -> None:
+def test_really_compiled_on_a_gpu(name: str, really: None, gpu: torch.device) -> None:
     torch.manual_seed(0)
-    vae = pv.VAE(12, 3, hidden=(8,)).cuda()
-    x = torch.rand(10, 12).round().cuda()
+    vae = pv.VAE(12, 3, hidden=(8,)).to(gpu)
+    x = torch.rand(10, 12).round().to(gpu)
     make = partial(pv.elbo.make, name, **({} if name == "mean_field" else {"num_particles": 4}))
     assert_same_gradients(vae.model, vae.guide, make, x)
 
@@ -389,6 +390,45 @@ def test_unasked_after_a_thousand_steps_and_in_silence(monkeypatch: pytest.Monke
     for _ in range(7):
         svi.step(x)
     assert "looks at the values" in svi.compilation.reason or "depends on the values" in svi.compilation.reason
+
+
+def test_what_takes_minutes_is_compiled_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "UNASKED", 2)
+    monkeypatch.setattr(compiled, "MAX_UNASKED", 10)
+    pair, x = LinearGaussian(), LinearGaussian().simulate(5)
+    for asked in ("auto", True):
+        svi = pv.SVI(pair.model, pair.guide, compile=asked)
+        for _ in range(4):
+            svi.step(x)
+        assert svi.compilation.graphs == (asked is True)
+        assert ("minutes to compile" in svi.compilation.reason) == (asked == "auto")
+
+
+def test_the_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pair = LinearGaussian()
+    svi = pv.SVI(pair.model, pair.guide, compile=True)
+    assert repr(svi.compiled_report()) == "no step was recorded yet"
+    for n in (5, 5, 2):
+        svi.step(pair.simulate(n))
+    report = svi.compiled_report()
+    size = pair.simulate(1).shape[1]
+    assert [(kind.arguments, kind.is_compiled) for kind in report.kinds] == [
+        (f"float64 (5, {size})", True),
+        (f"float64 (2, {size})", False),
+    ]
+    first, second = report.kinds
+    assert first.operations > 10
+    assert first.seconds_recording > 0
+    assert second.reason == "seen 1 times, compiled after 50"
+    assert report.to_dict() == {"graphs": 1, "reasons": {}}
+    assert "compiled after 50" in report.save(tmp_path / "report.csv").read_text()
+    report.save(tmp_path / "report.png")
+    monkeypatch.setattr(compiled, "compile_graph", lambda module, inputs: 1 / 0)
+    svi = pv.SVI(pair.model, pair.guide, compile=True)
+    svi.step(pair.simulate(5))
+    with pytest.warns(UserWarning, match="division by zero"):
+        svi.step(pair.simulate(5))
+    assert "steps run eagerly: ZeroDivisionError" in repr(svi.compiled_report())
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import pyro.infer
+import pyro.optim
 import pytest
 import torch
 from torch import Tensor, nn
@@ -103,6 +104,82 @@ def test_a_graph_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(UserWarning, match=r"run eagerly, not compiled: TypeError: expected Tensor\(\)"):
         found, _ = losses_of(model, guide, x, compiles=True)
     assert found == expected
+
+
+def test_tensors_in_lists_and_dictionaries_are_read_at_each_step() -> None:
+    """Two batches that print alike have other losses; a change of what is no tensor needs another graph."""
+
+    def model(batch: dict[str, Any]) -> None:
+        x, (scale, power) = batch["x"], batch["more"]
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(40), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z * scale**power, 1.0).to_event(1), obs=x)
+
+    def guide(batch: dict[str, Any]) -> None:
+        loc = pyro.param("loc", torch.zeros(40))
+        with pyro.plate("data", len(batch["x"])):
+            pyro.sample("z", dist.Normal(batch["x"] * 0.5 + loc, 1.0).to_event(1))
+
+    def batch(i: int) -> dict[str, Any]:
+        x = torch.zeros(40, 40)
+        x[20, 20] = float(i)  # in the middle, which is not printed
+        return {"x": x, "more": [torch.tensor(1.0 + i), 2]}
+
+    assert repr(batch(1)["x"]) == repr(batch(3)["x"])
+    losses = []
+    for compiles in (True, False):
+        pyro.clear_param_store()
+        svi = pv.SVI(model, guide, lambda p: torch.optim.SGD(p, lr=0.01), pv.elbo.make("trace"), compile=compiles)
+        with fork_rng(0):
+            losses.append([float(svi.step(batch(i))) for i in range(4)])
+        assert svi.compilation.graphs == int(compiles)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_second_kind_of_arguments_that_fails_leaves_the_first_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "PATIENCE", 1)
+    model, guide, x = regression(1.0)
+
+    def looks(x: Tensor, looking: bool = False) -> None:
+        assert not looking or float(x.sum()) < 1e6
+        model(x)
+
+    svi = pv.SVI(looks, lambda x, looking=False: guide(x), loss=pv.elbo.make("trace"), compile=True)
+    svi.step(x, False)
+    svi.step(x, False)
+    with pytest.warns(
+        UserWarning, match="steps with one kind of arguments run eagerly, not compiled: the pair's control"
+    ):
+        svi.step(x, True)
+    for looking in (True, False, True):
+        svi.step(x, looking)
+    assert svi.compilation.graphs == 1
+
+
+def test_a_batch_that_trains_nothing() -> None:
+    """As in the second loss of Pyro's semi-supervised example, where no class is given."""
+    net = nn.Linear(3, 2)
+
+    def model(x: Tensor, y: Tensor | None = None) -> None:
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            if y is not None:
+                pyro.sample("y", dist.Categorical(logits=net(x)), obs=y)
+
+    def run(compiles: bool) -> list[float]:
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        net.reset_parameters()
+        optim = pyro.optim.ClippedAdam({"lr": 0.1})
+        svi = pv.SVI(model, lambda x, y=None: None, optim, loss=pyro.infer.Trace_ELBO(), compile=compiles)
+        x, y = torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 1, 0])
+        losses = [float(svi.step(x, *((y,) if i % 3 == 0 else ()))) for i in range(9)]
+        assert svi.compilation.graphs == 2 * compiles
+        return losses
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "PATIENCE", 1)
+        assert run(True) == pytest.approx(run(False), rel=1e-5)
 
 
 def test_what_is_to_blame_is_named() -> None:

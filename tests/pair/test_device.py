@@ -43,10 +43,10 @@ def test_without_networks_auto_is_the_cpu() -> None:
     assert choose_device("auto", lambda x: x) == torch.device("cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_networks_move() -> None:
+@pytest.mark.gpu
+def test_networks_move(gpu: torch.device) -> None:
     outside = nn.Linear(2, 2)
     pair = Pair()
-    assert choose_device("cuda:0", pair.model, lambda x: outside(x)) == torch.device("cuda:0")
-    assert pair.net.weight.is_cuda
-    assert outside.weight.is_cuda
+    name = "cuda:0" if gpu.type == "cuda" else "cpu"
+    assert choose_device(name, pair.model, lambda x: outside(x)) == torch.device(name)
+    assert pair.net.weight.device.type == outside.weight.device.type == gpu.type

@@ -125,9 +125,9 @@ def test_another_process_loads_the_same(tmp_path: Path) -> None:
     assert rest == f"{run.history.valid_elbo!r} dynamic e4c80147893bf9c9"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_another_device_loads_the_same() -> None:
-    run = load_run(STORED / "format_1" / "vae", device="cuda")
+@pytest.mark.gpu
+def test_another_device_loads_the_same(gpu: torch.device) -> None:
+    run = load_run(STORED / "format_1" / "vae", device=gpu.type)
     here = load_run(STORED / "format_1" / "vae")
-    assert run.device.type == "cuda"
+    assert run.device.type == gpu.type
     assert all(torch.equal(v.cpu(), here.pair.state_dict()[k]) for k, v in run.pair.state_dict().items())
