@@ -74,7 +74,7 @@ def test_what_is_no_loss_is_refused() -> None:
         trained(lambda *args: by_hand(*args).item(), preflight=False)
     with pytest.raises(ValueError, match="early_stopping compares ELBOs"):
         trained(by_hand, early_stopping=2)
-    with pytest.raises(TypeError, match=r"a name, a pyro\.infer\.ELBO object or a loss function, got ABCMeta"):
+    with pytest.raises(TypeError, match=r"a loss function, got ABCMeta"):
         pv.elbo.make(Trace_ELBO)
     with pytest.raises(ValueError, match="elbo is an object, FunctionLoss"):
         trained(by_hand, num_particles=2)

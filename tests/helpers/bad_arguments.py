@@ -222,7 +222,6 @@ _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str,
     "check_estimator": _value("trace", LinearGaussian(3, 1), repeats=10),
     "clustering_accuracy": _value(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 0])),
     "compare_elbos": (_with_x, lambda: {"estimators": ["trace"], "num_particles": [1], "repeats": 2, "num_samples": 5}),
-    "label": _value("trace"),
     "compare_models": (lambda: (_pair(), _pair(), X), lambda: {"num_samples": 5}),
     "compare_training": _value(
         lambda seed: pv.VAE(6, 2, hidden=(3,)), X, ["trace"], seeds=[0], epochs=1, num_samples=5, preflight=False
