@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves
 
 from pyro_vae.pair.arguments import takes_keywords
 from pyro_vae.pair.forms import Form, InForm, form_along, form_of
@@ -50,7 +51,7 @@ def in_tensors(model: Program, guide: Program | None, *sources: Any) -> tuple[An
 
     Raises:
         TypeError: For None in the place of a guide, on data of these forms; for data without a tensor.
-        ValueError: For validation data of another form than the training data.
+        ValueError: For validation data of another form than the training data; for data without values.
     """
     sources = tuple(map(as_tensors, sources))
     first = sources[0]
@@ -58,6 +59,10 @@ def in_tensors(model: Program, guide: Program | None, *sources: Any) -> tuple[An
         raise TypeError(NO_BATCHES)
     if not isinstance(first, tuple | Mapping | Tensor):
         return model, guide, *sources
+    if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(first)):
+        raise ValueError(
+            "the data are on the device 'meta', which has shapes and no values: make them anew on a device"
+        )
     form = _form(model, first)
     if form is None:
         return model, guide, *sources

@@ -87,6 +87,8 @@ def test_refusals() -> None:
         pv.fit(model, guide, {"a": 1})
     with pytest.raises(TypeError, match=r"make it with pv\.AmortizedGuide"):
         pv.fit(lambda batch: model(batch["x"]), None, {"x": X})
+    with pytest.raises(ValueError, match="on the device 'meta'"):
+        pv.fit(model, guide, X.to("meta"))
     with pytest.raises(ValueError, match="another form"):
         pv.fit(model, guide, {"x": X}, valid={"y": X})
     with pytest.raises(ValueError, match="one row per datum, got shapes"):
