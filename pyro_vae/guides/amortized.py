@@ -215,7 +215,13 @@ class AmortizedGuide(Named, nn.Module):
         return describe(self)
 
     def plot(self) -> Figure:
-        """Draw the graph of the model and that of the guide, side by side."""
+        """Draw the graph of the model and that of the guide, side by side.
+
+        What a latent outside the plate over the data depends on in the guide are other such latents alone: its
+        distribution is a parameter, for which the data are not read.
+        """
         from pyro_vae.guides.picture import draw_graphs
 
-        return draw_graphs(self.graph, self.given, self.summed_out)
+        local = {site.name for site in self.sites if site.is_local}
+        given = {name: above if name in local else self.parents[name] for name, above in self.given.items()}
+        return draw_graphs(self.graph, given, self.summed_out)

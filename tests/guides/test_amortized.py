@@ -527,3 +527,6 @@ def test_the_graphs_are_drawn() -> None:
     figure = pv.AmortizedGuide(chain, torch.randn(20, 2)).plot()
     assert [ax.get_title() for ax in figure.axes] == ["model", "guide"]
     assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == ["a", "b", "c", "x"]
+    free = pv.AmortizedGuide(with_global, torch.randn(1000)).plot().axes[1]
+    arrows = [text for text in free.texts if not text.get_text()]
+    assert len(arrows) == 2  # from loc and from x to z; the distribution of loc does not read x
