@@ -25,6 +25,7 @@ Family = str | Conditional | Callable[[int], Conditional]
 POSITION = 4  # numbers that tell a network which element of an inner plate it is at
 WIDEST, NARROWEST = 0.1, 1e-4  # initial scale of a latent outside the data plate, in units of the prior's
 GLOBAL_DRAWS = 32  # of a latent outside the data plate in each run, which has a single value of it
+MOST_DRAWN = 100_000  # numbers in these draws; the weights of a network are as many
 OWN_WEIGHTS = 100_000  # weights of the elements of a plate beyond which they share them
 FREE_WEIGHTS = 100_000  # weights between latents outside the data plate beyond which these are independent
 
@@ -134,7 +135,8 @@ class ShapedSite:
     def draws(self) -> Tensor:
         """Values of the site, `(S, *event_shape)`: those of the runs; of one outside the data plate, further ones."""
         shape = self.fn.event_shape
-        values = [run["value"] if self.is_local else run["fn"].sample((GLOBAL_DRAWS,)) for run in self.runs]
+        count = max(1, min(GLOBAL_DRAWS, MOST_DRAWN // max(1, self.runs[0]["value"].numel())))
+        values = [run["value"] if self.is_local else run["fn"].sample((count,)) for run in self.runs]
         return torch.cat([value.detach().reshape(-1, *shape) for value in values])
 
 
@@ -183,9 +185,9 @@ class LatentSite(nn.Module):
         self.head = Head(features + (POSITION if positions else 0), hidden, out, batch)
         if not self.is_local and self.family is not None:
             # All data speak of a latent that they share, so that its posterior is narrower than the prior by some
-            # sqrt(N). The start is narrower still: a gradient is noisy in proportion to the scale, and so the way from
-            # below takes a few steps for each of the thousands from above. A family's features begin with the
-            # locations and the log-scales.
+            # sqrt(N). The start is narrower still: the noise of a gradient is proportional to the scale, so the way up
+            # takes hundreds of steps, the way down thousands. A family's features begin with the locations and the
+            # log-scales.
             with torch.no_grad():
                 start = min(WIDEST, max(NARROWEST, 1 / num_data))
                 self.head.bias[..., self.size : 2 * self.size] = math.log(start)
