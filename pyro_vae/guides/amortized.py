@@ -107,6 +107,7 @@ class AmortizedGuide(Named, nn.Module):
             needed = any(mask.place is None for mask in made.masks.values())
             self._model: tuple[Program, ...] = (model,) if needed else ()
             self.full_size, self.subsample = made.full_size, made.subsample
+            self.num_data = made.full_size or made.n
             columns = inputs_of(args, kwargs, made.n, made.observed, made.data_dim)
             self.encoder = None
             if made.plate:
@@ -144,8 +145,8 @@ class AmortizedGuide(Named, nn.Module):
             inner = {f.dim: f.size for f in shaped.inner}
             size += self.encoder.sizes_at(set(inner), self.data_dim)
             positions = [inner.get(dim, 1) for dim in range(min(inner), 0)] if inner else []
-            return LatentSite(shaped, family, size, hidden[-1:], positions)
-        return LatentSite(shaped, family, size, (), ())
+            return LatentSite(shaped, family, size, hidden[-1:], positions, self.num_data)
+        return LatentSite(shaped, family, size, (), (), self.num_data)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The guide, a Pyro program with the model's arguments; returns the value of each latent."""
@@ -214,7 +215,13 @@ class AmortizedGuide(Named, nn.Module):
         return describe(self)
 
     def plot(self) -> Figure:
-        """Draw the graph of the model and that of the guide, side by side."""
+        """Draw the graph of the model and that of the guide, side by side.
+
+        What a latent outside the plate over the data depends on in the guide are other such latents alone: its
+        distribution is a parameter, for which the data are not read.
+        """
         from pyro_vae.guides.picture import draw_graphs
 
-        return draw_graphs(self.graph, self.given, self.summed_out)
+        local = {site.name for site in self.sites if site.is_local}
+        given = {name: above if name in local else self.parents[name] for name, above in self.given.items()}
+        return draw_graphs(self.graph, given, self.summed_out)

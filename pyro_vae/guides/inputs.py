@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import one_hot
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_flatten_with_path
 
 from pyro_vae.pair.bijections import base_constraint
@@ -19,8 +20,18 @@ MOST_CATEGORIES = 64
 
 
 def tensors_at(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors among a pair's arguments, by where they stand."""
-    leaves = tree_flatten_with_path((args, kwargs))[0]
+    """The tensors among a pair's arguments, by where they stand.
+
+    Raises:
+        TypeError: For a `PackedSequence`, whose rows are steps of different data.
+    """
+    leaves = tree_flatten_with_path((args, kwargs), is_leaf=lambda a: isinstance(a, PackedSequence))[0]
+    if any(isinstance(leaf, PackedSequence) for _, leaf in leaves):
+        raise TypeError(
+            "a guide made from a model reads tensors with a row for each datum, and a PackedSequence came: give the "
+            "model padded data and a tensor of lengths, (N, T, ...) and (N,), and mask the steps beyond the lengths "
+            "(poutine.mask)"
+        )
     return {"".join(map(str, path[1:])): leaf for path, leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 0}
 
 

@@ -66,15 +66,18 @@ def _draw(
         ax.annotate(name, places[name], ha="center", va="center", fontsize=9, zorder=4)
     for name, parents in graph.items():
         for parent in set(parents) & set(graph):
+            (x, y), (end_x, end_y) = places[parent], places[name]
+            steps = abs(end_y - y) if end_y != y else abs(end_x - x)
+            rad = 0.12 if steps < 1.5 else 0.25  # past the sites in between
             bend = {
                 "arrowstyle": "-|>",
                 "color": "0.35",
-                "connectionstyle": "arc3,rad=0.12",
+                "connectionstyle": f"arc3,rad={rad}",
                 "shrinkA": 0,
                 "shrinkB": 1,
             }
             ends = {"patchA": shapes[parent], "patchB": shapes[name]}
-            ax.annotate("", xy=places[name], xytext=places[parent], arrowprops={**bend, **ends})
+            ax.annotate("", xy=places[name], xytext=places[parent], arrowprops={**bend, **ends}, zorder=2)
     xs, ys = zip(*places.values(), strict=True)
     ax.set(xlim=(min(xs) - 0.6, max(xs) + 0.6), ylim=(min(ys) - 0.4, max(ys) + 0.4), title=title)
     ax.set_aspect("equal")

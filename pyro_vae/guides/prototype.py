@@ -142,7 +142,22 @@ class Prototype:
                 f"the plates {' and '.join(map(repr, found))} have the size of the data, {self.n}, so it is ambiguous "
                 "which of them is over the data: name that one 'data', or give another number of example data"
             )
+        if not found:
+            self._check_axis(sites)
         return found.get("data") or next(iter(found.values()), None)
+
+    def _check_axis(self, sites: dict[str, Any]) -> None:
+        """Refuse data that a plate "data" has along another dimension than the first: latents would be free."""
+        frames = {f.name: f for site in sites.values() for f in site["cond_indep_stack"] if f.vectorized}
+        for place, leaf in tensors_at(*self.arguments).items():
+            if "data" in frames and frames["data"].size in leaf.shape[1:]:
+                name = next(name for name, s in sites.items() if frames["data"] in s["cond_indep_stack"])
+                raise ValueError(
+                    f"the plate 'data' of the site {name!r} has {frames['data'].size} elements, and the argument at "
+                    f"{place}, of shape {tuple(leaf.shape)}, has {len(leaf)} rows: a guide made from a model needs "
+                    "tensors with a row for each datum. Transpose the data, and transpose them back in the model, or "
+                    "give the plate another name if its elements are no data"
+                )
 
     def _full_size(self, model: Callable[..., Any]) -> int | None:
         """The full size of the data plate where it is a constant of the model, seen by running it on fewer data."""

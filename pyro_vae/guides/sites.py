@@ -23,7 +23,9 @@ Family = str | Conditional | Callable[[int], Conditional]
 
 
 POSITION = 4  # numbers that tell a network which element of an inner plate it is at
-FREE_SCALE = 0.1  # initial scale of a latent outside the data plate, in units of the prior's
+WIDEST, NARROWEST = 0.1, 1e-4  # initial scale of a latent outside the data plate, in units of the prior's
+GLOBAL_DRAWS = 32  # of a latent outside the data plate in each run, which has a single value of it
+MOST_DRAWN = 100_000  # numbers in these draws; the weights of a network are as many
 OWN_WEIGHTS = 100_000  # weights of the elements of a plate beyond which they share them
 FREE_WEIGHTS = 100_000  # weights between latents outside the data plate beyond which these are independent
 
@@ -131,9 +133,11 @@ class ShapedSite:
         return {f.name: f.dim for f in self.frames}
 
     def draws(self) -> Tensor:
-        """All values of the site in these runs, `(S, *event_shape)`."""
+        """Values of the site, `(S, *event_shape)`: those of the runs; of one outside the data plate, further ones."""
         shape = self.fn.event_shape
-        return torch.cat([run["value"].detach().reshape(-1, *shape) for run in self.runs])
+        count = max(1, min(GLOBAL_DRAWS, MOST_DRAWN // max(1, self.runs[0]["value"].numel())))
+        values = [run["value"] if self.is_local else run["fn"].sample((count,)) for run in self.runs]
+        return torch.cat([value.detach().reshape(-1, *shape) for value in values])
 
 
 class LatentSite(nn.Module):
@@ -147,10 +151,17 @@ class LatentSite(nn.Module):
             map from them is linear, and left out where it would be large.
         hidden: Widths of the hidden layers.
         positions: Sizes of the dimensions of its plates inside the data plate: the network is told the element.
+        num_data: Number of data.
     """
 
     def __init__(
-        self, shaped: ShapedSite, family: Family, features: int, hidden: Sequence[int], positions: Sequence[int]
+        self,
+        shaped: ShapedSite,
+        family: Family,
+        features: int,
+        hidden: Sequence[int],
+        positions: Sequence[int],
+        num_data: int,
     ) -> None:
         super().__init__()
         self.name, self.is_local, self.plates = shaped.name, shaped.is_local, shaped.plates
@@ -173,10 +184,13 @@ class LatentSite(nn.Module):
         self.reads_latents = features > 0
         self.head = Head(features + (POSITION if positions else 0), hidden, out, batch)
         if not self.is_local and self.family is not None:
-            # all data speak of a latent that they share, so its posterior is narrow; a family's features begin with
-            # the locations and the log-scales
+            # All data speak of a latent that they share, so that its posterior is narrower than the prior by some
+            # sqrt(N). The start is narrower still: the noise of a gradient is proportional to the scale, so the way up
+            # takes hundreds of steps, the way down thousands. A family's features begin with the locations and the
+            # log-scales.
             with torch.no_grad():
-                self.head.bias[..., self.size : 2 * self.size] = math.log(FREE_SCALE)
+                start = min(WIDEST, max(NARROWEST, 1 / num_data))
+                self.head.bias[..., self.size : 2 * self.size] = math.log(start)
 
     def plates_outside(self, plates: Mapping[str, int]) -> dict[int, int]:
         """The plates of the site that another site is not in: their sizes by dimension."""
