@@ -125,11 +125,10 @@ def test_sites_have_less_variance_by_sums_than_by_scores() -> None:
     every: list[dict[str, Any]] = [
         {"c": "enum", "b": "enum", "default": "stl"},
         {"c": "enum", "b": "disarm"},
-        {"c": "enum"},
         {},
     ]
     for sites in every:
-        grads = torch.stack([gradient(BySite(**sites), pair, x, seed) for seed in range(25)])
+        grads = torch.stack([gradient(BySite(**sites), pair, x, seed) for seed in range(16)])
         spreads.append(float(grads.var(0).sum()))
     assert spreads == sorted(spreads)
 
@@ -230,10 +229,10 @@ def test_it_trains_compiled_and_not() -> None:
     found = []
     for compiled in (False, True):
         pyro.clear_param_store()
-        pair = Interleaved()
+        pair = BitsAndClasses()
         torch.manual_seed(0)
         x = pair.simulate(20)
-        estimator = BySite(c="enum", b="disarm", default="stl", num_particles=2)
+        estimator = BySite(c="enum", b="disarm")
         svi = pv.SVI(pair.model, pair.guide, ClippedAdam({"lr": 0.01}), estimator, compile=compiled)
         torch.manual_seed(1)
         found.append([float(svi.step(x)) for _ in range(3)])

@@ -20,6 +20,8 @@ from pyro_vae.support.random import fork_rng, seed_or_draw
 
 __all__ = ["compare_models"]
 
+BOUND_SAMPLES = 100  # draws from the guide for the ELBO
+
 
 @checked
 def compare_models(
@@ -84,7 +86,8 @@ def compare_models(
         if hasattr(found, "upper"):
             raise ValueError("'bdmc' draws data from each model, so that the two have none in common: use 'ais'")
         marginals.append(found)
-        elbos.append(None if guide is None else bound(model, guide, *args, seed=of_bound, **kwargs))
+        of_guide: dict[str, Any] = {"num_samples": BOUND_SAMPLES, "memory": memory, "seed": of_bound, **kwargs}
+        elbos.append(None if guide is None else bound(model, guide, *args, **of_guide))
     if marginals[0].is_joint != marginals[1].is_joint or len(marginals[0]) != len(marginals[1]):
         raise ValueError(
             "one of the pairs has a number for each datum and the other one of all data together, or of other plates: "

@@ -55,7 +55,7 @@ class ModelComparison(Result):
 
     @property
     def elbo_difference(self) -> Tensor | None:
-        """The difference of the ELBO of each datum, `(N,)`, from one draw of each; None without a guide."""
+        """The difference of the ELBO of each datum, `(N,)`, from 100 draws of each; None without a guide."""
         first, second = self.bounds
         return None if first is None or second is None else second.elbo.double() - first.elbo.double()
 

@@ -64,7 +64,8 @@ class Choice:
         """What is said of it."""
         b, count = self.best, 1 + len(self.undecided) + len(self.others)
         found = f"variance x seconds {b.value:.2g} (95 % interval {b.low:.2g} to {b.high:.2g})"
-        result = [f"For the {self.bound}: {b}, {found}" + f", the least of {count}." * (count > 1)]
+        bound = "the ELBO" if self.bound == "ELBO" else self.bound
+        result = [f"For {bound}: {b}, {found}" + (f", the least of {count}." if count > 1 else ".")]
         if self.others:
             o = self.others[0]
             result.append(f"  The next, {o}, costs {_times(o.ratio, o.ratio_low, o.ratio_high)} as much.")
