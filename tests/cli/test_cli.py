@@ -22,7 +22,7 @@ from pyro_vae.runs import load_run
 from pyro_vae.training.fitting import fit
 
 COMMANDS = ["train", "evaluate", "compare-elbos", "gaps", "diagnose", "calibrate"]
-COMMANDS += ["sample", "reconstruct", "runs", "list"]
+COMMANDS += ["sample", "reconstruct", "report", "explore", "runs", "list"]
 QUICK = ["--model.hidden", "[8]", "--epochs", "1", "--num_samples", "5"]
 
 PAIRS = '''
