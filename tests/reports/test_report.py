@@ -239,8 +239,6 @@ class TestPairsOfOnesOwn:
         rows = vocabulary.encode(["the cat sat .", "the dog ran ."] * 20, length=9)
         data = Data("verses", Split(rows[:20]), None, Split(rows[20:]), (9,), "none", 0)
         sizes: dict[str, Any] = {
-            "vocab_size": len(vocabulary),
-            "length": 9,
             "latent_dim": 2,
             "hidden": 8,
             "embedding_dim": 4,
