@@ -52,8 +52,8 @@ def explore(
         text: A function from observations `(N, ...)` to N texts, such as `vocabulary.decode`, for pairs of sentences.
         port: The port; 0 takes a free one.
         browser: Open the page in a browser.
-        wait: Wait until Ctrl-C. False returns at once; `.url` is the address, `.close()` ends it. Until then the pair and
-            torch's generators are in use: train nothing meanwhile.
+        wait: Wait until Ctrl-C. False returns at once; `.url` is the address, `.close()` ends it. Until then the pair
+            and torch's generators are in use: train nothing meanwhile.
         root: The folder of the data, if they have moved.
         device: The device of the networks.
         trust: Allow the run to name classes of your own, as in `pv.load_run`.
