@@ -121,6 +121,7 @@ def _scatter(ax: Any, name: str, xy: Tensor, labels: Tensor) -> None:
         ax.text(x, y, str(label), ha="center", va="center", weight="bold", path_effects=around)
     ax.set_title(name)
     ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
     ax.set_aspect("equal", adjustable="datalim")
 
 

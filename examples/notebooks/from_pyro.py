@@ -9,6 +9,7 @@ The class below has the shape of the one in Pyro's tutorial. It stays as it is t
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.optim import Adam  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 import pyro_vae as pv
@@ -52,7 +53,7 @@ vae = TutorialVAE()
 """
 
 # %%
-svi = pv.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=pyro.infer.Trace_ELBO())
+svi = pv.SVI(vae.model, vae.guide, Adam({"lr": 1e-3}), loss=pyro.infer.Trace_ELBO())
 for _ in range(2):
     total = sum(float(svi.step(x)) for (x,) in data.train.batches(128, shuffle=True))
     print(f"{total / len(data.train):.2f} nats per datum")

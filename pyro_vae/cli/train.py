@@ -22,7 +22,6 @@ from pyro_vae.cli.signatures import add_options, argument_help
 from pyro_vae.distributed.ranks import Ranks, launch
 from pyro_vae.evaluate import reconstruct, sample
 from pyro_vae.pair.protocol import Pair
-from pyro_vae.reports import report as report_on
 from pyro_vae.runs import DATA_KEYS, LoadedRun, train
 from pyro_vae.runs.config import as_yaml, with_stable_paths
 from pyro_vae.runs.directory import CONFIG
@@ -347,6 +346,8 @@ def _show(run: LoadedRun, options: Namespace, ranks: Ranks) -> None:
     if len(run.history):
         draw(run.history.plot(), run.path / "history")
     if options.report:
+        from pyro_vae.reports import report as report_on  # not at the top: training need not wait for what it imports
+
         made = report_on(run, split=split, num_samples=options.num_samples, seed=options.seed)
         put(run.path / "report.html", made.page)
 

@@ -15,6 +15,7 @@ from pyro_vae.reports.space import LatentSpace
 from pyro_vae.runs import LoadedRun, load_run
 from pyro_vae.support import arguments
 from pyro_vae.support.arguments import checked_from
+from pyro_vae.support.random import seed_or_draw
 
 __all__ = ["explore"]
 
@@ -32,7 +33,7 @@ def explore(
     root: str | None = None,
     device: str = "cpu",
     trust: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Server:
     """Open a page to move in the latent space of a run: any pair with a continuous latent for each datum.
 
@@ -51,11 +52,12 @@ def explore(
         text: A function from observations `(N, ...)` to N texts, such as `vocabulary.decode`, for pairs of sentences.
         port: The port; 0 takes a free one.
         browser: Open the page in a browser.
-        wait: Wait until Ctrl-C. False returns at once; `.url` is the address, `.close()` ends it.
+        wait: Wait until Ctrl-C. False returns at once; `.url` is the address, `.close()` ends it. Until then the pair
+            and torch's generators are in use: train nothing meanwhile.
         root: The folder of the data, if they have moved.
         device: The device of the networks.
         trust: Allow the run to name classes of your own, as in `pv.load_run`.
-        seed: Seed of all noise.
+        seed: Seed of all noise. None draws one from torch's generator.
 
     Raises:
         FileNotFoundError, ValueError: If the run cannot be read, or its pair has no continuous latent for each datum.
@@ -65,7 +67,7 @@ def explore(
     if port > 65535:
         raise ValueError(f"port must be at most 65535, got {port}")
     loaded = run if isinstance(run, LoadedRun) else load_run(run, trust=trust, device=device)
-    space = LatentSpace(loaded, split=split, num_data=num_data, text=text, root=root, seed=seed)
+    space = LatentSpace(loaded, split=split, num_data=num_data, text=text, root=root, seed=seed_or_draw(seed))
     server = Server(explorer_page(space.describe()), questions_of(space), port)
     if browser:
         webbrowser.open(server.url)

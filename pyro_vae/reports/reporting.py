@@ -21,6 +21,7 @@ from pyro_vae.runs import LoadedRun
 from pyro_vae.support import arguments
 from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.formats import one_line
+from pyro_vae.support.random import seed_or_draw
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import new_table, printable
 
@@ -101,7 +102,7 @@ def report(
     root: str | None = None,
     device: str = "cpu",
     trust: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Report:
     """One page about a run, or about several side by side, to open in any browser and to send to anybody.
 
@@ -124,7 +125,7 @@ def report(
         device: The device of the networks.
         trust: Allow the runs to name classes of your own, as in `pv.load_run`. Without it a page about a run of such a
             class shows what is recorded, and no more.
-        seed: Seed of all noise.
+        seed: Seed of all noise, which the page names; torch's generators stay as they were. None draws one from them.
 
     Raises:
         FileNotFoundError, ValueError: If a run cannot be read, if there is none, or for another ending of `out`.
@@ -146,7 +147,7 @@ def report(
     if out is not None and Path(out).suffix != ".html":
         raise ValueError(f"a report is a page, so that out must end in .html, got {str(out)!r}")
     started = datetime.now().astimezone()
-    options = Options(split, num_data, num_samples, num_simulations, seed, root, text)
+    options = Options(split, num_data, num_samples, num_simulations, seed_or_draw(seed), root, text)
     names = _names(sources)
     gathered = [gather(s, n, options, trust=trust, device=device) for s, n in zip(sources, names, strict=True)]
     shown = _page(gathered, options, started)

@@ -26,7 +26,7 @@ COLORS = (
     *("#7a4fb5", "#8c510a", "#5c7a1f", "#75787e"),
 )
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -72,7 +72,8 @@ def displayable(figure: Figure) -> Figure:
     from matplotlib.lines import Line2D
     from matplotlib.text import Text
 
-    for artist in figure.findobj(lambda found: isinstance(found, Line2D | Text)):
+    artists: list[Any] = figure.findobj(lambda found: isinstance(found, Line2D | Text))
+    for artist in artists:
         if str(artist.get_color()).lower() not in ("none", "auto"):
             artist.set_color(to_hex(artist.get_color(), keep_alpha=True))
     figure._repr_png_ = partial(as_png, figure)  # type: ignore[attr-defined]

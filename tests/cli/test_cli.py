@@ -23,7 +23,7 @@ from pyro_vae.runs import load_run
 from pyro_vae.training.fitting import fit
 
 COMMANDS = ["train", "evaluate", "compare-elbos", "gaps", "diagnose", "calibrate"]
-COMMANDS += ["sample", "reconstruct", "export", "runs", "list"]
+COMMANDS += ["sample", "reconstruct", "export", "report", "explore", "runs", "list"]
 QUICK = ["--model.hidden", "[8]", "--epochs", "1", "--num_samples", "5"]
 
 PAIRS = '''
