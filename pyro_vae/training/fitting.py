@@ -169,9 +169,7 @@ def fit(
             process; under `torch.no_grad`.
         OSError: If a checkpoint cannot be written; earlier ones stay.
     """
-    _check_call(model, guide, device, preflight, progress, callbacks)
-    if threads != "auto":
-        arguments.count("threads", threads, none=True)
+    _check_call(model, guide, device, threads, preflight, progress, callbacks)
     settings = Settings(
         epochs=epochs,
         steps=steps,
@@ -190,8 +188,7 @@ def fit(
         precision=precision,
         rollbacks=rollbacks,
     )
-    objective = elbos.make(elbo, num_particles=num_particles)
-    settings.check_objective(objective)
+    objective = settings.checked(elbos.make(elbo, num_particles=num_particles))
     checkpoints = checkpoints_of(checkpoints, resume)
     model, guide, data, valid = in_tensors(model, guide, data, valid)
     ranks = launch(devices, num_nodes, strategy, device)
@@ -201,14 +198,12 @@ def fit(
     history = _history(seed, elbo, data)
     if guide is None:
         guide = history.guide = _guide_for(model, train.monitored_head(1), seed, progress)
-    validation = _validation(data, valid, target, model, ranks, early_stopping)
+    validation = _validation(data, valid, target, model, train, early_stopping)
     schedules = Schedules(RunLength.from_arguments(epochs, steps, train.steps_per_epoch), lr_schedule, kl_weight)
     optimizer, weighted = fused_adam(lr) if optim is None else optim, schedules.with_weight(objective)
     svi = SVI(model, guide, optimizer, weighted, clip_norm=clip_norm, compile=False, precision=precision)
     checkpointer = Checkpointer(checkpoints, resume, ranks)
-    # the fingerprint of the data takes time
     fixed = _fixed_settings(settings, history, objective, train, validation) if checkpointer.is_active else {}
-    _check_same_data(train, validation)
     with ExitStack() as stack:
         stack.enter_context(only_thread())
         threading = stack.enter_context(Threads(threads).in_use())
@@ -253,7 +248,6 @@ def fit(
                 threading,
             )
         )
-    history.threads = threading.chosen
     return history
 
 
@@ -282,6 +276,7 @@ def _check_call(
     model: Program,
     guide: Program | None,
     device: str,
+    threads: ThreadNumber,
     preflight: bool,
     progress: bool | None,
     callbacks: Sequence[Callback],
@@ -290,6 +285,8 @@ def _check_call(
     arguments.function("model", model)
     arguments.function("guide", guide, none=True)
     arguments.instance("device", device, (str, torch.device), "the name of a device")
+    if threads != "auto":
+        arguments.count("threads", threads, none=True)
     arguments.flag("preflight", preflight)
     arguments.flag("progress", progress, none=True)
     arguments.callables("callbacks", callbacks)
@@ -305,15 +302,18 @@ def _history(seed: int | None, elbo: str | pyro.infer.ELBO, data: Any) -> Histor
 
 
 def _validation(
-    data: Any, valid: Any, device: torch.device, model: Program, ranks: Ranks, early_stopping: int | None
+    data: Any, valid: Any, device: torch.device, model: Program, train: Batches, early_stopping: int | None
 ) -> Batches | None:
-    """The validation data: those given, or those of the data set."""
+    """The validation data: those given, or those of the data set; all data are the same in all processes."""
     if valid is None and isinstance(data, Data):
         valid = data.valid
     if valid is not None:
-        return batches_for(valid, 1, device, model, ranks, trains=False)
+        validation = batches_for(valid, 1, device, model, train.ranks, trains=False)
+        _check_same_data(train, validation)
+        return validation
     if early_stopping is not None:
         raise ValueError("early_stopping needs validation data: load(..., valid=0.1), or fit(..., valid=x_valid)")
+    _check_same_data(train, None)
     return None
 
 

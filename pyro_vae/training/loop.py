@@ -117,6 +117,7 @@ class Run:
         )
         step_scheduler(state.svi.pyro_optim, epoch.loss)
         state.history.epochs.append(epoch)
+        state.history.threads = self.threads.chosen
         self.advance(0, _status(epoch))
         if self.schedules.is_settled(state.epoch, state.step):
             self.best.compare()
