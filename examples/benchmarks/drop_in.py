@@ -15,8 +15,8 @@ compiles; here `compile` says at once what is measured.
 - markov: a deep Markov model of 88 notes over ten time steps, unrolled, with a GRU, `Trace_ELBO`, `ClippedAdam`. Its
   3000 operations take minutes to compile, so that it is done only with `--long`.
 
-On a 2-core AMD EPYC with AVX-512, one thread, its cores shared with five other jobs, at batch 128, as fractions of Pyro's
-time: vae 0.80 eager and 0.54 compiled, semi_supervised 0.95 and 0.72, markov 1.08; losses differ by 2e-7.
+On a 2-core AMD EPYC with AVX-512, one thread, its cores shared with five other jobs, at batch 128, as fractions of
+Pyro's time: vae 0.80 eager and 0.54 compiled, semi_supervised 0.95 and 0.72, markov 1.08; losses differ by 2e-7.
 """
 
 import argparse
