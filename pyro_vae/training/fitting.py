@@ -49,6 +49,7 @@ from pyro_vae.training.state import TrainState
 from pyro_vae.training.step import TrainStep
 from pyro_vae.training.stopping import BestWeights, EarlyStopping
 from pyro_vae.training.svi import SVI
+from pyro_vae.training.threads import ThreadNumber, Threads
 from pyro_vae.training.weights import WeightCopies
 
 __all__ = ["State", "fit"]
@@ -80,6 +81,7 @@ def fit(
     strategy: str = "auto",
     compile: bool | Literal["auto"] = "auto",
     precision: Precision = "float32",
+    threads: ThreadNumber = None,
     preflight: bool = True,
     progress: bool | None = None,
     callbacks: Sequence[Callback] = (),
@@ -138,6 +140,9 @@ def fit(
             those of the first epoch (of a loader, by the first 100), is longer than compiling takes on this machine, as
             measured before, or 15 seconds.
         precision: What the networks compute in: "float32", "bfloat16" or "float16" (see `pv.SVI`).
+        threads: Number of PyTorch's threads on CPUs during the run. None: PyTorch's own. "auto": one or all of these,
+            whichever takes the first 24 steps faster; `threads` of the result says which. The last bits of a run depend
+            on that number, so "auto" gives up that the same seed gives the same bits.
         preflight: Check the pair on the first few data before training.
         progress: Show a progress bar: True, False, or None (in a terminal).
         callbacks: Called with a `State` after each epoch; returning True ends the run.
@@ -166,7 +171,7 @@ def fit(
             process; under `torch.no_grad`.
         OSError: If a checkpoint cannot be written; earlier ones stay.
     """
-    _check_call(model, guide, device, preflight, progress, callbacks)
+    _check_call(model, guide, device, threads, preflight, progress, callbacks)
     settings = Settings(
         epochs=epochs,
         steps=steps,
@@ -185,8 +190,7 @@ def fit(
         precision=precision,
         rollbacks=rollbacks,
     )
-    objective = elbos.make(elbo, num_particles=num_particles)
-    settings.check_objective(objective)
+    objective = settings.checked(elbos.make(elbo, num_particles=num_particles))
     checkpoints = checkpoints_of(checkpoints, resume)
     model, guide, data, valid = in_tensors(model, guide, data, valid)
     ranks = launch(devices, num_nodes, strategy, device)
@@ -196,16 +200,15 @@ def fit(
     history = _history(seed, elbo if isinstance(elbo, str) else objective, data)
     if guide is None:
         guide = history.guide = _guide_for(model, train.monitored_head(1), seed, progress)
-    validation = _validation(data, valid, target, model, ranks, early_stopping)
+    validation = _validation(data, valid, target, model, train, early_stopping)
     schedules = Schedules(RunLength.from_arguments(epochs, steps, train.steps_per_epoch), lr_schedule, kl_weight)
     optimizer, weighted = fused_adam(lr) if optim is None else optim, schedules.with_weight(objective)
     svi = SVI(model, guide, optimizer, weighted, clip_norm=clip_norm, compile=False, precision=precision)
     checkpointer = Checkpointer(checkpoints, resume, ranks)
-    # the fingerprint of the data takes time
     fixed = _fixed_settings(settings, history, objective, train, validation) if checkpointer.is_active else {}
-    _check_same_data(train, validation)
     with ExitStack() as stack:
         stack.enter_context(only_thread())
+        threading = stack.enter_context(Threads(threads).in_use())
         stack.enter_context(ranks.only_main_warns())
         saved = stack.enter_context(checkpointer.open())
         generator = stack.enter_context(_seeded(seed, ranks))
@@ -244,6 +247,7 @@ def fit(
                 advance,
                 stack,
                 CompileChoice(schedules.length.steps),
+                threading,
             )
         )
     return history
@@ -274,6 +278,7 @@ def _check_call(
     model: Program,
     guide: Program | None,
     device: str,
+    threads: ThreadNumber,
     preflight: bool,
     progress: bool | None,
     callbacks: Sequence[Callback],
@@ -282,6 +287,8 @@ def _check_call(
     arguments.function("model", model)
     arguments.function("guide", guide, none=True)
     arguments.instance("device", device, (str, torch.device), "the name of a device")
+    if threads != "auto":
+        arguments.count("threads", threads, none=True)
     arguments.flag("preflight", preflight)
     arguments.flag("progress", progress, none=True)
     arguments.callables("callbacks", callbacks)
@@ -297,15 +304,18 @@ def _history(seed: int | None, elbo: elbos.Estimator, data: Any) -> History:
 
 
 def _validation(
-    data: Any, valid: Any, device: torch.device, model: Program, ranks: Ranks, early_stopping: int | None
+    data: Any, valid: Any, device: torch.device, model: Program, train: Batches, early_stopping: int | None
 ) -> Batches | None:
-    """The validation data: those given, or those of the data set."""
+    """The validation data: those given, or those of the data set; all data are the same in all processes."""
     if valid is None and isinstance(data, Data):
         valid = data.valid
     if valid is not None:
-        return batches_for(valid, 1, device, model, ranks, trains=False)
+        validation = batches_for(valid, 1, device, model, train.ranks, trains=False)
+        _check_same_data(train, validation)
+        return validation
     if early_stopping is not None:
         raise ValueError("early_stopping needs validation data: load(..., valid=0.1), or fit(..., valid=x_valid)")
+    _check_same_data(train, None)
     return None
 
 

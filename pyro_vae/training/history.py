@@ -59,6 +59,7 @@ class History(Result):
         seed: The seed given to `fit`.
         elbo: The name of the objective.
         guide: The guide of the pair, if `fit` made it.
+        threads: The number of threads that `fit(threads="auto")` has chosen.
     """
 
     title: ClassVar[str] = "history"
@@ -73,6 +74,7 @@ class History(Result):
     seed: int | None = None
     elbo: str = ""
     guide: Any = field(default=None, repr=False, compare=False)
+    threads: int | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.epochs)

@@ -25,6 +25,7 @@ from pyro_vae.training.schedules import Schedules
 from pyro_vae.training.state import TrainState
 from pyro_vae.training.step import TrainStep
 from pyro_vae.training.stopping import BestWeights, EarlyStopping
+from pyro_vae.training.threads import Threads
 
 __all__ = ["Run", "run_to_end", "train"]
 
@@ -53,6 +54,7 @@ class Run:
     advance: Advance
     stack: ExitStack
     choice: CompileChoice
+    threads: Threads
     validates: bool = True  # whether Pyro validates distributions and traces
     is_consistent: bool = True  # whether the state is that between two steps
 
@@ -72,9 +74,10 @@ class Run:
         if self.validates and self.state.epoch > 1 and self.batches.in_memory:
             self.validates = False
             self.stack.enter_context(pyro.validation_enabled(False))
-        self.choose(self.state.epoch > 1)
+        self.choose(self.state.epoch > 1 and not self.threads.measures)
         # a loader may yield new data in every epoch, so there is no point in waiting for its first
-        waits = self.validates and self.batches.in_memory
+        # and compiled code has a fixed number of threads
+        waits = (self.validates and self.batches.in_memory) or self.threads.measures
         if waits or self.state.compiles is not True:
             self.state.svi.compile = False
         elif self.state.svi.compile is False:
@@ -114,6 +117,7 @@ class Run:
         )
         step_scheduler(state.svi.pyro_optim, epoch.loss)
         state.history.epochs.append(epoch)
+        state.history.threads = self.threads.chosen
         self.advance(0, _status(epoch))
         if self.schedules.is_settled(state.epoch, state.step):
             self.best.compare()
@@ -188,6 +192,7 @@ def train_epoch(run: Run) -> None:
         run.is_consistent = True
         run.advance(1)
         run.choice.step()
+        run.threads.step()
         run.choose(run.choice.is_known and not run.batches.in_memory)
         run.after_step()
         if state.step == run.schedules.length.last_step:

@@ -72,8 +72,8 @@ class Settings:
                 "makes an optimizer of torch"
             )
 
-    def check_objective(self, objective: Any) -> None:
-        """Refuse settings that do not fit an objective.
+    def checked(self, objective: Any) -> Any:
+        """The objective; refuses settings that do not fit it.
 
         Raises:
             ValueError: For `accumulate` with an objective made of phases, and for `early_stopping` with one that is not
@@ -87,6 +87,7 @@ class Settings:
             raise ValueError(
                 f"early_stopping compares ELBOs, which {type(objective).__name__} does not maximize: leave it out"
             )
+        return objective
 
     def describe(self, **more: Any) -> dict[str, Any]:
         """The settings that must be the same when the run is resumed, together with `more`, ready for JSON."""

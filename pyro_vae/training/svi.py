@@ -24,7 +24,6 @@ from pyro_vae.pair.running import Running
 from pyro_vae.pair.untouched import kept_buffers
 from pyro_vae.support.arguments import flag, function, real
 from pyro_vae.training.averages import RunningAverages
-from pyro_vae.training.compiled_report import CompiledReport, compiled_report
 from pyro_vae.training.guards import check_grad_enabled
 from pyro_vae.training.minibatches import check_autoguide
 from pyro_vae.training.optimizers import OptimizerFactory, fused_adam, updater_for
@@ -34,6 +33,7 @@ from pyro_vae.training.phases import loss_of, loss_phases
 from pyro_vae.training.replicas import Replicas
 from pyro_vae.training.scaling import LossScaler
 from pyro_vae.training.stepper import Stepper
+from pyro_vae.training.what_is_compiled import CompiledReport, compiled_report
 
 __all__ = ["SVI", "Compilation", "fused_adam"]
 
