@@ -13,7 +13,7 @@ compiles; here `compile` says at once what is measured.
 - semi_supervised: ten classes enumerated in the guide, hidden layers of 500, `TraceEnum_ELBO`; one batch in four has
   classes. A second `SVI`, with `Trace_ELBO`, trains the classifier and shares the optimizer, `Adam`.
 - markov: a deep Markov model of 88 notes over ten time steps, unrolled, with a GRU, `Trace_ELBO`, `ClippedAdam`. Its
-  3000 operations take minutes to compile, so that it is done only with `--long`.
+  3000 operations take more than eight minutes to compile on a busy machine, so that it is done only with `--long`.
 
 On a 2-core AMD EPYC with AVX-512, one thread, its cores shared with five other jobs, at batch 128, as fractions of
 Pyro's time: vae 0.80 eager and 0.54 compiled, semi_supervised 0.95 and 0.72, markov 1.08; losses differ by 2e-7.
