@@ -13,7 +13,7 @@ from pyro_vae.reports.markup import Markup, join, table, tag
 from pyro_vae.runs.programs import name_of_pair
 from pyro_vae.support.statistics import standard_error
 
-__all__ = ["comparison", "findings", "number", "numbers", "protocol", "value_of"]
+__all__ = ["comparison", "findings", "is_joint", "number", "numbers", "protocol", "unit_of", "value_of"]
 
 WORDS = {"error": "Error", "warning": "Warning", "note": "Note"}
 
@@ -51,10 +51,20 @@ def value_of(facts: RunFacts, name: str) -> tuple[float | None, float | None]:
     if name == "kl":
         return (None, None) if terms is None else (float(terms.kl.double().mean()), standard_error(terms.kl))
     seen = facts["observation"]
-    if estimate is None or seen is None or not seen.num_dims:
+    if estimate is None or estimate.is_joint or seen is None or not seen.num_dims:
         return None, None
     unit = seen.num_dims * math.log(2)
     return -estimate.mean / unit, estimate.mean_error / unit
+
+
+def is_joint(facts: RunFacts) -> bool:
+    """Whether the numbers of a run are of all data together, since a latent stands outside the plate over the data."""
+    return any(facts[question] is not None and facts[question].is_joint for question in ("bound", "log_marginal"))
+
+
+def unit_of(facts: RunFacts) -> str:
+    """The unit of a run's ELBO and log p(x)."""
+    return "nats for all data together" if is_joint(facts) else "nats per datum"
 
 
 def numbers(facts: RunFacts) -> Markup:
@@ -62,10 +72,11 @@ def numbers(facts: RunFacts) -> Markup:
     latent, history = facts["latent"], facts.files.history
     terms, seen = facts["bound"], facts["observation"]
     bounds = "log p(x, z)" if terms is not None and terms.point_masses else "ELBO"
+    nats = unit_of(facts)
     cards = [
-        ("log p(x)", number(*value_of(facts, "log_prob")), "nats per datum ± Monte Carlo error"),
-        (bounds, number(*value_of(facts, "elbo")), "nats per datum ± error for the population"),
-        ("KL", number(*value_of(facts, "kl")), "nats per datum"),
+        ("log p(x)", number(*value_of(facts, "log_prob")), f"{nats} ± Monte Carlo error"),
+        (bounds, number(*value_of(facts, "elbo")), nats if is_joint(facts) else f"{nats} ± error for the population"),
+        ("KL", number(*value_of(facts, "kl")), nats),
     ]
     if facts.kind == "images" and seen is not None and not seen.is_density:
         cards.append(("bits/dim", number(*value_of(facts, "bits"), digits=4), "from log p(x)"))
@@ -88,10 +99,13 @@ def comparison(runs: Sequence[RunFacts]) -> Markup:
     rows: list[list[Any]] = []
     measures = {"log p(x)": "log_prob", "ELBO": "elbo", "KL": "kl"}
     for label, name in measures.items():
-        rows.append([f"{label}, nats per datum", *(number(*value_of(facts, name)) for facts in runs)])
+        cells: list[Any] = [number(*value_of(facts, name)) for facts in runs]
+        if any(map(is_joint, runs)):
+            cells = [f"{cell} ({unit_of(facts)})" for cell, facts in zip(cells, runs, strict=True)]
+        rows.append([label if any(map(is_joint, runs)) else f"{label}, nats per datum", *cells])
         if name == "kl":
             continue
-        cells: list[Any] = ["–"]
+        cells = ["–"]
         for other in runs[1:]:
             found = difference(runs[0], other, [_per_datum(facts, name) for facts in (runs[0], other)])
             if found.reason:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae.reports.findings import findings_of
 from pyro_vae.reports.gathering import Options, RunFacts, gather
 from pyro_vae.reports.markup import Markup, asset, join, page, tag
-from pyro_vae.reports.overview import comparison, findings, numbers, protocol, value_of
+from pyro_vae.reports.overview import comparison, findings, is_joint, numbers, protocol, value_of
 from pyro_vae.reports.sections import SECTIONS
 from pyro_vae.reports.training_curves import charts_of, training
 from pyro_vae.runs import LoadedRun
@@ -38,7 +38,8 @@ class Report(Result):
     """A report: the page, and the numbers and findings in it.
 
     Attributes:
-        rows: For each run its name, its numbers in nats per datum, and what is to be known of it.
+        rows: For each run its name, its numbers in nats per datum (for all data together, if `is_joint`), and what to
+            know of it.
         page: The HTML page.
         refusals: For each run, the questions that its pair did not answer, and why.
     """
@@ -171,6 +172,7 @@ def _row(facts: RunFacts) -> dict[str, Any]:
     row: dict[str, Any] = {"name": facts.name}
     for name in ("elbo", "log_prob", "kl"):
         row[name], row[f"{name}_error"] = value_of(facts, name)
+    row["is_joint"] = is_joint(facts)
     row["num_data"] = len(facts.x) if facts.args else 0
     row["findings"] = [f"{finding.level}: {finding.text}" for finding in findings_of(facts)]
     return row

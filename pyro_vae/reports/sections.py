@@ -16,7 +16,7 @@ from pyro_vae.reports.charts import NUM_COLORS, bars, curves, histograms, legend
 from pyro_vae.reports.gathering import PICTURES, RunFacts
 from pyro_vae.reports.likeness import VALUES, columns_of, mean_variance
 from pyro_vae.reports.markup import Markup, join, table, tag
-from pyro_vae.reports.overview import number
+from pyro_vae.reports.overview import number, unit_of
 from pyro_vae.reports.pictures import sheet
 from pyro_vae.support.statistics import standard_error
 
@@ -61,7 +61,7 @@ def likelihood(facts: RunFacts) -> Markup:
     chart: Any = None
     if estimate is not None:
         rows.append(["log p(x)", number(estimate.mean, estimate.mean_error, 3), number(estimate.sampling_error)])
-    parts.append(table(["nats per datum", "", "± for the population"], rows))
+    parts.append(table([unit_of(facts), "", "± for the population"], rows))
     if terms is not None and estimate is not None and not terms.is_joint:
         gap = estimate.mean - terms.mean
         text = f"log p(x) − ELBO = {gap:.2f} nats is the mean KL from the guide to the exact posterior"

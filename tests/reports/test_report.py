@@ -231,8 +231,11 @@ class TestPairsOfOnesOwn:
         run = pv.train(
             (model, pv.AmortizedGuide(model, x[:8])), x, data_args={"test": 0.5}, out=tmp_path / "run", epochs=1, seed=0
         )
-        words = Parsed(pv.report(run, **FEW).page).text
-        assert "all data together" in words
+        report = pv.report([run, run], **FEW)
+        assert report.to_dicts()[0]["is_joint"]
+        for words in (Parsed(report.page).text, Parsed(pv.report(run, **FEW).page).text):
+            assert "nats for all data together" in words
+            assert "log p(x), nats per datum" not in words
 
     def test_text(self, tmp_path: Path) -> None:
         vocabulary = pv.data.Vocabulary.from_sentences(["the <b>cat</b> sat .", "the dog ran ."])
