@@ -143,6 +143,7 @@ class CompiledGradients:
         if self.reason is not None:
             return None
         leaves = tensors_in((*args, *kwargs.values()))
+        key: Any = None
         try:
             key = self._signature(params, args, kwargs)
             if key in self._left_out:
@@ -154,7 +155,7 @@ class CompiledGradients:
             if self._calls % CHECK_EVERY == 0 and not self._agrees(graph, leaves, args, kwargs):
                 return None
         except Exception as error:  # whatever the pair, the recorder, the compiler or its code raise
-            self._leave_out(self._signature(params, args, kwargs), why_not_compiled(error))
+            self._leave_out(key, why_not_compiled(error))
             return None
         if self.advance is not None:
             self.advance()
@@ -273,7 +274,7 @@ class CompiledGradients:
 
     def _leave_out(self, key: Any, reason: str) -> None:
         """Run what has failed eagerly from now on: only this shape, if others are compiled."""
-        if not self._graphs:
+        if not self._graphs or key is None:
             return self._give_up(reason)
         self._graphs.pop(key, None)
         self._left_out[key] = reason
