@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Iterator
 
@@ -13,6 +14,12 @@ import torch
 from pyro_vae.compilation import gradients as compiled
 
 torch.set_num_threads(1)  # the tensors here are too small for two
+
+
+def pytest_collection_finish() -> None:
+    """Let collections of garbage pass over all that is imported by now, which stays to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

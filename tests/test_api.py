@@ -43,6 +43,21 @@ def test_nothing_slow_is_imported_before_it_is_needed(code: str) -> None:
     assert run(f"import sys; {code}; print([m for m in ('torch', 'pyro', 'scipy') if m in sys.modules])").endswith("[]")
 
 
+TRAINED = """
+import sys, torch, pyro_vae as pv
+vae = pv.VAE(4, 2, hidden=(3,))
+pv.fit(vae.model, vae.guide, torch.rand(20, 4).round(), epochs=1, batch_size=10, compile=False, progress=False)
+pv.bound(vae.model, vae.guide, torch.rand(20, 4).round())
+slow = ("scipy.stats", "scipy.special", "sklearn", "pandas", "matplotlib", "torchvision", "jsonargparse")
+print([name for name in slow if name in sys.modules])
+"""
+
+
+@pytest.mark.slow
+def test_training_imports_nothing_slow_besides() -> None:
+    assert run(TRAINED).splitlines()[-1] == "[]"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["models", "conditionals", "evaluate", "training.fitting", "cli.train", "training.tracking"]

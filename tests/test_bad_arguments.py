@@ -42,11 +42,21 @@ def test_bad_values_are_refused_by_the_name_of_the_argument(call: Call) -> None:
     assert {which: said for which, said in found.items() if said != "clear" and which not in ACCEPTED} == {}
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
+def test_values_of_other_types_are_refused_by_the_name_of_the_argument(call: Call) -> None:
+    if call.name == "to_xarray":
+        pytest.importorskip("arviz")
+    found = {(name, repr(value)[:20]): outcome(call, name, value) for name, value in call.of_other_types()}
+    assert {which: said for which, said in found.items() if said != "clear"} == {}
+
+
 def test_the_rule_covers_the_library() -> None:
     """So that it does not come to nothing when signatures are written in another way."""
     arguments = [(call, name, kind) for call in CALLS for name, kind in call.arguments().items()]
     assert len(CALLS) > 100
     assert sum(len(bad_values(kind)) for _, _, kind in arguments) > 3000
+    assert sum(len(list(call.of_other_types())) for call in CALLS) > 500
     assert {kind.removesuffix("?") for _, _, kind in arguments} == {
         *("int", "float", "bool", "str", "choice", "path", "sizes", "size", "functions")
     }

@@ -12,6 +12,7 @@ from yaml import YAMLError
 
 from pyro_vae.cli.messages import explain, short_name
 from pyro_vae.support.import_paths import stable_paths
+from pyro_vae.support.stubs import look_along_own_path
 
 __all__ = ["Parser"]
 
@@ -68,6 +69,7 @@ class Parser(ArgumentParser):
     """A `jsonargparse.ArgumentParser` that raises `argparse.ArgumentError` with one clear line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        look_along_own_path()
         # jsonargparse makes a parser without `prog` to show the arguments of a class
         settings: dict[str, Any] = {"usage": None if "prog" in kwargs else SUPPRESS, "formatter_class": _Formatter}
         settings |= {"exit_on_error": False, "allow_abbrev": False, "parser_mode": "pyro_vae"}

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vae.data.sources import Raw, Source, read
 from pyro_vae.data.splits import Data, Split, draw_binary
 from pyro_vae.support import arguments
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 
 __all__ = ["Binarize", "load"]
 
@@ -19,7 +19,7 @@ Binarize = Literal["none", "dynamic", "static", "threshold", "auto"]
 COLORS = (3, 4)  # channels of a color image
 
 
-@checked
+@checked_from(source=None)
 def load(
     source: Source,
     *,

@@ -63,8 +63,8 @@ def read(source: Source, root: str | os.PathLike[str] | None = None, *, download
     if isinstance(source, Dataset):
         return _dataset(source)
     raise TypeError(
-        f"cannot load data from a {type(source).__name__}; expected a name ({', '.join(NAMES)}), a path, a tensor, a "
-        "NumPy array or a map-style torch Dataset (a DataLoader goes to fit directly)"
+        f"source: cannot load data from a {type(source).__name__}; expected a name ({', '.join(NAMES)}), a path, a "
+        "tensor, a NumPy array or a map-style torch Dataset (a DataLoader goes to fit directly)"
     )
 
 

@@ -46,7 +46,7 @@ from pyro_vae.elbo.objectives.labels import SemiSupervised
 from pyro_vae.elbo.objectives.penalty import WAE, InfoVAE
 from pyro_vae.elbo.objectives.quantized import VQ
 from pyro_vae.elbo.objectives.total_correlation import BetaTC
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked, checked_from
 
 __all__ = ["bound_of", "min_particles", "make", "names", "register"]
 
@@ -123,7 +123,7 @@ def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:
     _REGISTRY[name] = factory
 
 
-@checked
+@checked_from(name=None)
 def make(name: Estimator, *, num_particles: int = 1, **options: Any) -> Any:
     """Build an estimator by name, or make one of a loss function; an ELBO object passes through.
 

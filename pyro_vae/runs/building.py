@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from pyro_vae.support.memory import TooLarge, limited_tensors
+from pyro_vae.support.stubs import look_along_own_path
 
 __all__ = ["build"]
 
@@ -41,6 +42,7 @@ def build(spec: Any, data_shape: tuple[int, ...], *, limit: int | None = None) -
             f"cannot import the model {spec!r}: {error}. The file of a class of your own must lie in the current "
             "folder or on PYTHONPATH"
         ) from error
+    look_along_own_path()
     parser = ArgumentParser(exit_on_error=False)
     try:
         parser.add_class_arguments(cls, "model", skip={"data_shape"}, instantiate=False)

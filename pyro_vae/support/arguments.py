@@ -15,10 +15,12 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pyro_vae.support.annotations import described, fits, resolved
 
 __all__ = [
     "callables",
@@ -180,27 +182,37 @@ def sizes(name: str, value: Any, *, least: int = 1, alone: bool = False, none: b
 def checked(target: C) -> C:
     """Check the types of the arguments of a function or class, by its annotations, before it does anything.
 
-    These are checked: whole numbers, numbers, flags, texts, files, lists of whole numbers, and all of them with None as
-    an alternative. Numbers must be finite, and whole ones fit into an index; how small they may be is for the function
-    to say, or for `checked_from`.
+    Numbers must be finite, and whole ones fit into an index; how small they may be is for the function to say, or for
+    `checked_from`. Of everything else the type is checked: functions, tensors, modules, lists, dictionaries, classes,
+    and unions of them.
     """
     return _checked(target, {})
 
 
-def checked_from(**least: int) -> Callable[[C], C]:
-    """As `checked`, with the smallest values of the whole numbers of these names."""
+def checked_from(**least: int | None) -> Callable[[C], C]:
+    """As `checked`, with the least values of whole numbers; None for what the call itself checks, and says better."""
     return lambda target: _checked(target, least)
 
 
-def _checked(target: C, least: dict[str, int]) -> C:
+def _checked(target: C, least: Mapping[str, int | None]) -> C:
     if isinstance(target, type):
         target.__init__ = _checked(target.__init__, least)  # type: ignore[misc]
         return target
     signature = inspect.signature(target)
-    parameters = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    least = {"seed": 0, "seeds": 0, **least}  # everywhere
-    found = {p.name: _check_of(p.annotation, least.get(p.name, -sys.maxsize)) for p in parameters}
+    lowest = {"seed": 0, "seeds": 0, **{name: number for name, number in least.items() if number is not None}}
+    named = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    parameters = [p for p in named if least.get(p.name, 0) is not None]
+    found = {p.name: _check_of(p.annotation, lowest.get(p.name, -sys.maxsize)) for p in parameters}
     checks = {name: check for name, check in found.items() if check is not None}
+    others = {p.name: p.annotation for p in parameters if p.name not in checks and p.annotation is not p.empty}
+
+    def check_all(given: dict[str, Any]) -> None:
+        for name, annotation in others.items():  # now, when all names that it is written with are known
+            checks[name] = functools.partial(_fitting, annotation=resolved(annotation, target.__globals__))
+        others.clear()
+        for name, value in given.items():
+            if name in checks:
+                checks[name](name, value)
 
     @functools.wraps(target)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -208,9 +220,7 @@ def _checked(target: C, least: dict[str, int]) -> C:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError:
             return target(*args, **kwargs)  # which says it better
-        for name, value in given.items():
-            if name in checks:
-                checks[name](name, value)
+        check_all(given)
         return target(*args, **kwargs)
 
     return call  # type: ignore[return-value]
@@ -223,10 +233,10 @@ def _whole(name: str, value: Any, *, least: int, none: bool) -> Any:
     return count(name, value, least=-sys.maxsize, none=none)
 
 
-def _named(name: str, value: Any, *, expected: str) -> Any:
-    """A name, or an object that it could stand for."""
-    if value is None or isinstance(value, bool | int | float | list | tuple | dict):
-        raise wrong(TypeError, name, expected, value)
+def _fitting(name: str, value: Any, *, annotation: Any) -> Any:
+    """A value of the annotated kind."""
+    if not fits(annotation, value):
+        raise wrong(TypeError, name, described(annotation), value)
     return value
 
 
@@ -247,8 +257,5 @@ def _check_of(annotation: Any, least: int) -> Callable[[str, Any], Any] | None:
         frozenset(["Sequence[int]"]): functools.partial(sizes, least=least),
         frozenset(["int", "Sequence[int]"]): functools.partial(sizes, least=least, alone=True),
     }
-    if len(parts) == 2 and "str" in parts and not parts & {"None", "Path", "int", "Any"} and "[" not in text:
-        (kind,) = parts - {"str"}
-        return functools.partial(_named, expected=f"a name or a {kind.rpartition('.')[2]}")
     check = checks.get(frozenset(parts - {"None"}))
     return None if check is None else functools.partial(check, none=none)

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
-from pyro_vae.support.files import check_plain, write_file
+from pyro_vae.support.files import read_file, write_file
+from pyro_vae.support.formats import check_entries, parsing
 from pyro_vae.support.memory import physical_memory
 
 __all__ = ["Snapshot", "prefixed", "read_snapshot", "stripped", "write_snapshot"]
@@ -78,32 +78,18 @@ def read_snapshot(path: Path) -> Snapshot:
         ValueError: If a file is damaged or of another version; the message names it.
     """
     values_file, tensors = path.with_name(path.name + VALUES), path.with_name(path.name + TENSORS)
-    check_plain(values_file, MAX_VALUES_BYTES)
-    check_plain(tensors, physical_memory() or 2**40)
-    try:
-        content = json.loads(values_file.read_text())
-        if not isinstance(content, dict) or content.get("checksum") != _checksum(content):
+    found = read_file(values_file, MAX_VALUES_BYTES)
+    with parsing(values_file):
+        content = check_entries(json.loads(found), values=dict, sha256=str)  # a metric may be NaN
+        if content.get("checksum") != _checksum(content):
             raise ValueError("its checksum is not that of its content")
         if content.get("format") != FORMAT:
             raise ValueError(f"it has format {content.get('format')!r}, this version of pyro_vae reads {FORMAT}")
-        if not isinstance(content.get("values"), dict):
-            raise ValueError("it has no values")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{values_file} is damaged: {error}") from error
-    if _digest(tensors) != content.get("sha256"):
-        raise ValueError(f"{tensors} is damaged: its checksum is not the one in {values_file.name}")
-    try:
-        return Snapshot(load_file(tensors), content["values"])
-    except (SafetensorError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        # whoever made its checksum right did not make its content right
-        raise ValueError(f"{tensors} is damaged: {type(error).__name__} {error}") from error
+    data = read_file(tensors, physical_memory() or 2**40, expected=content["sha256"])
+    with parsing(tensors):  # whoever made its checksum right did not make its content right
+        return Snapshot(load(data), content["values"])
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in content.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

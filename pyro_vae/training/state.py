@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.distributed.ranks import Ranks
+from pyro_vae.support import arguments
 from pyro_vae.support.random import rng_state, set_rng_state
 from pyro_vae.support.snapshots import Snapshot
 from pyro_vae.training.batches import Batches
@@ -147,7 +148,8 @@ class TrainState:
         load_svi_state(self.svi, saved.part("svi"), example_args, another_process=another_process)
         counters = saved.values["at"]
         for name in _COUNTERS:
-            setattr(self, name, counters[_STORED_NAMES.get(name, name)])
+            stored = _STORED_NAMES.get(name, name)
+            setattr(self, name, arguments.real(f"its {stored}", counters[stored], none=stored in ("best", "per_epoch")))
         if self.best is None:
             self.best = -math.inf
         self.losses = EpochLosses.of(saved, next((p.device for p in self.svi.params.values()), None))

@@ -114,12 +114,16 @@ def cases(program: Program, rng: random.Random) -> list[Case]:
 
 def _enumerable(program: Program) -> bool:
     """Whether a site is marked, and none is read from outside of its plates, which Pyro's enumeration does not know."""
-    sites = program.sites
+    sites, upstream = program.sites, dict[str, set[str]]()
+    for site in program.order("guide"):  # values of latents come from the guide, in the model, too
+        upstream[site.name] = {site.name} & {s.name for s in program.latents if s.discrete}
+        upstream[site.name].update(*(upstream[parent] for parent in site.parents["guide"]))
     inside = all(
-        set(sites[parent].plates) <= set(site.plates) or not sites[parent].discrete
+        set(sites[source].plates) <= set(site.plates)
         for site in sites.values()
         for side in site.parents
         for parent in site.parents[side]
+        for source in upstream[parent]
     )
     return inside and any(s.enumerated for s in program.latents)
 

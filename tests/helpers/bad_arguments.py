@@ -19,6 +19,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.oracles import LinearGaussian
+from pyro_vae.support.annotations import fits, resolved
 from pyro_vae.support.results import Result
 
 __all__ = ["Call", "bad_values", "calls", "kind_of", "outcome"]
@@ -55,7 +56,14 @@ class Call:
 
     def run(self, **changed: Any) -> Any:
         """Call it, with some arguments changed."""
-        return self.function(*self.args(), **{**self.kwargs(), **changed})
+        names = list(inspect.signature(self.function).parameters)
+        args, kwargs = list(self.args()), {**self.kwargs()}
+        for name, value in changed.items():
+            if name in names[: len(args)]:
+                args[names.index(name)] = value
+            else:
+                kwargs[name] = value
+        return self.function(*args, **kwargs)
 
     def arguments(self) -> dict[str, str]:
         """The kind of each argument that can be passed by name and is no part of the pair or of its data."""
@@ -66,6 +74,16 @@ class Call:
             if is_free and (kind := kind_of(p.annotation)):
                 found[name] = kind
         return found
+
+    def of_other_types(self) -> Iterator[tuple[str, Any]]:
+        """Names of the other arguments, those of the pair among them, with values that are not of their types."""
+        function: Any = self.function
+        function = getattr(function, "__init__", None) if isinstance(function, type) else function
+        for name, p in inspect.signature(self.function).parameters.items():
+            if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or kind_of(p.annotation):
+                continue
+            annotation = resolved(p.annotation, inspect.unwrap(function).__globals__)
+            yield from ((name, value) for value in (object(), 5, "nonsense", [], None) if not fits(annotation, value))
 
 
 def kind_of(annotation: Any) -> str | None:
@@ -138,6 +156,7 @@ def outcome(call: Call, name: str, value: Any) -> str:
     except Exception as error:
         words = {name, name.replace("_", " "), name.removeprefix("num_")}
         is_named = any(word in str(error) for word in words)
+        is_named |= isinstance(value, str) and repr(value) in str(error) and "unknown" in str(error)
         if isinstance(error, ValueError | TypeError) and is_named and "unexpected keyword" not in str(error):
             return "clear"
         return f"{type(error).__name__}: {str(error)[:100]}"

@@ -37,6 +37,7 @@ import pyro_vae as pv
 from pyro_vae.evaluate.quality.features import train_features
 from pyro_vae.runs import list_runs, load_run
 from pyro_vae.runs.run import check_resumable
+from pyro_vae.support.files import checksum
 from tests.helpers.paths import STORED
 from tests.helpers.run_damage import reseal
 
@@ -140,7 +141,7 @@ def edit_archive(content: bytes, rng: random.Random) -> bytes:
     name, data = members[index]
     how = rng.randrange(5)
     if how == 0:
-        name = rng.choice(("x", "../x.npy", "/tmp/x.npy", "x_test.npy", "", "y.npy", "x.npy"))
+        name = rng.choice(("x", "../x.npy", "/tmp/x.npy", "x_test.npy", " ", "y.npy", "x.npy"))
     elif how == 1:
         end = 10 + int.from_bytes(data[8:10], "little")
         shape = rng.choice(
@@ -252,7 +253,36 @@ def _read_features(folder: Path) -> None:
     assert all(bool(value.isfinite().all()) for value in net.state_dict().values()), "not finite"
 
 
-RUN = "runs/a"
+def _train(folder: Path, **options: Any) -> pv.VAE:
+    """A pair that has trained for as many epochs, with a checkpoint of each."""
+    pyro.clear_param_store()
+    x = (torch.rand(20, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    torch.manual_seed(0)
+    vae = pv.VAE(4, 2, hidden=(3,))
+    settings: dict[str, Any] = {"batch_size": 10, "seed": 0, "progress": False, "compile": False, "preflight": False}
+    pv.fit(vae.model, vae.guide, x, checkpoints=folder / "checkpoints", **settings, **options)
+    return vae
+
+
+def _read_checkpoint(folder: Path) -> None:
+    """What `fit(resume=True)` reads; the length of the run is that of the checkpoint, so that no step is taken."""
+    vae = _train(folder, epochs=1, resume=True)
+    stored = load((folder / f"{CHECKPOINT}.safetensors").read_bytes())
+    assert all(any(torch.equal(v, s) for s in stored.values()) for v in vae.state_dict().values()), "other values"
+
+
+def _seal_checkpoint(folder: Path) -> None:
+    """As `reseal`, of a checkpoint."""
+    file = folder / f"{CHECKPOINT}.json"
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        content = json.loads(file.read_bytes())
+        del content["checksum"]
+        content["sha256"] = checksum((folder / f"{CHECKPOINT}.safetensors").read_bytes())
+        content["checksum"] = checksum(json.dumps(content, sort_keys=True).encode())
+        file.write_text(json.dumps(content))
+
+
+RUN, CHECKPOINT = "runs/a", "checkpoints/checkpoint-000000002"
 KINDS = {
     "run: weights": Kind(f"{RUN}/weights.safetensors", (edit_tensors,), _read_run),
     "run: configuration": Kind(f"{RUN}/config.yaml", (edit_yaml,), _read_run),
@@ -262,6 +292,8 @@ KINDS = {
     "resume: record": Kind(f"{RUN}/run.json", (edit_json,), _read_config),
     "table: evaluation": Kind(f"{RUN}/evaluation-test.json", (edit_json,), _read_config),
     "table: metrics": Kind(f"{RUN}/metrics.csv", (edit_table,), _read_config),
+    "checkpoint: values": Kind(f"{CHECKPOINT}.json", (edit_json,), _read_checkpoint),
+    "checkpoint: tensors": Kind(f"{CHECKPOINT}.safetensors", (edit_tensors,), _read_checkpoint),
     "pair": Kind("pair.safetensors", (edit_tensors,), _read_pair),
     "features": Kind("features.safetensors", (edit_tensors,), _read_features),
     "data: npz": Kind("data.npz", (edit_archive,), _read_data("data.npz")),
@@ -287,12 +319,14 @@ def _originals(folder: Path) -> None:
     pair = _Pair()
     pv.save_pair(folder / "pair", pair.model, pair.guide)
     _features(folder)
+    _train(folder, epochs=1)
 
 
 def _watched(work: Path, outside: Path, read: Callable[[], Any], answer: int) -> None:
     """Read in this process, a child, and write what happened to a pipe. It never returns."""
     escapes: list[str] = []
-    features = str(work / "features.safetensors")  # a cache, which is written anew
+    # a cache, which is written anew, and the checkpoints of a run that goes on
+    own = (str(work / "features.safetensors"), ".partial-features", str(work / "checkpoints"))
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -305,7 +339,7 @@ def _watched(work: Path, outside: Path, read: Callable[[], Any], answer: int) ->
             and isinstance(args[0], str | bytes | Path)
         ):
             is_change = os.fsdecode(args[0]) != os.devnull
-        if is_change and not any(name in str(args[:2]) for name in (features, ".partial-features")):
+        if is_change and not any(name in str(args[:2]) for name in own):
             escapes.append(f"{event} {args[:2]}"[:200])
         if event in (
             "subprocess.Popen",
@@ -392,10 +426,10 @@ def fuzz(total: int, folder: Path, *, seed: int = 0) -> tuple[Counter[str], list
                 ways = (bend, *kind.edits, *kind.edits)
                 way = rng.choice(ways)
                 file.write_bytes(way(file.read_bytes(), rng))
-                if RUN in kind.file and rng.random() < 0.7:
-                    reseal(work / RUN)
+                if rng.random() < 0.7:
+                    (_seal_checkpoint(work) if CHECKPOINT in kind.file else reseal(work / RUN))
             said = _outcome(work, folder, lambda kind=kind: kind.read(work))  # type: ignore[misc]
-            for changed in (kind.file, f"{RUN}/run.json", "features.safetensors"):
+            for changed in (kind.file, f"{RUN}/run.json", "features.safetensors", f"{CHECKPOINT}.json"):
                 (work / changed).write_bytes((base / changed).read_bytes())
             verdict = said.split(":")[0]
             counts[f"{name}: {verdict}"] += 1

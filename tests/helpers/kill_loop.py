@@ -126,6 +126,7 @@ class Pair(nn.Module):
 
 def _save(value: float) -> Callable[[Path], Any]:
     def save(folder: Path) -> None:
+        pyro.clear_param_store()  # of what trained before
         pair = Pair(value)
         pv.save_pair(folder / "pair", pair.model, pair.guide)
 

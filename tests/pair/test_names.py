@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+from collections.abc import Iterator
 
 import pyro
 import pytest
@@ -45,7 +46,16 @@ def test_an_object_in_the_place_of_one_that_is_gone() -> None:
     assert len(names) == 50
 
 
-@pytest.mark.slow
+@pytest.fixture
+def quick_collections() -> Iterator[None]:
+    """Collections of garbage that pass over what was there before: all that was imported takes a second to look at."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("quick_collections")
 @pytest.mark.parametrize("make", [*PAIRS, TopDownChain, Discrete, BitsAndClasses, Grid])
 def test_pairs_one_after_another_train_their_own_parameters(make: object) -> None:
     for _ in range(20):
@@ -59,7 +69,7 @@ def test_pairs_one_after_another_train_their_own_parameters(make: object) -> Non
         gc.collect()
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("quick_collections")
 def test_baselines_one_after_another_train_their_own_parameters() -> None:
     pair = LinearGaussian()
     x = pair.simulate(4)

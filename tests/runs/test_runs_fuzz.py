@@ -1,4 +1,4 @@
-"""A thousand and more changed run directories: a clear error or exactly the stored weights, and never foreign code."""
+"""Hundreds of changed run directories: a clear error or exactly the stored weights, and never foreign code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.helpers.paths import STORED
 from tests.helpers.run_damage import reseal
 
 NAMES = ("config.yaml", "run.json", "weights.safetensors", "metrics.csv")
-MUTATIONS = 1500
+MUTATIONS = 600
 
 # What a careless or hostile hand writes where something else was.
 VALUES: tuple[Any, ...] = (
@@ -222,8 +222,8 @@ def test_changed_run_directories(
                 assert main(["runs"]) == 0, place
                 assert "\x1b" not in capsys.readouterr().out, place
     assert loaded + refused == MUTATIONS // 2
-    assert refused > 400
-    assert loaded - untouched > 20  # settings that are allowed to change come through
+    assert refused > 150
+    assert loaded - untouched > 5  # settings that are allowed to change come through
 
 
 def test_the_unchanged_runs_are_loaded(tmp_path: Path) -> None:

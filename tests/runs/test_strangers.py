@@ -369,3 +369,19 @@ def test_a_directory_of_a_run_that_was_killed_before_it_was_saved_is_free(tmp_pa
     (folder / "checkpoints" / "thesis.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="holds files, but no run"):
         create_run(folder)
+
+
+def test_a_file_beside_a_run_does_not_pass_for_the_standard_library(run: Path) -> None:
+    """As a `python -c "import json"` in its folder would take it to; the types of torch's classes are looked up."""
+    (run / "json.py").write_text(CANARY)
+    rewrite(
+        run / "config.yaml", lambda c: c.update(model={"class_path": "torch.nn.BatchNorm1d", "init_args": {"a": 1}})
+    )
+    reseal(run)
+    code = "from pyro_vae.runs import load_run\ntry:\n    load_run('.')\nexcept ValueError as error:\n    print(error)"
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(
+        command, cwd=run, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(paths.ROOT)}
+    )
+    assert "cannot build the model torch.nn.BatchNorm1d" in done.stdout
+    assert not (run / "sang").exists()

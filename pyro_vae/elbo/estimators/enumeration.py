@@ -24,6 +24,10 @@ class Enumeration(RunsPairs, pyro.infer.TraceEnum_ELBO):
     guide may draw a site given one that it sums over which the model draws the other way round. Other sites get
     pathwise gradients, or a score function.
 
+    Raises:
+        ValueError: If a site stands outside of a plate and depends on one that is summed over inside it: the elements
+            of the plate are then summed over one by one, as if they were always equal.
+
     Warns:
         RuntimeWarning: If a site is drawn with a score function in a plate, and a later one stands outside of that:
             Pyro takes it not to depend on the first.
@@ -34,10 +38,32 @@ class Enumeration(RunsPairs, pyro.infer.TraceEnum_ELBO):
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         traces = super()._get_trace(model, guide, args, kwargs)
+        for trace in traces:
+            _refuse_outer_sites(trace, traces[1])
         if is_validation_enabled():
             for trace in traces:
                 _warn_of_outer_sites(trace, traces[1])
         return traces
+
+
+def _refuse_outer_sites(trace: Any, guide: Any) -> None:
+    """Refuse a site that varies with an enumerated one of the guide, and not with all of its plates."""
+    owners: dict[int, list[tuple[str, set[Any]]]] = {}  # several of one dimension in a Markov chain
+    for name, site in sample_sites(guide):
+        dim = site["infer"].get("_enumerate_dim")
+        if dim is not None:
+            owners.setdefault(dim, []).append((name, _plates(site)))
+    for name, site in sample_sites(trace):
+        shape, plates = site["log_prob"].shape, _plates(site)
+        for dim, found in owners.items():
+            varies = len(shape) >= -dim and shape[dim] > 1
+            if varies and not any(its <= plates for _, its in found):
+                other, its = found[0]
+                raise ValueError(
+                    f"site {name!r} stands outside of the plate {min(its - plates)!r} and depends on {other!r}, which "
+                    "is summed over inside it: a sum over all combinations of its elements would be needed. Make an "
+                    "event of that plate, .to_event(1), or use elbo='trace_graph' or 'reinforce'"
+                )
 
 
 def _warn_of_outer_sites(trace: Any, guide: Any) -> None:

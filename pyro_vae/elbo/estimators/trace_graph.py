@@ -40,12 +40,18 @@ class TraceGraph(RunsPairs, pyro.infer.TraceGraph_ELBO):
             if site["is_observed"]:  # a term of the loss: Pyro drops its gradient, unless the family has a pathwise one
                 whole = ScoreParts(site["log_prob"], torch.zeros(()), site["log_prob"])
                 guide_trace.nodes[name] = {**site, "score_parts": whole}
-        # costs are summed to the plates of a draw
         for name, plates in independent_plates(guide_trace).items():
-            guide_trace.nodes[name] = {**guide_trace.nodes[name], "cond_indep_stack": plates}
+            guide_trace.nodes[name] = _within(guide_trace.nodes[name], plates)
         return model_trace, guide_trace
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Negative ELBO in nats, summed over the data, as a tensor whose gradient is the estimator's."""
         elbo, surrogate = (torch.as_tensor(v) for v in self._loss_and_surrogate_loss(model, guide, args, kwargs))
         return surrogate - surrogate.detach() - elbo.detach()
+
+
+def _within(site: dict[str, Any], plates: tuple[Any, ...]) -> dict[str, Any]:
+    """A draw whose costs are summed to fewer plates, and so is its own density, which is a cost of earlier draws."""
+    pooled = [frame.dim for frame in site["cond_indep_stack"] if frame.vectorized and frame not in plates]
+    log_prob = site["log_prob"].sum(pooled, keepdim=True) if pooled else site["log_prob"]
+    return {**site, "cond_indep_stack": plates, "log_prob": log_prob}

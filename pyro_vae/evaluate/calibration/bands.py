@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import gammaln
-from scipy.stats import binom
+import scipy  # its parts come when they are used
 
 __all__ = ["adjusted", "band", "grid", "uniformity"]
 
@@ -40,7 +39,7 @@ def uniformity(ranks: np.ndarray, num_samples: int) -> float:
     points = grid(num_samples)
     counts = np.searchsorted(np.sort(ranks), points, side="right")
     share = (points + 1) / (num_samples + 1)
-    tails = 2 * np.minimum(binom.cdf(counts, size, share), binom.sf(counts - 1, size, share))
+    tails = 2 * np.minimum(scipy.stats.binom.cdf(counts, size, share), scipy.stats.binom.sf(counts - 1, size, share))
     return _p_value(float(tails.min()), size, num_samples)
 
 
@@ -75,7 +74,7 @@ def _inside(gamma: float, size: int, num_samples: int) -> tuple[np.ndarray, np.n
     """The least and greatest count at each point whose tail probabilities, doubled, exceed `gamma`."""
     share = (grid(num_samples) + 1) / (num_samples + 1)
     tail = gamma / 2 * (1 + 1e-9)  # what is equal up to rounding is not inside
-    return binom.ppf(tail, size, share).astype(int), binom.isf(tail, size, share).astype(int)
+    return scipy.stats.binom.ppf(tail, size, share).astype(int), scipy.stats.binom.isf(tail, size, share).astype(int)
 
 
 @lru_cache(maxsize=4096)
@@ -87,10 +86,10 @@ def _p_value(gamma: float, size: int, num_samples: int) -> float:
     lower, upper = _inside(gamma, size, num_samples)
     if (lower > upper).any():
         return 1.0
-    log_factorial = gammaln(np.arange(size + 1) + 1.0)
+    log_factorial = scipy.special.gammaln(np.arange(size + 1) + 1.0)
     share = (points + 1) / (num_samples + 1)
     counts = np.arange(lower[0], upper[0] + 1)
-    mass = binom.pmf(counts, size, share[0])
+    mass = scipy.stats.binom.pmf(counts, size, share[0])
     for i in range(1, len(points)):  # the counts are a Markov chain: what is left falls into the next cell by chance
         step = (share[i] - share[i - 1]) / (1 - share[i - 1])
         after = np.arange(lower[i], upper[i] + 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import binomtest
+import scipy
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def two_sample(truth: np.ndarray, draw: np.ndarray, data: np.ndarray, seed: int)
     return TwoSample(
         accuracy,
         float(np.sqrt(accuracy * (1 - accuracy) / total)),
-        float(binomtest(right, total, alternative="greater").pvalue),
+        float(scipy.stats.binomtest(right, total, alternative="greater").pvalue),
     )
 
 

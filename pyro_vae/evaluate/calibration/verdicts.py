@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.stats import norm
+import scipy
 
 from pyro_vae.evaluate.calibration.bands import uniformity
 
@@ -89,6 +89,6 @@ def ball_coverage(ranks: np.ndarray, num_samples: int, level: float) -> tuple[fl
 @lru_cache(maxsize=64)
 def _scores(num_samples: int) -> tuple[np.ndarray, float, float]:
     """The normal scores of the ranks, their variance, and that of their squares."""
-    scores = norm.ppf((np.arange(num_samples + 1) + 0.5) / (num_samples + 1))
+    scores = scipy.stats.norm.ppf((np.arange(num_samples + 1) + 0.5) / (num_samples + 1))
     squares = scores**2
     return scores, float(squares.mean()), float(squares.var())

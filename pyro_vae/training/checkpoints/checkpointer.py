@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.support import arguments
+from pyro_vae.support.formats import one_line
 from pyro_vae.support.snapshots import Snapshot
 from pyro_vae.training.checkpoints.directory import Checkpoints, FollowedCheckpoints
 from pyro_vae.training.nonfinite import LossCheck
@@ -86,15 +87,18 @@ class Checkpointer:
         Raises:
             ValueError: If the checkpoint is that of another run, or of a run with other settings.
         """
+        folder = self._checkpoints and self._checkpoints.path
         try:
             check_unchanged(saved.values["settings"], state.settings)
             if compile not in ("auto", saved.values["compiles"]):
                 raise ValueError(describe_change("compile", saved.values["compiles"], compile))
             state.load_state_dict(saved, example_args)
-        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        except ValueError as error:
+            raise ValueError(f"{one_line(error)} (the checkpoint is in {folder})") from error
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
             raise ValueError(
-                f"the checkpoint in {self._checkpoints and self._checkpoints.path} is not of this run, or of another "
-                f"version of pyro_vae: {type(error).__name__} {error}"
+                f"the checkpoint in {folder} is not of this run, or of another version of pyro_vae: "
+                f"{type(error).__name__} {one_line(error)}"
             ) from error
 
     def start(self, state: TrainState, *, resumed: bool) -> None:
