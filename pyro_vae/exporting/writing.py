@@ -195,8 +195,8 @@ def _check_same(file: str, half: Half, run: Runner, tolerance: float) -> None:
                 value.double(), expected.double(), rtol=tolerance, atol=tolerance / 10
             ):
                 raise RuntimeError(
-                    f"{file} does not give the pair's {port.name} for {n} data, so nothing was written: please report "
-                    "this with the pair"
+                    f"{file} does not give the pair's {port.name} for {n} data, so nothing was written: if the pair "
+                    "branches on the number of data, do without; if not, please report this"
                 )
 
 
