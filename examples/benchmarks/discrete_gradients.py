@@ -1,6 +1,6 @@
 """Gradients for 200 bits: the protocol of the DisARM paper, which later papers share, on binarized images.
 
-    python examples/benchmarks/discrete_gradients.py                  # small: within 30 minutes on two cores
+    python examples/benchmarks/discrete_gradients.py                  # small: 5000 steps, three seeds, MNIST
     python examples/benchmarks/discrete_gradients.py --published      # a million steps, five seeds, both data sets
 
 Dong, Mnih and Tucker 2020 (arXiv 2006.10680): a VAE with 200 Bernoulli latents and a learned prior; networks that are
@@ -13,7 +13,22 @@ estimator has trained, for all of them alike; means over seeds, differences pair
 
 RODEO (Titsias and Shi 2022), of which this is the protocol, too, is not in this library: see "Which estimator".
 
-{measured}
+Measured with `--steps 1500 --seeds 2 --num_data 500 --repeats 40` on MNIST (2-core CPU, shared with other work, one
+thread; seeds 0 and 1; about 30 minutes under that load): train ELBO, its difference to the first paired by seed, the
+test bound of 100 draws, and the variance of the guide's gradient, with standard errors over the two seeds.
+
+                                  train ELBO           paired     test, 100 draws    variance
+    linear     REINFORCE-LOO    -152.87 ± 0.05                    -143.51 ± 0.13        3860
+               DisARM           -151.44 ± 0.20    1.43 ± 0.16     -142.30 ± 0.08        2580
+               REBAR            -154.46 ± 0.02   -1.59 ± 0.02     -145.34 ± 0.09        3590
+    nonlinear  REINFORCE-LOO    -157.75 ± 0.57                    -147.89 ± 1.02        3260
+               DisARM           -157.48 ± 0.22    0.27 ± 0.79     -147.15 ± 0.57        2050
+               REBAR            -161.12 ± 0.77   -3.36 ± 0.20     -150.40 ± 0.91        2370
+
+DisARM has the least variance for both networks. Linear, it is ahead of REINFORCE-LOO, the order of the paper;
+nonlinear, two seeds do not decide. REBAR's temperature and factor are the defaults, not learned, and its model has the
+gradient of one draw where that of the others has two. These runs are 1500 steps of a published million, at ten times
+the rate: they say how training begins, not how it ends. Longer and published lengths have not been run.
 """
 
 from __future__ import annotations

@@ -97,7 +97,8 @@ PAIRS: dict[str, dict[str, Oracle]] = {
     "vargrad": ANY,
     "vimco": ANY,
     "ovis": ANY,
-    "tvo": ANY,
+    # the guide's gradient of few draws is biased, beyond the noise on the chains: tests/elbo/test_more_estimators.py
+    "tvo": {name: pair for name, pair in ANY.items() if "chain" not in name},
     "free_bits": {"linear": GAUSSIAN["linear"]},
     "capacity": {"linear": GAUSSIAN["linear"]},
     "beta_tc": {"linear": GAUSSIAN["linear"]},
@@ -130,7 +131,6 @@ MODEL, GUIDE = "gradient of the model", "gradient of the guide"
 ELSEWHERE = {  # what follows another objective than its value, on purpose
     "rws": {GUIDE},
     "tail_adaptive": {MODEL, GUIDE},
-    "tvo": {GUIDE},
 }
 LANDS = {"stl", "dreg", "tail_adaptive"}  # no variance where the guide is the posterior
 VECTORIZED = {"vectorize_particles": True, "max_plate_nesting": 2}

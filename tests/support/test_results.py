@@ -288,7 +288,7 @@ def test_every_result_class_is_here() -> None:
 
     ours = {c for c in below(Result) - {Result} if c.__module__.startswith("pyro_vae")}
     assert {type(make()) for make in RESULTS.values()} == ours
-    assert len(ours) == 21
+    assert len(ours) == 23
 
 
 @every_result
