@@ -58,6 +58,7 @@ from pyro_vae.support.results import Result
 from pyro_vae.support.tables import as_html, as_text
 from pyro_vae.training.comparison.result import TrainingComparison, TrainingRun
 from pyro_vae.training.history import Epoch, History
+from pyro_vae.training.what_is_compiled import CompiledReport, CompiledSteps
 
 NAN, INF = math.nan, math.inf
 EVIL = "<script>alert('x')</script> [red] $a$"  # a name that must be shown as it is
@@ -183,7 +184,18 @@ def reported(value: float | None = -9.0) -> Report:
 
 
 # as they mostly are; with values that do not exist; of nothing
+def compiled_steps() -> CompiledReport:
+    """Steps of two kinds, one of which runs eagerly."""
+    kinds = [
+        CompiledSteps("steps", "(20, 4) float32", True, 130, 0.1, 4.0, ""),
+        CompiledSteps("steps", "(7, 4) float32", False, 0, 0.0, 0.0, "the pair's control flow depends on values"),
+    ]
+    return CompiledReport(kinds, {"steps of the phase 'critic'": "it was not recorded"})
+
+
 RESULTS: dict[str, Callable[[], Result]] = {
+    "CompiledReport": compiled_steps,
+    "CompiledReport of nothing": lambda: CompiledReport([], {}),
     "Bound": bound,
     "Bound of one datum": lambda: bound(1),
     "Bound of infinities": lambda: replace(bound(3), kl=torch.full((3,), INF)),
@@ -288,7 +300,7 @@ def test_every_result_class_is_here() -> None:
 
     ours = {c for c in below(Result) - {Result} if c.__module__.startswith("pyro_vae")}
     assert {type(make()) for make in RESULTS.values()} == ours
-    assert len(ours) == 23
+    assert len(ours) == 24
 
 
 @every_result
