@@ -51,6 +51,11 @@ class Ranks:
         """Whether this is the main process, which writes files and prints."""
         return self.rank == 0
 
+    @property
+    def leads(self) -> bool:
+        """`is_main`, by its earlier name."""
+        return self.is_main
+
     def rows(self, n: int) -> tuple[int, int, float]:
         """The rows `start:stop` of `n` that this rank takes, and the weight of their mean in the mean over all rows.
 

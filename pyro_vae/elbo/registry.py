@@ -126,6 +126,7 @@ def label(elbo: Estimator) -> str:
     return str(elbo) if isinstance(elbo, BySite) else getattr(elbo, "__name__", type(elbo).__name__)
 
 
+@checked
 def register(name: str, factory: Callable[..., pyro.infer.ELBO]) -> None:
     """Let `make(name, num_particles=..., **options)` build an ELBO of your own.
 

@@ -12,6 +12,8 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_vae.support.arguments import checked_from
+
 __all__ = ["Weighting", "Oracle", "Side", "expected_log_mean", "normal_parameters"]
 
 
@@ -115,6 +117,7 @@ class Oracle(nn.Module):
         return None
 
 
+@checked_from(num_particles=1)
 def expected_log_mean(log_w: Tensor, log_mass: Tensor, num_particles: int) -> Tensor:
     r"""`E[log mean_k w_k]` over K independent weights, exactly, for any K.
 

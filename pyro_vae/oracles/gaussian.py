@@ -251,6 +251,7 @@ def normal_grid(dims: int, like: Tensor, points: int = 48) -> tuple[Tensor, Tens
     return grid, (-grid.square().sum(-1) / 2).log_softmax(0)
 
 
+@checked_from(latent_dim=1)
 def ppca_log_prob(x: Tensor, latent_dim: int, scale: float) -> float:
     """The greatest mean log p(x) that a linear-Gaussian model with noise `scale` reaches on `x`, `(N, D)`.
 

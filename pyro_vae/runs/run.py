@@ -23,6 +23,7 @@ from pyro_vae.runs.record import parse_record
 from pyro_vae.runs.trust import check_names
 from pyro_vae.runs.weights import PARAM, device_of, networks, restore
 from pyro_vae.support import arguments
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.formats import one_line, parse_weights, parsing
 from pyro_vae.support.memory import TooLarge
 from pyro_vae.support.random import fork_rng
@@ -173,6 +174,7 @@ def read_run(path: str | Path, *, trust: bool = False, weights: bool = True) -> 
     return RunFiles(path, config, record, history, found[WEIGHTS][1] if weights else b"")
 
 
+@checked
 def load_run(path: str | Path, *, pair: Any = None, device: str = "cpu", trust: bool = False) -> LoadedRun:
     """Rebuild the pair of a run directory, in evaluation mode.
 

@@ -63,7 +63,8 @@ def described(annotation: Any) -> str:
     kind = origin or annotation
     if kind is Mapping:
         return "a dictionary"
-    return _WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")
+    name = getattr(kind, "__name__", str(kind))
+    return _WORDS.get(kind, f"{'an' if name[0] in 'AEIOU' else 'a'} {name}")
 
 
 def _is_list(value: Any) -> bool:

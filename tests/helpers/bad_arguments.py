@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import re
 import signal
 import types
@@ -21,6 +22,7 @@ import pyro_vae as pv
 from pyro_vae.oracles import LinearGaussian
 from pyro_vae.support.annotations import fits, resolved
 from pyro_vae.support.results import Result
+from tests.helpers.paths import STORED
 
 __all__ = ["Call", "bad_values", "calls", "kind_of", "outcome"]
 
@@ -34,8 +36,8 @@ NOT_CALLED = {
     *("Bound", "CheckLine", "EstimatorRow", "LatentDimension", "LatentSite", "LocalGuide", "PreflightIssue", "Prior"),
     *("Choice", "Cost"),
     *("SampleQualityMetrics", "FlowDistribution", "Pair", "Oracle", "Weighting", "inception_features", "Conditional"),
-    *("Flow", "Likelihood", "bounded_exp", "soft_bound", "PhasedELBO", "SurrogateELBO", "TensorELBO", "register"),
-    *("load_run", "Schedule", "adversarial", "generalization", "expected_log_mean", "ppca_log_prob", "TraceGraph"),
+    *("Flow", "Likelihood", "bounded_exp", "soft_bound", "PhasedELBO", "SurrogateELBO", "TensorELBO"),
+    *("Schedule", "adversarial", "TraceGraph"),
     *("CalibrationRow", "Reliability", "explore"),
 }
 
@@ -112,6 +114,7 @@ def kind_of(annotation: Any) -> str | None:
     return f"choice{none}" if len(parts) == 1 and parts[0].startswith("Literal[") else None
 
 
+_NUMBERS = itertools.count()
 _NOT_NUMBERS: list[Any] = ["3", [], {}, object(), True, torch.ones(2), float("nan")]
 _BAD: dict[str, list[Any]] = {
     "int": [*_NOT_NUMBERS, 1.5, -1, 10**30, float("inf")],
@@ -212,6 +215,12 @@ def _value(*values: Any, **kwargs: Any) -> tuple[Any, Any]:
     return (lambda: values), (lambda: kwargs)
 
 
+@functools.cache
+def _gaps() -> dict[str, Any]:
+    gaps = pv.inference_gaps(*_pair(), X[:2], num_samples=5, families=["diagonal_normal"])
+    return {"train": gaps, "test": gaps}
+
+
 _SHAPE = _value(6)
 _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str, Any]]]] = {
     "AmortizedGuide": (lambda: (_pair()[0], X), dict),
@@ -244,6 +253,10 @@ _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str,
     "sample": (_model, dict),
     "sample_quality": (lambda: (torch.rand(20, 1, 8, 8), torch.rand(20, 1, 8, 8)), dict),
     "summarize": (_with_x, lambda: {"num_samples": 5}),
+    "generalization": (tuple, _gaps),
+    "expected_log_mean": _value(torch.randn(2, 3), torch.zeros(3), 2),
+    "ppca_log_prob": _value(torch.randn(5, 3), 2, 1.0),
+    "register": (lambda: (f"mine{next(_NUMBERS)}", pv.elbo.Trace), dict),
     "embed": (lambda: (torch.randn(12, 3),), lambda: {"perplexity": 3.0}),
     "traverse": _value(torch.zeros(2), torch.linspace(-1, 1, 3)),
     "attribute_vector": (lambda: (*_codes(), torch.arange(12) % 2 == 0), dict),
@@ -327,5 +340,6 @@ _IN_FOLDER: dict[str, Callable[[Path], dict[str, Any]]] = {
     "report": _report,
     "save_pair": _save,
     "load_pair": _load,
+    "load_run": lambda folder: {"path": STORED / "format_2" / "vae"},
     "save": lambda folder: {"figure": pv.plots.image_grid(torch.rand(2, 4)), "path": folder / "figure.png"},
 }

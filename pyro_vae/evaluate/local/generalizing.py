@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyro_vae.evaluate.local.result import InferenceGaps
+from pyro_vae.support.arguments import checked
 from pyro_vae.support.pictures import drawable
 from pyro_vae.support.results import Result
 from pyro_vae.support.tables import new_table
@@ -100,6 +101,7 @@ class Generalization(Result):
         return figure
 
 
+@checked
 def generalization(train: InferenceGaps, test: InferenceGaps) -> Generalization:
     """Compare the gaps on training data and on held-out data.
 
