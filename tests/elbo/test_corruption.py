@@ -114,7 +114,7 @@ def test_a_loader_of_labels_first_is_refused() -> None:
     pair = LinearGaussian(seed=3)
     with pytest.raises(TypeError, match=r"expected a tensor of floats, got torch\.int64"):
         Denoising().loss(pair.model, pair.guide, torch.zeros(3, 4, dtype=torch.int64))
-    with pytest.raises(TypeError, match="elbo must be an ELBO or None, got 'trace'"):
+    with pytest.raises(TypeError, match=r"elbo must be a pyro.infer.ELBO object, got 'trace': use pv.elbo.make"):
         Denoising("trace")  # type: ignore[arg-type]
     for bad in (lambda: MaskingNoise(1.5), lambda: SaltAndPepper(-0.1)):
         with pytest.raises(ValueError, match="rate must be a probability"):

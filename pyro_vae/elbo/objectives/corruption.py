@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import MeanField
 from pyro_vae.pair.protocol import Program
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked, checked_from
 
 __all__ = ["Denoising", "GaussianNoise", "MaskingNoise", "SaltAndPepper"]
 
@@ -127,7 +127,7 @@ class Denoising(pyro.infer.ELBO):
 
     bound: ClassVar[str] = "own"
 
-    @checked
+    @checked_from(elbo=None)
     def __init__(
         self,
         elbo: pyro.infer.ELBO | None = None,
@@ -137,7 +137,7 @@ class Denoising(pyro.infer.ELBO):
         if elbo is None:
             elbo = MeanField(num_particles)
         if not isinstance(elbo, pyro.infer.ELBO):
-            raise TypeError(f"Denoising wraps a pyro.infer.ELBO object, got {elbo!r}: use pv.elbo.make(name)")
+            raise TypeError(f"elbo must be a pyro.infer.ELBO object, got {elbo!r}: use pv.elbo.make(name)")
         super().__init__(num_particles=elbo.num_particles)
         self.elbo: Any = elbo
         self.corruption = corruption
