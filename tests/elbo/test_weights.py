@@ -107,7 +107,7 @@ def test_the_weight_is_a_number_from_zero(weight: float) -> None:
 
 
 def test_only_an_elbo_can_be_wrapped() -> None:
-    with pytest.raises(TypeError, match=r"WeightedKL wraps a pyro.infer.ELBO object, got 'trace'"):
+    with pytest.raises(TypeError, match=r"elbo must be a pyro.infer.ELBO object, got 'trace': use pv.elbo.make"):
         WeightedKL("trace")  # type: ignore[arg-type]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae.elbo.estimators.bounds import KL_WEIGHTS
 from pyro_vae.pair.protocol import Program
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked, checked_from
 
 __all__ = ["Cyclical", "Schedule", "Warmup", "WeightedKL"]
 
@@ -56,10 +56,10 @@ class WeightedKL(pyro.infer.ELBO):
 
     bound: ClassVar[str] = "own"
 
-    @checked
+    @checked_from(elbo=None)
     def __init__(self, elbo: pyro.infer.ELBO, weight: float = 1.0) -> None:
         if not isinstance(elbo, pyro.infer.ELBO):
-            raise TypeError(f"WeightedKL wraps a pyro.infer.ELBO object, got {elbo!r}: use pv.elbo.make(name)")
+            raise TypeError(f"elbo must be a pyro.infer.ELBO object, got {elbo!r}: use pv.elbo.make(name)")
         super().__init__(num_particles=elbo.num_particles)
         self.elbo: Any = elbo
         self._weight = torch.ones(())

@@ -29,7 +29,7 @@ from pyro_vae.pair.arguments import check_data, check_keywords
 from pyro_vae.pair.enumeration import completed, summed_out
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.protocol import Program
-from pyro_vae.support.arguments import checked_from
+from pyro_vae.support.arguments import checked_from, shown
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng, seed_or_draw, seeded
 
@@ -39,7 +39,7 @@ TESTS = ("ranks", "tarp", "reliability", "predictive", "classifier")
 LEAST_RANKS = 20  # below which no verdict is given
 
 
-@checked_from(num_simulations=2)
+@checked_from(num_simulations=2, tests=None)
 def calibration(
     model: Program,
     guide: Program,
@@ -184,8 +184,9 @@ def _check_options(
         raise ValueError(f"num_simulations must be at least {LEAST_RANKS}, got {num_simulations}")
     if num_samples < 4:
         raise ValueError(f"num_samples must be at least 4, so that there are ranks, got {num_samples}")
-    if isinstance(tests, str) or (unknown := sorted(set(tests) - set(TESTS))):
-        came = repr(tests) if isinstance(tests, str) else ", ".join(map(repr, unknown))
+    is_list = isinstance(tests, Collection) and not isinstance(tests, str)
+    if not is_list or (unknown := [name for name in tests if name not in TESTS]):
+        came = ", ".join(map(repr, unknown)) if is_list else shown(tests)
         raise ValueError(f"tests must be a list of some of {', '.join(TESTS)}, got {came}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
