@@ -6,6 +6,8 @@ import json
 import statistics
 from pathlib import Path
 
+from pyro_vae.support.files import write_file
+
 __all__ = ["expected_seconds", "note_seconds"]
 
 UNMEASURED = 15.0  # seconds for a small VAE on two cores
@@ -23,7 +25,7 @@ def note_seconds(seconds: float) -> None:
     path = _path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps([*_measured(), round(seconds, 2)][-KEPT:]))
+        write_file(path, json.dumps([*_measured(), round(seconds, 2)][-KEPT:]))
     except OSError:
         pass  # a folder that cannot be written to
 

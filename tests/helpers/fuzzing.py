@@ -52,6 +52,7 @@ WORDS: tuple[Any, ...] = (
     {"class_path": "torch.nn.Linear", "init_args": {"in_features": 2**20, "out_features": 2**20}},
     {"class_path": "pyro_vae.nets.MLP", "init_args": {"in_shape": 2**30, "hidden": [2**10], "out_shape": 4}},
 )
+NAMES = ("canary.Song", "canary.sing", "os.system", "torch.nn.BatchNorm1d", "pyro_vae.nets.MLP")
 KEYS = ("more", "canary.sing", "class_path", "init_args", "dict_kwargs", "<<", "model.class_path", "config", "__path__")
 SNIPPETS = (b"\x00", b"\xff\xfe", b"{", b"}", b"[" * 1000, b"&a ", b"*a", b"<<: ", b'"', b"\n", b"1" + b":1" * 9000)
 
@@ -87,6 +88,8 @@ def edit(value: Any, rng: random.Random) -> Any:
             del value[key]
         elif chance < 0.3:
             value[rng.choice(KEYS)] = rng.choice(WORDS)
+        elif key == "class_path" and chance < 0.8:  # what is imported, if anything is
+            value[key] = rng.choice(NAMES)
         else:
             value[key] = edit(value[key], rng)
         return value
