@@ -19,12 +19,35 @@ from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.tracing import PARTICLE_PLATE, PairTrace, Site, draw_log_prob, log_prob, sample_sites, trace_pair
 from pyro_vae.support.arguments import checked
 
-__all__ = ["MeanField", "TensorELBO", "Trace", "observed_log_prob", "scaled_alike", "scaled_kl"]
+__all__ = ["Differentiable", "MeanField", "TensorELBO", "Trace", "observed_log_prob", "scaled_alike", "scaled_kl"]
 
 KL_WEIGHTS = "_pyro_vae_kl_weights"  # where a latent site keeps its scale before weights on the KL, and these
 
 
-class TensorELBO(pyro.infer.ELBO):
+class Differentiable(pyro.infer.ELBO):
+    """A Pyro ELBO whose other methods follow from its `differentiable_loss`."""
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """Negative objective in nats, summed over the data, as a tensor whose gradient is the estimator's."""
+        raise NotImplementedError(f"{type(self).__name__} must define differentiable_loss(model, guide, *args)")
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """The value of `differentiable_loss` without a gradient, a 0-d tensor."""
+        with torch.no_grad():
+            return self.differentiable_loss(model, guide, *args, **kwargs)
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute the loss, add its gradients to the parameters' `.grad`, and return it as a 0-d tensor."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        return loss.detach()
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+        raise NotImplementedError("this objective makes its traces itself")
+
+
+class TensorELBO(Differentiable):
     """A Pyro ELBO whose loss is one differentiable tensor: the base of this library's own estimators.
 
     A subclass defines `particle_loss(traces)`: the negative objective of one run of the pair, in nats, summed over the
@@ -99,21 +122,6 @@ class TensorELBO(pyro.infer.ELBO):
             if len(losses) == 1 and self.num_particles == 1
             else sum(losses[1:], losses[0]) / self.num_particles
         )
-
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """The value of `differentiable_loss` without a gradient, a 0-d tensor."""
-        with torch.no_grad():
-            return self.differentiable_loss(model, guide, *args, **kwargs)
-
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the loss, add its gradients to the parameters' `.grad`, and return it as a 0-d tensor."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward()
-        return loss.detach()
-
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
-        raise NotImplementedError("this library's estimators read traces through .traces()")
 
 
 class Trace(TensorELBO):

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro.infer
-import torch
 from torch import Tensor
 
+from pyro_vae.elbo.estimators.bounds import Differentiable
 from pyro_vae.pair.protocol import Program
 
 __all__ = ["FunctionLoss", "loss_object"]
@@ -16,7 +16,7 @@ __all__ = ["FunctionLoss", "loss_object"]
 OF_AN_ELBO = ("differentiable_loss", "loss", "loss_and_grads")
 
 
-class FunctionLoss(pyro.infer.ELBO):
+class FunctionLoss(Differentiable):
     """A loss given by a function `(model, guide, *args, **kwargs) -> tensor`, in nats, summed over the data.
 
     Whether it is a bound on log p(x) is not known ("none"), unless the function has an attribute `bound` that says so:
@@ -44,21 +44,6 @@ class FunctionLoss(pyro.infer.ELBO):
                 "the loss itself, without .item() or float()"
             )
         return loss.sum()
-
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Its value without a gradient, a 0-d tensor."""
-        with torch.no_grad():
-            return self.differentiable_loss(model, guide, *args, **kwargs)
-
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the loss, add its gradients to the parameters' `.grad`, and return it as a 0-d tensor."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward()
-        return loss.detach()
-
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
-        raise NotImplementedError("a loss function makes its traces itself")
 
 
 def loss_object(function: Callable[..., Any]) -> pyro.infer.ELBO:
