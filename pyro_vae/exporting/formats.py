@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.exporting.graphs import Graph, Port
+from pyro_vae.support.formats import one_line
 
 __all__ = ["as_onnx", "as_program", "onnx_is_installed", "onnx_runner", "program_runner"]
 
@@ -50,15 +52,18 @@ def onnx_is_installed() -> bool:
 
 
 def as_onnx(program: Any, inputs: Sequence[Port], outputs: Sequence[Port]) -> bytes:
-    """An `ExportedProgram` as an ONNX file."""
-    with _quiet():
-        made: Any = torch.onnx.export(
-            program,
-            input_names=[port.name for port in inputs],
-            output_names=[port.name for port in outputs],
-            dynamo=True,
-            verbose=False,
-        )
+    """An `ExportedProgram` as an ONNX file.
+
+    Raises:
+        ValueError: If the exporter of torch does not know one of its operations, or fails at it.
+    """
+    names: dict[str, Any] = {"input_names": [port.name for port in inputs]}
+    names["output_names"] = [port.name for port in outputs]
+    try:
+        with _quiet():
+            made: Any = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+    except Exception as error:  # those of the exporter are private classes
+        raise ValueError(f"torch.onnx.export cannot convert it: {_cause(error)}") from error
     content: bytes = made.model_proto.SerializeToString()
     return content
 
@@ -79,6 +84,14 @@ def onnx_runner(content: bytes, inputs: Sequence[Port]) -> Runner | None:
         return dict(zip(names, map(torch.as_tensor, session.run(names, named)), strict=True))
 
     return run
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of the error that came first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    unknown = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error))
+    return f"ONNX has no {unknown.group(1)}" if unknown else one_line(error)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -90,7 +91,8 @@ def export(
             further arguments needs none.
         only: "encoder" or "decoder", to write one of them.
         onnx: True also writes `encoder.onnx` and `decoder.onnx`, which needs onnx and onnxscript; they are compared,
-            too, where onnxruntime is installed. None does so if the packages are there.
+            too, where onnxruntime is installed. None does so if the packages are there, and warns of a program that
+            ONNX cannot express.
 
     Returns:
         Exported: The inputs and outputs of each program, and the files.
@@ -99,7 +101,7 @@ def export(
         TypeError: If no example data came and the pair does not say their shape.
         ValueError: For what is no function of tensors for any number of data, with the site: parameters for each datum,
             control flow that depends on values, data that depend on the rest of their batch, a decoder that reads what
-            it predicts, a site without a mean.
+            it predicts, a site without a mean; with `onnx=True`, for an operation that ONNX does not have.
         ImportError: For `onnx=True` where it is not installed.
 
     Example:
@@ -130,7 +132,7 @@ def export(
         if only != "encoder":
             halves["decoder"] = decoder_of(model, guide, inputs, weights)
         for name, half in halves.items():
-            files |= _contents(name, half, onnx_is_installed() if onnx is None else onnx)
+            files |= _contents(name, half, onnx)
     files[DESCRIPTION] = _description(halves, files).encode()
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in files.items():  # the description last
@@ -167,17 +169,24 @@ def _example(pair: Any, *programs: Program) -> tuple[Any, ...]:
     return (torch.rand(MANY, *shape, generator=generator).to(like),)
 
 
-def _contents(name: str, half: Half, onnx: bool) -> dict[str, bytes]:
+def _contents(name: str, half: Half, onnx: bool | None) -> dict[str, bytes]:
     """The files of one program, which have been read back and compared with the pair."""
     graph = half.graph
     program = as_program(graph, half.inputs(MANY))
     found = {f"{name}.pt2": program_bytes(program)}
     _check_same(f"{name}.pt2", half, program_runner(found[f"{name}.pt2"]), 1e-4)
-    if onnx:
-        found[f"{name}.onnx"] = as_onnx(program, graph.inputs, graph.outputs)
-        runner = onnx_runner(found[f"{name}.onnx"], graph.inputs)
+    if onnx or (onnx is None and onnx_is_installed()):
+        try:
+            content = as_onnx(program, graph.inputs, graph.outputs)
+        except ValueError as error:
+            if onnx:
+                raise ValueError(f"{name}.onnx: {error}; onnx=False writes {name}.pt2") from error
+            warnings.warn(f"{name}.onnx is not written: {error}; {name}.pt2 is", stacklevel=4)
+            return found
+        runner = onnx_runner(content, graph.inputs)
         if runner is not None:
             _check_same(f"{name}.onnx", half, runner, 1e-3)
+        found[f"{name}.onnx"] = content
     return found
 
 

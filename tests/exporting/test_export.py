@@ -187,6 +187,17 @@ def test_onnx_files_give_the_same_numbers(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(torch.as_tensor(found[key]), value, rtol=1e-3, atol=1e-4)
 
 
+def test_what_onnx_cannot_express_is_said(tmp_path: Path) -> None:
+    """The guide of a mixture solves triangular systems, and its decoder is as for every other pair."""
+    pytest.importorskip("onnxscript")
+    pair = pv.models.GaussianMixture(16, 2)
+    with pytest.warns(UserWarning, match=r"encoder.onnx is not written: .*linalg_solve_triangular; encoder.pt2 is"):
+        found = pv.export(pair, tmp_path)
+    assert {file.name for file in found.files} == {"encoder.pt2", "decoder.pt2", "decoder.onnx", "export.json"}
+    with pytest.raises(ValueError, match=r"encoder.onnx: .*linalg_solve_triangular; onnx=False writes encoder.pt2"):
+        pv.export(pair, tmp_path, onnx=True)
+
+
 def test_onnx_that_is_not_installed_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyro_vae.exporting.writing.onnx_is_installed", lambda: False)
     with pytest.raises(ImportError, match=r"pip install 'pyro-vae\[onnx\]'"):
