@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from pyro_vae.distributed.environment import check_environment, number, rendezvo
 from pyro_vae.support.arguments import checked_from, instance, shown
 
 __all__ = ["Devices", "Ranks", "launch"]
+
+SECONDS_TO_END = 10.0  # of the communication
 
 T = TypeVar("T")
 Devices = int | Literal["auto"]
@@ -237,9 +240,14 @@ def _start(devices: int, num_nodes: int, device: str) -> Ranks:
 
 
 def _destroy_group() -> None:
-    """End the communication at exit: gloo's threads must not outlive the interpreter."""
+    """End the communication at exit: gloo's threads must not outlive the interpreter.
+
+    Gloo can wait for minutes here for a process that ended first, so this goes on without it after a while.
+    """
     if dist.is_initialized():
-        dist.destroy_process_group()
+        ending = threading.Thread(target=dist.destroy_process_group, daemon=True)
+        ending.start()
+        ending.join(SECONDS_TO_END)
 
 
 def _by_dtype(tensors: Iterable[Tensor]) -> list[list[Tensor]]:

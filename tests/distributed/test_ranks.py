@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.distributed import ranks
 from pyro_vae.distributed.ranks import Ranks
 from tests.helpers.paths import ROOT
 
@@ -267,3 +270,19 @@ def test_nobody_else_can_connect_and_nothing_is_left_in_the_environment(tmp_path
     listens, left = Path(f"{script}.0").read_text().rsplit(" [", 1)
     assert left == "'NODE_RANK']"  # as it was
     assert set(json.loads(listens.replace("'", '"'))) <= {"0100007F", "00000000000000000000000001000000"}
+
+
+def test_the_end_does_not_wait_for_a_process_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = threading.Event()
+
+    def waiting() -> None:
+        asked.set()
+        threading.Event().wait(30)
+
+    monkeypatch.setattr(ranks.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(ranks.dist, "destroy_process_group", waiting)
+    monkeypatch.setattr(ranks, "SECONDS_TO_END", 0.1)
+    began = time.monotonic()
+    ranks._destroy_group()
+    assert asked.is_set()
+    assert time.monotonic() - began < 20
