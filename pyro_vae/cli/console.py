@@ -29,6 +29,7 @@ from pyro_vae.support.tables import Printable, printable
 __all__ = [
     "add_data_options",
     "add_progress_option",
+    "add_loading_options",
     "add_run_options",
     "add_split_options",
     "draw",
@@ -67,13 +68,18 @@ def only_main_prints(ranks: Ranks) -> Iterator[None]:
 def add_run_options(parser: Parser) -> None:
     """Add the options of a command that loads a run."""
     parser.add_argument("run", type=str, help="The run directory, as `pyro-vae train` printed it.")
+    add_loading_options(parser, "the run")
+
+
+def add_loading_options(parser: Parser, what: str) -> None:
+    """Add the options of loading `what`, "the run" or "the runs"."""
     parser.add_argument("--device", type=str, default="auto", help='"auto" (a GPU if there is one), cpu or cuda.')
     parser.add_argument("--seed", type=int, default=0, help="Seed of all noise.")
     parser.add_argument(
         "--trust",
         type=bool,
         default=False,
-        help="Allow the run to name classes outside pyro_vae and torch.nn, whose code is then executed: needed for a "
+        help=f"Allow {what} to name classes outside pyro_vae and torch.nn, whose code is then executed: needed for a "
         "pair of your own.",
     )
 

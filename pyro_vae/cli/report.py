@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyro
 
-from pyro_vae.cli.console import add_split_options, echo, look_here, put
+from pyro_vae.cli.console import add_loading_options, add_split_options, echo, look_here, put
 from pyro_vae.cli.parser import Parser
 from pyro_vae.cli.signatures import add_options
 from pyro_vae.reports import report
@@ -30,15 +30,7 @@ def _parser() -> Parser:
     parser.add_argument("--out", type=str, default="report.html", help="The page to write.")
     add_options(parser, report, OPTIONS, {"num_data": "Data that the questions are put to, the first ones."})
     add_split_options(parser)
-    parser.add_argument("--device", type=str, default="auto", help='"auto" (a GPU if there is one), cpu or cuda.')
-    parser.add_argument("--seed", type=int, default=0, help="Seed of all noise.")
-    parser.add_argument(
-        "--trust",
-        type=bool,
-        default=False,
-        help="Allow the runs to name classes outside pyro_vae and torch.nn, whose code is then executed: needed for a "
-        "pair of your own.",
-    )
+    add_loading_options(parser, "the runs")
     return parser
 
 

@@ -14,7 +14,7 @@ from pyro_vae.evaluate.bounds import Bound
 from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.support.pictures import without_math
 from pyro_vae.support.results import Result
-from pyro_vae.support.statistics import standard_error
+from pyro_vae.support.statistics import mean_and_half_width, standard_error
 from pyro_vae.support.tables import indexed_rows, new_table
 
 if TYPE_CHECKING:
@@ -173,12 +173,7 @@ class ModelComparison(Result):
 
 def _interval(values: Tensor) -> tuple[float, float]:
     """The 95 % t-interval of a mean."""
-    from scipy.special import stdtrit  # the quantile of Student's t; scipy is slow to import
-
-    n, mean = len(values), float(values.mean())
-    if n < 2:
-        return -math.inf, math.inf
-    half = float(stdtrit(n - 1, 0.975)) * float(values.std()) / math.sqrt(n)
+    mean, half = mean_and_half_width(values)
     return mean - half, mean + half
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from pyro_vae.support.pictures import without_math
 from pyro_vae.support.results import Result
+from pyro_vae.support.statistics import mean_and_half_width
 from pyro_vae.training.history import History
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class TrainingComparison(Result):
                     for a, b in zip(self.runs_of(estimator), base, strict=True)
                 ]
                 if pairs[0][0] is not None:
-                    mean, half = _interval([a - b for a, b in pairs])
+                    mean, half = mean_and_half_width(torch.tensor([a - b for a, b in pairs], dtype=torch.float64))
                     result.append(
                         PairedDifference(estimator, baseline, measure, mean, mean - half, mean + half, len(pairs))
                     )
@@ -171,17 +172,6 @@ class TrainingComparison(Result):
         axes[1].set(xlabel="seconds")
         figure.legend(loc="outside right upper", fontsize=8)
         return figure
-
-
-def _interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % t-interval."""
-    from scipy.special import stdtrit  # the quantile of Student's t; scipy is slow to import
-
-    v = torch.tensor(values, dtype=torch.float64)
-    n = len(values)
-    if n < 2:
-        return float(v.mean()), math.inf
-    return float(v.mean()), float(stdtrit(n - 1, 0.975)) * float(v.std()) / math.sqrt(n)
 
 
 def _mean(runs: list[TrainingRun], name: str) -> float:
