@@ -19,7 +19,7 @@ Binarize = Literal["none", "dynamic", "static", "threshold", "auto"]
 COLORS = (3, 4)  # channels of a color image
 
 
-@checked_from(source=None)
+@checked_from(source=None, valid=None, test=None)
 def load(
     source: Source,
     *,

@@ -376,7 +376,7 @@ def test_mistakes() -> None:
         fit_local(pair.model, None, x, family=conditionals.DiagonalNormal(3))
     with pytest.raises(ValueError, match="does not sample the site 'z'"):
         fit_local(pair.model, lambda x: None, x, family="diagonal_normal")
-    with pytest.raises(TypeError, match="guide must be a function or None, got 3"):
+    with pytest.raises(TypeError, match="must be a Pyro program, or None for the prior, got 3"):
         fit_local(pair.model, 3, x)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"fit_local\(\) got the keyword 'max_step'.*did you mean 'max_steps'"):
         fit_local(pair.model, None, x, max_step=3)

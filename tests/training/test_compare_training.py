@@ -231,7 +231,7 @@ def test_bad_values(options: dict[str, Any], message: str) -> None:
 
 
 def test_bad_types() -> None:
-    with pytest.raises(TypeError, match="estimators must be a list"):
+    with pytest.raises(TypeError, match="list of names"):
         compare_training(build, simulate(), "trace", **SHORT)
     with pytest.raises(TypeError, match=r"object with model and guide, .* got Linear"):
         compare_training(lambda seed: nn.Linear(1, 1), simulate(), ["trace"], **SHORT)

@@ -25,7 +25,7 @@ from pyro_vae.pair.protocol import Program
 from pyro_vae.pair.running import traced
 from pyro_vae.pair.subsampling import on_all_data
 from pyro_vae.pair.tracing import plate_nesting, sample_sites, trace_pair
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import seeded
 
@@ -36,7 +36,7 @@ ELBO_SAMPLES = 1000
 
 
 @accepts_earlier_form
-@checked
+@checked_from(guide=None)
 def fit_local(
     model: Program,
     guide: Program | None,

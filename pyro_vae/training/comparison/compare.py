@@ -18,7 +18,7 @@ from pyro_vae.data import Data, Split
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.networks import modules_of
 from pyro_vae.pair.protocol import Program
-from pyro_vae.support.arguments import checked
+from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.comparison.result import TrainingComparison, TrainingRun
@@ -31,7 +31,7 @@ Estimators = Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELB
 TRAIN_HEAD = 1000  # number of training data used instead if there are no validation data
 
 
-@checked
+@checked_from(estimators=None)
 def compare_training(
     build: Callable[[int], Any],
     data: Any,
