@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyro_vae.evaluate.estimators.recommendation import Recommendation
-from pyro_vae.support.pictures import drawable, without_math
+from pyro_vae.support.pictures import COLORS, drawable, without_math
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_comparison"]
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B", "#7F7F7F", "#BCBD22")
 MARKERS = "osD^v<>ph*"
 
 
