@@ -17,6 +17,12 @@ from pyro_vae.compilation import gradients as compiled
 torch.set_num_threads(1)  # the tensors here are too small for two
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Give the networks and tensors of a module the same values in every run, alone or among others."""
+    if isinstance(collector, pytest.Module):
+        torch.manual_seed(0)
+
+
 def pytest_collection_finish() -> None:
     """Let collections of garbage pass over all that is imported by now, which stays to the end."""
     gc.collect()

@@ -150,9 +150,9 @@ def _outputs(program: str, function: Encoding | Decoding, examples: Callable[[in
         same = _rows(b, port.batch_axis, FEW)
         if not torch.allclose(a.double(), same.double(), rtol=1e-3, atol=1e-4):
             raise ValueError(
-                f"{what} depends on the other data of a batch, as batch normalization in training mode makes it, and a "
-                "program for any number of data cannot: put such a network into evaluation mode, with running "
-                "statistics"
+                f"{what} depends on the other data of a batch, and a program for any number of data cannot: batch "
+                "normalization in training mode makes it so (put such a network into evaluation mode, with running "
+                "statistics), and control flow that reads a whole batch"
             )
     return ports
 

@@ -50,7 +50,7 @@ def shifted(z: Tensor, x: Tensor) -> Any:
 
 def branches(x: Tensor) -> Tensor:
     h: Tensor = ENCODER(x)
-    return h + 1 if h.sum() > 0 else h
+    return h + 1 if h.square().sum() > 0 else h
 
 
 def sequential(x: Tensor) -> None:
@@ -67,12 +67,12 @@ REFUSED: dict[str, tuple[Program, Program, str]] = {
     "control flow": (
         MODEL,
         guide_from(branches),
-        r"control flow depends on the values.*`return h \+ 1 if h.sum",
+        r"control flow depends on the values.*`return h \+ 1 if h.square",
     ),
     "batch statistics": (
         MODEL,
         guide_from(lambda x: ENCODER(BATCH_STATISTICS(x))),
-        "the mean of the site 'z' of the guide depends on the other data of a batch, as batch normalization in",
+        "the mean of the site 'z' of the guide depends on the other data of a batch, .*: batch normalization in",
     ),
     "noise": (
         MODEL,
