@@ -78,15 +78,18 @@ class Imputation(Result):
         table.add_row("", f"{values['least_ess']:.1f} at least")
         return table
 
-    def plot(self, *, columns: int = 10) -> Figure:
+    def plot(self, *, columns: int = 10, ax: Any = None) -> Figure:
         """Images of the first data: observed values (gray where missing), the mean, and up to three draws.
 
-        For data that are not images, or without a mean and draws: a histogram of the effective sample sizes.
+        For data that are not images, or without a mean and draws: a histogram of the effective sample sizes. Drawn into
+        the axes `ax`, if given.
         """
+        if ax is not None:
+            return self._draw(columns, ax)
         with styled():
             return displayable(self._draw(columns))
 
-    def _draw(self, columns: int = 10) -> Figure:
+    def _draw(self, columns: int = 10, ax: Any = None) -> Figure:
         from matplotlib.figure import Figure
 
         from pyro_vae import plots
@@ -96,11 +99,11 @@ class Imputation(Result):
         filled |= {f"draw {i + 1}": x[:n] for i, x in enumerate(self.draws[:3])}
         try:
             known = torch.where(self.mask[:n], next(iter(filled.values())), 0.5)
-            return plots.image_rows({"known": known, **filled})
+            return plots.image_rows({"known": known, **filled}, ax=ax)
         except (StopIteration, ValueError):
-            figure = Figure(figsize=(5, 3.6), layout="constrained")
-            histogram(figure.subplots(), self.ess, f"effective sample size of {self.num_samples}")
-            return figure
+            ax = ax or Figure(figsize=(5, 3.6), layout="constrained").subplots()
+            histogram(ax, self.ess, f"effective sample size of {self.num_samples}")
+            return ax.figure
 
 
 @accepts_earlier_form

@@ -26,16 +26,16 @@ from pyro_vae.pair.tracing import PairTrace, has_mask, trace_pair
 from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.pictures import drawable
 from pyro_vae.support.random import fork_rng
-from pyro_vae.support.results import Result
+from pyro_vae.support.results import PanelResult
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["Summary", "summarize"]
 
 
 @dataclass(frozen=True, repr=False)
-class Summary(Result):
+class Summary(PanelResult):
     """ELBO, its terms and log p(x) of a data set.
 
     Means over the data in nats per datum. `log_prob_error` is the Monte Carlo error of `log_prob` on these data,
@@ -97,12 +97,11 @@ class Summary(Result):
         table.add_row(f"log p(x), {self.num_samples} importance samples", error, f"{self.bits_per_dim:.4f}")
         return table
 
-    def _draw(self) -> Figure:
-        """The terms of the ELBO, the ELBO, and log p(x) with its Monte Carlo error."""
-        from matplotlib.figure import Figure
+    def _size(self) -> tuple[float, float]:
+        return 7, 2.8
 
-        figure = Figure(figsize=(7, 2.8), layout="constrained")
-        ax = figure.subplots()
+    def _panel(self, ax: Axes) -> None:
+        """The terms of the ELBO, the ELBO, and log p(x) with its Monte Carlo error."""
         bars = {
             "reconstruction E[log p(x|z)]": (self.log_likelihood, "C7"),
             "-KL(q(z|x) || p(z))": (-self.kl, "C7"),
@@ -126,7 +125,6 @@ class Summary(Result):
         ax.margins(x=0.18)
         ax.set_ylim(len(bars) - 0.5, -0.5)
         ax.set(xlabel="nats per datum")
-        return figure
 
 
 @accepts_earlier_form

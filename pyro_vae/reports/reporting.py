@@ -22,11 +22,11 @@ from pyro_vae.support import arguments
 from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.formats import one_line
 from pyro_vae.support.random import seed_or_draw
-from pyro_vae.support.results import Result
+from pyro_vae.support.results import PanelResult
 from pyro_vae.support.tables import new_table, printable
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["Report", "report"]
 
@@ -34,7 +34,7 @@ Source = str | Path | LoadedRun
 
 
 @dataclass(frozen=True, repr=False)
-class Report(Result):
+class Report(PanelResult):
     """A report: the page, and the numbers and findings in it.
 
     Attributes:
@@ -70,14 +70,13 @@ class Report(Result):
     def _as_page(self) -> str:
         return self.page
 
-    def _draw(self) -> Figure:
-        """ELBO and log p(x) of the runs."""
-        from matplotlib.figure import Figure
+    def _size(self) -> tuple[float, float]:
+        return 6, 1.2 + 0.5 * len(self.rows)
 
+    def _panel(self, ax: Axes) -> None:
+        """ELBO and log p(x) of the runs."""
         from pyro_vae.support.pictures import drawable, without_math
 
-        figure = Figure(figsize=(6, 1.2 + 0.5 * len(self.rows)), layout="constrained")
-        ax = figure.subplots()
         places = range(len(self.rows))
         for key, label, marker in (("elbo", "ELBO", "o"), ("log_prob", "log p(x)", "D")):
             values = drawable((row[key] if row[key] is not None else float("nan") for row in self.rows), float("nan"))
@@ -87,7 +86,6 @@ class Report(Result):
         ax.set_ylim(len(self.rows) - 0.5, -0.5)
         ax.set(xlabel="nats per datum")
         ax.legend()
-        return figure
 
 
 @checked_from(num_data=1, num_samples=1, num_simulations=1)

@@ -19,11 +19,11 @@ from pyro_vae.runs.programs import name_of_pair
 from pyro_vae.runs.run import RunFiles, read_run
 from pyro_vae.support.formats import check_entries
 from pyro_vae.support.pictures import without_math
-from pyro_vae.support.results import Result
+from pyro_vae.support.results import PanelResult
 from pyro_vae.support.tables import printable
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["RunTable", "finite_or_nan", "list_runs", "number", "printable", "results_of"]
 
@@ -71,7 +71,7 @@ class RunRow:
 
 
 @dataclass(frozen=True, repr=False)
-class RunTable(Result):
+class RunTable(PanelResult):
     """Runs, one per row."""
 
     title: ClassVar[str] = "runs"
@@ -103,13 +103,15 @@ class RunTable(Result):
         unreadable = [Text(f"cannot be read: {printable(row.problem, 300)}") for row in self.rows if row.problem]
         return Group(table, *unreadable)
 
-    def _draw(self) -> Figure:
-        """ELBO and log p(x) of each run that can be read."""
-        from matplotlib.figure import Figure
+    def _readable(self) -> list[RunRow]:
+        return [row for row in self.rows if not row.problem]
 
-        rows = [row for row in self.rows if not row.problem]
-        figure = Figure(figsize=(7, 1.4 + 0.3 * len(rows)), layout="constrained")
-        ax = figure.subplots()
+    def _size(self) -> tuple[float, float]:
+        return 7, 1.4 + 0.3 * len(self._readable())
+
+    def _panel(self, ax: Axes) -> None:
+        """ELBO and log p(x) of each run that can be read."""
+        rows = self._readable()
         series = {"elbo": ("ELBO (validation, else training)", "o"), "log_prob": ("log p(x) (test)", "D")}
         for name, (label, marker) in series.items():
             ax.plot([finite_or_nan(getattr(row, name)) for row in rows], range(len(rows)), marker, label=label)
@@ -117,8 +119,7 @@ class RunTable(Result):
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.grid(axis="y", lw=0.4)
         ax.set(xlabel="nats per datum")
-        figure.legend(loc="outside upper right", ncols=2, fontsize=8)
-        return figure
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8)
 
 
 def list_runs(folder: str | Path = "runs", *, sort: str = "started") -> RunTable:

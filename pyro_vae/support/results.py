@@ -16,9 +16,10 @@ from pyro_vae.support.serialization import as_json
 from pyro_vae.support.tables import as_csv, as_html, as_text, new_table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Result"]
+__all__ = ["PanelResult", "Result"]
 
 
 class Result(ABC):
@@ -45,7 +46,11 @@ class Result(ABC):
 
     @abstractmethod
     def _draw(self) -> Figure:
-        """The matplotlib figure; called only if there are rows."""
+        """The matplotlib figure; called only if there is something to draw."""
+
+    def _is_empty(self) -> bool:
+        """Whether there is nothing to draw."""
+        return not len(self._rows())
 
     def _content(self) -> dict[str, Any]:
         """The content of a JSON file."""
@@ -83,7 +88,7 @@ class Result(ABC):
     def plot(self) -> Figure:
         """A matplotlib figure, which a notebook shows; `save("x.png")` writes it."""
         with styled():
-            return displayable(self._draw() if len(self._rows()) else empty_figure(f"{self.title}: nothing to show"))
+            return displayable(empty_figure(f"{self.title}: nothing to show") if self._is_empty() else self._draw())
 
     def save(self, path: str | Path) -> Path:
         """Write the result atomically, in the format of the path's suffix; returns the path.
@@ -144,6 +149,52 @@ class Result(ABC):
         title = html.escape(self.title[:1].upper() + self.title[1:])
         picture = base64.b64encode(as_png(self.plot())).decode()
         return _PAGE.format(title=title, table=as_html(self.table()), picture=picture)
+
+
+class PanelResult(Result):
+    """The base of results whose plot is one panel, which can also be drawn into axes of the user's.
+
+    A subclass defines `_panel` in place of `_draw`, and `_size` for another size of the figure.
+    """
+
+    @abstractmethod
+    def _panel(self, ax: Axes) -> None:
+        """Draw into these axes; called only if there is something to draw."""
+
+    def _size(self) -> tuple[float, float]:
+        """Width and height of the figure in inches."""
+        return 6, 4
+
+    def _draw(self) -> Figure:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=self._size(), layout="constrained")
+        self._panel(figure.subplots())
+        return figure
+
+    def plot(self, ax: Axes | None = None) -> Figure:
+        """A matplotlib figure, which a notebook shows; `save("x.png")` writes it.
+
+        Args:
+            ax: Axes to draw into, in the style of their figure, which is returned. Default: a new figure.
+
+        Raises:
+            TypeError: If `ax` is not one panel of matplotlib axes.
+        """
+        if ax is None:
+            return super().plot()
+        from matplotlib.axes import Axes
+
+        if not isinstance(ax, Axes):
+            raise TypeError(
+                f"ax must be matplotlib axes, got {type(ax).__name__}: this plot is one panel; give one of the axes "
+                "that `figure.subplots()` returns"
+            )
+        if not self._is_empty():
+            self._panel(ax)
+        else:
+            ax.text(0.5, 0.5, f"{self.title}: nothing to show", ha="center", va="center", transform=ax.transAxes)
+        return ax.figure  # type: ignore[return-value]
 
 
 _PAGE = """\

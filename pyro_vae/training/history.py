@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.table import Table
 
-from pyro_vae.support.pictures import displayable, empty_figure, styled
-from pyro_vae.support.results import Result
+from pyro_vae.support.results import PanelResult
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["Epoch", "History"]
 
@@ -48,7 +48,7 @@ class Epoch:
 
 
 @dataclass(repr=False)
-class History(Result):
+class History(PanelResult):
     """The epochs of a run.
 
     Attributes:
@@ -146,31 +146,19 @@ class History(Result):
             ) from error
         return History(epochs)
 
-    def plot(self, ax: Any = None) -> Figure:
-        """A matplotlib figure of the ELBO against the epoch, which a notebook shows; drawn into `ax`, if given."""
-        if ax is not None:
-            self._lines(ax)
-            return ax.figure
-        with styled():
-            return displayable(self._draw() if self.epochs else empty_figure("history: no epoch was completed"))
-
-    def _draw(self) -> Figure:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6, 4), layout="constrained")
-        self._lines(figure.subplots())
-        return figure
-
-    def _lines(self, ax: Any) -> None:
+    def _panel(self, ax: Axes) -> None:
+        """The ELBO against the epoch."""
         steps = [e.epoch for e in self.epochs]
-        ax.plot(steps, self.train_elbo, label="training ELBO")
+        marker = "." if len(steps) < 20 else ""  # a line of one epoch would not be seen
+        ax.plot(steps, self.train_elbo, marker=marker, label="training ELBO")
         if any(v is not None for v in self.valid_elbo):
-            ax.plot(steps, self.valid_elbo, label="validation ELBO")
+            ax.plot(
+                steps, [math.nan if v is None else v for v in self.valid_elbo], marker=marker, label="validation ELBO"
+            )
         if self.best:
             ax.axvline(self.best, color="gray", lw=0.8, ls=":", label="best epoch")
         ax.set(xlabel="epoch", ylabel="nats per datum")
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.spines[["top", "right"]].set_visible(False)
+        ax.locator_params(axis="x", integer=True)
         ax.legend()
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyro_vae.compilation.gradients import CompiledGradients
-from pyro_vae.support.results import Result
+from pyro_vae.support.results import PanelResult
 from pyro_vae.support.tables import new_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["CompiledReport", "CompiledSteps", "compiled_report"]
 
@@ -39,7 +39,7 @@ class CompiledSteps:
 
 
 @dataclass(frozen=True, repr=False)
-class CompiledReport(Result):
+class CompiledReport(PanelResult):
     """The kinds of steps that an `SVI` has met, and whether each runs compiled.
 
     Attributes:
@@ -80,18 +80,13 @@ class CompiledReport(Result):
     def _rows(self) -> Sequence[CompiledSteps]:
         return self.kinds
 
-    def _draw(self) -> Figure:
-        from matplotlib.figure import Figure
-
-        figure = Figure(layout="constrained")
-        axes = figure.subplots()
+    def _panel(self, ax: Axes) -> None:
         names = [f"{kind.steps}, {kind.arguments}"[:60] for kind in self.kinds]
         recording = [kind.seconds_recording for kind in self.kinds]
-        axes.barh(names, recording, label="recording")
-        axes.barh(names, [kind.seconds_compiling for kind in self.kinds], left=recording, label="compiling")
-        axes.set_xlabel("seconds")
-        axes.legend()
-        return figure
+        ax.barh(names, recording, label="recording")
+        ax.barh(names, [kind.seconds_compiling for kind in self.kinds], left=recording, label="compiling")
+        ax.set_xlabel("seconds")
+        ax.legend()
 
 
 def compiled_report(phases: Sequence[CompiledGradients]) -> CompiledReport:

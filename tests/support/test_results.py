@@ -54,7 +54,7 @@ from pyro_vae.reports import Report
 from pyro_vae.reports.markup import join, page, table, tag
 from pyro_vae.runs.comparing import RunComparison
 from pyro_vae.runs.listing import RunRow, RunTable
-from pyro_vae.support.results import Result
+from pyro_vae.support.results import PanelResult, Result
 from pyro_vae.support.tables import as_html, as_text
 from pyro_vae.training.comparison.result import TrainingComparison, TrainingRun
 from pyro_vae.training.history import Epoch, History
@@ -436,9 +436,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_history_is_drawn_into_axes_that_are_there() -> None:
+@every_result
+def test_one_panel_is_drawn_into_axes_that_are_there(result: Callable[[], Result]) -> None:
     from matplotlib.figure import Figure
 
-    ax = Figure().subplots()
-    assert history(3.0, 2.0).plot(ax) is ax.figure
-    assert len(ax.lines) == 3
+    found = result()
+    if isinstance(found, Imputation):  # whose plot has more arguments
+        ax = Figure().subplots()
+        assert found.plot(ax=ax) is ax.figure
+        assert ax.has_data()
+        return
+    if not isinstance(found, PanelResult):
+        assert len(found.plot().axes) != 1
+        return
+    left, right = Figure().subplots(1, 2)
+    assert found.plot(left) is left.figure
+    assert left.has_data() or left.texts
+    assert not right.has_data()
+    with pytest.raises(TypeError, match="ax must be matplotlib axes, got Figure"):
+        found.plot(ax=left.figure)  # type: ignore[arg-type]

@@ -11,10 +11,10 @@ from rich.console import Group
 from rich.text import Text
 
 from pyro_vae.support.pictures import without_math
-from pyro_vae.support.results import Result
+from pyro_vae.support.results import PanelResult
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["Choice", "Cost", "Recommendation", "choose"]
 
@@ -83,7 +83,7 @@ class Choice:
 
 
 @dataclass(frozen=True, repr=False)
-class Recommendation(Result):
+class Recommendation(PanelResult):
     """The result of `comparison.recommend()`: a choice for each bound, and what is left out or open."""
 
     title: ClassVar[str] = "recommendation"
@@ -135,13 +135,12 @@ class Recommendation(Result):
         """The sentences."""
         return Group(*(Text(line) for line in self.lines()))
 
-    def _draw(self) -> Figure:
-        """Each estimator's cost over the least of its bound, with the 95 % interval."""
-        from matplotlib.figure import Figure
+    def _size(self) -> tuple[float, float]:
+        return 8, 0.35 * len(self._rows()) + 1.3
 
+    def _panel(self, ax: Axes) -> None:
+        """Each estimator's cost over the least of its bound, with the 95 % interval."""
         rows = self._rows()[::-1]
-        figure = Figure(figsize=(8, 0.35 * len(rows) + 1.3), layout="constrained")
-        ax = figure.add_subplot()
         for i, row in enumerate(rows):
             if not (row["ratio"] > 0 and math.isfinite(row["ratio"])):
                 continue
@@ -152,7 +151,6 @@ class Recommendation(Result):
         ax.set_yticks(range(len(rows)), [without_math(name) for name in names])
         ax.axvline(1, color="black", lw=0.8, ls=":")
         ax.set(xscale="log", xlabel="variance x seconds, over the least of its bound")
-        return figure
 
 
 def choose(rows: Sequence[Row]) -> Recommendation:

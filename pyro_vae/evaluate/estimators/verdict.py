@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.table import Table
 
 from pyro_vae.support.pictures import drawable, without_math
-from pyro_vae.support.results import Result
+from pyro_vae.support.results import PanelResult
 from pyro_vae.support.tables import new_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["CheckLine", "EstimatorCheck"]
 
@@ -38,7 +38,7 @@ class CheckLine:
 
 
 @dataclass(frozen=True, repr=False)
-class EstimatorCheck(Result):
+class EstimatorCheck(PanelResult):
     """The result of `check_estimator`, line by line."""
 
     title: ClassVar[str] = "check of an estimator"
@@ -76,15 +76,17 @@ class EstimatorCheck(Result):
             table.add_row(r.check, *cells, "" if r.passed is None else "passed" if r.passed else "FAILED")
         return table
 
-    def _draw(self) -> Figure:
-        """Each line's z over its limit: bars beyond 1 failed."""
-        from matplotlib.figure import Figure
+    def _ratios(self) -> dict[str, float]:
+        """Each line's z over its limit, from the last to the first."""
+        tested = [r for r in self.lines[::-1] if r.passed is not None]
+        return {r.check: r.z / r.limit for r in tested if r.z is not None and r.limit}
 
-        ratios = {
-            r.check: r.z / r.limit for r in self.lines[::-1] if r.z is not None and r.limit and r.passed is not None
-        }
-        figure = Figure(figsize=(7, 0.4 * len(ratios) + 1.2), layout="constrained")
-        ax = figure.add_subplot()
+    def _size(self) -> tuple[float, float]:
+        return 7, 0.4 * len(self._ratios()) + 1.2
+
+    def _panel(self, ax: Axes) -> None:
+        """Each line's z over its limit: bars beyond 1 failed."""
+        ratios = self._ratios()
         # an infinite or NaN z fills the whole width
         limit = max([1.2, *(1.05 * ratio for ratio in ratios.values() if math.isfinite(ratio))])
         ax.barh(
@@ -95,7 +97,6 @@ class EstimatorCheck(Result):
         ax.axvline(1, color="black", lw=0.8, ls=":")
         ax.set(xlabel="z / limit", title=without_math(f"{self.estimator} on {self.oracle}"))
         ax.set_xlim(0, limit)
-        return figure
 
 
 def _cell(number: float | None, form: str = ".4f") -> str:

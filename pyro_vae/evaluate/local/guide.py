@@ -17,17 +17,17 @@ from pyro_vae.evaluate.local.descent import CHECK_EVERY
 from pyro_vae.evaluate.local.posterior import LocalPosterior
 from pyro_vae.pair.forms import Form
 from pyro_vae.pair.names import unique_name
-from pyro_vae.support.results import Result
+from pyro_vae.support.results import PanelResult
 from pyro_vae.support.tables import indexed_rows, new_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["LocalGuide"]
 
 
 @dataclass(frozen=True, repr=False)
-class LocalGuide(Result):
+class LocalGuide(PanelResult):
     """A separate variational distribution for each of N data: a guide for these data only.
 
     Attributes:
@@ -135,12 +135,8 @@ class LocalGuide(Result):
         table.add_row(str(len(self)), bound, *steps, str(int(self.converged.sum())))
         return table
 
-    def _draw(self) -> Figure:
+    def _panel(self, ax: Axes) -> None:
         """The distance of each datum's ELBO from its final value, against the steps."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6, 4), layout="constrained")
-        ax = figure.subplots()
         steps = [CHECK_EVERY * (i + 1) for i in range(len(self.elbo_history))]
         gap = (self.elbo - self.elbo_history).cpu()
         ax.plot(steps, gap, color="C0", lw=0.5, alpha=0.3)
@@ -149,7 +145,6 @@ class LocalGuide(Result):
         ax.axhline(0.0, color="gray", lw=0.8, ls=":")
         ax.set(xlabel="gradient steps", ylabel="below the final ELBO (nats)", yscale="symlog")
         ax.legend()
-        return figure
 
 
 def _equal(came: Tensor, known: Tensor) -> bool:

@@ -12,18 +12,18 @@ from torch import Tensor
 from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.support.pictures import drawable
-from pyro_vae.support.results import Result
+from pyro_vae.support.results import PanelResult
 from pyro_vae.support.statistics import standard_error
 from pyro_vae.support.tables import indexed_rows, new_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["InferenceGaps"]
 
 
 @dataclass(frozen=True, repr=False)
-class InferenceGaps(Result):
+class InferenceGaps(PanelResult):
     """ELBOs of a guide and of local posteriors against log p(x), all for the same N data, in nats.
 
     `inference = approximation + amortization`, each with its standard error over the data beside it
@@ -124,12 +124,11 @@ class InferenceGaps(Result):
         table.caption = "\n".join(self.estimates[self.best].caveats) or None
         return table
 
-    def _draw(self) -> Figure:
-        """For each local family, the gap from L[q] to log p(x) in its two parts."""
-        from matplotlib.figure import Figure
+    def _size(self) -> tuple[float, float]:
+        return 2.5 + 1.6 * len(self.local), 4
 
-        figure = Figure(figsize=(2.5 + 1.6 * len(self.local), 4), layout="constrained")
-        ax = figure.subplots()
+    def _panel(self, ax: Axes) -> None:
+        """For each local family, the gap from L[q] to log p(x) in its two parts."""
         for i, (name, local) in enumerate(self.local.items()):
             parts = {"log p(x) - L[q*]": self.log_prob - local, "L[q*] - L[q]": local - self.elbo}
             below = 0.0
@@ -143,4 +142,3 @@ class InferenceGaps(Result):
         ax.set(ylabel="gap (nats per datum)", xlabel="local family")
         ax.margins(y=0.15)
         ax.legend(loc="upper right", ncols=2, fontsize=8)
-        return figure

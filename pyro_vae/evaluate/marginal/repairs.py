@@ -24,18 +24,18 @@ from pyro_vae.pair.protocol import Program
 from pyro_vae.support.arguments import checked
 from pyro_vae.support.pictures import drawable
 from pyro_vae.support.random import seeded
-from pyro_vae.support.results import Result
+from pyro_vae.support.results import PanelResult
 from pyro_vae.support.statistics import standard_error
 from pyro_vae.support.tables import new_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["LogMarginalRepair", "repair"]
 
 
 @dataclass(frozen=True, repr=False)
-class LogMarginalRepair(Result):
+class LogMarginalRepair(PanelResult):
     """The result of `repair`: new estimates for the unreliable ones.
 
     Attributes:
@@ -113,12 +113,11 @@ class LogMarginalRepair(Result):
             )
         return table
 
-    def _draw(self) -> Figure:
-        """Each repaired estimate with its standard error, before and after."""
-        from matplotlib.figure import Figure
+    def _size(self) -> tuple[float, float]:
+        return 8, 3.8
 
-        figure = Figure(figsize=(8, 3.8), layout="constrained")
-        ax = figure.subplots()
+    def _panel(self, ax: Axes) -> None:
+        """Each repaired estimate with its standard error, before and after."""
         rows = self.to_dicts()
         for when, shift, color in (("before", -0.12, "C7"), ("after", 0.12, "C0")):
             value, error = ([row[f"{name}_{when}"] for row in rows] for name in ("log_prob", "std_error"))
@@ -128,7 +127,6 @@ class LogMarginalRepair(Result):
         ax.set_xticks(list(shown), [str(rows[i]["index"]) for i in shown], fontsize=8)
         ax.set(xlabel="index of the datum", ylabel="log p(x) (nats)")
         ax.legend(fontsize=8)
-        return figure
 
 
 @accepts_earlier_form

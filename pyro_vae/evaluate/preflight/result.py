@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from rich.console import Group
 from rich.text import Text
 
-from pyro_vae.support.pictures import displayable, styled, without_math
-from pyro_vae.support.results import Result
+from pyro_vae.support.pictures import without_math
+from pyro_vae.support.results import PanelResult
 from pyro_vae.support.tables import new_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["Level", "PreflightIssue", "PreflightReport"]
 
@@ -38,7 +38,7 @@ class PreflightIssue:
 
 
 @dataclass(frozen=True, repr=False)
-class PreflightReport(Result):
+class PreflightReport(PanelResult):
     """The result of `preflight`; prints one paragraph per issue and, without errors, a table of the sites.
 
     Attributes:
@@ -109,19 +109,22 @@ class PreflightReport(Result):
             parts.append(sites)
         return Group(*parts)
 
-    def plot(self) -> Figure:
-        """A matplotlib figure, which a notebook shows: the numbers of errors and warnings per site."""
-        with styled():
-            return displayable(self._draw())
+    def _names_of_sites(self) -> list[str]:
+        named = (*(site[0] for site in self.sites), *(issue.site or WHOLE for issue in self.issues))
+        return list(dict.fromkeys(named)) or [WHOLE]
 
-    def _draw(self) -> Figure:
-        from matplotlib.figure import Figure
+    def _is_empty(self) -> bool:
+        return False  # no issue is good news
+
+    def _size(self) -> tuple[float, float]:
+        return 6, 1.2 + 0.35 * len(self._names_of_sites())
+
+    def _panel(self, ax: Axes) -> None:
+        """The numbers of errors and warnings of each site."""
         from matplotlib.ticker import MaxNLocator
 
         found = Counter((issue.site or WHOLE, issue.level) for issue in self.issues)
-        names = list(dict.fromkeys((*(site[0] for site in self.sites), *(name for name, _ in found)))) or [WHOLE]
-        figure = Figure(figsize=(6, 1.2 + 0.35 * len(names)), layout="constrained")
-        ax = figure.subplots()
+        names = self._names_of_sites()
         errors, warnings = ([found[name, level] for name in names] for level in ("error", "warning"))
         ax.barh(range(len(names)), errors, color="C3", label="errors")
         ax.barh(range(len(names)), warnings, left=errors, color="C1", label="warnings")
@@ -130,7 +133,6 @@ class PreflightReport(Result):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.invert_yaxis()
         ax.set(xlabel="issues", ylabel="site")
-        ax.set_title(self._verdict, fontsize=10)
+        ax.set_title(self._verdict, loc="left", fontsize=10)
         if self.issues:
-            figure.legend(loc="outside lower right", ncols=2, fontsize=8)
-        return figure
+            ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
