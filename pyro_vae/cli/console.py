@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from pyro_vae.cli.parser import Parser
-from pyro_vae.data import Split
+from pyro_vae.data import Split, Vocabulary
 from pyro_vae.distributed.ranks import Ranks
 from pyro_vae.evaluate import Bound, bound, summarize
 from pyro_vae.evaluate.marginal.proposals import NoDensity
@@ -32,6 +32,8 @@ __all__ = [
     "add_loading_options",
     "add_run_options",
     "add_split_options",
+    "add_vocabulary_option",
+    "as_text",
     "draw",
     "first_data",
     "look_here",
@@ -97,6 +99,23 @@ def add_split_options(parser: Parser) -> None:
     parser.add_argument(
         "--root", type=str | None, default=None, metavar="DIR", help="Folder of the data, if they have moved."
     )
+
+
+def add_vocabulary_option(parser: Parser) -> None:
+    """Add the option of a command that shows data, which may be sentences."""
+    parser.add_argument(
+        "--vocabulary",
+        type=str | None,
+        default=None,
+        metavar="FILE",
+        help="For data that are rows of tokens: a text file with one token a line, as `Vocabulary.save` writes it, to "
+        "show them as sentences.",
+    )
+
+
+def as_text(vocabulary: str | None) -> Callable[[Tensor], list[str]] | None:
+    """The function from rows of tokens to sentences that the option asks for."""
+    return None if vocabulary is None else Vocabulary.load(vocabulary).decode
 
 
 def add_progress_option(parser: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyro_vae.cli.console import add_run_options, add_split_options, rebuilt
+from pyro_vae.cli.console import add_run_options, add_split_options, add_vocabulary_option, as_text, rebuilt
 from pyro_vae.cli.parser import Parser
 from pyro_vae.cli.signatures import add_options
 from pyro_vae.reports import explore
@@ -25,6 +25,7 @@ def _parser() -> Parser:
     add_run_options(parser)
     add_options(parser, explore, OPTIONS, {"num_data": "Data on the map, the first ones."})
     add_split_options(parser)
+    add_vocabulary_option(parser)
     return parser
 
 
@@ -32,4 +33,4 @@ def run(name: str, argv: Sequence[str], command: str) -> None:
     """Serve the page until Ctrl-C."""
     options = _parser().read(argv)
     chosen = {key: options[key] for key in (*OPTIONS, "split", "root", "seed")}
-    explore(rebuilt(options), **chosen)
+    explore(rebuilt(options), text=as_text(options.vocabulary), **chosen)

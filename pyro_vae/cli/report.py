@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pyro
 
-from pyro_vae.cli.console import add_loading_options, add_split_options, echo, look_here, put
+from pyro_vae.cli.console import (
+    add_loading_options,
+    add_split_options,
+    add_vocabulary_option,
+    as_text,
+    echo,
+    look_here,
+    put,
+)
 from pyro_vae.cli.parser import Parser
 from pyro_vae.cli.signatures import add_options
 from pyro_vae.reports import report
@@ -30,6 +38,7 @@ def _parser() -> Parser:
     parser.add_argument("--out", type=str, default="report.html", help="The page to write.")
     add_options(parser, report, OPTIONS, {"num_data": "Data that the questions are put to, the first ones."})
     add_split_options(parser)
+    add_vocabulary_option(parser)
     add_loading_options(parser, "the runs")
     return parser
 
@@ -46,6 +55,7 @@ def run(name: str, argv: Sequence[str], command: str) -> None:
     made = report(
         options.runs,
         split=options.split,
+        text=as_text(options.vocabulary),
         root=options.root,
         device=options.device,
         trust=options.trust,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pyro_vae.support.arguments import checked
+from pyro_vae.support.files import write_file
 
 __all__ = ["END", "PAD", "UNKNOWN", "Vocabulary", "words"]
 
@@ -66,6 +68,38 @@ class Vocabulary:
         most = None if max_size is None else max(0, max_size - len(SPECIAL))
         return cls([token for token, _ in counts.most_common(most)], split, separator)
 
+    @classmethod
+    @checked
+    def load(cls, path: str | Path, *, split: Callable[[str], list[str]] = words, separator: str = " ") -> Vocabulary:
+        """The vocabulary that `save` wrote: a text file with one token a line, without the special ones.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not text, or has an empty line or a token twice.
+        """
+        try:
+            tokens = Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not a text file with one token a line: {error}") from error
+        if "" in tokens:
+            raise ValueError(f"line {tokens.index('') + 1} of {path} is empty: expected one token a line")
+        return cls(tokens, split, separator)
+
+    @checked
+    def save(self, path: str | Path) -> Path:
+        """Write the tokens to a text file, one a line, without the special ones; returns the path.
+
+        Raises:
+            ValueError: If a token is empty or holds the end of a line.
+        """
+        tokens = self.tokens[len(SPECIAL) :]
+        if bad := [token for token in tokens if not token or "\n" in token or "\r" in token]:
+            raise ValueError(f"the token {bad[0]!r} cannot stand in a line of its own: leave it out of the vocabulary")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, "\n".join(tokens) + "\n")
+        return path
+
     def __len__(self) -> int:
         return len(self.tokens)
 
@@ -87,8 +121,17 @@ class Vocabulary:
         return rows
 
     def decode(self, rows: Tensor) -> list[str]:
-        """The sentences of rows `(N, length)`, each up to its end."""
+        """The sentences of rows `(N, length)`, each up to its end.
+
+        Raises:
+            ValueError: If a row holds a token that the vocabulary does not have.
+        """
         sentences = []
+        if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+            raise ValueError(
+                f"rows hold tokens from {int(rows.min())} to {int(rows.max())}, and the vocabulary has those from 0 to "
+                f"{len(self) - 1}: give the vocabulary that encoded them"
+            )
         for row in rows.tolist():
             tokens = row[: row.index(END)] if END in row else row
             sentences.append(self.separator.join(self.tokens[i] for i in tokens if i != PAD))

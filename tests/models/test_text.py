@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,6 +175,20 @@ def test_vocabulary(vocabulary: Vocabulary) -> None:
         Vocabulary(["a", "a"])
     letters = Vocabulary.from_sentences(["abc"], split=list, separator="")
     assert letters.decode(letters.encode(["cab"], 4)) == ["cab"]
+    with pytest.raises(ValueError, match="rows hold tokens from 1 to 6, and the vocabulary has those from 0 to 5"):
+        letters.decode(torch.tensor([[6, 1]]))
+
+
+def test_a_vocabulary_in_a_file(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    assert Vocabulary.load(vocabulary.save(tmp_path / "new" / "words.txt")).tokens == vocabulary.tokens
+    (tmp_path / "bad").write_text("a\n\nb\n")
+    with pytest.raises(ValueError, match=r"line 2 of .*bad is empty: expected one token a line"):
+        Vocabulary.load(tmp_path / "bad")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="is not a text file"):
+        Vocabulary.load(tmp_path / "bytes")
+    with pytest.raises(ValueError, match=r"the token 'a\\nb' cannot stand in a line of its own"):
+        Vocabulary(["a\nb"]).save(tmp_path / "words.txt")
 
 
 def test_bad_arguments() -> None:
