@@ -24,7 +24,11 @@ HELP = {
 
 
 def make_parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
-    """A parser with an option per keyword, of its default's type, and with `--seed` and `--pictures`, a folder."""
+    """A parser with an option per keyword, of its default's type, and with `--seed` and `--pictures`, a folder.
+
+    The example's figures get the style of the library.
+    """
+    pv.plots.use_style()
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {**defaults, "seed": 0, "pictures": Path("pictures")}.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=HELP.get(name))

@@ -109,6 +109,7 @@ def main() -> None:
     )
 
     processes = dict(map(json.loads, (killed / "processes.jsonl").read_text().splitlines()))
+    pv.plots.use_style()
     figure = Figure(figsize=(7, 4), layout="constrained")
     ax = figure.subplots()
     history = metrics(uninterrupted)
@@ -120,8 +121,7 @@ def main() -> None:
         ax.plot([r["epoch"] for r in part], [r["valid_elbo"] for r in part], ".-", ms=5, lw=1, color=f"C{number}")
     ax.plot([], [], ".-", color="C1", label=f"{kills + 1} processes, one color each")
     ax.set(xlabel="epoch", ylabel="validation ELBO (nats per datum)", title="Killed and resumed: the same run")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
+    ax.legend()
     Path("pictures").mkdir(exist_ok=True)
     figure.savefig("pictures/resume.png", dpi=150)
     console.print("pictures/resume.png")

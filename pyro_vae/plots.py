@@ -11,16 +11,26 @@ import torch
 from torch import Tensor
 
 from pyro_vae.support.arguments import checked
-from pyro_vae.support.pictures import COLORS, displayable, styled
+from pyro_vae.support.pictures import COLORS, displayable, style, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["as_images", "embeddings", "image_grid", "image_rows", "reconstructions", "save"]
+__all__ = ["as_images", "embeddings", "image_grid", "image_rows", "reconstructions", "save", "use_style"]
 
 _DPI = 150
 _TILE = 84  # dots of the longer side of an image, about
 _GAP = 5  # dots between images
+
+
+def use_style() -> None:
+    """Draw all figures of this process as this library draws its own: sizes, fonts, colors for every color vision.
+
+    The figures of results have this style without it. `matplotlib.rcdefaults()` takes it back.
+    """
+    import matplotlib
+
+    matplotlib.rcParams.update(style())
 
 
 @checked

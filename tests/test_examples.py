@@ -6,6 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from tests.helpers.paths import EXAMPLES
@@ -70,7 +71,8 @@ def test_example(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(EXAMPLES))  # as `python examples/name.py` does
     monkeypatch.setattr(sys, "argv", [name, *TINY[name].split()])
-    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    with matplotlib.rc_context():  # examples set the style of their process
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     assert capsys.readouterr().out
     assert list((tmp_path / "pictures").glob("*.png")), "no picture was written"
 

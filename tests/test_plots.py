@@ -145,6 +145,17 @@ def test_one_panel_can_be_part_of_a_figure() -> None:
         plots.embeddings(dict.fromkeys("ab", torch.randn(6, 2)), torch.tensor([0, 1] * 3), ax=right)
 
 
+def test_the_style_for_all_figures_of_a_process() -> None:
+    import matplotlib
+
+    with matplotlib.rc_context():
+        plots.use_style()
+        lines = [Figure().subplots().plot([0, 1])[0] for _ in range(2)]
+        assert not lines[0].axes.spines["top"].get_visible()
+    assert lines[0].get_color() == "#0072b2"
+    assert matplotlib.rcParams["axes.spines.top"]
+
+
 def test_one_style_that_leaves_the_users_alone() -> None:
     import matplotlib
 

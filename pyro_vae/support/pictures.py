@@ -15,7 +15,17 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "as_png", "displayable", "drawable", "empty_figure", "histogram", "styled", "without_math"]
+__all__ = [
+    "COLORS",
+    "as_png",
+    "displayable",
+    "drawable",
+    "empty_figure",
+    "histogram",
+    "style",
+    "styled",
+    "without_math",
+]
 
 DPI = 150
 
@@ -46,13 +56,19 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def style() -> dict[Any, Any]:
+    """Matplotlib's settings for the one style of the library."""
+    from cycler import cycler
+
+    return {**STYLE, "axes.prop_cycle": cycler(color=COLORS)}
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """A context in which figures are drawn in the one style of the library; the user's settings come back after it."""
     import matplotlib
-    from cycler import cycler
 
-    with matplotlib.rc_context({**STYLE, "axes.prop_cycle": cycler(color=COLORS)}):
+    with matplotlib.rc_context(style()):
         yield
 
 
