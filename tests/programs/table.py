@@ -19,8 +19,8 @@ The columns are the questions. Find the row that is most like your [pair](glossa
 
 | cell | meaning |
 |---|---|
-| ✓ | The question works and gives numbers per datum. |
-| **D** | The question works and gives one number for all data together. A site stands outside the plate over the \
+| ✓ | The question works, per datum. |
+| **D** | The question works, for all data together. A site stands outside the plate over the \
 data, or the guide draws the latents of all data as one vector. |
 | a number below SVI | The count of ELBO objects of Pyro that take the program, out of six. |
 | a number below another question | The question is refused. Under `compile=True`, steps run eagerly. The \
