@@ -59,7 +59,7 @@ class AmortizedGuide(Named, nn.Module):
             independent latents.
         encoder: A network from the first data tensor to features, `(N, ...) -> (N, H)`. Default: an MLP; for images a
             convolutional network.
-        features: A function of the arguments that returns what enters the encoder, `(N, F)`, in the place of all data.
+        features: A function of the arguments that returns what enters the encoder, `(N, F)`, instead of all data.
         hidden: Widths of the hidden layers of the encoder; the networks of the sites have the last of these.
         seed: For the draws and the initial weights. None continues torch's stream.
 

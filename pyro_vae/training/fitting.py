@@ -95,8 +95,8 @@ def fit(
     on training and validation data, whatever the objective.
 
     Args:
-        model, guide: The pair. For None in the place of the guide a `pv.AmortizedGuide` of the first data is made; it
-            is `guide` of the result.
+        model, guide: The pair. If the guide is None, `fit` makes a `pv.AmortizedGuide` from the first data; it is
+            `guide` of the result.
         data: What `pv.data.load` returns; a tensor or array `(N, ...)`, or a list of N numbers; a tuple that begins
             with one, whose further members are passed on as `*args`, those that are no tensors as they are; a
             dictionary of tensors, which are passed on by keyword if the model takes all of its keys, else as one

@@ -113,7 +113,7 @@ def in_both() -> Pair:
 
 @program(DISCRETE, elbos=SCORE, estimator="enum")
 def in_another_order() -> Pair:
-    """the category given the normal latent in the guide, the other way round in the model"""
+    """a category given the normal latent in the guide, a normal latent given the category in the model"""
 
     def guide(x: Tensor) -> None:
         slope = pyro.param("slope", torch.tensor(0.5))

@@ -32,7 +32,7 @@ def guide(x: Tensor) -> None:
 
 @program()
 def factor_in_the_model() -> Pair:
-    """a `pyro.factor` in the place of an observation"""
+    """a `pyro.factor` instead of an observation"""
 
     def factored(x: Tensor) -> None:
         with pyro.plate("data", len(x)):

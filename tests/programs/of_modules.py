@@ -1,4 +1,4 @@
-"""Modules of Pyro and of torch: parameters, samples in the place of weights, dropout, batch normalization."""
+"""Modules of Pyro and of torch: parameters, samples instead of weights, dropout, batch normalization."""
 
 from __future__ import annotations
 

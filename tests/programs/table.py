@@ -14,21 +14,34 @@ PAGE = Path(__file__).parents[2] / "docs" / "programs.md"
 HEAD = """\
 # Programs and questions
 
-What the library answers for {count} Pyro programs of every kind, as its tests assert it (`tests/programs`); `python -m
-tests.programs.table` writes this page. Each program is put to each question:
+Look up here what the library answers for your kind of Pyro program. The tables have {count} programs, one in each row.
+The columns are the questions. Find the row that is most like your [pair](glossary.md#programs).
 
-- **SVI**: with each of `Trace_ELBO`, `TraceMeanField_ELBO`, `TraceEnum_ELBO`, `TraceGraph_ELBO`, `RenyiELBO` and
-  `ReweightedWakeSleep`, two steps of `pv.SVI` have the losses and the parameters of `pyro.infer.SVI` for the same seed,
-  and what Pyro refuses is refused. The number is that of the objects that take the program.
-- **`compile=True`**: the recorded graph of a step equals the eager step (other tests hand such graphs to the compiler),
-  or steps run eagerly after a warning that names what is to blame.
-- **`fit`** trains it, and **`preflight`** reports nothing but the warnings that the program is due.
-- **`bound`** is Pyro's loss per datum, **`log_marginal`** the exact value or that of plain importance sampling, and
-  **`compare_elbos`**, **`latent_report`**, **`fit_local`** and **`posterior_samples`** agree with them.
+| cell | meaning |
+|---|---|
+| ✓ | The question works, per datum. |
+| **D** | The question works, for all data together. A site stands outside the plate over the \
+data, or the guide draws the latents of all data as one vector. |
+| a number below SVI | The count of ELBO objects of Pyro that take the program, out of six. |
+| a number below another question | The question is refused. Under `compile=True`, steps run eagerly. The \
+[reasons](#reasons) at the end of the page have this number. |
 
-✓ works, per datum. **D** works, for all data together: a site stands outside the plate over the data, or the guide
-draws the latents of all data as one vector. A number refers to the reason for which the question is refused (or for
-which steps run eagerly), at the end of the page, in a part of the message.
+The tests in `tests/programs` put each program to each question. This is what they assert:
+
+| question | assertion |
+|---|---|
+| SVI | Two steps of `pv.SVI` give the losses and the parameters of `pyro.infer.SVI` for the same seed. This is \
+tested with `Trace_ELBO`, `TraceMeanField_ELBO`, `TraceEnum_ELBO`, `TraceGraph_ELBO`, `RenyiELBO` and \
+`ReweightedWakeSleep`. What Pyro refuses, `pv.SVI` refuses. |
+| `compile=True` | The recorded graph of a step equals the eager step, or steps run eagerly after a warning that \
+names the cause. Other tests hand such graphs to the compiler. |
+| `fit` | The program trains, and its ELBO stays finite. |
+| `preflight` | The report has exactly the warnings that the program deserves. |
+| `bound` | The value is the ELBO of Pyro, up to sampling noise. |
+| `log_marginal` | The value is exact log p(x) where that is known. Otherwise it is the estimate of plain importance \
+sampling. |
+| `compare_elbos`, `latent_report`, `fit_local`, `posterior_samples` | The values agree with `bound` and \
+`log_marginal`. |
 """
 
 
@@ -42,7 +55,7 @@ def page() -> str:
         parts.append(f"\n## {title}\n\n| program | SVI | {' | '.join(QUESTIONS.values())} |")
         parts.append("|---|---|" + "---|" * len(QUESTIONS))
         parts += [_row(entry, reasons) for entry in group]
-    parts.append("\n## Reasons\n")
+    parts.append("\n## Reasons\n\nEach reason is a part of the message that the library raises or warns with.\n")
     parts += [f"{number}. {_plain(reason)}" for reason, number in reasons.items()]
     return "\n".join(parts) + "\n"
 

@@ -99,8 +99,8 @@ class VEEGAN(ALI):
 
     The critic tells (G(z), z), z from the prior, from (x, z), z from the guide, as in `ALI`; the guide learns from the
     second term alone. A guide that maps the data onto the prior maps a mode that the model leaves out to latents whose
-    samples lie elsewhere, which the critic sees. With a Gaussian guide of fixed scale the second term is the squared
-    error of the paper. The guide is run on generated data, in the place of the pair's first argument.
+    samples are elsewhere, which the critic sees. With a Gaussian guide of fixed scale the second term is the squared
+    error of the paper. The guide is run on generated data instead of the pair's first argument.
 
     The guide never sees the data while it learns. For data unlike all samples it gives latents far outside the prior.
     The critic recognizes the data by these latents, so nothing pulls the model toward them, and its samples remain a

@@ -30,7 +30,7 @@ class Reliability:
         ece: Expected calibration error: the mean over the predictions of `|frequency - mean probability|` of the
             bin. It is above zero for a right guide, too.
         ece_error: Its standard error, by resampling the simulated data.
-        ece_of_right: What a right guide would have, in the mean: draws of the guide in the place of the truth.
+        ece_of_right: What a right guide would have, on average, with draws of the guide instead of the truth.
         p_value: The share of these errors that are as great.
         predicted, observed, count: Mean probability, frequency, and number of predictions, by bin.
         verdict: "fine" unless the p-value, adjusted for all tests, is small; else "too sure", "not sure enough",

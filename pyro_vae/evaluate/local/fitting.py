@@ -90,7 +90,7 @@ def fit_local(
     Raises:
         ValueError: For a discrete or masked latent, a family of another size, a guide that lacks a site, a site outside
             the plate over the data, or an ELBO that is not finite.
-        TypeError: For a family in the place of the guide, or a keyword that neither this call nor the pair knows.
+        TypeError: For a family instead of the guide, or a keyword that neither this call nor the pair knows.
 
     Reference: Cremer, Li and Duvenaud 2018, arXiv 1801.03558 (the stopping rule, here by datum and with a falling
     learning rate); Kim et al. 2018, arXiv 1802.02550 (semi-amortized).
