@@ -1,6 +1,7 @@
 """Conditionals h -> Distribution: likelihoods p(x|z) and posterior families q(z|x), by class and by name."""
 
 from pyro_vae.conditionals.base import Conditional, bounded_exp, soft_bound
+from pyro_vae.conditionals.cells import CELL_LIKELIHOODS, ColumnLikelihood
 from pyro_vae.conditionals.counts import (
     Multinomial,
     NegativeBinomial,
@@ -33,12 +34,14 @@ from pyro_vae.conditionals.registry import LIKELIHOODS, POSTERIORS, SHARE_POSTER
 from pyro_vae.conditionals.simplex import DirichletPosterior, LogisticNormalPosterior
 
 __all__ = [
+    "CELL_LIKELIHOODS",
     "LIKELIHOODS",
     "POSTERIORS",
     "SHARE_POSTERIORS",
     "Bernoulli",
     "Beta",
     "Categorical",
+    "ColumnLikelihood",
     "Conditional",
     "ContinuousBernoulli",
     "CouplingFlow",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -52,7 +52,7 @@ class StudentT(_LocationScale):
         if df == "shared":
             self.log_df = nn.Parameter(torch.full((), math.log(2.0)))
 
-    def family(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:  # type: ignore[override]
+    def family(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
         df = 2 + bounded_exp(self.log_df) if self.df == "shared" else loc.new_full((), float(self.df))
         return ExactStudentT(df, loc, scale)
 
@@ -72,13 +72,13 @@ class LogNormal(_LocationScale):
     tensor([3.0802])
     """
 
-    support = constraints.positive
+    support: Any = constraints.positive
 
     @checked
     def __init__(self, shape: int | Sequence[int], scale: float | Literal["shared", "pixel"] = "shared") -> None:
         super().__init__(shape, scale)
 
-    def family(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:  # type: ignore[override]
+    def family(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
         return dist.LogNormal(5 * soft_bound(loc / 5), self._bounded(scale))
 
     def _bounded(self, scale: Tensor) -> Tensor:
@@ -127,7 +127,8 @@ class Beta(Likelihood):
         if self.concentration == "pixel":
             k = bounded_exp(log_concentration[0])
         else:
-            k = bounded_exp(self.log_concentration) if self.concentration == "shared" else float(self.concentration)
+            shared = self.concentration == "shared"
+            k = bounded_exp(self.log_concentration) if shared else m.new_full((), float(self.concentration))
         return ExactBeta(m * k, other * k)
 
     def features_at(self, mean: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class LogisticNormal(dist.TorchDistribution):
     def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
         self.basis = log_ratio_basis(loc.shape[-1] + 1).to(loc)
-        super().__init__(self.loc.shape[:-1], (loc.shape[-1] + 1,), validate_args=validate_args)
+        super().__init__(self.loc.shape[:-1], torch.Size((loc.shape[-1] + 1,)), validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "LogisticNormal":
         new = self._get_checked_instance(LogisticNormal, _instance)
