@@ -31,7 +31,7 @@ from .evaluate.posterior_draws import to_xarray
 from .evaluate.preflight.report import preflight
 from .exporting import export
 from .guides import AmortizedGuide
-from .models import VAE, Autoencoder, AuxiliaryVAE
+from .models import VAE, Autoencoder, AuxiliaryVAE, TabularVAE
 from .reports import explore, report
 from .runs import load_pair, load_run, save_pair, train
 from .training import tracking
@@ -61,6 +61,7 @@ __all__ = [
     "History",
     "NonFiniteLoss",
     "Ranks",
+    "TabularVAE",
     "bound",
     "calibration",
     "check_estimator",

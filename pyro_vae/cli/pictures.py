@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from pyro_vae.cli.console import add_run_options, add_split_options, draw, echo,
 from pyro_vae.cli.parser import Parser
 from pyro_vae.evaluate import reconstruct, sample
 from pyro_vae.runs import LoadedRun
+from pyro_vae.support.columns import as_columns, decode_rows
 from pyro_vae.support.random import fork_rng
+from pyro_vae.support.tables import as_csv
 
 __all__ = ["run"]
 
@@ -30,9 +32,16 @@ def run(name: str, argv: Sequence[str], command: str) -> None:
         arrays = make(loaded, options)
     out = loaded.path / files if options.out is None else Path(options.out.removesuffix(".png").removesuffix(".npz"))
     _show(out, figure, **arrays)
+    if name == "sample" and "columns" in loaded.record["data"]:
+        rows = decode_rows(as_columns(loaded.record["data"]["columns"]), arrays["x"])
+        put(out.with_name(out.name + ".csv"), as_csv(list(rows), _by_row(rows)))
 
 
 Command = tuple[Callable[[LoadedRun, Namespace], dict[str, Tensor]], Callable[..., Any], str, Namespace]
+
+
+def _by_row(columns: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
 
 
 def _samples(argv: Sequence[str]) -> Command:
@@ -45,6 +54,8 @@ def _samples(argv: Sequence[str]) -> Command:
 
 
 def _sampled(loaded: LoadedRun, options: Namespace) -> dict[str, Tensor]:
+    if "columns" in loaded.record["data"]:  # a mean is no value of a column with levels
+        return {"x": sample(loaded.model, options.num)}
     template = torch.zeros(options.num, *loaded.shape, device=loaded.device)
     # a conditional pair samples data of the classes of the first training data
     labels = first_data(loaded, "train", options.num, None)[1:] if loaded.config.get("labels") == "all" else ()
@@ -64,7 +75,7 @@ def _reconstructed(loaded: LoadedRun, options: Namespace) -> dict[str, Tensor]:
 
 
 def _parser(name: str, summary: str) -> Parser:
-    description = f"{summary}: an .npz file and, if they are images, a .png."
+    description = f"{summary}: an .npz file and, if they are images, a .png; of a table a .csv."
     parser = Parser(prog=f"pyro-vae {name}", usage=f"pyro-vae {name} RUN [options]", description=description)
     add_run_options(parser)
     return parser

@@ -19,6 +19,7 @@ from pyro_vae import data, elbo, plots
 from pyro_vae.cli.console import add_progress_option, draw, echo, look_here, only_main_prints, put, report
 from pyro_vae.cli.parser import Parser
 from pyro_vae.cli.signatures import add_options, argument_help
+from pyro_vae.data import Table
 from pyro_vae.distributed.ranks import Ranks, launch
 from pyro_vae.evaluate import reconstruct, sample
 from pyro_vae.pair.protocol import Pair
@@ -53,7 +54,7 @@ _VAE = "pyro_vae.VAE"
 _AMORTIZED = "pyro_vae.guides.AmortizedPair"
 
 
-def _parser(model: str = _VAE) -> Parser:
+def _parser(model: str | None = None) -> Parser:
     parser = Parser(
         prog="pyro-vae train",
         usage="pyro-vae train [options]",
@@ -66,9 +67,10 @@ def _parser(model: str = _VAE) -> Parser:
         Pair,
         "model",
         as_group=False,
-        skip={"data_shape"},
+        # the columns of a table are those of the data, but a class of the user's may have an argument of this name
+        skip={"data_shape", *(["columns"] if (model or "").startswith("pyro_vae.") else [])},
         instantiate=False,
-        default={"class_path": model},
+        default={"class_path": model or _VAE},
         metavar="CLASS",
         help="The pair: a name from `pyro-vae list`, module.Class of your own, or module.function: a Pyro model, for "
         "which a guide is made. Arguments follow as --model.NAME VALUE; an argument data_shape is filled in.",
@@ -110,7 +112,13 @@ def _parser(model: str = _VAE) -> Parser:
 
 def _add_data_options(group: Any) -> None:
     names = ", ".join(data.NAMES)
-    group.add_argument("--data", type=str, default="digits", help=f"{names}; or an .npz file or a folder of images.")
+    group.add_argument(
+        "--data",
+        type=str,
+        default="digits",
+        help=f"{names}; or an .npz file, a folder of images, or a .csv file, a table whose first row has the names of "
+        "its columns (--model TabularVAE).",
+    )
     group.add_argument(
         "--binarize",
         type=data.Binarize,
@@ -130,6 +138,15 @@ def _add_data_options(group: Any) -> None:
         type=Literal["all"] | int | None,
         default=None,
         help="Labels for the pair: all (ConditionalVAE), or a number of training data (SemiSupervisedVAE).",
+    )
+    group.add_argument(
+        "--types",
+        type=dict[str, str | list[str] | None] | None,
+        default=None,
+        metavar="TYPES",
+        help="Types of columns of a .csv file in place of the inferred ones: real, positive, count, binary, "
+        "categorical or ordinal; a list of levels in order; null leaves a column out. For example --types.size "
+        "'[S, M, L]'.",
     )
     group.add_argument("--valid", type=int | float, default=0.1, help="Fraction or number of validation data.")
     group.add_argument(
@@ -192,12 +209,20 @@ def _train(options: Namespace, config: dict[str, Any], command: str, may_downloa
         seed=options.seed,
         checkpoint_steps=options.checkpoint_steps,
         checkpoint_minutes=options.checkpoint_minutes,
-        on_start=lambda run: echo(f"{type(run.pair).__name__} on {run.data()!r} -> {run.path}"),
+        on_start=_say_start,
         config=config,
         command=command,
         progress=options.progress,
         **{key: options[key] for key in _FIT_OPTIONS},
     )
+
+
+def _say_start(run: LoadedRun) -> None:
+    data = run.data()
+    shown = f"{data.name}" if isinstance(data, Table) else repr(data)
+    echo(f"{type(run.pair).__name__} on {shown} -> {run.path}")
+    if isinstance(data, Table):  # the types of the columns, which were inferred
+        echo(repr(data))
 
 
 def _report_end(run: LoadedRun) -> None:

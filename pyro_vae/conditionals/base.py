@@ -1,7 +1,7 @@
 """The base of likelihoods and posteriors: a module from features to a distribution, and bounded scales."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,9 @@ class Conditional(nn.Module):
     The distribution has batch shape `*` and event shape `event_shape`. A subclass defines `distribution(h)`.
     Half-precision features are converted to float32 first: sums of log-probabilities need that precision.
 
+    Attributes:
+        shares: whether the elements of an event are shares that sum to one.
+
     Args:
         event_shape: Shape of one datum or one latent.
         param_shape: Shape of its features, the output of the network before.
@@ -47,6 +50,8 @@ class Conditional(nn.Module):
     Raises:
         ValueError: For sizes below one, or features of another shape.
     """
+
+    shares: ClassVar[bool] = False
 
     def __init__(self, event_shape: int | Sequence[int], param_shape: int | Sequence[int]) -> None:
         super().__init__()

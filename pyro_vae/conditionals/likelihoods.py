@@ -9,7 +9,6 @@ import torch
 from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from pyro_vae.conditionals.base import Conditional, bounded_exp
 from pyro_vae.conditionals.distributions import (
@@ -30,7 +29,6 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "Normal",
-    "Poisson",
 ]
 
 
@@ -318,25 +316,3 @@ class DiscretizedLogistic(_Levels):
             return self.join(torch.cat([torch.zeros_like(loc), loc, torch.full_like(loc, -1.5)], -1))
 
         return self._solve(shifted, mean)
-
-
-class Poisson(Likelihood):
-    """`p(x) = Poisson(softplus(h) + 1e-6)` for counts. The small rate keeps every count possible.
-
-    Args:
-        shape: shape of one datum.
-    """
-
-    discrete = True
-    support = constraints.nonnegative_integer
-
-    @checked
-    def __init__(self, shape: int | Sequence[int]) -> None:
-        super().__init__(shape)
-
-    def elements(self, h: Tensor) -> TorchDistributionMixin:
-        return dist.Poisson(softplus(h) + 1e-6)
-
-    def features_at(self, mean: Tensor) -> Tensor:
-        rate = (mean - 1e-6).clamp_min(0.001)
-        return rate + torch.log(-torch.expm1(-rate))

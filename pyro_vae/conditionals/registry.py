@@ -6,6 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyro_vae.conditionals.base import Conditional
+from pyro_vae.conditionals.counts import (
+    Multinomial,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
+from pyro_vae.conditionals.densities import Beta, LogNormal, StudentT, VonMises
 from pyro_vae.conditionals.flows import CouplingFlow, InverseAutoregressiveFlow, PlanarFlow, RadialFlow, SplineFlow
 from pyro_vae.conditionals.likelihoods import (
     Bernoulli,
@@ -15,13 +23,13 @@ from pyro_vae.conditionals.likelihoods import (
     Laplace,
     Likelihood,
     Normal,
-    Poisson,
 )
 from pyro_vae.conditionals.posteriors import DiagonalNormal, FullNormal, LowRankNormal
+from pyro_vae.conditionals.simplex import DirichletPosterior, LogisticNormalPosterior
 from pyro_vae.nets import lookup
 from pyro_vae.support.arguments import checked
 
-__all__ = ["LIKELIHOODS", "POSTERIORS", "likelihood", "posterior"]
+__all__ = ["LIKELIHOODS", "POSTERIORS", "SHARE_POSTERIORS", "likelihood", "posterior"]
 
 LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     "bernoulli": Bernoulli,
@@ -30,7 +38,15 @@ LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     "laplace": Laplace,
     "categorical": Categorical,
     "discretized_logistic": DiscretizedLogistic,
+    "student_t": StudentT,
+    "log_normal": LogNormal,
+    "beta": Beta,
+    "von_mises": VonMises,
     "poisson": Poisson,
+    "negative_binomial": NegativeBinomial,
+    "zero_inflated_poisson": ZeroInflatedPoisson,
+    "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomial,
+    "multinomial": Multinomial,
 }
 POSTERIORS: dict[str, Callable[..., Conditional]] = {
     "diagonal_normal": DiagonalNormal,
@@ -41,6 +57,11 @@ POSTERIORS: dict[str, Callable[..., Conditional]] = {
     "iaf": InverseAutoregressiveFlow,
     "coupling": CouplingFlow,
     "spline": SplineFlow,
+}
+# of latents that are shares, which sum to one: they need a prior over shares
+SHARE_POSTERIORS: dict[str, Callable[..., Conditional]] = {
+    "dirichlet": DirichletPosterior,
+    "logistic_normal": LogisticNormalPosterior,
 }
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from pyro_vae.data.frames import is_table_file, table
 from pyro_vae.data.sources import Raw, Source, read
-from pyro_vae.data.splits import Data, Split, draw_binary
+from pyro_vae.data.splits import Data, Split, draw_binary, split_sizes
 from pyro_vae.support import arguments
 from pyro_vae.support.arguments import checked_from
 
@@ -29,6 +31,7 @@ def load(
     valid: int | float = 0.1,
     test: int | float = 0.2,
     labels: int | Literal["all"] | None = None,
+    types: Mapping[str, Any] | None = None,
     seed: int = 0,
     download: bool = True,
 ) -> Data:
@@ -48,14 +51,14 @@ def load(
     touched.
 
     Args:
-        source: One of `NAMES`; or the path of an `.npz` file (`x` or `x_train`, optionally `y` or `y_train`,
-            `x_test`, `y_test`) or of a folder of equally sized images (its subfolders, if it has any, are the
-            classes; all images are made RGB unless all are gray); or a tensor, a NumPy array, or a map-style
-            `Dataset` whose items are `x`, `(x,)` or `(x, y)`, with x a tensor, an array or a PIL image. A name has
-            priority over a path of the same spelling: write `./mnist` for the path. Omniglot: the background set is the
-            training set and the evaluation set, of other alphabets and with labels that also count from 0, is the test
-            set; its images keep their 105 x 105 pixels (the 28 x 28 variant is not offered) and are dark ink (0) on
-            white (1), as distributed.
+        source: One of `NAMES`; or the path of a table, a `.csv` file, which gives what `pv.data.table` does; or that of
+            an `.npz` file (`x` or `x_train`, optionally `y` or `y_train`, `x_test`, `y_test`) or of a folder of equally
+            sized images (its subfolders, if it has any, are the classes; all images are made RGB unless all are gray);
+            or a tensor, a NumPy array, or a map-style `Dataset` whose items are `x`, `(x,)` or `(x, y)`, with x a
+            tensor, an array or a PIL image. A name has priority over a path of the same spelling: write `./mnist` for
+            the path. Omniglot: the background set is the training set and the evaluation set, of other alphabets and
+            with labels that also count from 0, is the test set; its images keep their 105 x 105 pixels (the 28 x 28
+            variant is not offered) and are dark ink (0) on white (1), as distributed.
         binarize: What the model observes, see `Split.x`. `"none"`: the values themselves. `"threshold"`: whether
             they exceed 0.5. `"static"`: one Bernoulli draw with the values as probabilities. `"dynamic"`: a fresh
             draw at each access in the training split, one fixed draw in the others (Salakhutdinov & Murray 2008;
@@ -71,6 +74,7 @@ def load(
         labels: Give the pair the labels as a second argument. "all": all labels, in each split, for a conditional pair.
             A number: the labels of that many training data, evenly over the classes, and -1 for the rest, for a
             semi-supervised pair. None: the pair gets the data alone.
+        types: Of the path of a CSV file: types of columns in place of the inferred ones, see `pv.data.table`.
         seed: Seed of the splits, the fixed draws and the choice of labeled data. The test split and its draw do not
             depend on `valid`.
         download: Download a built-in data set of which files are missing.
@@ -96,6 +100,15 @@ def load(
     arguments.flag("download", download)
     arguments.count("seed", seed, least=0)
     arguments.path("root", root, none=True)
+    if is_table_file(source):
+        if binarize not in ("none", "auto") or labels is not None:
+            raise ValueError(
+                f"{str(source)!r} is a table, whose columns have types of their own: leave binarize={binarize!r} "
+                f"and labels={labels!r} out"
+            )
+        return table(source, types=types, valid=valid, test=test, seed=seed)
+    if types is not None:
+        raise ValueError(f"types={types!r:.80} are those of the columns of a table, a .csv file: leave them out")
     raw = read(source, root, download=download)
     if binarize == "auto":
         binarize = "none" if _is_color(raw.x) else "dynamic"
@@ -129,12 +142,7 @@ def load(
 
 def _order(raw: Raw, valid: int | float, test: int | float, generator: torch.Generator) -> dict[str, Tensor]:
     """The indices of each split's data; the test split is empty if the source has its own."""
-    total = len(raw.x)
-    n_test = _count("test", test, total) if raw.x_test is None else 0
-    n_valid = _count("valid", valid, total - n_test)
-    n_train = total - n_test - n_valid
-    order = torch.arange(total) if n_train == total else torch.randperm(total, generator=generator)
-    return dict(zip(("test", "valid", "train"), order.split([n_test, n_valid, n_train]), strict=True))
+    return split_sizes(len(raw.x), valid, test if raw.x_test is None else 0, generator)
 
 
 def _splits(
@@ -183,27 +191,6 @@ def _observed_labels(y: Tensor | None, labels: int | str, generator: torch.Gener
         rounds[members] = torch.arange(len(members))
     chosen = order[rounds[order].argsort(stable=True)[:labels]]
     return torch.full_like(y, -1).index_copy(0, chosen, y[chosen])
-
-
-def _count(split: str, size: int | float, available: int) -> int:
-    """The number of data in a split, given as a fraction or a count; it must be less than `available`."""
-    if isinstance(size, bool) or not isinstance(size, int | float):
-        raise TypeError(f"{split}={size!r}: expected a fraction in [0, 1) or a count (int)")
-    if isinstance(size, int):
-        if size < 0:
-            raise ValueError(f"{split}={size}: a count cannot be negative; 0 leaves the split out")
-        count = size
-    elif not 0 <= size < 1:
-        raise ValueError(f"{split}={size}: a fraction must lie in [0, 1); write a count as an int")
-    else:
-        count = round(size * available)
-    if count >= available:
-        raise ValueError(f"{split}={size} takes {count} of {available} data and leaves none to train on; ask for fewer")
-    if size > 0 and count == 0:
-        raise ValueError(
-            f"{split}={size} of {available} data is an empty split; ask for more, or for 0 to leave it out"
-        )
-    return count
 
 
 def _is_color(x: Tensor) -> bool:

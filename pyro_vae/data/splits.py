@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vae.support.arguments import checked
 from pyro_vae.support.fingerprints import fingerprint
 
-__all__ = ["Data", "Split", "batches_of", "draw_binary"]
+__all__ = ["Data", "Split", "batches_of", "draw_binary", "split_sizes"]
 
 
 def draw_binary(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -84,7 +84,8 @@ class Split:
         drawn: A fixed draw `(N, *shape)` that is observed in place of `intensity`.
         dynamic: Observe a fresh Bernoulli draw of `intensity` at each access, from the global random state of its
             device.
-        given: The pair's second argument, `(N,)`: the labels, -1 for an unlabeled datum. None: there is none.
+        given: The pair's second argument: the labels `(N,)`, -1 for an unlabeled datum; of a table the mask `(N, C)`,
+            True where a value is known. None: there is none.
     """
 
     intensity: Tensor
@@ -224,3 +225,40 @@ class Data:
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in self._counts().items() if count)
         return f"Data({self.name!r}, {counts}, shape {self.shape}, binarize={self.binarize!r})"
+
+
+def split_sizes(total: int, valid: int | float, test: int | float, generator: torch.Generator) -> dict[str, Tensor]:
+    """The indices of the data in each split of `total`: the test split is cut off first, then the validation split.
+
+    Where nothing is cut off, the training data keep their order.
+
+    Raises:
+        TypeError, ValueError: For sizes that are no fractions or counts, leave nothing to train on, or nothing of a
+            split that was asked for.
+    """
+    n_test = _count("test", test, total)
+    n_valid = _count("valid", valid, total - n_test)
+    n_train = total - n_test - n_valid
+    order = torch.arange(total) if n_train == total else torch.randperm(total, generator=generator)
+    return dict(zip(("test", "valid", "train"), order.split([n_test, n_valid, n_train]), strict=True))
+
+
+def _count(split: str, size: int | float, available: int) -> int:
+    """The number of data in a split, given as a fraction or a count; it must be less than `available`."""
+    if isinstance(size, bool) or not isinstance(size, int | float):
+        raise TypeError(f"{split}={size!r}: expected a fraction in [0, 1) or a count (int)")
+    if isinstance(size, int):
+        if size < 0:
+            raise ValueError(f"{split}={size}: a count cannot be negative; 0 leaves the split out")
+        count = size
+    elif not 0 <= size < 1:
+        raise ValueError(f"{split}={size}: a fraction must lie in [0, 1); write a count as an int")
+    else:
+        count = round(size * available)
+    if count >= available:
+        raise ValueError(f"{split}={size} takes {count} of {available} data and leaves none to train on; ask for fewer")
+    if size > 0 and count == 0:
+        raise ValueError(
+            f"{split}={size} of {available} data is an empty split; ask for more, or for 0 to leave it out"
+        )
+    return count

@@ -11,8 +11,10 @@ from pyro_vae.evaluate.estimators.models_result import ModelComparison
 from pyro_vae.evaluate.estimators.recommendation import Choice, Cost, Recommendation
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.estimators.verdict import CheckLine, EstimatorCheck
+from pyro_vae.evaluate.fidelity import ColumnDistance, TableFidelity, table_fidelity
 from pyro_vae.evaluate.generate import reconstruct, sample
 from pyro_vae.evaluate.imputation import Imputation, impute
+from pyro_vae.evaluate.imputers import ColumnScore, ImputationScores, imputation_scores, impute_without_model
 from pyro_vae.evaluate.latent.dimensions import LatentDimension, LatentSite
 from pyro_vae.evaluate.latent.report import latent_report
 from pyro_vae.evaluate.latent.result import LatentReport
@@ -38,6 +40,13 @@ from pyro_vae.evaluate.representation.traversals import attribute_vector, embed,
 from pyro_vae.evaluate.summary import Summary, summarize
 
 __all__ = [
+    "ColumnDistance",
+    "ColumnScore",
+    "ImputationScores",
+    "TableFidelity",
+    "imputation_scores",
+    "impute_without_model",
+    "table_fidelity",
     "AIS",
     "Choice",
     "Cost",

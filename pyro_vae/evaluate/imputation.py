@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from pyro.distributions import MaskedDistribution
 from rich.table import Table
 from torch import Tensor
+from torch.distributions import Independent as TorchIndependent
 
 from pyro_vae.elbo.objectives.missing import INCOMPLETE, with_missing
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.generate import site_mean
 from pyro_vae.evaluate.guide_density import density_guide
-from pyro_vae.pair.arguments import check_data, check_keywords, take
+from pyro_vae.pair.arguments import check_data, check_keywords, take, unwrapped
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import Particles, joint_log_weight
 from pyro_vae.pair.planning import plan_for, rows_that_fit
@@ -22,6 +25,7 @@ from pyro_vae.pair.plates import data_plate
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import PairTrace, sample_sites, trace_pair
 from pyro_vae.support.arguments import checked_from
+from pyro_vae.support.columns import Column
 from pyro_vae.support.pictures import displayable, histogram, styled
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import seeded
@@ -39,8 +43,10 @@ class Imputation(Result):
     """Data with their missing values filled in; observed values are unchanged.
 
     Attributes:
-        mean: `(N, ...)`, the posterior mean E[x_m|x_o] where a value is missing; None with `mean=False`.
-        scale: `(N, ...)`, the standard deviation of x_m given x_o, 0 where a value is observed; None with `mean=False`.
+        mean: `(N, ...)`, the posterior mean E[x_m|x_o] where a value is missing, of a column with levels the most
+            probable one; None with `mean=False`.
+        scale: `(N, ...)`, the standard deviation of x_m given x_o, of a column with levels the probability of all but
+            the most probable one; 0 where a value is observed; None with `mean=False`.
         draws: `(M, N, ...)`, M draws from p(x_m|x_o).
         mask: `(N, ...)`, True where a value is observed.
         ess: Effective number of importance samples per datum, `(N,)`. Where it is small, use more samples or a wider
@@ -118,6 +124,7 @@ def impute(
     num_imputations: int = 0,
     mean: bool = True,
     site: str | None = None,
+    columns: Sequence[Column] | None = None,
     memory: int | None = None,
     seed: int | None = None,
     progress: bool | None = False,
@@ -134,7 +141,8 @@ def impute(
     incomplete data (see `pv.elbo.with_missing`).
 
     Args:
-        model, guide: The pair for complete data, `model(x, *args)`, not the result of `with_missing`.
+        model, guide: The pair for complete data, `model(x, *args)`; or one that leaves out missing values itself, whose
+            second argument is called `mask`, as that of `pv.TabularVAE` or of the result of `with_missing`.
         x: Data `(N, ...)`; NaN marks missing values if no mask is given.
         *args, **kwargs: Whatever else the pair takes; tensors with N rows are per-datum.
         mask: `(N, ...)` of booleans, True where a value is observed.
@@ -143,6 +151,7 @@ def impute(
             samples, so K should be much larger.
         mean: False omits the mean, for a distribution without one (a categorical one).
         site: Which observed site x is. Default: the first of the shape of x.
+        columns: The columns of a table, of which some have levels. Default: those of the pair, `TabularVAE.columns`.
         memory: Approximate bytes for intermediate tensors.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
@@ -164,6 +173,9 @@ def impute(
     """
     n = check_data((x,))
     check_keywords(impute, kwargs, model, guide)
+    own_mask = _takes_mask(model) and _takes_mask(guide)
+    if own_mask and mask is None and args:
+        mask, *args = args  # type: ignore[assignment]
     mask = ~x.isnan() if mask is None else mask
     if num_samples < 1 or num_imputations < 0:
         raise ValueError(
@@ -171,8 +183,10 @@ def impute(
         )
     if mask.dtype == torch.bool and bool(mask.all()):
         raise ValueError("no value of x is missing: mark them with NaN, or give mask= with False where one is missing")
-    incomplete = with_missing(model, guide, site=site)
-    data = to_networks_device((x, mask, *args), model, guide), kwargs
+    incomplete = (model, guide) if own_mask else with_missing(model, guide, site=site)
+    columns = getattr(getattr(unwrapped(model), "__self__", None), "columns", None) if columns is None else columns
+    levels = torch.tensor([column.num_levels for column in columns]) if columns is not None else None
+    data = to_networks_device((x.masked_fill(~mask, 0), mask, *args), model, guide), kwargs
     means, scales, draws, sizes = [], [], [], []
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
         incomplete = incomplete[0], density_guide(*incomplete, data)
@@ -186,10 +200,10 @@ def impute(
         )
         with progress_bar("imputation", n, progress) as advance:
             for start, stop in plan.pieces(rows, num_samples):
-                found = _draw(incomplete, take(*data, start, stop), num_samples, plan.particles, start)
+                found = _draw(incomplete, take(*data, start, stop), num_samples, plan.particles, start, site)
                 sizes.append(found.ess)
                 if mean:
-                    one, spread = found.moments()
+                    one, spread = found.moments(levels)
                     means.append(one)
                     scales.append(spread)
                 draws.append(found.resample(num_imputations))
@@ -206,19 +220,27 @@ def impute(
 
 
 def _draw(
-    pair: tuple[Program, Program], data: Data, num_samples: int, particles: Particles, start: int
+    pair: tuple[Program, Program], data: Data, num_samples: int, particles: Particles, start: int, site: str | None
 ) -> _WeightedSamples:
     """Importance samples for some data, whose first index is `start`."""
     args, kwargs = data
     count, runs = (num_samples, 1) if particles.vectorize else (None, num_samples)
     traces = [trace_pair(*pair, args, kwargs, num_particles=count, nesting=particles.nesting) for _ in range(runs)]
-    return _WeightedSamples(traces, args[0], args[1], start)
+    return _WeightedSamples(traces, args[0], args[1], start, site)
+
+
+def _takes_mask(program: Program) -> bool:
+    """Whether the second argument of a program is called `mask`."""
+    try:
+        return list(inspect.signature(unwrapped(program)).parameters)[1:2] == ["mask"]
+    except (TypeError, ValueError):  # what has no signature
+        return False
 
 
 class _WeightedSamples:
     """Importance samples for some data: normalized weights `(K, n)`, and p(x|z) at each sample."""
 
-    def __init__(self, runs: list[PairTrace], x: Tensor, mask: Tensor, start: int) -> None:
+    def __init__(self, runs: list[PairTrace], x: Tensor, mask: Tensor, start: int, site: str | None) -> None:
         self.x, self.mask = x.masked_fill(~mask, 0), mask
         rows = [joint_log_weight(run, data_plate(run, len(x))) for run in runs]
         log_w = torch.cat([row if row.dim() == 2 else row.unsqueeze(0) for row in rows]).double()
@@ -231,21 +253,40 @@ class _WeightedSamples:
             )
         self.weight = (log_w - total).exp()
         self.ess = 1 / self.weight.square().sum(0)
-        sites = [(name, site) for run in runs for name, site in sample_sites(run.model)]
-        self.sites = [(name, site) for name, site in sites if site["infer"].get(INCOMPLETE)]
+        self.sites = [_incomplete_site(run, site, x) for run in runs]
 
     def read_all(self, read: Callable[[str, Any], Tensor]) -> Tensor:
         """A tensor that belongs to the site, from all runs: `(K, n, ...)`."""
         parts = [read(name, site).expand(site["fn"].shape()).reshape(-1, *self.x.shape) for name, site in self.sites]
         return torch.cat(parts).expand(len(self.weight), *self.x.shape)
 
-    def moments(self) -> tuple[Tensor, Tensor]:
+    def moments(self, levels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation; of elements that have `levels`, the most probable one and its doubt."""
         weight = self.weight.reshape(*self.weight.shape, *[1] * (self.x.dim() - 1))
         means = self.read_all(site_mean).double()
         mean = (weight * means).sum(0)
         variance = self.read_all(lambda name, site: site["fn"].variance).double() + (means - mean).square()
         scale = (weight * variance).sum(0).sqrt()
+        if levels is not None and bool(levels.any()):
+            likeliest, doubt = self.likeliest(levels.to(self.x.device))
+            mean, scale = torch.where(levels > 0, likeliest, mean), torch.where(levels > 0, doubt, scale)
         return torch.where(self.mask, self.x, mean.to(self.x)), torch.where(self.mask, 0, scale.to(self.x))
+
+    def likeliest(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """The most probable level `(n, C)` of each column that has some, and the probability of the others."""
+        best = torch.full(self.x.shape, -1.0, dtype=torch.double, device=self.x.device)
+        level = torch.zeros_like(best)
+        for number in range(int(levels.max())):
+
+            def mass(name: str, site: Any, number: int = number) -> Tensor:
+                fn = _of_elements(site["fn"])
+                value = torch.where(levels > 0, torch.full_like(levels, number).clamp_max(levels - 1), fn.sample())
+                return fn.log_prob(value.to(self.x))
+
+            probs = (self.weight.unsqueeze(-1) * self.read_all(mass).double().exp()).sum(0)
+            better = (probs > best) & (number < levels)
+            best, level = torch.where(better, probs, best), torch.where(better, number, level)
+        return level, 1 - best
 
     def resample(self, count: int) -> Tensor:
         drawn = self.x.new_empty((count, *self.x.shape))
@@ -255,3 +296,29 @@ class _WeightedSamples:
                 # a latent that is resampled twice gives two draws
                 drawn[i] = self.read_all(lambda name, site: site["fn"].sample())[index, rows].to(self.x)
         return torch.where(self.mask, self.x, drawn)
+
+
+def _incomplete_site(run: PairTrace, name: str | None, x: Tensor) -> tuple[str, Any]:
+    """The observed site with missing elements: the one that was marked, or named, or the first of the shape of x.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    observed = {each: site for each, site in sample_sites(run.model) if site["is_observed"]}
+    marked = [each for each, site in observed.items() if site["infer"].get(INCOMPLETE)]
+    shaped = [each for each, site in observed.items() if site["value"].shape == x.shape]
+    found = marked or [each for each in shaped if name in (None, each)]
+    if not found:
+        expected = f"called {name!r}" if name else "observed"
+        raise ValueError(
+            f"the model has no site of the shape of x, {tuple(x.shape)}, that is {expected}; it observes "
+            f"{', '.join(observed) or 'none'}"
+        )
+    return found[0], observed[found[0]]
+
+
+def _of_elements(fn: Any) -> Any:
+    """The distribution of single elements, without masks, that an observed site has."""
+    while isinstance(fn, TorchIndependent | MaskedDistribution):
+        fn = fn.base_dist
+    return fn

@@ -8,6 +8,7 @@ from pyro_vae.models.gaussian_mixture import GaussianMixture
 from pyro_vae.models.gmvae import GMVAE
 from pyro_vae.models.hierarchical import HierarchicalVAE, LadderVAE
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
+from pyro_vae.models.tabular import TabularVAE
 from pyro_vae.models.text import TextVAE
 from pyro_vae.models.vae import VAE
 from pyro_vae.models.vqvae import VQVAE
@@ -25,6 +26,7 @@ __all__ = [
     "HierarchicalVAE",
     "LadderVAE",
     "Pair",
+    "TabularVAE",
     "TextVAE",
     "Quadrants",
     "SemiSupervisedVAE",

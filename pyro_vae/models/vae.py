@@ -36,7 +36,9 @@ class VAE(Named, nn.Module, Pair):
         activation: Name of the nonlinearity, see `pv.nets`.
         likelihood: p(x|z): a name in `pv.conditionals.LIKELIHOODS`, or a `Likelihood` with event shape `data_shape`.
         posterior: q(z|x): a name in `pv.conditionals.POSTERIORS`, or a `Conditional` with event shape `(latent_dim,)`.
-        prior: p(z): a name in `pv.priors.PRIORS`, or a `Prior` with event shape `(latent_dim,)`.
+            Those in `pv.conditionals.SHARE_POSTERIORS` have latents that are shares that sum to one.
+        prior: p(z): a name in `pv.priors.PRIORS`, or a `Prior` with event shape `(latent_dim,)`. Shares have their own
+            priors, `pv.priors.SHARE_PRIORS`.
         encoder: A network `(*, *data_shape) -> (*, *posterior.param_shape)` in place of the default MLP; or a class or
             function that makes one from these two shapes, such as `pv.nets.ConvEncoder`.
         decoder: The same for `(*, latent_dim) -> (*, *likelihood.param_shape)`, such as `pv.nets.ConvDecoder`.
@@ -71,8 +73,8 @@ class VAE(Named, nn.Module, Pair):
         shape, latent = as_sizes(data_shape, "data_shape"), as_sizes(latent_dim, "latent_dim")
         self.data_shape, self.latent_dim = shape, latent_dim
         self.likelihood = as_likelihood(likelihood, shape)
-        self.posterior = as_posterior(posterior, latent)
-        self.prior = as_prior(prior, latent, shape)
+        self.posterior = as_posterior(posterior, latent, shares=None)
+        self.prior = as_prior(prior, latent, shape, shares=self.posterior.shares)
         down = tuple(reversed(hidden))
         self.encoder = as_network(encoder, shape, self.posterior.param_shape, hidden, activation)
         self.decoder = as_network(decoder, latent, self.likelihood.param_shape, down, activation)

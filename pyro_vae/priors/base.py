@@ -23,6 +23,7 @@ class Prior(nn.Module):
 
     Attributes:
         uses_encoder: whether it is called with the function x -> q(z|x), as `VampPrior` is.
+        shares: whether the elements of a latent are shares that sum to one.
 
     Args:
         event_shape: shape of one latent.
@@ -32,6 +33,7 @@ class Prior(nn.Module):
     """
 
     uses_encoder: ClassVar[bool] = False
+    shares: ClassVar[bool] = False
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import elbo
+from pyro_vae.data import Table
 from pyro_vae.evaluate import bound, encode, latent_report, log_marginal, reconstruct, sample
 from pyro_vae.evaluate.calibration.question import calibration
 from pyro_vae.evaluate.preflight.report import preflight
@@ -59,6 +60,7 @@ class RunFacts:
         labels: The classes of the data `(N,)`, if there are any.
         gray: The gray values of images that are observed as binary draws of them, else the data.
         kind: "images", "text", "counts" or "columns".
+        names: The names of the columns of a table; missing values of `x` are NaN then.
         answers: What was answered, by question.
         refusals: Why a question was not answered, by question.
     """
@@ -72,6 +74,7 @@ class RunFacts:
     labels: Tensor | None = None
     gray: Tensor | None = None
     kind: str = "columns"
+    names: tuple[str, ...] = ()
     answers: dict[str, Any] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
 
@@ -82,7 +85,7 @@ class RunFacts:
     @property
     def x(self) -> Tensor:
         """The data that the questions were put to."""
-        return self.args[0]
+        return self.args[0].masked_fill(~self.args[1], torch.nan) if self.names else self.args[0]
 
 
 def gather(source: str | Path | LoadedRun, name: str, options: Options, *, trust: bool, device: str) -> RunFacts:
@@ -136,7 +139,10 @@ def _load_data(facts: RunFacts, run: LoadedRun, options: Options) -> None:
     facts.gray = chosen.intensity[:n].to(run.device)
     if chosen.y is not None and chosen.y.dim() == 1:
         facts.labels = chosen.y[:n].cpu()
-    facts.kind = "text" if options.text is not None else kind_of_data(facts.x)
+    if isinstance(data, Table):
+        facts.names = tuple(column.name for column in data.columns)
+    else:
+        facts.kind = "text" if options.text is not None else kind_of_data(facts.x)
 
 
 def _ask_all(facts: RunFacts, run: LoadedRun, options: Options) -> None:

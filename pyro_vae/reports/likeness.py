@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +123,7 @@ def quality_of(kind: str, x: Tensor | None, samples: Tensor, seed: int) -> Sampl
     return sample_quality(as_images(x), as_images(samples), seed=seed)
 
 
-def columns_of(x: Tensor, draws: Tensor) -> list[Column]:
+def columns_of(x: Tensor, draws: Tensor, names: Sequence[str] = ()) -> list[Column]:
     """The columns in which draws differ most from the data, those first, by the Kolmogorov-Smirnov distance."""
     a, b = (values.detach().double().cpu().reshape(len(values), -1) for values in (x, draws))
     if a.shape[1] != b.shape[1]:
@@ -131,7 +132,7 @@ def columns_of(x: Tensor, draws: Tensor) -> list[Column]:
     for i in range(a.shape[1]):
         data, made = a[:, i][a[:, i].isfinite()], b[:, i][b[:, i].isfinite()]
         if len(data) and len(made):
-            found.append(Column(f"column {i}", data, made, _distance(data, made)))
+            found.append(Column(names[i] if names else f"column {i}", data, made, _distance(data, made)))
     return sorted(found, key=lambda column: -column.distance)[:COLUMNS]
 
 

@@ -107,7 +107,8 @@ def reconstructions(facts: RunFacts) -> Markup:
     x, again = (values.double().cpu().reshape(len(made), -1) for values in (facts.x[: len(made)], made))
     if x.shape != again.shape:
         raise ValueError(f"data of shape {tuple(x.shape)} and reconstructions {tuple(again.shape)} do not match")
-    points = torch.stack([x.flatten(), again.flatten()], 1)[:2000]
+    points = torch.stack([x.flatten(), again.flatten()], 1)
+    points = points[points.isfinite().all(1)][:2000]  # missing values are NaN
     chart = scatter(
         points, [0] * len(points), ["values"], ("datum", "reconstruction"), "reconstructions", diagonal=True
     )
@@ -144,7 +145,7 @@ def samples(facts: RunFacts, text: Callable[[Tensor], list[str]] | None) -> Mark
         parts.append(legend(["data", "samples"]))
         parts.append(_figure(chart, "Mean and variance of each column; on the dashed line they are equal (Poisson)."))
     parts.append(legend(["data", "samples"]))
-    found = columns_of(facts.x, draws)
+    found = columns_of(facts.x, draws, facts.names)
     charts = [
         _figure(histograms([c.data, c.draws], c.name, f"distribution of {c.name}"), f"distance {c.distance:.3f}")
         for c in found
@@ -176,7 +177,12 @@ def traversals(facts: RunFacts, text: Callable[[Tensor], list[str]] | None) -> M
     rows = []
     for name, change in zip(found.rows, spread, strict=True):
         top = change.argsort(descending=True)[:3].tolist()
-        rows.append([name, ", ".join(f"column {i} ({float(change[i]):.3g})" for i in top)])
+        rows.append(
+            [
+                name,
+                ", ".join(f"{facts.names[i] if facts.names else f'column {i}'} ({float(change[i]):.3g})" for i in top),
+            ]
+        )
     head = ["latent", "columns that it changes most (standard deviation of their means along it)"]
     return join([table(head, rows, numbers=False), _note(found.note)])
 

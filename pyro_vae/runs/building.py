@@ -10,20 +10,23 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from pyro_vae.support.columns import as_columns
 from pyro_vae.support.memory import TooLarge, limited_tensors
 from pyro_vae.support.stubs import look_along_own_path
 
 __all__ = ["build"]
 
 
-def build(spec: Any, data_shape: tuple[int, ...], *, limit: int | None = None) -> Any:
+def build(spec: Any, data_shape: tuple[int, ...], *, columns: Any = None, limit: int | None = None) -> Any:
     """The pair that a mapping with `class_path` and `init_args` describes.
 
-    If the class has an argument `data_shape`, it gets the shape of one datum, or an int if it is annotated as one.
+    If the class has an argument `data_shape`, it gets the shape of one datum, or an int if it is annotated as one; of a
+    table it gets an argument `columns`, too, unless `init_args` have it.
 
     Args:
         spec: The mapping.
         data_shape: The shape of one datum.
+        columns: The columns of a table.
         limit: The bytes of tensors that may be made on the way, for a mapping from a stranger.
 
     Raises:
@@ -52,6 +55,8 @@ def build(spec: Any, data_shape: tuple[int, ...], *, limit: int | None = None) -
         shape_parameter = inspect.signature(cls).parameters.get("data_shape")
         if shape_parameter is not None:
             arguments["data_shape"] = _as_annotated(tuple(data_shape), shape_parameter.annotation)
+        if columns is not None and "columns" in inspect.signature(cls).parameters and arguments.get("columns") is None:
+            arguments["columns"] = as_columns(columns)
         with nullcontext() if limit is None else limited_tensors(limit):
             pair = cls(**arguments)
     except Exception as error:  # the constructor can raise anything

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch.utils._pytree import tree_leaves
 
 from pyro_vae.runs.directory import CONFIG, RECORD
 from pyro_vae.runs.reading import LIMITS, read_files, read_plain
@@ -20,7 +21,7 @@ from pyro_vae.training.fitting import fit
 
 __all__ = ["DATA_KEYS", "NOT_STORED", "as_yaml", "parse_config", "read_config", "with_stable_paths"]
 
-DATA_KEYS = ("binarize", "flatten", "root", "valid", "test", "labels", "seed")
+DATA_KEYS = ("binarize", "flatten", "root", "valid", "test", "labels", "types", "seed")
 _MAY_NAME_CODE = ("model", "elbo", "kl_weight", "lr_schedule")
 # arguments of `fit` that are not stored with a run
 NOT_STORED = (
@@ -109,6 +110,8 @@ def _check_untrusted(config: Mapping[str, Any], file: Path) -> None:
             )
         is_device = name == "device" and isinstance(value, str) and _DEVICE.fullmatch(value)
         is_text = name in _FREE_TEXT and isinstance(value, str | None)
+        # names of columns and of their types, which are compared, not imported
+        is_types = name == "types" and all(isinstance(text, str | None) for text in tree_leaves(value))
         names_functions = name == "model" and set(value) == {"functions"}  # these are never imported
-        if not (is_device or is_text or names_functions):
+        if not (is_device or is_text or is_types or names_functions):
             check_names(value, file, name)

@@ -51,7 +51,7 @@ def make_pair(pair: Any, spec: Mapping[str, Any], data: Data, seed: int) -> Any:
     if "class_path" not in spec:
         return as_pair(pair)
     with fork_rng(seed):
-        made = build(spec, data.shape)
+        made = build(spec, data.shape, columns=getattr(data, "columns", None))
     if hasattr(made, "start_at_data"):
         with fork_rng(seed):
             made.start_at_data(*data.train.args(min(EXAMPLES, len(data.train))))

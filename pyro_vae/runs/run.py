@@ -225,13 +225,13 @@ def check_resumable(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
         record, _ = read_files(path, (), parse_record)
         # the size of damaged weights will do: the run is resumed from a checkpoint
         sizes = [f.lstat().st_size for f in (*path.glob(f"*{WEIGHTS}"), *path.glob(f"{CHECKPOINTS}/*.safetensors"))]
-        _build_within(config["model"], tuple(record["data"]["shape"]), max(sizes, default=0), path)
+        _build_within(config["model"], record["data"], max(sizes, default=0), path)
     return config
 
 
 def _build(files: RunFiles, tensors: Mapping[str, Tensor], trust: bool) -> Any:
     """The pair that a run's configuration describes."""
-    model, file, shape = files.config["model"], files.path / CONFIG, files.record["data"]["shape"]
+    model, file, data = files.config["model"], files.path / CONFIG, files.record["data"]
     if isinstance(model, dict) and "class_path" not in model and "functions" in model:
         raise ValueError(
             f"{files.path} holds the weights of a pair of functions, but not the functions: pass them, "
@@ -240,15 +240,15 @@ def _build(files: RunFiles, tensors: Mapping[str, Tensor], trust: bool) -> Any:
     if not trust:
         check_names(model, file, "model")
         stored = sum(value.numel() * value.element_size() for value in tensors.values())
-        return _build_within(model, tuple(shape), stored, files.path)
+        return _build_within(model, data, stored, files.path)
     with fork_rng():
         try:
-            return build(model, tuple(shape))
+            return build(model, tuple(data["shape"]), columns=data.get("columns"))
         except ValueError as error:
             raise ValueError(f"{file}: {one_line(error)}") from error
 
 
-def _build_within(spec: Any, shape: tuple[int, ...], stored: int, path: Path) -> Any:
+def _build_within(spec: Any, data: Mapping[str, Any], stored: int, path: Path) -> Any:
     """The pair of a stranger, unless it is far larger than its weights.
 
     Raises:
@@ -257,7 +257,7 @@ def _build_within(spec: Any, shape: tuple[int, ...], stored: int, path: Path) ->
     limit = EXTRA + TIMES * stored
     with fork_rng():
         try:
-            return build(spec, shape, limit=limit)
+            return build(spec, tuple(data["shape"]), columns=data.get("columns"), limit=limit)
         except TooLarge as error:
             raise ValueError(
                 f"{path / CONFIG} describes a model that takes more than {limit:,} bytes to build, but {stored:,} are "

@@ -96,7 +96,9 @@ def test_baselines_carry_on(baseline: str) -> None:
 
 
 CONTINUOUS = [*PATHWISE, "reinforce", "vimco"]
-FAMILIES = list(itertools.product(pv.conditionals.LIKELIHOODS, pv.conditionals.POSTERIORS))
+PIXELS = ("bernoulli", "continuous_bernoulli", "normal", "laplace", "categorical", "discretized_logistic", "poisson")
+FAMILIES = list(itertools.product(PIXELS, pv.conditionals.POSTERIORS))
+OTHERS = [name for name in pv.conditionals.LIKELIHOODS if name not in PIXELS]
 
 
 # all of them take a quarter of an hour: otherwise each likelihood, posterior and estimator with several of the others
@@ -107,7 +109,7 @@ COMBINATIONS = EVERY if os.environ.get("PYRO_VAE_TEST_EVERYTHING") else IN_TURN
 
 def test_each_part_is_in_some_combination() -> None:
     parts = [set(column) for column in zip(*COMBINATIONS, strict=True)]
-    assert parts == [set(CONTINUOUS), set(pv.conditionals.LIKELIHOODS), set(pv.conditionals.POSTERIORS)]
+    assert parts == [set(CONTINUOUS), set(PIXELS), set(pv.conditionals.POSTERIORS)]
 
 
 @pytest.mark.parametrize(("name", "likelihood", "posterior"), COMBINATIONS)
@@ -120,6 +122,15 @@ def test_estimators_with_likelihoods_and_posteriors(name: str, likelihood: str, 
     elif likelihood == "discretized_logistic":
         x = (x * 255).round() / 255
     assert_same_gradients(vae.model, vae.guide, partial(pv.elbo.make, name, num_particles=2), x, steps=1)
+
+
+@pytest.mark.parametrize("likelihood", OTHERS)
+def test_the_other_likelihoods(likelihood: str) -> None:
+    torch.manual_seed(0)
+    vae = pv.VAE(4, latent_dim=3, hidden=(8,), likelihood=likelihood).double()
+    x = torch.rand(4, 4, dtype=torch.float64)
+    x = x if likelihood in ("student_t", "log_normal", "beta", "von_mises") else torch.poisson(3 * x)
+    assert_same_gradients(vae.model, vae.guide, partial(pv.elbo.make, "trace", num_particles=2), x, steps=1)
 
 
 def test_a_pair_of_plain_functions_with_arguments() -> None:

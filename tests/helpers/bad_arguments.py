@@ -33,6 +33,7 @@ SECONDS = 20  # before a call counts as hanging
 # Not called by users: results, states and abstract classes; or they need another package, weights or a server.
 NOT_CALLED = {
     *("Epoch", "NonFiniteLoss", "State", "TrainingComparison", "Binarize", "Source", "Data", "Split", "Coefficients"),
+    *("Table", "ColumnDistance", "ColumnScore"),
     *("Bound", "CheckLine", "EstimatorRow", "LatentDimension", "LatentSite", "LocalGuide", "PreflightIssue", "Prior"),
     *("Choice", "Cost"),
     *("SampleQualityMetrics", "FlowDistribution", "Pair", "Oracle", "Weighting", "inception_features", "Conditional"),
@@ -211,6 +212,14 @@ def _result() -> dict[str, Any]:
     return {"result": pv.log_marginal(*pair, X, num_samples=5), "rows": "all", "num_control": 1, "num_samples": 5}
 
 
+def _columns() -> tuple[Any, ...]:
+    return pv.data.table({"a": torch.randn(30).tolist(), "b": ["x", "y"] * 15}, valid=0, test=0).columns
+
+
+def _rows() -> torch.Tensor:
+    return torch.stack([torch.randn(30), torch.arange(30) % 2], 1)
+
+
 def _value(*values: Any, **kwargs: Any) -> tuple[Any, Any]:
     return (lambda: values), (lambda: kwargs)
 
@@ -269,6 +278,12 @@ _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str,
     "batches_of": _value((X,), 4),
     "load": _value("digits", flatten=True),
     "Vocabulary": _value(["a", "b"]),
+    "table": _value({"a": [1.5, 2.0, 0.5, -1.0], "b": ["x", "y", "x", "y"]}, valid=0, test=0),
+    "Column": _value("a", "real"),
+    **{name: (lambda: (_columns(),), dict) for name in ("ColumnLikelihood", "TabularVAE")},
+    "imputation_scores": (lambda: (_rows(), _rows(), torch.rand(30, 2) < 0.5, _columns()), dict),
+    "impute_without_model": (lambda: (_rows(), torch.rand(30, 2) < 0.9, _columns()), dict),
+    "table_fidelity": (lambda: (_rows(), _rows(), _columns()), dict),
     "Sprites": _value(num_images=3),
     "Cyclical": _value(2.0),
     "Warmup": _value(2.0),
@@ -288,8 +303,12 @@ _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str,
     **dict.fromkeys(("VAE", "GMVAE", "Autoencoder", "AuxiliaryVAE", "ConditionalVAE", "DiscreteVAE"), _SHAPE),
     **dict.fromkeys(("GaussianMixture", "HierarchicalVAE", "LadderVAE", "SemiSupervisedVAE", "VQVAE"), _SHAPE),
     **dict.fromkeys(("Bernoulli", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic", "Poisson"), _SHAPE),
+    **{name: _value(6) for name in ("Beta", "LogNormal", "Multinomial", "NegativeBinomial", "StudentT", "VonMises")},
+    **{name: _value(6) for name in ("ZeroInflatedNegativeBinomial", "ZeroInflatedPoisson")},
     **{name: _value(6, "shared") for name in ("Laplace", "Normal")},
     **{name: _value(2) for name in ("CouplingFlow", "DiagonalNormal", "FullNormal", "InverseAutoregressiveFlow")},
+    **{name: _value(2) for name in ("DirichletPosterior", "LogisticNormalPosterior")},
+    **{name: _value(2) for name in ("DirichletPrior", "LogisticNormalPrior")},
     **{name: _value(2) for name in ("PlanarFlow", "RadialFlow", "SplineFlow", "Point", "TopK", "FlatPrior")},
     "LowRankNormal": _value(6),
     **{name: _value(2) for name in ("AutoregressivePrior", "FlowPrior", "LaplacePrior", "MixturePrior")},

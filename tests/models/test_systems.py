@@ -39,6 +39,18 @@ def tokens(*shape: int) -> Tensor:
     return torch.cat([torch.randint(2, 5, (N, shape[0] - 1)), torch.ones(N, 1, dtype=torch.int64)], 1)
 
 
+def known() -> Tensor:
+    """Which values of a table are known."""
+    return torch.rand(N, 3) < 0.8
+
+
+COLUMNS = [
+    {"name": "a", "type": "real", "loc": 0.5},
+    {"name": "b", "type": "count", "mean": 0.5},
+    {"name": "c", "type": "ordinal", "levels": ["lo", "mid", "hi"], "shares": [0.3, 0.4, 0.3]},
+]
+
+
 def labels(classes: int) -> Callable[[], Tensor]:
     return lambda: torch.randint(0, classes, (N,))
 
@@ -124,6 +136,7 @@ SYSTEMS: dict[str, System] = {
     "SemiSupervisedVAE": System(
         "SemiSupervisedVAE", {**SMALL, "num_classes": 3}, elbo="semi_supervised", extra=lambda: labels(3)() - 1
     ),
+    "TabularVAE": System("TabularVAE", {**SMALL, "columns": COLUMNS}, (3,), elbo="iwae", extra=known),
     "TextVAE": System(
         "TextVAE",
         {"vocab_size": 5, "length": 3, "latent_dim": 2, "embedding_dim": 4, "hidden": 5},

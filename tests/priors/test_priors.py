@@ -11,16 +11,19 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae.conditionals import POSTERIORS
+from pyro_vae.conditionals import POSTERIORS, SHARE_POSTERIORS
 from pyro_vae.pair.particles import particles_agree
 from pyro_vae.priors import (
     PRIORS,
+    SHARE_PRIORS,
     AutoregressivePrior,
+    DirichletPrior,
     FlowPrior,
     LaplacePrior,
+    LogisticNormalPrior,
     MixturePrior,
     Prior,
     StandardNormal,
@@ -232,3 +235,79 @@ def test_errors() -> None:
         LaplacePrior(3, scale=0.0)
     with pytest.raises(NotImplementedError, match="Prior must define"):
         Prior(3)()
+
+
+# Shares that sum to one
+
+
+class Log(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return z.log()
+
+
+@pytest.mark.parametrize("posterior", list(SHARE_POSTERIORS))
+def test_a_topic_of_each_word_against_the_dirichlet_multinomial(posterior: str) -> None:
+    """Where each share is that of one word, log p(x) has a closed form."""
+    torch.manual_seed(0)
+    alpha = 2.0
+    vae = pv.VAE(
+        4,
+        4,
+        likelihood="multinomial",
+        posterior=posterior,
+        prior=DirichletPrior(4, alpha),
+        encoder=nn.Linear(4, 4 if posterior == "dirichlet" else 6),
+        decoder=Log(),
+    ).double()
+    encoder: Any = vae.encoder
+    with torch.no_grad():  # near the exact posterior, Dirichlet(alpha + x), so that few samples are enough
+        if posterior == "dirichlet":
+            encoder.weight.copy_(0.3 * torch.eye(4))
+            encoder.bias.fill_(0.5)
+        else:
+            encoder.weight.zero_()
+            encoder.bias.zero_()
+    x = torch.tensor([[3.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 2.0]]).double()
+    found = pv.log_marginal(vae.model, vae.guide, x, num_samples=40_000, seed=0)
+    n = x.sum(-1)
+    a = torch.tensor(alpha).double()
+    exact = (n + 1).lgamma() - (x + 1).lgamma().sum(-1) + (4 * a).lgamma() - (n + 4 * a).lgamma()
+    exact = exact + ((x + a).lgamma() - a.lgamma()).sum(-1)
+    assert ((found.log_prob - exact).abs() < 5 * found.std_error + 1e-3).all()
+    assert found.std_error.max() < 0.1
+
+
+def test_logistic_normal_prior_is_the_laplace_approximation_of_a_dirichlet_one() -> None:
+    """Curvature of the Dirichlet density over log-ratios, at its mode, in any direction."""
+    alpha, basis = 2.5, LogisticNormalPrior(3)().basis.double()
+
+    def log_density(e: Tensor) -> Tensor:
+        logs = (basis @ e).log_softmax(-1)
+        return (alpha * logs).sum()  # the Jacobian to log-ratios multiplies the density by the shares
+
+    hessian: Any = torch.autograd.functional.hessian(log_density, torch.zeros(2, dtype=torch.double))
+    scale = LogisticNormalPrior(3, alpha).scale.double()
+    torch.testing.assert_close(-hessian, torch.diag(scale**-2), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(SHARE_PRIORS))
+def test_priors_over_shares(name: str) -> None:
+    p = prior(name, 3, concentration=0.5)
+    assert p().expand((4,)).sample((2,)).shape == (2, 4, 3)
+    assert p.double()().sample().dtype == torch.double
+    vae = pv.VAE(6, 3, hidden=(8,), posterior="logistic_normal", prior=name)
+    x = (torch.rand(5, 6) < 0.5).float()
+    pv.elbo.make("iwae", num_particles=2).loss_and_grads(vae.model, vae.guide, x)
+    assert all(p.grad is not None and p.grad.any() for p in vae.parameters())
+    pv.preflight(vae.model, vae.guide, x)
+    assert vae.sample(4).shape == (4, 6)
+    with pytest.raises(ValueError, match="the prior is over shares that sum to one, but the posterior over unrestr"):
+        pv.VAE(6, 3, prior=name)
+    with pytest.raises(ValueError, match=r"the prior is over unrestricted.*prior='logistic_normal'"):
+        pv.VAE(6, 3, posterior="dirichlet")
+    with pytest.raises(ValueError, match=r"the posterior is over shares.*posterior='diagonal_normal'"):
+        pv.models.ConditionalVAE(6, condition=3, posterior="dirichlet")
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        prior(name, 1)
+    with pytest.raises(ValueError, match="concentration must be positive"):
+        prior(name, 3, concentration=0.0)

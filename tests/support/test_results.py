@@ -27,11 +27,14 @@ from pyro_vae.evaluate import (
     Calibration,
     CalibrationRow,
     CheckLine,
+    ColumnDistance,
+    ColumnScore,
     Disentanglement,
     ElboComparison,
     EstimatorCheck,
     EstimatorRow,
     Imputation,
+    ImputationScores,
     InferenceGaps,
     LatentDimension,
     LatentReport,
@@ -46,6 +49,7 @@ from pyro_vae.evaluate import (
     SampleQuality,
     SampleQualityMetrics,
     Summary,
+    TableFidelity,
     generalization,
 )
 from pyro_vae.evaluate.disentanglement.report import SCORES
@@ -209,6 +213,10 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "Imputation of images": lambda: imputation((4, 4)),
     "Imputation of vectors": lambda: imputation((5,)),
     "Imputation of nothing": lambda: imputation((4, 4), mean=False),
+    "ImputationScores": lambda: ImputationScores(
+        0.5, NAN, [ColumnScore(EVIL, "real", 3, 1.0, 0.5, NAN), ColumnScore("b", "binary", 2, NAN, NAN, 0.5)]
+    ),
+    "TableFidelity": lambda: TableFidelity(0.1, NAN, 0.5, NAN, 0.7, EVIL, [ColumnDistance(EVIL, "real", 0.1)]),
     "ElboComparison": estimators,
     "ElboComparison of NaN": lambda: estimators(NAN),
     "ElboComparison of nothing": lambda: ElboComparison([], marginal(), 10),
@@ -300,7 +308,7 @@ def test_every_result_class_is_here() -> None:
 
     ours = {c for c in below(Result) - {Result} if c.__module__.startswith("pyro_vae")}
     assert {type(make()) for make in RESULTS.values()} == ours
-    assert len(ours) == 24
+    assert len(ours) == 26
 
 
 @every_result

@@ -45,7 +45,15 @@ ADVICE = {
     "Poisson": "they must be whole numbers from 0: `x.round()`, or use a continuous likelihood, for example "
     "`dist.Gamma(...)` or `dist.Normal(...)`",
 }
-ADVICE |= dict.fromkeys(("NegativeBinomial", "GammaPoisson", "Geometric", "ZeroInflatedPoisson"), ADVICE["Poisson"])
+COUNTS = (
+    "NegativeBinomial",
+    "MeanNegativeBinomial",
+    "GammaPoisson",
+    "Geometric",
+    "ZeroInflatedPoisson",
+    "ZeroInflated",
+)
+ADVICE |= dict.fromkeys((*COUNTS, "AnyTotalMultinomial"), ADVICE["Poisson"])
 
 
 def check_distributions(run: Run) -> None:
