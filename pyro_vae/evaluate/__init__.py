@@ -1,5 +1,6 @@
 """Questions about a pair: is it sound, what are its ELBO and its marginal likelihood, what does it generate."""
 
+from pyro_vae.evaluate.agreement import Coherence, coherence
 from pyro_vae.evaluate.bounds import Bound, bound
 from pyro_vae.evaluate.calibration.classes import Reliability
 from pyro_vae.evaluate.calibration.result import Calibration, CalibrationRow
@@ -22,6 +23,7 @@ from pyro_vae.evaluate.local.generalizing import Generalization, generalization
 from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.local.result import InferenceGaps
 from pyro_vae.evaluate.marginal.brackets import BidirectionalBounds
+from pyro_vae.evaluate.marginal.conditional import LogConditional, log_conditional
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.evaluate.marginal.methods import AIS, BDMC, Importance
 from pyro_vae.evaluate.marginal.posterior import posterior_samples
@@ -50,6 +52,7 @@ __all__ = [
     "Calibration",
     "CalibrationRow",
     "CheckLine",
+    "Coherence",
     "ElboComparison",
     "Disentanglement",
     "EstimatorCheck",
@@ -61,6 +64,7 @@ __all__ = [
     "Imputation",
     "InferenceGaps",
     "LocalGuide",
+    "LogConditional",
     "LogMarginal",
     "Reliability",
     "FeatureNet",
@@ -78,6 +82,7 @@ __all__ = [
     "bound",
     "check_estimator",
     "clustering_accuracy",
+    "coherence",
     "compare_elbos",
     "compare_models",
     "decode",
@@ -90,6 +95,7 @@ __all__ = [
     "generalization",
     "impute",
     "inference_gaps",
+    "log_conditional",
     "log_marginal",
     "posterior_samples",
     "reconstruct",

@@ -7,6 +7,7 @@ from pyro_vae.models.discrete import DiscreteVAE
 from pyro_vae.models.gaussian_mixture import GaussianMixture
 from pyro_vae.models.gmvae import GMVAE
 from pyro_vae.models.hierarchical import HierarchicalVAE, LadderVAE
+from pyro_vae.models.multimodal import MultimodalVAE
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.text import TextVAE
 from pyro_vae.models.vae import VAE
@@ -24,6 +25,7 @@ __all__ = [
     "GaussianMixture",
     "HierarchicalVAE",
     "LadderVAE",
+    "MultimodalVAE",
     "Pair",
     "TextVAE",
     "Quadrants",

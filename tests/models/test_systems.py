@@ -124,6 +124,15 @@ SYSTEMS: dict[str, System] = {
     "SemiSupervisedVAE": System(
         "SemiSupervisedVAE", {**SMALL, "num_classes": 3}, elbo="semi_supervised", extra=lambda: labels(3)() - 1
     ),
+    **{
+        f"MultimodalVAE, {combine}": System(
+            "MultimodalVAE",
+            {**SMALL, "others": [3], "combine": combine},
+            elbo="subsampled_modalities" if combine == "poe" else lambda: pv.elbo.make("iwae", num_particles=4),
+            extra=lambda: labels(3)() - 1,
+        )
+        for combine in ("poe", "moe", "mopoe")
+    },
     "TextVAE": System(
         "TextVAE",
         {"vocab_size": 5, "length": 3, "latent_dim": 2, "embedding_dim": 4, "hidden": 5},
