@@ -15,7 +15,7 @@ MEASURED
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from pyro_vae.models import MultimodalVAE
 
 from common import make_parser
 
-WAYS: dict[str, tuple[str, str]] = {
+WAYS: dict[str, tuple[Literal["poe", "moe", "mopoe"], str]] = {
     "product, ELBO": ("poe", "mean_field"),
     "product, sub-sampled": ("poe", "subsampled_modalities"),
     "mixture": ("moe", "dreg"),
@@ -127,8 +127,14 @@ def measure(
     ]
     nothing = vae.arguments(n=len(y))
     shares.append(torch.tensor(pv.coherence(*pair, *nothing, classify=classify, num_samples=5, seed=0).together))
-    values = [f"{each.mean:7.2f} ± {each.mean_error:.2f}" for each in (joint, *found)]
-    print(f"{name:22}", *values, *(f"{float(share):7.1%}" for share in shares), f"{seconds:8.0f}", flush=True)
+    values = [(each.mean, each.mean_error) for each in (joint, *found)]  # type: ignore[attr-defined]
+    print(
+        f"{name:22}",
+        *(f"{mean:7.2f} ± {error:.2f}" for mean, error in values),
+        *(f"{float(share):7.1%}" for share in shares),
+        f"{seconds:8.0f}",
+        flush=True,
+    )
 
 
 def completed(vae: MultimodalVAE, test: tuple[Tensor, ...], given: int, seed: int) -> Tensor:

@@ -5,6 +5,7 @@ from .distributed.ranks import Ranks, launch
 from .evaluate import (
     AIS,
     BDMC,
+    SMC,
     Importance,
     bound,
     check_estimator,
@@ -15,6 +16,7 @@ from .evaluate import (
     decode,
     encode,
     fit_local,
+    forecast,
     impute,
     inference_gaps,
     latent_report,
@@ -50,6 +52,7 @@ __version__: str
 __all__ = [
     "AIS",
     "BDMC",
+    "SMC",
     "Importance",
     "State",
     "Epoch",
@@ -82,6 +85,7 @@ __all__ = [
     "explore",
     "fit",
     "fit_local",
+    "forecast",
     "impute",
     "inference_gaps",
     "launch",

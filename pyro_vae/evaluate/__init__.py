@@ -12,6 +12,7 @@ from pyro_vae.evaluate.estimators.models_result import ModelComparison
 from pyro_vae.evaluate.estimators.recommendation import Choice, Cost, Recommendation
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.estimators.verdict import CheckLine, EstimatorCheck
+from pyro_vae.evaluate.forecasts import Forecast, forecast
 from pyro_vae.evaluate.generate import reconstruct, sample
 from pyro_vae.evaluate.imputation import Imputation, impute
 from pyro_vae.evaluate.latent.dimensions import LatentDimension, LatentSite
@@ -25,7 +26,7 @@ from pyro_vae.evaluate.local.result import InferenceGaps
 from pyro_vae.evaluate.marginal.brackets import BidirectionalBounds
 from pyro_vae.evaluate.marginal.conditional import LogConditional, log_conditional
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.evaluate.marginal.methods import AIS, BDMC, Importance
+from pyro_vae.evaluate.marginal.methods import AIS, BDMC, SMC, Importance
 from pyro_vae.evaluate.marginal.posterior import posterior_samples
 from pyro_vae.evaluate.marginal.repairs import LogMarginalRepair, repair
 from pyro_vae.evaluate.marginal.result import LogMarginal
@@ -46,6 +47,7 @@ __all__ = [
     "ModelComparison",
     "Recommendation",
     "BDMC",
+    "SMC",
     "Importance",
     "Bound",
     "BidirectionalBounds",
@@ -68,6 +70,7 @@ __all__ = [
     "LogMarginal",
     "Reliability",
     "FeatureNet",
+    "Forecast",
     "PreflightIssue",
     "SampleQuality",
     "SampleQualityMetrics",
@@ -92,6 +95,7 @@ __all__ = [
     "latent_report",
     "manifold",
     "fit_local",
+    "forecast",
     "generalization",
     "impute",
     "inference_gaps",

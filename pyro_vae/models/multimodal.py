@@ -106,6 +106,7 @@ class MultimodalVAE(Named, nn.Module, Pair):
             out = shape if self.labels[i] else self._likelihood(i).param_shape
             self.encoders.append(as_network(encoder, shape, self.posterior.param_shape, hidden, activation))
             self.decoders.append(as_network(decoder, latent, out, down, activation))
+        self._possible = [0.0 if label else self._in_support(i) for i, label in enumerate(self.labels)]
         self._members = subsets(len(self.shapes), combine)
         self._in_product = ~self._members.any(-1) if combine == "moe" else torch.ones(len(self._members)).bool()
 
@@ -226,7 +227,7 @@ class MultimodalVAE(Named, nn.Module, Pair):
                     f"{tuple(value.shape)} of type {value.dtype}; missing modalities are None in `arguments`, and "
                     f"`observed` is a last argument of booleans, (N, {len(self.shapes)})"
                 )
-            complete.append(torch.where(here.reshape(-1, *[1] * (value.dim() - 1)), value, self._possible(i)))
+            complete.append(torch.where(here.reshape(-1, *[1] * (value.dim() - 1)), value, self._possible[i]))
         return complete, observed
 
     def _check_labels(self, i: int, value: Tensor, n: int) -> None:
@@ -247,11 +248,6 @@ class MultimodalVAE(Named, nn.Module, Pair):
         last = values[-1] if len(values) > 1 else None
         return last is not None and last.dtype == torch.bool and last.shape[1:] == (len(self.shapes),)
 
-    def _possible(self, i: int) -> float:
-        """A number in the support of a modality that is no label."""
-        tried = torch.tensor([0.0, 0.5, 1.0])
-        return float(tried[self._likelihood(i).support.check(tried).int().argmax()])
-
     def _placeholder(self, i: int, n: int) -> Tensor:
         if self.labels[i]:
             return torch.full((n,), -1, device=self._device)
@@ -264,6 +260,11 @@ class MultimodalVAE(Named, nn.Module, Pair):
     @property
     def _device(self) -> torch.device:
         return self._parameter.device
+
+    def _in_support(self, i: int) -> float:
+        """A number in the support of a modality that is no label."""
+        tried = torch.tensor([0.0, 0.5, 1.0])
+        return float(tried[self._likelihood(i).support.check(tried).int().argmax()])
 
     def _likelihood(self, i: int) -> Likelihood:
         found = self.likelihoods[sum(not label for label in self.labels[:i])]

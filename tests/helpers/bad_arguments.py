@@ -34,7 +34,7 @@ SECONDS = 20  # before a call counts as hanging
 NOT_CALLED = {
     *("Epoch", "NonFiniteLoss", "State", "TrainingComparison", "Binarize", "Source", "Data", "Split", "Coefficients"),
     *("Bound", "CheckLine", "EstimatorRow", "LatentDimension", "LatentSite", "LocalGuide", "PreflightIssue", "Prior"),
-    *("Choice", "Cost"),
+    *("Choice", "Cost", "Filtered"),
     *("SampleQualityMetrics", "FlowDistribution", "Pair", "Oracle", "Weighting", "inception_features", "Conditional"),
     *("Flow", "Likelihood", "bounded_exp", "soft_bound", "PhasedELBO", "SurrogateELBO", "TensorELBO"),
     *("Schedule", "adversarial", "TraceGraph"),
@@ -202,6 +202,11 @@ def _model() -> tuple[Any, ...]:
     return _pair()[0], X[:2]
 
 
+def _series() -> tuple[Any, ...]:
+    pair = pv.models.DeepMarkovModel((3, 1), 2, (3,), transition_dim=3, rnn_dim=3)
+    return pair.model, pair.guide
+
+
 def _codes() -> tuple[Any, ...]:
     return (torch.randn(12, 2, generator=torch.Generator().manual_seed(0)),)
 
@@ -240,6 +245,7 @@ _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str,
     "encode": (lambda: (_pair()[1], X), dict),
     "fit": (_with_x, lambda: {"epochs": 1, "batch_size": 6, "seed": 0, "progress": False, "preflight": False}),
     "fit_local": (_with_x, lambda: {"max_steps": 2, "num_particles": 1}),
+    "forecast": (lambda: (*_series(), torch.randn(2, 3, 1)), lambda: {"steps": 2, "num_samples": 3}),
     "impute": (_with_x, lambda: {"mask": X < 1, "num_samples": 3}),
     "inference_gaps": (lambda: (*_pair(), X[:1]), lambda: {"num_samples": 5}),
     "interpolate": _value(torch.zeros(2), torch.ones(2)),
@@ -288,7 +294,17 @@ _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str,
     **{name: _value((1, 8, 8), 3) for name in ("ConvEncoder", "ResidualEncoder")},
     **{name: _value(3, (1, 8, 8)) for name in ("ConvDecoder", "ResidualDecoder")},
     **dict.fromkeys(
-        ("VAE", "GMVAE", "MultimodalVAE", "Autoencoder", "AuxiliaryVAE", "ConditionalVAE", "DiscreteVAE"), _SHAPE
+        (
+            "VAE",
+            "GMVAE",
+            "DeepMarkovModel",
+            "MultimodalVAE",
+            "Autoencoder",
+            "AuxiliaryVAE",
+            "ConditionalVAE",
+            "DiscreteVAE",
+        ),
+        _SHAPE,
     ),
     **dict.fromkeys(("GaussianMixture", "HierarchicalVAE", "LadderVAE", "SemiSupervisedVAE", "VQVAE"), _SHAPE),
     **dict.fromkeys(("Bernoulli", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic", "Poisson"), _SHAPE),

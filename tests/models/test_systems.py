@@ -139,6 +139,16 @@ SYSTEMS: dict[str, System] = {
         (3,),
         data=tokens,
     ),
+    **{
+        f"DeepMarkovModel, {transition}": System(
+            "DeepMarkovModel",
+            {"latent_dim": 2, "hidden": [4], "transition": transition, "transition_dim": 4, "rnn_dim": 5},
+            (4, 2),
+            data=real,
+            extra=lambda: torch.arange(N) % 4 + 1,
+        )
+        for transition in ("gated", "linear")
+    },
     "VQVAE": System("VQVAE", {"codes": 8, "channels": [4], "blocks": 1, "embedding_dim": 3}, (1, 8, 8), elbo="vq"),
     "ConditionalVAE, part": System("ConditionalVAE", {**SMALL, "condition": [4]}, extra=lambda: real(4)),
 }
