@@ -45,7 +45,7 @@ def densities(pair: DeepMarkovModel, *args: Tensor) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     guide = poutine.trace(pair.guide).get_trace(*args)
     model = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*args)
-    return guide.log_prob_sum(), model.log_prob_sum()
+    return torch.as_tensor(guide.log_prob_sum()), torch.as_tensor(model.log_prob_sum())
 
 
 def test_the_kalman_filter_is_the_joint_gaussian() -> None:
@@ -103,8 +103,8 @@ def test_a_linear_deep_markov_model_is_the_oracle_and_lengths_are_exact() -> Non
     h = pair.read(torch.where(padded.isnan(), 1e3, padded), lengths)
     for i, t in enumerate(lengths.tolist()):
         torch.testing.assert_close(h[i : i + 1, :t], pair.read(x[i : i + 1, :t]))
-        found = densities(pair, padded[i : i + 1], lengths[i : i + 1])
-        torch.testing.assert_close(found, densities(pair, x[i : i + 1, :t]))
+        with_padding = densities(pair, padded[i : i + 1], lengths[i : i + 1])
+        torch.testing.assert_close(with_padding, densities(pair, x[i : i + 1, :t]))
 
 
 def test_forecasts_are_those_of_the_kalman_filter_and_cover() -> None:
