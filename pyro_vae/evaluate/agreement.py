@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,7 +36,7 @@ class Coherence(Result):
 
     Attributes:
         agreement: For each site the share of draws of each datum with the datum's label, `(N,)`; and as "all alike" the
-            share in which all sites have one class. Without labels, the latter alone.
+            share in which all sites have one class, if there are several. Without labels, the latter alone.
         num_samples: Draws of each datum.
     """
 
@@ -48,8 +49,8 @@ class Coherence(Result):
 
     @property
     def together(self) -> float:
-        """The share of draws in which all sites have one class."""
-        return float(self.agreement[TOGETHER].mean())
+        """The share of draws in which all sites have one class; of a single site, NaN."""
+        return float(self.agreement[TOGETHER].mean()) if TOGETHER in self.agreement else math.nan
 
     def _values(self) -> dict[str, Any]:
         num_data = len(next(iter(self.agreement.values())))
@@ -163,7 +164,9 @@ def _classes(name: str, classify: Callable[[Tensor], Tensor], fn: Any, n: int, m
 
 
 def _agreement(classes: dict[str, Tensor], labels: Tensor | None) -> dict[str, Tensor]:
+    right = {} if labels is None else {name: (each == labels.cpu()).double() for name, each in classes.items()}
+    if len(classes) == 1:
+        return right
     first = next(iter(classes.values()))
     alike = torch.stack([each == first for each in classes.values()]).all(0)
-    right = {} if labels is None else {name: (each == labels.cpu()).double() for name, each in classes.items()}
     return {**right, TOGETHER: alike.double()}

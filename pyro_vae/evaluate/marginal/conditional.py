@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich.table import Table
+from rich.console import Group
+from rich.text import Text
 from torch import Tensor
 
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
@@ -91,14 +92,13 @@ class LogConditional(Result):
         columns = {"log_prob": self.log_prob, "std_error": self.std_error}
         return indexed_rows({**columns, "joint": self.joint.log_prob, "given": self.given.log_prob})
 
-    def table(self) -> Table:
+    def table(self) -> Group:
         """The three means, in nats per datum, with their Monte Carlo errors."""
         table = new_table(f"nats per datum, {len(self)} data", "", "")
         table.add_row("log p(all | given)", f"{self.mean:.3f} ± {self.mean_error:.3f}")
         table.add_row("log p(all)", f"{self.joint.mean:.3f} ± {self.joint.mean_error:.3f}")
         table.add_row("log p(given)", f"{self.given.mean:.3f} ± {self.given.mean_error:.3f}")
-        table.caption = "\n".join(self.caveats) or None
-        return table
+        return Group(table, *map(Text, self.caveats))
 
     def _draw(self) -> Figure:
         from matplotlib.figure import Figure
