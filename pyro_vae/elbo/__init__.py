@@ -39,6 +39,7 @@ from pyro_vae.elbo.objectives.dip import DIP
 from pyro_vae.elbo.objectives.free_bits import Capacity, FreeBits
 from pyro_vae.elbo.objectives.labels import SemiSupervised
 from pyro_vae.elbo.objectives.missing import with_missing
+from pyro_vae.elbo.objectives.modalities import SubsampledModalities
 from pyro_vae.elbo.objectives.penalty import WAE, InfoVAE, Sparse, mmd
 from pyro_vae.elbo.objectives.quantized import VQ
 from pyro_vae.elbo.objectives.total_correlation import BetaTC
@@ -92,6 +93,7 @@ __all__ = [
     "SemiSupervised",
     "Sparse",
     "StickingTheLanding",
+    "SubsampledModalities",
     "SurrogateELBO",
     "TailAdaptive",
     "TensorELBO",

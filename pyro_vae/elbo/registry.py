@@ -45,6 +45,7 @@ from pyro_vae.elbo.objectives.dip import DIP
 from pyro_vae.elbo.objectives.free_bits import Capacity, FreeBits
 from pyro_vae.elbo.objectives.function import loss_object
 from pyro_vae.elbo.objectives.labels import SemiSupervised
+from pyro_vae.elbo.objectives.modalities import SubsampledModalities
 from pyro_vae.elbo.objectives.penalty import WAE, InfoVAE
 from pyro_vae.elbo.objectives.quantized import VQ
 from pyro_vae.elbo.objectives.total_correlation import BetaTC
@@ -82,6 +83,7 @@ _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "tail_adaptive": TailAdaptive,
     "vq": VQ,
     "semi_supervised": SemiSupervised,
+    "subsampled_modalities": SubsampledModalities,
     "factor_vae": FactorVAE,
     "aae": AAE,
     "categorical_aae": CategoricalAAE,

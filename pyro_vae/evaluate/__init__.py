@@ -1,5 +1,6 @@
 """Questions about a pair: is it sound, what are its ELBO and its marginal likelihood, what does it generate."""
 
+from pyro_vae.evaluate.agreement import Coherence, coherence
 from pyro_vae.evaluate.bounds import Bound, bound
 from pyro_vae.evaluate.calibration.classes import Reliability
 from pyro_vae.evaluate.calibration.result import Calibration, CalibrationRow
@@ -12,6 +13,7 @@ from pyro_vae.evaluate.estimators.recommendation import Choice, Cost, Recommenda
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.estimators.verdict import CheckLine, EstimatorCheck
 from pyro_vae.evaluate.fidelity import ColumnDistance, TableFidelity, table_fidelity
+from pyro_vae.evaluate.forecasts import Forecast, forecast
 from pyro_vae.evaluate.generate import reconstruct, sample
 from pyro_vae.evaluate.imputation import Imputation, impute
 from pyro_vae.evaluate.imputers import ColumnScore, ImputationScores, imputation_scores, impute_without_model
@@ -24,8 +26,9 @@ from pyro_vae.evaluate.local.generalizing import Generalization, generalization
 from pyro_vae.evaluate.local.guide import LocalGuide
 from pyro_vae.evaluate.local.result import InferenceGaps
 from pyro_vae.evaluate.marginal.brackets import BidirectionalBounds
+from pyro_vae.evaluate.marginal.conditional import LogConditional, log_conditional
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.evaluate.marginal.methods import AIS, BDMC, Importance
+from pyro_vae.evaluate.marginal.methods import AIS, BDMC, SMC, Importance
 from pyro_vae.evaluate.marginal.posterior import posterior_samples
 from pyro_vae.evaluate.marginal.repairs import LogMarginalRepair, repair
 from pyro_vae.evaluate.marginal.result import LogMarginal
@@ -53,12 +56,14 @@ __all__ = [
     "ModelComparison",
     "Recommendation",
     "BDMC",
+    "SMC",
     "Importance",
     "Bound",
     "BidirectionalBounds",
     "Calibration",
     "CalibrationRow",
     "CheckLine",
+    "Coherence",
     "ElboComparison",
     "Disentanglement",
     "EstimatorCheck",
@@ -70,9 +75,11 @@ __all__ = [
     "Imputation",
     "InferenceGaps",
     "LocalGuide",
+    "LogConditional",
     "LogMarginal",
     "Reliability",
     "FeatureNet",
+    "Forecast",
     "PreflightIssue",
     "SampleQuality",
     "SampleQualityMetrics",
@@ -87,6 +94,7 @@ __all__ = [
     "bound",
     "check_estimator",
     "clustering_accuracy",
+    "coherence",
     "compare_elbos",
     "compare_models",
     "decode",
@@ -96,9 +104,11 @@ __all__ = [
     "latent_report",
     "manifold",
     "fit_local",
+    "forecast",
     "generalization",
     "impute",
     "inference_gaps",
+    "log_conditional",
     "log_marginal",
     "posterior_samples",
     "reconstruct",

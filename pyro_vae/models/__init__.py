@@ -7,8 +7,10 @@ from pyro_vae.models.discrete import DiscreteVAE
 from pyro_vae.models.gaussian_mixture import GaussianMixture
 from pyro_vae.models.gmvae import GMVAE
 from pyro_vae.models.hierarchical import HierarchicalVAE, LadderVAE
+from pyro_vae.models.multimodal import MultimodalVAE
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.tabular import TabularVAE
+from pyro_vae.models.state_space import DeepMarkovModel
 from pyro_vae.models.text import TextVAE
 from pyro_vae.models.vae import VAE
 from pyro_vae.models.vqvae import VQVAE
@@ -21,10 +23,12 @@ __all__ = [
     "Autoencoder",
     "AuxiliaryVAE",
     "ConditionalVAE",
+    "DeepMarkovModel",
     "DiscreteVAE",
     "GaussianMixture",
     "HierarchicalVAE",
     "LadderVAE",
+    "MultimodalVAE",
     "Pair",
     "TabularVAE",
     "TextVAE",

@@ -35,7 +35,7 @@ NOT_CALLED = {
     *("Epoch", "NonFiniteLoss", "State", "TrainingComparison", "Binarize", "Source", "Data", "Split", "Coefficients"),
     *("Table", "ColumnDistance", "ColumnScore"),
     *("Bound", "CheckLine", "EstimatorRow", "LatentDimension", "LatentSite", "LocalGuide", "PreflightIssue", "Prior"),
-    *("Choice", "Cost"),
+    *("Choice", "Cost", "Filtered"),
     *("SampleQualityMetrics", "FlowDistribution", "Pair", "Oracle", "Weighting", "inception_features", "Conditional"),
     *("Flow", "Likelihood", "bounded_exp", "soft_bound", "PhasedELBO", "SurrogateELBO", "TensorELBO"),
     *("Schedule", "adversarial", "TraceGraph"),
@@ -203,6 +203,11 @@ def _model() -> tuple[Any, ...]:
     return _pair()[0], X[:2]
 
 
+def _series() -> tuple[Any, ...]:
+    pair = pv.models.DeepMarkovModel((3, 1), 2, (3,), transition_dim=3, rnn_dim=3)
+    return pair.model, pair.guide
+
+
 def _codes() -> tuple[Any, ...]:
     return (torch.randn(12, 2, generator=torch.Generator().manual_seed(0)),)
 
@@ -249,11 +254,14 @@ _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str,
     "encode": (lambda: (_pair()[1], X), dict),
     "fit": (_with_x, lambda: {"epochs": 1, "batch_size": 6, "seed": 0, "progress": False, "preflight": False}),
     "fit_local": (_with_x, lambda: {"max_steps": 2, "num_particles": 1}),
+    "forecast": (lambda: (*_series(), torch.randn(2, 3, 1)), lambda: {"steps": 2, "num_samples": 3}),
     "impute": (_with_x, lambda: {"mask": X < 1, "num_samples": 3}),
     "inference_gaps": (lambda: (*_pair(), X[:1]), lambda: {"num_samples": 5}),
     "interpolate": _value(torch.zeros(2), torch.ones(2)),
     "latent_report": (_with_x, dict),
     "launch": _value(),
+    "log_conditional": (_with_x, lambda: {"given": (X,), "num_samples": 5}),
+    "coherence": (_with_x, lambda: {"classify": {"x": lambda x: x[:, 0].long()}, "labels": X[:, 0].long()}),
     "log_marginal": (_with_x, lambda: {"num_samples": 5}),
     "posterior_samples": (_model, lambda: {"num_samples": 2, "warmup_steps": 2}),
     "preflight": (_with_x, dict),
@@ -300,7 +308,19 @@ _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str,
     "MLP": _value(3, (4,), 2),
     **{name: _value((1, 8, 8), 3) for name in ("ConvEncoder", "ResidualEncoder")},
     **{name: _value(3, (1, 8, 8)) for name in ("ConvDecoder", "ResidualDecoder")},
-    **dict.fromkeys(("VAE", "GMVAE", "Autoencoder", "AuxiliaryVAE", "ConditionalVAE", "DiscreteVAE"), _SHAPE),
+    **dict.fromkeys(
+        (
+            "VAE",
+            "GMVAE",
+            "DeepMarkovModel",
+            "MultimodalVAE",
+            "Autoencoder",
+            "AuxiliaryVAE",
+            "ConditionalVAE",
+            "DiscreteVAE",
+        ),
+        _SHAPE,
+    ),
     **dict.fromkeys(("GaussianMixture", "HierarchicalVAE", "LadderVAE", "SemiSupervisedVAE", "VQVAE"), _SHAPE),
     **dict.fromkeys(("Bernoulli", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic", "Poisson"), _SHAPE),
     **{name: _value(6) for name in ("Beta", "LogNormal", "Multinomial", "NegativeBinomial", "StudentT", "VonMises")},

@@ -137,12 +137,31 @@ SYSTEMS: dict[str, System] = {
         "SemiSupervisedVAE", {**SMALL, "num_classes": 3}, elbo="semi_supervised", extra=lambda: labels(3)() - 1
     ),
     "TabularVAE": System("TabularVAE", {**SMALL, "columns": COLUMNS}, (3,), elbo="iwae", extra=known),
+    **{
+        f"MultimodalVAE, {combine}": System(
+            "MultimodalVAE",
+            {**SMALL, "others": [3], "combine": combine},
+            elbo="subsampled_modalities" if combine == "poe" else lambda: pv.elbo.make("iwae", num_particles=4),
+            extra=lambda: labels(3)() - 1,
+        )
+        for combine in ("poe", "moe", "mopoe")
+    },
     "TextVAE": System(
         "TextVAE",
         {"vocab_size": 5, "length": 3, "latent_dim": 2, "embedding_dim": 4, "hidden": 5},
         (3,),
         data=tokens,
     ),
+    **{
+        f"DeepMarkovModel, {transition}": System(
+            "DeepMarkovModel",
+            {"latent_dim": 2, "hidden": [4], "transition": transition, "transition_dim": 4, "rnn_dim": 5},
+            (4, 2),
+            data=real,
+            extra=lambda: torch.arange(N) % 4 + 1,
+        )
+        for transition in ("gated", "linear")
+    },
     "VQVAE": System("VQVAE", {"codes": 8, "channels": [4], "blocks": 1, "embedding_dim": 3}, (1, 8, 8), elbo="vq"),
     "ConditionalVAE, part": System("ConditionalVAE", {**SMALL, "condition": [4]}, extra=lambda: real(4)),
 }

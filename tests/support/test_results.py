@@ -29,10 +29,12 @@ from pyro_vae.evaluate import (
     CheckLine,
     ColumnDistance,
     ColumnScore,
+    Coherence,
     Disentanglement,
     ElboComparison,
     EstimatorCheck,
     EstimatorRow,
+    Forecast,
     Imputation,
     ImputationScores,
     InferenceGaps,
@@ -40,6 +42,7 @@ from pyro_vae.evaluate import (
     LatentReport,
     LatentSite,
     LocalGuide,
+    LogConditional,
     LogMarginal,
     LogMarginalRepair,
     ModelComparison,
@@ -208,6 +211,13 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "LogMarginal of nothing": lambda: marginal(0),
     "BidirectionalBounds": bounds_on_both_sides,
     "BidirectionalBounds of one datum": lambda: bounds_on_both_sides(1),
+    "LogConditional": lambda: LogConditional(marginal(), marginal()),
+    "LogConditional of one datum": lambda: LogConditional(marginal(1), marginal(1)),
+    "LogConditional of NaN": lambda: LogConditional(unknown_marginal(), marginal(3)),
+    "Coherence": lambda: Coherence({EVIL: torch.rand(5).double(), "all alike": torch.rand(5).double()}, 2),
+    "Coherence of one datum": lambda: Coherence({"all alike": torch.ones(1).double()}, 1),
+    "Forecast": lambda: Forecast(torch.randn(9, 3, 4, 2), torch.randn(3, 5, 2), torch.tensor([5, 2, 3])),
+    "Forecast of NaN": lambda: Forecast(torch.full((2, 1, 1, 1), NAN), torch.randn(1, 5, 1), torch.tensor([5])),
     "LogMarginalRepair": lambda: repaired(torch.tensor([1, 3])),
     "LogMarginalRepair of nothing": lambda: repaired(torch.tensor([], dtype=torch.long)),
     "Imputation of images": lambda: imputation((4, 4)),
@@ -308,7 +318,7 @@ def test_every_result_class_is_here() -> None:
 
     ours = {c for c in below(Result) - {Result} if c.__module__.startswith("pyro_vae")}
     assert {type(make()) for make in RESULTS.values()} == ours
-    assert len(ours) == 26
+    assert len(ours) == 29
 
 
 @every_result

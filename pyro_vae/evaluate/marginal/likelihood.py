@@ -12,8 +12,9 @@ from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.marginal.annealing import annealed
 from pyro_vae.evaluate.marginal.brackets import BidirectionalBounds, bidirectional
+from pyro_vae.evaluate.marginal.filtering import sequential
 from pyro_vae.evaluate.marginal.importance_sampling import importance
-from pyro_vae.evaluate.marginal.methods import BDMC, Importance, Method, option_hints, resolve_method
+from pyro_vae.evaluate.marginal.methods import BDMC, SMC, Importance, Method, option_hints, resolve_method
 from pyro_vae.evaluate.marginal.result import LogMarginal, concatenate
 from pyro_vae.pair.arguments import check_data, check_keywords, take
 from pyro_vae.pair.networks import eval_mode, to_networks_device
@@ -72,6 +73,7 @@ def log_marginal(
     - "prior", `pv.Importance(proposal="prior")`: the prior as proposal, `w = p(x|z)`.
     - "ais", `pv.AIS(...)`: annealed importance sampling, which does not need the guide; continuous latents only.
     - "bdmc", `pv.BDMC(...)`: bidirectional Monte Carlo, bounds from both sides, on data simulated from the model.
+    - "smc", `pv.SMC(...)`: a particle filter, for time series with a latent for each time.
 
     Args:
         model, guide: The pair. The guide may be None where it is not used: "prior", and "ais" and "bdmc" from the
@@ -79,7 +81,8 @@ def log_marginal(
         *args: The data `x` of shape `(N, ...)`, then whatever else the pair takes, also by keyword; tensors with N rows
             are per-datum.
         method: A name, or an object with the method's options.
-        num_samples: Importance samples per datum, K, by default 5000. The annealed methods have `num_chains` instead.
+        num_samples: Importance samples per datum, K, by default 5000. The annealed methods have `num_chains` instead,
+            "smc" has `num_particles` and `num_runs`.
         memory: Approximate bytes for intermediate tensors. It sets how many data and samples run at once, which changes
             the order of the random draws but not the estimator.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
@@ -98,7 +101,7 @@ def log_marginal(
             ones, or if an option is out of its range. There is no "harmonic" method.
         TypeError: For `num_samples` with an annealed method, or a keyword that neither this call nor the pair knows.
 
-    Reference: see `pv.Importance`, `pv.AIS` and `pv.BDMC`.
+    Reference: see `pv.Importance`, `pv.AIS`, `pv.BDMC` and `pv.SMC`.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -146,6 +149,11 @@ def log_marginal(
                     + (asked.joint or "these are of another form")
                 )
             result = bidirectional(*pair, chosen, **options)
+        elif isinstance(chosen, SMC):
+            if proposal is None or not asked.is_given:
+                reason = asked.joint or "these are of another form"
+                raise ValueError(f"smc needs series as arguments, with one row per datum: {reason}")
+            result = sequential(asked.model, proposal, asked.data, chosen, signature=model, **options)
         else:
             result = annealed(*pair, chosen, **options)
     result = dataclasses.replace(result, is_joint=bool(asked.joint))
@@ -158,9 +166,10 @@ def _check_options(method: Method, guide: Program | None, num_samples: int | Non
         raise ValueError(f"{method!r} needs a guide, got None: give one, or use method='prior' or 'ais'")
     if num_samples is not None and not isinstance(method, Importance):
         name = type(method).__name__
+        what, option = ("particles", "num_particles") if isinstance(method, SMC) else ("chains", "num_chains")
         raise TypeError(
-            f"num_samples={num_samples} is for importance sampling, and {name} has chains: use "
-            f"method=pv.{name}(num_chains=...)"
+            f"num_samples={num_samples} is for importance sampling, and {name} has {what}: use "
+            f"method=pv.{name}({option}=...)"
         )
     count = NUM_SAMPLES if num_samples is None else num_samples
     if count < 1:

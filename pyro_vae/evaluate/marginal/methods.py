@@ -7,7 +7,7 @@ from typing import Literal
 
 from pyro_vae.support.arguments import checked
 
-__all__ = ["AIS", "BDMC", "METHODS", "Importance", "Method", "resolve_method", "option_hints"]
+__all__ = ["AIS", "BDMC", "METHODS", "SMC", "Importance", "Method", "resolve_method", "option_hints"]
 
 
 @checked
@@ -135,12 +135,63 @@ class BDMC(AIS):
         return "bdmc"
 
 
-Method = Importance | AIS
+@checked
+@dataclass(frozen=True, kw_only=True)
+class SMC:
+    r"""Sequential Monte Carlo for time series: a particle filter whose proposal is the guide.
+
+    .. math:: \hat p(x_{1:T}) = \prod_t \frac1K \sum_k \frac{p(x_{1:t}, z_{1:t}^k)}{p(x_{1:t-1}, z_{1:t-1}^k)\,
+        q(z_t^k \mid z_{1:t-1}^k, x_{1:t})}
+
+    Unbiased for p(x), where importance sampling of whole series has weights whose variance grows exponentially with T.
+    For pairs of series `(N, T, ...)` with a latent site for each time, such as `pv.models.DeepMarkovModel`: at time t
+    the pair runs on the first t steps, and the guide draws the latents that are new. An argument of the pair called
+    `lengths` is cut accordingly. A pass costs T / `every` runs of the pair.
+
+    Args:
+        num_particles: K, particles of each filter.
+        num_runs: R, independent filters. Their estimates are the weights of the result, whose error is from their
+            spread.
+        every: Steps of time between two stages; T or more is importance sampling.
+        threshold: Particles are resampled where the effective sample size is below this fraction of K.
+
+    Raises:
+        ValueError: If an option is out of its range.
+
+    Reference: Gordon, Salmond and Smith 1993, IEE Proceedings F 140; Doucet and Johansen 2009, A tutorial on particle
+    filtering and smoothing, section 3.
+    """
+
+    num_particles: int = 500
+    num_runs: int = 10
+    every: int = 1
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("num_particles", "num_runs", "every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
+
+    @property
+    def name(self) -> str:
+        """The name of the method in results."""
+        return "smc"
+
+    @property
+    def needs_guide(self) -> bool:
+        """Whether the method uses a guide."""
+        return True
+
+
+Method = Importance | AIS | SMC
 METHODS: dict[str, Method] = {
     "importance": Importance(),
     "prior": Importance(proposal="prior"),
     "ais": AIS(),
     "bdmc": BDMC(),
+    "smc": SMC(),
 }
 
 
@@ -155,7 +206,7 @@ def resolve_method(method: str | Method) -> Method:
         return method
     names = ", ".join(map(repr, METHODS))
     if not isinstance(method, str):
-        raise TypeError(f"method must be one of {names}, or pv.Importance, pv.AIS or pv.BDMC, got {method!r}")
+        raise TypeError(f"method must be one of {names}, or pv.Importance, pv.AIS, pv.BDMC or pv.SMC, got {method!r}")
     if "harmonic" in method.lower():
         raise ValueError(
             f"method={method!r}: the harmonic mean of likelihoods under the posterior has infinite variance for almost "
@@ -170,7 +221,7 @@ def resolve_method(method: str | Method) -> Method:
 def option_hints(method: Method) -> dict[str, str]:
     """Advice by keyword, where an option of a method is passed to the call itself."""
     hints: dict[str, str] = {}
-    for kind in (AIS, Importance, type(method)):  # the chosen method overrides the others
+    for kind in (SMC, AIS, Importance, type(method)):  # the chosen method overrides the others
         for field in fields(kind):
             hints[field.name] = f"it is an option of a method, method=pv.{kind.__name__}({field.name}=...)"
     return hints

@@ -182,9 +182,10 @@ class LogMarginal(Result):
     @property
     def _samples(self) -> tuple[str, str]:
         least, most = int(self.counts.min()), int(self.counts.max())
-        return str(
-            least
-        ) if least == most else f"{least} to {most}", "chains" if self.acceptance is not None else "samples"
+        return (
+            str(least) if least == most else f"{least} to {most}",
+            "chains" if self.acceptance is not None else "filters" if self.method == "smc" else "samples",
+        )
 
     def _values(self) -> dict[str, Any]:
         values = {
