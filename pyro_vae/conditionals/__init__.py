@@ -20,6 +20,7 @@ from pyro_vae.conditionals.likelihoods import (
     Normal,
     Poisson,
 )
+from pyro_vae.conditionals.pixelcnn import PixelCNN
 from pyro_vae.conditionals.points import Point, TopK
 from pyro_vae.conditionals.posteriors import DiagonalNormal, FullNormal, LowRankNormal
 from pyro_vae.conditionals.registry import LIKELIHOODS, POSTERIORS, likelihood, posterior
@@ -43,6 +44,7 @@ __all__ = [
     "LowRankNormal",
     "Normal",
     "PlanarFlow",
+    "PixelCNN",
     "Point",
     "Poisson",
     "RadialFlow",

@@ -9,6 +9,7 @@ from pyro_vae.models.gmvae import GMVAE
 from pyro_vae.models.hierarchical import HierarchicalVAE, LadderVAE
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.text import TextVAE
+from pyro_vae.models.top_down import TopDownVAE
 from pyro_vae.models.vae import VAE
 from pyro_vae.models.vqvae import VQVAE
 from pyro_vae.pair.protocol import Pair
@@ -26,6 +27,7 @@ __all__ = [
     "LadderVAE",
     "Pair",
     "TextVAE",
+    "TopDownVAE",
     "Quadrants",
     "SemiSupervisedVAE",
 ]

@@ -149,6 +149,13 @@ def accumulated() -> Found:
     return trained(pair, fit(pair, bits(), elbo="trace", accumulate=3, clip_norm=0.5))
 
 
+def averaged() -> Found:
+    """The average of the weights, of the steps with a small gradient alone."""
+    pair = Plain()
+    history = fit(pair, bits(), elbo="trace", lr=0.03, ema=0.8, skip_norm=3.9)
+    return trained(pair, history) | {"skipped": history.skipped}
+
+
 def pyro_optimizer() -> Found:
     pair, svi_options = Plain(), {"lr": 1e-2}
     optimizer = pyro.optim.Adam(svi_options)  # type: ignore[attr-defined]
@@ -335,7 +342,7 @@ SCENARIOS: dict[str, Callable[[], Found]] = {
     f.__name__: f
     for f in (
         *(in_memory, few_in_the_last_batch, accumulated, pyro_optimizer, shared_latent, batch_norm, loader, noisy),
-        *(averages, revived, phases, early_end, resumed, stopped_by_signal, exploding, refusals, marginal),
+        *(averaged, averages, revived, phases, early_end, resumed, stopped_by_signal, exploding, refusals, marginal),
     )
 }
 
