@@ -123,7 +123,7 @@ def averages() -> Found:
     vae = pv.models.VQVAE(4, codes=4, embedding_dim=4, hidden=(), positions=1, likelihood="normal", decay=0.9, revive=0)
     start_as_identity(vae.encoder)
     fit(vae, x, elbo="vq", epochs=60, batch_size=40, lr=1e-6)
-    codebook = vae.posterior.codebook
+    codebook: Any = vae.posterior.codebook
     found = {"uses": codebook.uses, "sums": codebook.sums, "vectors": codebook.vectors}
     counts = (x + 5).clamp_min(0).round()
     for name, momentum in (("norm", 0.3), ("cumulative", None)):

@@ -81,6 +81,7 @@ POINT = part("pyro_vae.conditionals.Point", latent_dim=3)
 PIXELS = part("pyro_vae.conditionals.PixelCNN", shape=[1, 4, 4], channels=3, kernel=3, blocks=1)
 SIGMOID = part("torch.nn.Sigmoid")
 L1 = part("pyro_vae.priors.LaplacePrior", latent_dim=9)
+CODES: dict[str, Any] = {"codes": 8, "channels": [4], "blocks": 1, "embedding_dim": 3}
 LAYERS: dict[str, Any] = {"latent_dims": [4, 2], "hidden": [[8], [6]]}
 
 
@@ -135,7 +136,10 @@ SYSTEMS: dict[str, System] = {
     "TopDownVAE, PixelCNN": System(
         "TopDownVAE", {"channels": [4], "cells": [2], "latents": [2], "likelihood": PIXELS}, (1, 4, 4)
     ),
-    "VQVAE": System("VQVAE", {"codes": 8, "channels": [4], "blocks": 1, "embedding_dim": 3}, (1, 8, 8), elbo="vq"),
+    "VQVAE": System("VQVAE", CODES, (1, 8, 8), elbo="vq"),
+    "VQVAE, scalars": System("VQVAE", {**CODES, "levels": [16, 15]}, (1, 8, 8), elbo="vq"),
+    "VQVAE, residual": System("VQVAE", {**CODES, "depth": 2}, (1, 8, 8), elbo="vq"),
+    "VQVAE, rotation": System("VQVAE", {**CODES, "gradient": "rotation", "decay": None}, (1, 8, 8), elbo="vq"),
     "ConditionalVAE, part": System("ConditionalVAE", {**SMALL, "condition": [4]}, extra=lambda: real(4)),
 }
 
