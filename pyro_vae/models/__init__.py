@@ -2,6 +2,7 @@
 
 from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.auxiliary import AuxiliaryVAE
+from pyro_vae.models.auxiliary_labels import AuxiliaryDGM
 from pyro_vae.models.conditional import ConditionalVAE, Quadrants
 from pyro_vae.models.discrete import DiscreteVAE
 from pyro_vae.models.gaussian_mixture import GaussianMixture
@@ -19,6 +20,7 @@ __all__ = [
     "VAE",
     "VQVAE",
     "Autoencoder",
+    "AuxiliaryDGM",
     "AuxiliaryVAE",
     "ConditionalVAE",
     "DiscreteVAE",

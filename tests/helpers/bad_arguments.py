@@ -286,7 +286,9 @@ _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str,
     **{name: _value((1, 8, 8), 3) for name in ("ConvEncoder", "ResidualEncoder")},
     **{name: _value(3, (1, 8, 8)) for name in ("ConvDecoder", "ResidualDecoder")},
     **dict.fromkeys(("VAE", "GMVAE", "Autoencoder", "AuxiliaryVAE", "ConditionalVAE", "DiscreteVAE"), _SHAPE),
-    **dict.fromkeys(("GaussianMixture", "HierarchicalVAE", "LadderVAE", "SemiSupervisedVAE", "VQVAE"), _SHAPE),
+    **dict.fromkeys(
+        ("GaussianMixture", "HierarchicalVAE", "LadderVAE", "SemiSupervisedVAE", "VQVAE", "AuxiliaryDGM"), _SHAPE
+    ),
     **dict.fromkeys(("Bernoulli", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic", "Poisson"), _SHAPE),
     **{name: _value(6, "shared") for name in ("Laplace", "Normal")},
     **{name: _value(2) for name in ("CouplingFlow", "DiagonalNormal", "FullNormal", "InverseAutoregressiveFlow")},

@@ -82,6 +82,7 @@ PIXELS = part("pyro_vae.conditionals.PixelCNN", shape=[1, 4, 4], channels=3, ker
 SIGMOID = part("torch.nn.Sigmoid")
 L1 = part("pyro_vae.priors.LaplacePrior", latent_dim=9)
 CODES: dict[str, Any] = {"codes": 8, "channels": [4], "blocks": 1, "embedding_dim": 3}
+DGM: dict[str, Any] = {**SMALL, "num_classes": 3, "auxiliary_dim": 2}
 LAYERS: dict[str, Any] = {"latent_dims": [4, 2], "hidden": [[8], [6]]}
 
 
@@ -126,6 +127,10 @@ SYSTEMS: dict[str, System] = {
     "SemiSupervisedVAE": System(
         "SemiSupervisedVAE", {**SMALL, "num_classes": 3}, elbo="semi_supervised", extra=lambda: labels(3)() - 1
     ),
+    **{
+        name: System("AuxiliaryDGM", {**DGM, "skip": skip}, elbo="semi_supervised", extra=lambda: labels(3)() - 1)
+        for name, skip in (("AuxiliaryDGM", False), ("AuxiliaryDGM, skip", True))
+    },
     "TextVAE": System(
         "TextVAE",
         {"vocab_size": 5, "length": 3, "latent_dim": 2, "embedding_dim": 4, "hidden": 5},
