@@ -28,6 +28,7 @@ from pyro_vae.conditionals.likelihoods import (
     Likelihood,
     Normal,
 )
+from pyro_vae.conditionals.pixelcnn import PixelCNN
 from pyro_vae.conditionals.points import Point, TopK
 from pyro_vae.conditionals.posteriors import DiagonalNormal, FullNormal, LowRankNormal
 from pyro_vae.conditionals.registry import LIKELIHOODS, POSTERIORS, SHARE_POSTERIORS, likelihood, posterior
@@ -61,6 +62,7 @@ __all__ = [
     "NegativeBinomial",
     "Normal",
     "PlanarFlow",
+    "PixelCNN",
     "Point",
     "Poisson",
     "RadialFlow",

@@ -2,6 +2,7 @@
 
 from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.auxiliary import AuxiliaryVAE
+from pyro_vae.models.auxiliary_labels import AuxiliaryDGM
 from pyro_vae.models.conditional import ConditionalVAE, Quadrants
 from pyro_vae.models.discrete import DiscreteVAE
 from pyro_vae.models.gaussian_mixture import GaussianMixture
@@ -12,6 +13,7 @@ from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.tabular import TabularVAE
 from pyro_vae.models.state_space import DeepMarkovModel
 from pyro_vae.models.text import TextVAE
+from pyro_vae.models.top_down import TopDownVAE
 from pyro_vae.models.vae import VAE
 from pyro_vae.models.vqvae import VQVAE
 from pyro_vae.pair.protocol import Pair
@@ -21,6 +23,7 @@ __all__ = [
     "VAE",
     "VQVAE",
     "Autoencoder",
+    "AuxiliaryDGM",
     "AuxiliaryVAE",
     "ConditionalVAE",
     "DeepMarkovModel",
@@ -32,6 +35,7 @@ __all__ = [
     "Pair",
     "TabularVAE",
     "TextVAE",
+    "TopDownVAE",
     "Quadrants",
     "SemiSupervisedVAE",
 ]

@@ -1,9 +1,9 @@
-"""Discrete codes: a codebook, the point mass at the nearest code, and distributions over arrays of codes."""
+"""Discrete codes: the point mass at the nearest code of a codebook, and distributions over arrays of codes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -14,126 +14,59 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_vae.conditionals import Conditional
-from pyro_vae.distributed.division import shares
-from pyro_vae.nets import as_sizes, leading_shape
+from pyro_vae.models.codebooks import Codebook, ResidualCodebook, ScalarCodebook, rotated, straight_through
+from pyro_vae.nets import leading_shape
 from pyro_vae.pair.names import Named
 from pyro_vae.pair.protocol import Pair
 from pyro_vae.priors import Prior
 
-__all__ = ["AutoregressiveCodes", "Codebook", "CodePrior", "NearestCode", "UniformCodes"]
+__all__ = ["AutoregressiveCodes", "CodePrior", "NearestCode", "UniformCodes"]
 
-
-class Codebook(nn.Module):
-    """K vectors of d elements, `(K, d)`, learned by running averages of their encodings or by gradients.
-
-    Args:
-        codes, dim: K and d.
-        decay: Decay of the running averages; None makes the vectors a parameter.
-        revive: A code with fewer uses per batch than this, on average, moves to the encoding of a random datum. At the
-            start of training no code has been used, so all of them do. 0: never.
-
-    Raises:
-        ValueError: For sizes below 1, a decay outside (0, 1), or a negative `revive`.
-
-    Reference: van den Oord et al. 2017, arXiv 1711.00937, appendix A.1.
-    """
-
-    vectors: Tensor
-    uses: Tensor
-    sums: Tensor
-
-    def __init__(self, codes: int, dim: int, decay: float | None = 0.99, revive: float = 0.1) -> None:
-        super().__init__()
-        if decay is not None and not 0 < decay < 1:
-            raise ValueError(f"decay must lie between 0 and 1, or be None for a codebook with a gradient, got {decay}")
-        if not 0 <= revive < math.inf:
-            raise ValueError(f"revive must be a number of uses per batch >= 0, got {revive}")
-        self.decay, self.revive = decay, revive
-        vectors = torch.randn(as_sizes((codes, dim), "codes and embedding_dim", 2))
-        if decay is None:
-            self.vectors = nn.Parameter(vectors)
-        else:
-            self.register_buffer("vectors", vectors)
-        self.register_buffer("uses", torch.zeros(codes))
-        self.register_buffer("sums", torch.zeros(codes, dim))
-
-    @torch.no_grad()
-    def nearest(self, encoding: Tensor) -> Tensor:
-        """Indices `(*)` of the codes nearest to encodings `(*, d)`."""
-        # squares are expanded, so in single precision a code could lose to another one 1e-4 away, even against itself
-        flat, vectors = encoding.reshape(-1, encoding.shape[-1]).double(), self.vectors.double()
-        # the distance up to a constant over codes, in one product: adding the squares and `argmin` take longer
-        with_one = F.pad(flat, (0, 1), value=1.0)
-        distance = with_one @ torch.cat([-2 * vectors, vectors.square().sum(-1, keepdim=True)], -1).T
-        return distance.min(-1).indices.reshape(encoding.shape[:-1])
-
-    @torch.no_grad()
-    def update(self, encoding: Tensor) -> Tensor:
-        """Set the vectors to the averages so far, then average in encodings `(*, d)`; returns their codes `(*)`.
-
-        In between, vectors that are hardly used move to random ones of the encodings.
-        """
-        flat = encoding.reshape(-1, encoding.shape[-1]).to(self.vectors.dtype)
-        if self.decay is not None:
-            known = self.uses.unsqueeze(-1).clamp_min(1e-6)
-            self.vectors.copy_(torch.where(self.uses.unsqueeze(-1) > 1e-6, self.sums / known, self.vectors))
-        dead = (self.uses < self.revive).unsqueeze(-1)
-        chosen = flat[torch.randint(len(flat), (len(self.uses),), device=flat.device)]
-        self.vectors.copy_(torch.where(dead, chosen, self.vectors))
-        self.sums.copy_(torch.where(dead, chosen, self.sums))
-        self.uses.copy_(torch.where(dead.squeeze(-1), torch.ones_like(self.uses), self.uses))
-        codes, rate = self.nearest(flat), 1 - (0.99 if self.decay is None else self.decay)
-        ones, whole = torch.ones_like(flat[:, 0]), shares()
-        self.uses.lerp_(torch.zeros_like(self.uses).index_add_(0, codes, ones, alpha=whole), rate)
-        self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, codes, flat, alpha=whole), rate)
-        return codes.reshape(encoding.shape[:-1])
-
-    def replica_weights(self, before: Mapping[str, Tensor], rank: int, size: int) -> dict[str, Tensor]:
-        """The weights of this process's changes where `size` processes share each batch.
-
-        Every process has moved a code that is hardly used to a datum of its own share; each takes some of the moves.
-        """
-        uses = before["uses"]
-        mine = torch.arange(len(uses), device=uses.device) % size == rank
-        weight = torch.where(uses < self.revive, mine.to(uses.dtype), 1 / size)
-        return {"uses": weight, "sums": weight.unsqueeze(-1), "vectors": weight.unsqueeze(-1)}
+AnyCodebook = Codebook | ResidualCodebook | ScalarCodebook
 
 
 class Quantized(dist.Delta):
-    """A point mass at the codes `nearest` to an `encoding`, both `(*, *grid, d)`, with a straight-through gradient.
+    """A point mass at the codes `nearest` to an `encoding`, both `(*, *grid, d)`, with a gradient by another way.
 
-    The value is exactly the code, and the gradient reaches the encoding as if that were the value. It reaches the code,
-    too, where the codebook is a parameter.
+    The value is exactly the code, and its gradient reaches what `path`, of the same shape, is made of, as if that were
+    the value: by default the encoding. It reaches the code, too, where the codebook is a parameter.
     """
 
-    def __init__(self, encoding: Tensor, nearest: Tensor, event_dim: int) -> None:
+    def __init__(self, encoding: Tensor, nearest: Tensor, event_dim: int, path: Tensor | None = None) -> None:
         self.encoding, self.nearest = encoding, nearest
-        super().__init__(nearest + (encoding - encoding.detach()), event_dim=event_dim)
+        self.path = encoding if path is None else path
+        super().__init__(nearest + (self.path - self.path.detach()), event_dim=event_dim)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Quantized:
         shape = torch.Size(batch_shape) + self.event_shape
-        return Quantized(self.encoding.expand(shape), self.nearest.expand(shape), len(self.event_shape))
+        return Quantized(
+            self.encoding.expand(shape), self.nearest.expand(shape), len(self.event_shape), self.path.expand(shape)
+        )
 
 
 class NearestCode(Conditional):
-    """q(z|x): the point mass at the code nearest to each vector of the features, `(*, *grid, d)`.
+    """q(z|x): the point mass at the codes nearest to the vectors of the features, `(*, *grid, d)`.
 
-    In training mode, while gradients are recorded, the codebook is updated by the encodings.
+    In training mode, while gradients are recorded, a learned codebook is updated by the encodings.
 
     Args:
-        codebook: The K vectors, `(K, d)`.
-        grid: Shape of an array of codes.
+        codebook: The codes and their vectors.
+        grid: Shape of an array of encodings.
+        rotates: Whether the gradient is rotated as the encoding is to its code, or passed straight through.
+
+    Attributes:
+        grid: Shape of an array of codes: `depth` of them for each encoding, along the last dimension.
     """
 
-    def __init__(self, codebook: Codebook, grid: Sequence[int]) -> None:
-        shape = (*grid, codebook.vectors.shape[-1])
-        super().__init__(shape, shape)
-        self.codebook = codebook
+    def __init__(self, codebook: AnyCodebook, grid: Sequence[int], rotates: bool = False) -> None:
+        self.grid = torch.Size((*grid[:-1], grid[-1] * codebook.depth))
+        super().__init__((*self.grid, codebook.dim), (*grid, codebook.dim))
+        self.codebook, self.rotates = codebook, rotates
 
     def distribution(self, h: Tensor) -> Quantized:
         learns = self.training and torch.is_grad_enabled()
-        codes = self.codebook.update(h.detach()) if learns else self.codebook.nearest(h)
-        return Quantized(h, self.codebook.vectors[codes], len(self.event_shape))
+        encoding, nearest, path = self.codebook.quantize(h, learns, rotated if self.rotates else straight_through)
+        return Quantized(encoding, nearest, len(self.event_shape), path)
 
 
 class _InCodebook(constraints.Constraint):
@@ -141,18 +74,18 @@ class _InCodebook(constraints.Constraint):
 
     is_discrete = True
 
-    def __init__(self, codebook: Codebook, event_dim: int) -> None:
+    def __init__(self, codebook: AnyCodebook, event_dim: int) -> None:
         self.codebook, self.event_dim = codebook, event_dim
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        return self.holds(value, self.codebook.nearest(value))
+        return self.holds(value, self.codebook.find(value))
 
     def holds(self, value: Tensor, codes: Tensor) -> Tensor:
         """`check` for a value whose nearest codes are known."""
-        vectors = self.codebook.vectors.detach()
-        error = (value.detach() - vectors[codes]).abs().flatten(-self.event_dim).amax(-1)
-        return error <= 1e-5 * (1 + vectors.abs().amax())
+        vectors = self.codebook.lookup(codes).detach()
+        error = (value.detach() - vectors).abs().flatten(-self.event_dim).amax(-1)
+        return error <= 1e-5 * (1 + self.codebook.vectors.detach().abs().amax())
 
 
 class CodeDistribution(dist.TorchDistribution):
@@ -160,7 +93,7 @@ class CodeDistribution(dist.TorchDistribution):
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
 
-    def __init__(self, prior: CodePrior, codebook: Codebook, batch_shape: Any = ()) -> None:
+    def __init__(self, prior: CodePrior, codebook: AnyCodebook, batch_shape: Any = ()) -> None:
         self.prior, self.codebook = prior, codebook
         super().__init__(torch.Size(batch_shape), prior.event_shape, validate_args=False)
 
@@ -174,14 +107,14 @@ class CodeDistribution(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p of the codes of the vectors, in nats; -inf where a vector is not in the codebook."""
-        codes = self.codebook.nearest(value)
+        codes = self.codebook.find(value)
         return torch.where(self.support.holds(value, codes), self.prior.log_prob(codes), -math.inf)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Vectors of codes drawn from the prior."""
         lead = torch.Size(sample_shape) + self.batch_shape
         codes = self.prior.draw(lead.numel())
-        return self.codebook.vectors.detach()[codes].reshape(lead + self.event_shape)
+        return self.codebook.lookup(codes).detach().reshape(lead + self.event_shape)
 
 
 class CodePrior(Prior):
@@ -192,9 +125,9 @@ class CodePrior(Prior):
         grid: Shape of an array of codes.
     """
 
-    def __init__(self, codebook: Codebook, grid: Sequence[int]) -> None:
-        super().__init__((*grid, codebook.vectors.shape[-1]))
-        self.grid, self.codes = torch.Size(grid), codebook.vectors.shape[0]
+    def __init__(self, codebook: AnyCodebook, grid: Sequence[int]) -> None:
+        super().__init__((*grid, codebook.dim))
+        self.grid, self.codes = torch.Size(grid), codebook.codes
         self._codebook = [codebook]  # in a list, since its weights belong to the posterior
 
     def forward(self) -> CodeDistribution:
@@ -243,11 +176,12 @@ class AutoregressiveCodes(Named, CodePrior, Pair):
     Reference: van den Oord et al. 2016, arXiv 1601.06759.
     """
 
-    def __init__(self, codebook: Codebook, grid: Sequence[int], width: int = 64, blocks: int = 4) -> None:
+    def __init__(self, codebook: AnyCodebook, grid: Sequence[int], width: int = 64, blocks: int = 4) -> None:
         super().__init__(codebook, grid)
         if len(self.grid) > 2:
             raise ValueError(f"an autoregressive prior needs codes in one or two dimensions, got a grid {tuple(grid)}")
-        self.embed = nn.Embedding(self.codes, width)
+        self.depth = codebook.depth
+        self.embed = nn.Embedding(self.depth * self.codes, width)  # the codebooks of a residual one apart
         self.first = _Masked(width, width, 5, itself=False)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.ReLU(), _Masked(width, width, 3), nn.ReLU(), nn.Conv2d(width, width, 1))
@@ -269,7 +203,8 @@ class AutoregressiveCodes(Named, CodePrior, Pair):
         """The logits of each code given those before it, `(*, *grid, K)`, for codes `(*, *grid)`."""
         lead = leading_shape(codes, self.grid, "logits")
         high, wide = (1, *self.grid)[-2:]
-        h = self.first(self.embed(codes.reshape(-1, high, wide)).movedim(-1, 1))
+        which = torch.arange(self.grid[-1], device=codes.device) % self.depth * self.codes
+        h = self.first(self.embed((codes + which).reshape(-1, high, wide)).movedim(-1, 1))
         for block in self.blocks:
             h = h + block(h)
         return self.last(h).movedim(1, -1).reshape(*lead, *self.grid, self.codes)

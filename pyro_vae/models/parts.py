@@ -1,23 +1,71 @@
-"""The parts of a system as its constructor takes them: by name, as a module, or as a factory."""
+"""What systems share: their base, and their parts as a constructor takes them, by name, as a module or a factory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
+import pyro
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae import conditionals, priors
 from pyro_vae.conditionals import Conditional, Likelihood
 from pyro_vae.nets import MLP, as_sizes, lookup
+from pyro_vae.pair.names import Named
+from pyro_vae.pair.protocol import Pair
 from pyro_vae.priors import Prior
 
-__all__ = ["NetworkFactory", "as_likelihood", "as_network", "as_posterior", "as_prior"]
+__all__ = ["NetworkFactory", "System", "as_likelihood", "as_network", "as_posterior", "as_prior"]
 
 _KINDS = {True: "shares that sum to one", False: "unrestricted elements"}
 
 NetworkFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
+
+
+class System(Named, nn.Module, Pair):
+    """The base of systems: networks under a name of the instance's own, data of one shape.
+
+    Args:
+        data_shape: Shape of one datum.
+    """
+
+    likelihood: Any
+    decoder: Any
+
+    def __init__(self, data_shape: torch.Size) -> None:
+        super().__init__()
+        self.data_shape = data_shape
+
+    @torch.no_grad()
+    def start_at_mean(self, data_mean: Tensor) -> Self:
+        """Set the decoder's output bias so that p(x|z) starts at the data's mean, `data_shape`; returns the VAE.
+
+        As in Burda et al. 2016 (arXiv 1509.00519); the mean is clipped where the likelihood needs it.
+
+        Raises:
+            ValueError: If the decoder has no method `set_output_bias`; this library's networks have it.
+        """
+        setter = getattr(self.decoder, "set_output_bias", None)
+        if setter is None:
+            raise ValueError(f"{type(self.decoder).__name__} has no set_output_bias(features): set its bias yourself")
+        features = self.likelihood.init_features(data_mean.to(next(self.decoder.parameters())))
+        if features is not None:
+            setter(features)
+        return self
+
+    def _register(self, *parts: str) -> None:
+        for part in parts:
+            pyro.module(f"{self.name}.{part}", getattr(self, part))
+
+    def _check(self, x: Tensor, *, batch: bool = False) -> None:
+        lead = x.dim() - len(self.data_shape)
+        if x.shape[max(lead, 0) :] != self.data_shape or (batch and lead != 1):
+            expected = ", ".join(map(str, ("N" if batch else "*", *self.data_shape)))
+            raise ValueError(
+                f"expected data of shape ({expected}), got {tuple(x.shape)}: build the VAE with "
+                "data_shape=data.shape, or load the data with or without flatten=True"
+            )
 
 
 def as_likelihood(part: str | Likelihood, data_shape: int | Sequence[int]) -> Likelihood:

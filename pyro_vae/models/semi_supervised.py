@@ -112,7 +112,7 @@ class SemiSupervisedVAE(VAE):
         self._check(x, batch=True)
         self._register("encoder", "posterior", "classifier")
         with pyro.plate("data", len(x)):
-            one_hot = pyro.sample("y", self._label_posterior(x, y), infer={"enumerate": "parallel"})
+            one_hot = pyro.sample("y", self._certain(self.classify(x), x, y), infer={"enumerate": "parallel"})
             pyro.sample("z", self.posterior(self.encoder(x, one_hot)))
 
     def label_prior(self) -> Any:
@@ -161,8 +161,8 @@ class SemiSupervisedVAE(VAE):
         p = self.decode(self.encode(x, y).sample(), y)
         return p.mean if mean else p.sample()
 
-    def _label_posterior(self, x: Tensor, y: Tensor | None) -> Any:
-        q = self.classify(x)
+    def _certain(self, q: Any, x: Tensor, y: Tensor | None) -> Any:
+        """q(y|x), certain where there is a label."""
         if y is None:
             return q
         if y.shape != x.shape[:1] or y.is_floating_point():

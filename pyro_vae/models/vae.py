@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import pyro
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.conditionals import Conditional, Likelihood
-from pyro_vae.models.parts import NetworkFactory, as_likelihood, as_network, as_posterior, as_prior
+from pyro_vae.models.parts import NetworkFactory, System, as_likelihood, as_network, as_posterior, as_prior
 from pyro_vae.nets import as_sizes
-from pyro_vae.pair.names import Named
-from pyro_vae.pair.protocol import Pair
 from pyro_vae.priors import Prior
 from pyro_vae.support.arguments import checked
 
 __all__ = ["VAE"]
 
 
-class VAE(Named, nn.Module, Pair):
+class VAE(System):
     r"""Variational autoencoder: a latent per datum, an amortized posterior, any likelihood and prior.
 
     .. math:: z \sim p(z), \quad x \sim p(x \mid \mathrm{decoder}(z)); \qquad
@@ -69,9 +67,9 @@ class VAE(Named, nn.Module, Pair):
         encoder: nn.Module | NetworkFactory | None = None,
         decoder: nn.Module | NetworkFactory | None = None,
     ) -> None:
-        super().__init__()
         shape, latent = as_sizes(data_shape, "data_shape"), as_sizes(latent_dim, "latent_dim")
-        self.data_shape, self.latent_dim = shape, latent_dim
+        super().__init__(shape)
+        self.latent_dim = latent_dim
         self.likelihood = as_likelihood(likelihood, shape)
         self.posterior = as_posterior(posterior, latent, shares=None)
         self.prior = as_prior(prior, latent, shape, shares=self.posterior.shares)
@@ -122,33 +120,3 @@ class VAE(Named, nn.Module, Pair):
         """`(N, *data_shape)`: the mean of p(x|z) at one draw z from q(z|x), or a draw from it with `mean=False`."""
         p = self.decode(self.encode(x.to(next(self.parameters()).device)).sample())
         return p.mean if mean else p.sample()
-
-    @torch.no_grad()
-    def start_at_mean(self, data_mean: Tensor) -> Self:
-        """Set the decoder's output bias so that p(x|z) starts at the data's mean, `data_shape`; returns the VAE.
-
-        As in Burda et al. 2016 (arXiv 1509.00519); the mean is clipped where the likelihood needs it.
-
-        Raises:
-            ValueError: If the decoder has no method `set_output_bias`; this library's networks have it.
-        """
-        setter = getattr(self.decoder, "set_output_bias", None)
-        if setter is None:
-            raise ValueError(f"{type(self.decoder).__name__} has no set_output_bias(features): set its bias yourself")
-        features = self.likelihood.init_features(data_mean.to(next(self.decoder.parameters())))
-        if features is not None:
-            setter(features)
-        return self
-
-    def _register(self, *parts: str) -> None:
-        for part in parts:
-            pyro.module(f"{self.name}.{part}", getattr(self, part))
-
-    def _check(self, x: Tensor, *, batch: bool = False) -> None:
-        lead = x.dim() - len(self.data_shape)
-        if x.shape[max(lead, 0) :] != self.data_shape or (batch and lead != 1):
-            expected = ", ".join(map(str, ("N" if batch else "*", *self.data_shape)))
-            raise ValueError(
-                f"expected data of shape ({expected}), got {tuple(x.shape)}: build the VAE with "
-                "data_shape=data.shape, or load the data with or without flatten=True"
-            )

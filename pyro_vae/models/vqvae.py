@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.conditionals import Likelihood
-from pyro_vae.models.codes import AutoregressiveCodes, Codebook, NearestCode, UniformCodes
+from pyro_vae.models.codebooks import Codebook, ResidualCodebook, ScalarCodebook
+from pyro_vae.models.codes import AutoregressiveCodes, NearestCode, UniformCodes
 from pyro_vae.models.parts import as_likelihood
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, check_shape, leading_shape, lookup, residual_blocks
-from pyro_vae.support.arguments import checked_from
+from pyro_vae.support.arguments import checked_from, choice
 
 __all__ = ["VQVAE"]
 
@@ -47,12 +48,21 @@ class VQVAE(VAE):
         likelihood: p(x|z), see `VAE`. Bits per dimension need one for discrete data, "discretized_logistic" for images.
         prior: p(k), "uniform" or "autoregressive".
         decay: Decay of the codebook's running averages, or None, see above.
-        revive: A code with fewer uses per batch than this moves to the encoding of a random datum.
+        revive: A code with fewer uses per batch than this moves to the encoding of a random datum; 0: never.
+        depth: D, codes for each position: residual quantization. Each has a codebook of its own, for what those before
+            it leave over, and the decoder gets their sum. An array of codes is D times as long in its last dimension.
+        levels: Finite scalar quantization: each element of an encoding is bounded and rounded to so many levels. It
+            takes the place of `codes` (K is their product), `embedding_dim` (their number), `decay` and `revive`.
+        gradient: How the gradient at a code reaches the encoding: "straight_through", or "rotation", turned and scaled
+            as the encoding is to its code.
 
     Raises:
-        ValueError: As `VAE` does; for sizes below 1, a decay outside (0, 1), an unknown prior.
+        ValueError: As `VAE` does; for sizes below 1, a decay outside (0, 1), an unknown prior, and for `levels`
+            together with a depth or a rotation.
 
-    Reference: van den Oord et al. 2017, arXiv 1711.00937, eq. 1 to 3; appendix A.1 for the running averages.
+    Reference: van den Oord et al. 2017, arXiv 1711.00937, eq. 1 to 3; appendix A.1 for the running averages. Lee et al.
+    2022, arXiv 2203.01941 (residual); Mentzer et al. 2023, arXiv 2309.15505 (scalars); Fifty et al. 2024, arXiv
+    2410.06424 (rotation).
 
     Example:
         >>> vae = VQVAE((3, 32, 32), likelihood="discretized_logistic")
@@ -78,10 +88,19 @@ class VQVAE(VAE):
         prior: Literal["uniform", "autoregressive"] = "uniform",
         decay: float | None = 0.99,
         revive: float = 0.1,
+        depth: int = 1,
+        levels: Sequence[int] | None = None,
+        gradient: Literal["straight_through", "rotation"] = "straight_through",
     ) -> None:
         shape = as_sizes(data_shape, "data_shape")
         likelihood = as_likelihood(likelihood, shape)
-        codebook = Codebook(codes, embedding_dim, decay, revive)
+        codebook = _codebook(codes, embedding_dim, decay, revive, depth, levels)
+        rotates = choice("gradient", gradient, ("straight_through", "rotation")) == "rotation"
+        if rotates and levels is not None:
+            raise ValueError(
+                "gradient='rotation' turns encodings to codes; those of levels are rounded, so leave it out"
+            )
+        embedding_dim = codebook.dim
         if len(shape) == 3:
             encoder: nn.Module = _Encoder(shape, embedding_dim, channels, activation, blocks)
             decoder: nn.Module = _Decoder(embedding_dim, likelihood.param_shape, channels, activation, blocks)
@@ -91,28 +110,62 @@ class VQVAE(VAE):
             encoder = MLP(shape, hidden, (*grid, embedding_dim), activation)
             decoder = MLP((*grid, embedding_dim), tuple(reversed(hidden)), likelihood.param_shape, activation)
         priors: dict[str, Any] = {"uniform": UniformCodes, "autoregressive": AutoregressiveCodes}
+        posterior = NearestCode(codebook, grid, rotates)
         super().__init__(
             shape,
-            (*grid, embedding_dim),
+            posterior.event_shape,
             likelihood=likelihood,
-            posterior=NearestCode(codebook, grid),
-            prior=lookup(priors, prior, "prior")(codebook, grid),
+            posterior=posterior,
+            prior=lookup(priors, prior, "prior")(codebook, posterior.grid),
             encoder=encoder,
-            decoder=decoder,
+            decoder=_Summed(decoder, codebook.depth) if codebook.depth > 1 else decoder,
         )
 
     @torch.no_grad()
     def codes(self, x: Tensor, chunk: int = 1000) -> Tensor:
-        """The codes of the data `x`, `(N, *data_shape)`: integers, `(N, *grid)`."""
+        """The codes of the data `x`, `(N, *data_shape)`: integers, `(N, *grid)`.
+
+        The depth is a factor of the last dimension.
+        """
         self._check(x, batch=True)
         device = next(self.parameters()).device
         nearest = self.posterior.codebook.nearest
         return torch.cat([nearest(self.encoder(part.to(device))) for part in x.split(chunk)])
 
     def perplexity(self, x: Tensor) -> float:
-        """The effective number of codes in the data `x`, from 1 to K: the exponential of their frequencies' entropy."""
-        used = torch.bincount(self.codes(x).flatten(), minlength=self.prior.codes).double()
-        return float(torch.special.entr(used / used.sum()).sum().exp())
+        """The effective number of codes in the data `x`, from 1 to K: the exponential of their frequencies' entropy.
+
+        With several codebooks the entropy is their mean.
+        """
+        by_codebook = self.codes(x).reshape(-1, self.posterior.codebook.depth).T
+        used = torch.stack([torch.bincount(codes, minlength=self.prior.codes) for codes in by_codebook]).double()
+        return float(torch.special.entr(used / used.sum(-1, keepdim=True)).sum(-1).mean().exp())
+
+
+def _codebook(
+    codes: int, dim: int, decay: float | None, revive: float, depth: int, levels: Sequence[int] | None
+) -> Codebook | ResidualCodebook | ScalarCodebook:
+    if levels is None:
+        return Codebook(codes, dim, decay, revive) if depth == 1 else ResidualCodebook(depth, codes, dim, decay, revive)
+    if depth != 1:
+        raise ValueError(f"levels leave nothing over for further codes, so depth must be 1, got {depth}")
+    return ScalarCodebook(levels)
+
+
+class _Summed(nn.Module):
+    """A decoder of sums of `depth` neighboring vectors, `(*, W depth, d) -> (*, W, d)` before it."""
+
+    def __init__(self, decoder: nn.Module, depth: int) -> None:
+        super().__init__()
+        self.decoder, self.depth = decoder, depth
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.decoder(z.unflatten(-2, (-1, self.depth)).sum(-2))
+
+    def set_output_bias(self, features: Tensor) -> None:
+        """That of the decoder."""
+        decoder: Any = self.decoder
+        decoder.set_output_bias(features)
 
 
 def _sizes(shape: torch.Size, halvings: int) -> list[tuple[int, int]]:

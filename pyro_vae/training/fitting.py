@@ -70,6 +70,8 @@ def fit(
     lr_schedule: LRSchedule = "constant",
     optim: OptimizerFactory | PyroOptim | None = None,
     clip_norm: float | None = None,
+    skip_norm: float | None = None,
+    ema: float | None = None,
     num_particles: int = 1,
     kl_weight: float | elbos.Schedule | Callable[[float], float] = 1.0,
     early_stopping: int | None = None,
@@ -117,6 +119,13 @@ def fit(
         optim: A function `params -> torch.optim.Optimizer`, or a `pyro.optim.PyroOptim`, which has its own rates and
             whose scheduler is stepped after each epoch. Default: fused Adam at rate `lr`.
         clip_norm: Rescale the gradient (of the mean loss) to at most this norm.
+        skip_norm: Leave out each step whose gradient (of the mean loss, before clipping) has a larger norm than this,
+            or one that is not a number: a guard of deep models against rare batches (Child 2021, arXiv 2011.10650).
+            The steps still count; `skipped` of the result is their number.
+        ema: Decay of an exponential moving average of the weights, 0.999 for example. All that is measured, compared,
+            shown to callbacks and saved as the run's weights is the average, and the pair has it at the end; training
+            itself goes on from the latest weights, which checkpoints hold as well. The average is over some 1 / (1 -
+            ema) updates, without the initial weights; the buffers of networks are not averaged.
         num_particles: Samples from the guide per datum and step.
         kl_weight: Weight of the KL in the objective: a number (beta), a `pv.elbo.Warmup` or `pv.elbo.Cyclical`, or a
             function of the epoch (fractional, from 0).
@@ -181,6 +190,8 @@ def fit(
         lr_schedule=lr_schedule,
         optim=optim,
         clip_norm=clip_norm,
+        skip_norm=skip_norm,
+        ema=ema,
         num_particles=num_particles,
         kl_weight=kl_weight,
         early_stopping=early_stopping,
@@ -215,15 +226,13 @@ def fit(
         head = train.monitored_head(accumulate * ranks.size)
         _check_pair(preflight, model, guide, head, objective, num_particles)
         check_minibatches(model, guide, train, head, accumulate * ranks.size)
-        weights = WeightCopies(svi)
         if ranks.size > 1:
             svi.join(ranks, head.example_args)
-        state = TrainState(svi, weights, history, generator, fixed, compile, ranks)
-        if saved is not None:
-            checkpointer.load(state, saved, compile, head.example_args)
+        state = TrainState(svi, WeightCopies(svi), history, generator, fixed, compile, ranks, ema, skip_norm)
+        checkpointer.load(state, saved, compile, head.example_args)
         state.steps_per_epoch = state.steps_per_epoch or train.steps_per_epoch
         rolls = Rollbacks(state, rollbacks, head.example_args, keeps=checkpointer.is_active)
-        check = LossCheck(weights, target)
+        check = LossCheck(state.weights, target)
         scale, enumerating = _scale(model, guide, head, accumulate * ranks.size, objective)
         checkpointer.start(state, resumed=saved is not None)
         signals = stack.enter_context(stop_between_steps(checkpointer.is_active or ranks.size > 1))

@@ -60,6 +60,7 @@ class History(PanelResult):
         elbo: The name of the objective.
         guide: The guide of the pair, if `fit` made it.
         threads: The number of threads that `fit(threads="auto")` has chosen.
+        skipped: The number of steps that `fit(skip_norm=...)` has left out.
     """
 
     title: ClassVar[str] = "history"
@@ -75,6 +76,7 @@ class History(PanelResult):
     elbo: str = ""
     guide: Any = field(default=None, repr=False, compare=False)
     threads: int | None = field(default=None, repr=False, compare=False)
+    skipped: int = field(default=0, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.epochs)

@@ -106,6 +106,9 @@ class Run:
         """Measure, record, store the best weights, run the callbacks; returns "callback" if one ends the run."""
         state = self.state
         state.steps_per_epoch = state.steps_per_epoch or len(state.losses)
+        state.skips.end_epoch(len(state.losses))
+        with state.average.in_use():
+            measured = self.monitor.measure()
         epoch = Epoch(
             epoch=state.epoch,
             step=state.step,
@@ -113,11 +116,11 @@ class Run:
             kl_weight=self.schedules.kl_weight,
             lr=state.svi.lr,
             seconds=self.checkpointer.seconds,
-            **self.monitor.measure(),
+            **measured,
         )
         step_scheduler(state.svi.pyro_optim, epoch.loss)
         state.history.epochs.append(epoch)
-        state.history.threads = self.threads.chosen
+        state.history.threads, state.history.skipped = self.threads.chosen, state.skips.skipped
         self.advance(0, _status(epoch))
         if self.schedules.is_settled(state.epoch, state.step):
             self.best.compare()
@@ -125,7 +128,8 @@ class Run:
         self.rollbacks.store()
         # the epoch is over before they are called, so that an error in one of them loses nothing
         current = State(state.history, state.svi)
-        results = [callback(current) for callback in self.callbacks if state.ranks.is_main]  # all of them are called
+        with state.average.in_use():
+            results = [callback(current) for callback in self.callbacks if state.ranks.is_main]  # all are called
         stops = state.ranks.broadcast(any(results))
         return "callback" if stops else None
 
@@ -165,6 +169,7 @@ def run_to_end(run: Run) -> None:
         if is_consistent:  # otherwise a step may be half done, and the checkpoint on the disk is better
             run.checkpointer.save(state, run.check)
     finally:
+        state.history.skipped = state.skips.skipped
         run.best.restore()
 
 

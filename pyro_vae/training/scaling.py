@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,6 +30,15 @@ class LossScaler:
         if self._scaler is None:
             self._scaler = torch.amp.GradScaler(device.type)
         return self._scaler.scale(torch.tensor(scale, device=device))
+
+    @property
+    def scale(self) -> float:
+        """The factor that the gradients contain now."""
+        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+
+    def handles(self, norm: float) -> bool:
+        """Whether a gradient of this norm is an overflow of half precision, whose step `step` leaves out."""
+        return self._scaler is not None and not math.isfinite(norm)
 
     def unscale(self, optimizer: torch.optim.Optimizer | None) -> None:
         """Divide the gradients of an optimizer's parameters by the scale."""

@@ -35,6 +35,8 @@ class Settings:
     lr_schedule: LRSchedule
     optim: Any
     clip_norm: float | None
+    skip_norm: float | None
+    ema: float | None
     num_particles: int
     kl_weight: Any
     early_stopping: int | None
@@ -52,6 +54,8 @@ class Settings:
         count("rollbacks", self.rollbacks, least=0)
         real("lr", self.lr, above=0)
         real("clip_norm", self.clip_norm, above=0, none=True)
+        real("skip_norm", self.skip_norm, above=0, none=True)
+        real("ema", self.ema, above=0, below=1, none=True)
         if not callable(self.kl_weight):
             real("kl_weight", self.kl_weight, least=0)
         seed("seed", self.seed)
@@ -76,12 +80,17 @@ class Settings:
         """The objective; refuses settings that do not fit it.
 
         Raises:
-            ValueError: For `accumulate` with an objective made of phases, and for `early_stopping` with one that is not
-                a bound on log p(x).
+            ValueError: For `accumulate` or `skip_norm` with an objective made of phases, and for `early_stopping` with
+                one that is not a bound on log p(x).
         """
         if self.accumulate > 1 and isinstance(objective, PhasedELBO):
             raise ValueError(
                 f"{type(objective).__name__} steps its phases in turn, so accumulate must be 1, got {self.accumulate}"
+            )
+        if self.skip_norm is not None and isinstance(objective, PhasedELBO):
+            raise ValueError(
+                f"{type(objective).__name__} steps its phases in turn, each with a gradient of its own, so skip_norm "
+                f"must be None, got {self.skip_norm:g}: use clip_norm"
             )
         if self.early_stopping is not None and not is_bound(objective):
             raise ValueError(
@@ -98,6 +107,8 @@ class Settings:
             "lr_schedule": describe(self.lr_schedule),
             "optim": describe(self.optim),
             "clip_norm": self.clip_norm,
+            "skip_norm": self.skip_norm,
+            "ema": self.ema,
             "num_particles": self.num_particles,
             "kl_weight": describe(self.kl_weight),
             "keep_best": self.keep_best,

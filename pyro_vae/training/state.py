@@ -19,6 +19,8 @@ from pyro_vae.training.batches import Batches
 from pyro_vae.training.checkpoints.svi import load_svi_state, svi_state
 from pyro_vae.training.history import Epoch, History
 from pyro_vae.training.losses import EpochLosses
+from pyro_vae.training.moving_average import MovingAverage
+from pyro_vae.training.skipping import GradientSkips
 from pyro_vae.training.svi import SVI
 from pyro_vae.training.weights import WeightCopies
 
@@ -39,10 +41,14 @@ class TrainState:
         settings: The settings that must be the same when the run is resumed, ready for JSON.
         compiles: Whether steps are compiled; "auto" until it is chosen.
         ranks: The processes that train together.
+        ema: Decay of the moving average of the weights, if there is to be one.
+        skip_norm: Norm of a gradient above which a step is left out, if any is.
 
     Attributes:
         epoch: The current epoch, from 1.
         step: The number of steps so far.
+        average: The moving average of the weights.
+        skips: Says which steps are left out, and counts them.
         losses: The losses of this epoch's steps, in nats per datum.
         good: The states that a rollback can return to, the latest one last; empty without rollbacks.
         steps_per_epoch: None until it is known.
@@ -61,9 +67,12 @@ class TrainState:
         settings: dict[str, Any] | None = None,
         compiles: Compile = False,
         ranks: Ranks | None = None,
+        ema: float | None = None,
+        skip_norm: float | None = None,
     ) -> None:
         self.svi, self.weights, self.history, self.generator = svi, weights, history, generator
         self.settings, self.compiles, self.ranks = settings or {}, compiles, ranks or Ranks()
+        self.average, self.skips = MovingAverage(svi, ema), GradientSkips(svi, skip_norm)
         self.epoch, self.step, self.rollbacks = 1, 0, 0
         self.losses = EpochLosses()
         self.good: list[Snapshot] = []
@@ -118,9 +127,12 @@ class TrainState:
             self._add_rng(result, "epoch_noise", self._rng_at_start)
             self.losses.add_to(result)
         result.tensors |= {f"best/{i:04d}": weight for i, weight in enumerate(self.weights.best)}
+        if self.average.is_kept:
+            result.add("average", self.average.state())
         counters = {_STORED_NAMES.get(name, name): getattr(self, name) for name in _COUNTERS}
         result.values |= {
             "at": {**counters, "best": None if self.best == -math.inf else self.best},
+            "skipped": self.skips.skipped,
             "history": [asdict(epoch) for epoch in self.history],
             "best_epoch": self.history.best,
             "settings": self.settings,
@@ -159,6 +171,8 @@ class TrainState:
         self.history.epochs[:] = [Epoch(**values) for values in saved.values["history"]]
         self.history.best = saved.values["best_epoch"]
         self.generator.set_state(saved.part(self._rank_name("noise")).tensors["data"])
+        self.skips.skipped = saved.values.get("skipped", 0)  # which earlier checkpoints lack
+        self.average.load(saved.part("average") if "average" in saved.values else None)
         best = sorted(name for name in saved.tensors if name.startswith("best/"))
         self.weights.load_best([saved.tensors[name] for name in best])
 

@@ -57,7 +57,11 @@ class TrainStep:
         loss = self._svi.reduce(self._gradient(rows, weight), weight=weight, rows=len(rows[0]) / self._parts)
         self._check.check(step, loss, batch)
         self._schedules.set_lr(self._svi, epochs, step, self._state.lr_factor)
-        self._svi.update()
+        if self._state.skips.skips():
+            self._svi.zero_grad()
+        else:
+            self._svi.update()
+            self._state.average.update()
         return loss
 
     def _gradient(self, rows: tuple[Any, ...], weight: float) -> Tensor:

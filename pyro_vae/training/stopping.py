@@ -25,13 +25,15 @@ class BestWeights:
         elbo = state.history[-1].monitored
         if self._compares and elbo > state.best:
             state.best, state.history.best = elbo, state.epoch
-            state.weights.store_best()
+            with state.average.in_use():
+                state.weights.store_best(latest=state.average.is_kept)
 
     def restore(self) -> None:
-        """Restore the best weights, if the run ends with them."""
+        """Restore the best weights, if the run ends with them; else the average of the weights, if there is one."""
         if self._keeps and self._state.history.best is not None:
             self._state.weights.restore_best()
         else:
+            self._state.average.keep()
             self._state.history.best = None
 
 

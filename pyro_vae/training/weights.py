@@ -34,9 +34,9 @@ class WeightCopies:
         """Store the current weights as good."""
         self._good = [w.detach().clone() for w in self._weights()]
 
-    def store_best(self) -> None:
-        """Store the last good weights as the best ones."""
-        self.best = self._good
+    def store_best(self, *, latest: bool = False) -> None:
+        """Store the last good weights as the best ones, or with `latest` a copy of the present ones."""
+        self.best = [w.detach().clone() for w in self._weights()] if latest else self._good
 
     def load_best(self, best: list[Tensor]) -> None:
         """Store the current weights as good, and `best` as the best ones."""

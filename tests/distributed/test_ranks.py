@@ -21,7 +21,7 @@ from pyro_vae.distributed.ranks import Ranks
 from tests.helpers.paths import ROOT
 
 SCRIPT = ROOT / "tests/helpers/two_ranks.py"
-NOISE_FREE = ["in_memory", "few_in_the_last_batch", "accumulated", "pyro_optimizer", "shared_latent"]
+NOISE_FREE = ["in_memory", "few_in_the_last_batch", "accumulated", "averaged", "pyro_optimizer", "shared_latent"]
 
 
 def start(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -72,6 +72,12 @@ def test_ranks_end_with_equal_weights_and_metrics(found: Any, name: str) -> None
     assert torch.equal(first["weights"], second["weights"])
     assert first["history"] == second["history"]
     assert first["weights"].isfinite().all()
+
+
+def test_all_leave_out_the_same_steps(found: Any) -> None:
+    (alone,), two = found[1]["averaged"], found[2]["averaged"]
+    assert 0 < alone["skipped"] < 12
+    assert [rank["skipped"] for rank in two] == [alone["skipped"]] * 2
 
 
 def test_running_averages_are_those_of_the_whole_batch(found: Any) -> None:

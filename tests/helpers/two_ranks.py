@@ -123,7 +123,7 @@ def averages() -> Found:
     vae = pv.models.VQVAE(4, codes=4, embedding_dim=4, hidden=(), positions=1, likelihood="normal", decay=0.9, revive=0)
     start_as_identity(vae.encoder)
     fit(vae, x, elbo="vq", epochs=60, batch_size=40, lr=1e-6)
-    codebook = vae.posterior.codebook
+    codebook: Any = vae.posterior.codebook
     found = {"uses": codebook.uses, "sums": codebook.sums, "vectors": codebook.vectors}
     counts = (x + 5).clamp_min(0).round()
     for name, momentum in (("norm", 0.3), ("cumulative", None)):
@@ -147,6 +147,13 @@ def revived() -> Found:
 def accumulated() -> Found:
     pair = Plain()
     return trained(pair, fit(pair, bits(), elbo="trace", accumulate=3, clip_norm=0.5))
+
+
+def averaged() -> Found:
+    """The average of the weights, of the steps with a small gradient alone."""
+    pair = Plain()
+    history = fit(pair, bits(), elbo="trace", lr=0.03, ema=0.8, skip_norm=3.9)
+    return trained(pair, history) | {"skipped": history.skipped}
 
 
 def pyro_optimizer() -> Found:
@@ -335,7 +342,7 @@ SCENARIOS: dict[str, Callable[[], Found]] = {
     f.__name__: f
     for f in (
         *(in_memory, few_in_the_last_batch, accumulated, pyro_optimizer, shared_latent, batch_norm, loader, noisy),
-        *(averages, revived, phases, early_end, resumed, stopped_by_signal, exploding, refusals, marginal),
+        *(averaged, averages, revived, phases, early_end, resumed, stopped_by_signal, exploding, refusals, marginal),
     )
 }
 

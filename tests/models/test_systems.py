@@ -90,8 +90,11 @@ def part(path: str, **arguments: Any) -> dict[str, Any]:
 
 SMALL: dict[str, Any] = {"latent_dim": 3, "hidden": [8]}
 POINT = part("pyro_vae.conditionals.Point", latent_dim=3)
+PIXELS = part("pyro_vae.conditionals.PixelCNN", shape=[1, 4, 4], channels=3, kernel=3, blocks=1)
 SIGMOID = part("torch.nn.Sigmoid")
 L1 = part("pyro_vae.priors.LaplacePrior", latent_dim=9)
+CODES: dict[str, Any] = {"codes": 8, "channels": [4], "blocks": 1, "embedding_dim": 3}
+DGM: dict[str, Any] = {**SMALL, "num_classes": 3, "auxiliary_dim": 2}
 LAYERS: dict[str, Any] = {"latent_dims": [4, 2], "hidden": [[8], [6]]}
 
 
@@ -146,6 +149,10 @@ SYSTEMS: dict[str, System] = {
         )
         for combine in ("poe", "moe", "mopoe")
     },
+    **{
+        name: System("AuxiliaryDGM", {**DGM, "skip": skip}, elbo="semi_supervised", extra=lambda: labels(3)() - 1)
+        for name, skip in (("AuxiliaryDGM", False), ("AuxiliaryDGM, skip", True))
+    },
     "TextVAE": System(
         "TextVAE",
         {"vocab_size": 5, "length": 3, "latent_dim": 2, "embedding_dim": 4, "hidden": 5},
@@ -162,7 +169,14 @@ SYSTEMS: dict[str, System] = {
         )
         for transition in ("gated", "linear")
     },
-    "VQVAE": System("VQVAE", {"codes": 8, "channels": [4], "blocks": 1, "embedding_dim": 3}, (1, 8, 8), elbo="vq"),
+    "TopDownVAE": System("TopDownVAE", {"channels": [4, 4], "cells": [1, 1], "latents": [1, 2]}, (1, 5, 4)),
+    "TopDownVAE, PixelCNN": System(
+        "TopDownVAE", {"channels": [4], "cells": [2], "latents": [2], "likelihood": PIXELS}, (1, 4, 4)
+    ),
+    "VQVAE": System("VQVAE", CODES, (1, 8, 8), elbo="vq"),
+    "VQVAE, scalars": System("VQVAE", {**CODES, "levels": [16, 15]}, (1, 8, 8), elbo="vq"),
+    "VQVAE, residual": System("VQVAE", {**CODES, "depth": 2}, (1, 8, 8), elbo="vq"),
+    "VQVAE, rotation": System("VQVAE", {**CODES, "gradient": "rotation", "decay": None}, (1, 8, 8), elbo="vq"),
     "ConditionalVAE, part": System("ConditionalVAE", {**SMALL, "condition": [4]}, extra=lambda: real(4)),
 }
 

@@ -14,7 +14,8 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae.elbo import VQ
 from pyro_vae.models import VQVAE
-from pyro_vae.models.codes import AutoregressiveCodes, Codebook
+from pyro_vae.models.codebooks import Codebook
+from pyro_vae.models.codes import AutoregressiveCodes
 from pyro_vae.pair.particles import particles_agree
 from pyro_vae.pair.tracing import trace_pair
 

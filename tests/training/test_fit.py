@@ -635,6 +635,8 @@ def test_no_epoch_yet() -> None:
         ({"batch_size": 31}, ValueError, "batch_size must be between 1 and the number of data 30, got 31"),
         ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number above 0, got 2.5"),
         ({"clip_norm": -1.0}, ValueError, "clip_norm must be a number above 0, got -1.0"),
+        ({"skip_norm": 0.0}, ValueError, "skip_norm must be a number above 0, got 0.0"),
+        ({"ema": 1.0}, ValueError, "ema must be a number above 0 below 1, got 1.0"),
         ({"lr_schedule": "steps"}, ValueError, "lr_schedule must be one of constant, linear, cosine or a function"),
         ({"elbo": "elbo"}, ValueError, "unknown ELBO 'elbo'"),
         ({"kl_weight": -1.0}, ValueError, "kl_weight must be a number from 0, got -1.0"),

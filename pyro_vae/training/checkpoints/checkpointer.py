@@ -81,12 +81,16 @@ class Checkpointer:
                 )
             yield saved
 
-    def load(self, state: TrainState, saved: Snapshot, compile: bool | str, example_args: tuple[object, ...]) -> None:
-        """Bring a run to the state of a checkpoint.
+    def load(
+        self, state: TrainState, saved: Snapshot | None, compile: bool | str, example_args: tuple[object, ...]
+    ) -> None:
+        """Bring a run to the state of a checkpoint; None leaves it at its start.
 
         Raises:
             ValueError: If the checkpoint is that of another run, or of a run with other settings.
         """
+        if saved is None:
+            return
         folder = self._checkpoints and self._checkpoints.path
         try:
             check_unchanged(saved.values["settings"], state.settings)
