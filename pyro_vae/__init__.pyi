@@ -42,6 +42,8 @@ from .training.fitting import State, fit
 from .training.history import Epoch, History
 from .training.nonfinite import NonFiniteLoss
 from .training.svi import SVI
+from .training.together.many import fit_many
+from .training.together.result import SeedRuns
 
 __version__: str
 
@@ -51,6 +53,7 @@ __all__ = [
     "Importance",
     "State",
     "Epoch",
+    "SeedRuns",
     "TrainingComparison",
     "SVI",
     "VAE",
@@ -79,6 +82,7 @@ __all__ = [
     "explore",
     "fit",
     "fit_local",
+    "fit_many",
     "impute",
     "inference_gaps",
     "launch",

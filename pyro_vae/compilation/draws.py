@@ -71,7 +71,11 @@ def _writer(node: fx.Node) -> Callable[[Tensor, torch.Generator], object] | None
     if node.target == aten.randperm.default:
         number: Any = node.args[0]
         return lambda out, generator: torch.randperm(number, generator=generator, out=out)
-    into = {aten.normal_.default: "normal_", aten.uniform_.default: "uniform_", aten.exponential_.default: "exponential_"}
+    into = {
+        aten.normal_.default: "normal_",
+        aten.uniform_.default: "uniform_",
+        aten.exponential_.default: "exponential_",
+    }
     if node.target not in into or not _is_fresh(node.args[0], node):
         return None
     if any(isinstance(value, fx.Node) for value in (*given, *options.values())):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -308,9 +309,11 @@ class CompiledGradients:
 
     def _eager(self, state: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         """The losses, computed eagerly on the noise that comes next; nothing changes."""
-        with unchecked(), recording(), fork_rng(), restored(_written(state)):
-            with Recordable(), NumbersStay(), noted_backward():
-                return _tensors(self.loss(*args, **kwargs))
+        outside = unchecked(), recording(), fork_rng(), restored(_written(state))
+        with ExitStack() as stack:
+            for context in (*outside, Recordable(), NumbersStay(), noted_backward()):
+                stack.enter_context(context)
+            return _tensors(self.loss(*args, **kwargs))
 
     def _leave_out(self, key: Any, reason: str) -> None:
         """Run what has failed eagerly from now on: only this shape, if others are compiled."""

@@ -17,7 +17,14 @@ from pyro_vae.compilation.gradients import Recording, compile_graph
 __all__ = ["CannotStack", "StackedGraph", "StackedTensors"]
 
 aten = torch.ops.aten
-TURNS = 3  # in which one graph and several are timed
+# vmap has rules for what they do, and none for doing it in place
+_OUT_OF_PLACE: dict[Any, Any] = {
+    aten.scatter_.value: aten.scatter.value,
+    aten.scatter_.src: aten.scatter.src,
+    aten.lerp_.Tensor: aten.lerp.Tensor,
+    aten.lerp_.Scalar: aten.lerp.Scalar,
+}
+TURNS = 5  # in which one graph and several are timed
 
 
 class CannotStack(ValueError):
@@ -94,7 +101,7 @@ class StackedGraph:
         self._state = [_stacked(rows, tensors) for rows in zip(*(r.state for r in recordings), strict=True)]
         _check_written(first.module, self._state)
         self.params = [tensors.stack(rows) for rows in zip(*(r.params for r in recordings), strict=True)]
-        _without_masks(first.module)
+        _made_batchable(first.module)
         try:
             self._draws: list[Draw] = draws_as_inputs(first.module)
         except ValueError as error:
@@ -137,7 +144,7 @@ class StackedGraph:
             self._run = compile_graph(self._vectorized, self._inputs())
 
     def gain(self, number: int) -> float:
-        """How many times faster a step of `number` runs is than as many steps of one, as recorded, measured in turns."""
+        """How many times faster a step of `number` runs is than as many of one, as recorded, measured in turns."""
         alone = [self._scale, *(leaf[0] for leaf in self._leaves), *(state.row(0) for state in self._state)]
         alone = [tensor.clone() for tensor in (*alone, *(noise[0] for noise in self._noise))]
         rows = zip(alone, self._dims(), strict=True)
@@ -184,7 +191,7 @@ class StackedGraph:
 
 
 def _stacked(rows: tuple[Tensor, ...], tensors: StackedTensors) -> _Input:
-    if all(row is rows[0] for row in rows):
+    if len(rows) > 1 and all(row is rows[0] for row in rows):
         return _Input(rows[0].detach(), False)
     return _Input(tensors.stack(rows), True)
 
@@ -198,12 +205,20 @@ def _check_written(module: fx.GraphModule, state: Sequence[_Input]) -> None:
             raise CannotStack("the runs write to a tensor that all of them share: make all networks inside build")
 
 
-def _without_masks(module: fx.GraphModule) -> None:
+def _made_batchable(module: fx.GraphModule) -> None:
     """Replace operations that cannot be made for several runs by equal ones that can be, in place."""
     graph = module.graph
     for node in list(graph.nodes):
         if node.target == aten.lift_fresh_copy.default:
             node.target = aten.clone.default
+        elif node.target in _OUT_OF_PLACE:
+            with graph.inserting_before(node):
+                new = graph.call_function(_OUT_OF_PLACE[node.target], node.args, node.kwargs)
+                new.meta = dict(node.meta)
+                written = graph.call_function(aten.copy_.default, (node.args[0], new))
+            written.meta = dict(node.meta)
+            node.replace_all_uses_with(written)
+            graph.erase_node(node)
         elif node.target in (aten.index_put.default, aten.index_put_.default) and _fills(node):
             value, (mask,), filling = node.args[:3]
             with graph.inserting_before(node):
@@ -218,8 +233,9 @@ def _without_masks(module: fx.GraphModule) -> None:
 
 def _fills(node: fx.Node) -> bool:
     """Whether a node puts one number where a mask of the same shape is true."""
-    value, indices, filling, *_ = node.args
-    if len(node.args) > 3 or len(indices) != 1:
+    args: Any = node.args
+    value, indices, filling, *_ = args
+    if len(args) > 3 or len(indices) != 1:
         return False
     written, mask, number = (each.meta.get("val") for each in (value, indices[0], filling))
     if written is None or mask is None or number is None:

@@ -40,9 +40,7 @@ def halved(grid: Mapping[str, list[Job]], epochs: int, how: Stacked) -> dict[str
 
     def train(members: list[Member]) -> list[Any]:
         rows = {label: members[i * width : (i + 1) * width] for i, label in enumerate(grid)}
-        groups = {
-            label: StackedEpochs(row) if is_stacked[label] else EpochsInTurn(row) for label, row in rows.items()
-        }
+        groups = {label: StackedEpochs(row) if is_stacked[label] else EpochsInTurn(row) for label, row in rows.items()}
         try:
             _train(groups, halving_epochs(len(grid), epochs))
         except CannotStack as error:

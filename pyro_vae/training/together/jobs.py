@@ -83,7 +83,8 @@ class Job:
         try:
             history = fit(*pair, self.data, seed=self.seed, **options)
         except Exception as error:
-            if not any(self.label in note for note in getattr(error, "__notes__", ())):
+            # of another run, if one inside this one has failed
+            if not any(note.startswith("while training") for note in getattr(error, "__notes__", ())):
                 error.add_note(f"while training {self.label}")
             raise
         if history.stopped == "interrupted":
@@ -94,6 +95,7 @@ class Job:
 def one_after_another(jobs: Sequence[Job]) -> Iterator[Fitted]:
     """Train one pair after another; each has an empty parameter store."""
     for job in jobs:
+        store: Any
         with pyro.get_param_store().scope() as store:
             pair, history = job.run()
         yield Fitted(job.seed, history, pair, store)
@@ -136,7 +138,7 @@ def train_together(
     return [found[i] for i in range(len(jobs))], returned[0]
 
 
-class _Measured(Exception):  # noqa: N818 - it ends runs that were set up to be measured
+class _Measured(Exception):
     def __init__(self, gain: float) -> None:
         super().__init__(gain)
         self.gain = gain

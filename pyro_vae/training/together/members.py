@@ -48,7 +48,8 @@ class Member:
         try:
             yield
         except Exception as error:
-            error.add_note(f"while training {self.label}")
+            if not any(note.startswith("while training") for note in getattr(error, "__notes__", ())):
+                error.add_note(f"while training {self.label}")
             raise
         finally:
             self.generator.set_state(torch.get_rng_state())
@@ -76,9 +77,7 @@ class Member:
         self.run.best.restore()
 
 
-def with_members(
-    starts: Sequence[tuple[str, Callable[[], Any]]], train: Callable[[list[Member]], None]
-) -> None:
+def with_members(starts: Sequence[tuple[str, Callable[[], Any]]], train: Callable[[list[Member]], None]) -> None:
     """Set up runs, one inside the other, so that what each of them changes is undone in the reverse order; train them.
 
     Args:

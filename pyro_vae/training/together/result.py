@@ -12,6 +12,7 @@ from rich.table import Table
 from pyro_vae.pair.protocol import Program
 from pyro_vae.support.results import Result
 from pyro_vae.support.statistics import mean_and_half_width
+from pyro_vae.support.tables import new_table
 from pyro_vae.training.history import Epoch, History
 from pyro_vae.training.together.jobs import Fitted
 
@@ -85,6 +86,8 @@ class SeedRuns(Result):
     def _rows(self) -> list[dict[str, Any]]:
         rows = []
         for seed, history in zip(self.seeds, self.histories, strict=True):
+            if not len(history):
+                continue
             epoch = final_epoch(history)
             measured = {name: getattr(epoch, name) for name in MEASURES}
             rows.append(
@@ -95,16 +98,17 @@ class SeedRuns(Result):
     def table(self) -> Table:
         """One row per seed, and the means over the seeds with their intervals."""
         how = "stacked in one graph" if self.stacked else f"not stacked: {self.why_not}"
-        table = Table(title=f"{len(self.seeds)} seeds, nats per datum; {how}", title_justify="left")
-        names = ["train_elbo", *(["valid_elbo"] if self.histories[0][-1].valid_elbo is not None else []), "kl"]
-        for name in ("seed", *names, "epoch", "seconds"):
-            table.add_column(name, justify="right")
+        found = {i.measure: i for i in self.intervals()}
+        names = [name for name in ("train_elbo", "valid_elbo", "kl") if name in found]
+        title = f"{len(self.seeds)} seeds, nats per datum; {how}"
+        table = new_table(title, "seed", *names, "epoch", "seconds")
         for row in self._rows():
             epoch = row["best"] or row["epochs"]
             table.add_row(str(row["seed"]), *(f"{row[n]:.3f}" for n in names), str(epoch), f"{row['seconds']:.2f}")
-        found = {i.measure: i for i in self.intervals()}
-        table.add_section()
-        table.add_row("mean", *(f"{found[n].mean:.3f} ± {found[n].high - found[n].mean:.3f}" for n in names), "", "")
+        if found:
+            table.add_section()
+            means = (f"{found[n].mean:.3f} ± {found[n].high - found[n].mean:.3f}" for n in names)
+            table.add_row("mean", *means, "", "")
         return table
 
     def _draw(self) -> Figure:
@@ -116,7 +120,7 @@ class SeedRuns(Result):
         for ax, name in zip(axes, ("epoch", "seconds"), strict=True):
             draw_band(ax, self.histories, name, color="C0", label=f"mean of {len(self.seeds)} seeds, 95 % interval")
             ax.set(xlabel=name)
-        kind = "training" if self.histories[0][-1].valid_elbo is None else "validation"
+        kind = "training" if None in self.histories[0].valid_elbo else "validation"
         axes[0].set(ylabel=f"{kind} ELBO (nats per datum)")
         axes[0].xaxis.get_major_locator().set_params(integer=True)
         axes[0].legend(loc="lower right")
@@ -128,7 +132,9 @@ def final_epoch(history: History) -> Epoch:
     return history[-1] if history.best is None else history[history.best - 1]
 
 
-def draw_band(ax: Any, histories: Sequence[History], against: str, *, color: str, label: str) -> None:
+def draw_band(
+    ax: Any, histories: Sequence[History], against: str, *, color: str, label: str, width: float = 2.0
+) -> None:
     """Draw the ELBO of each run, their mean at each epoch that all of them have, and its 95 % t-interval."""
     for history in histories:
         ax.plot([getattr(e, against) for e in history], [e.monitored for e in history], color=color, lw=0.6, alpha=0.4)
@@ -137,6 +143,6 @@ def draw_band(ax: Any, histories: Sequence[History], against: str, *, color: str
     at = [sum(getattr(epoch, against) for epoch in column) / len(column) for column in columns]
     found = [mean_and_half_width(torch.tensor([e.monitored for e in c], dtype=torch.float64)) for c in columns]
     means = [mean for mean, _ in found]
-    ax.plot(at, means, color=color, lw=2, label=label)
+    ax.plot(at, means, color=color, lw=width, label=label)
     if len(histories) > 1:
         ax.fill_between(at, [m - h for m, h in found], [m + h for m, h in found], color=color, alpha=0.2, lw=0)

@@ -41,7 +41,8 @@ class StackedAdam:
                 _update(params, grads, first, second, steps, rates[0])
                 return
             for k, rate in enumerate(rates):
-                _update(*([t[k] for t in stacks] for stacks in (params, grads, first, second)), steps, rate)
+                rows = ([stack[k] for stack in stacks] for stacks in (params, grads, first, second))
+                _update(*rows, steps, rate)  # type: ignore[call-arg, arg-type]
 
 
 def _update(

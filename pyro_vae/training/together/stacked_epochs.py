@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.compilation.call_arguments import layout_of, tensors_in
+from pyro_vae.compilation.effects import restored, tensors_of
 from pyro_vae.compilation.mode import recording
 from pyro_vae.compilation.reasons import why_not_compiled
 from pyro_vae.compilation.stacked import CannotStack, StackedGraph, StackedTensors
@@ -38,10 +39,12 @@ class StackedEpochs:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = list(members)
+        if not members[0].run.batches.in_memory or members[0].run.batches.device.type != "cpu":
+            raise CannotStack("runs are stacked on CPUs only, from data in memory")
         self._tensors, self._adam = StackedTensors(), StackedAdam()
         self._graphs: dict[Any, StackedGraph] = {}
         self._eager: dict[Any, list[Any]] = {}
-        self._is_prepared, self._is_compiled, self._steps = False, False, 0
+        self._is_compiled, self._steps = False, 0
         self._first, self._started, self._share = members[0].run, time.perf_counter(), 0.0
 
     @property
@@ -57,8 +60,6 @@ class StackedEpochs:
         active = self.active
         if not active:
             return False
-        if not self._is_prepared:
-            self._prepare()
         self._train_epoch()
         for k in active:
             self.members[k].end_epoch()
@@ -79,7 +80,6 @@ class StackedEpochs:
         """
         for member in self.members:
             member.start_epoch()
-        self._prepare()
         batches = next(self._batches())
         self._first_step(batches)
         return self._new_graph("first", batches).gain(number)
@@ -99,15 +99,13 @@ class StackedEpochs:
         self._tensors.separate(k)
         self.members[k].run.best.restore()
 
-    def _prepare(self) -> None:
-        """Refuse data that cannot be stacked, and let Pyro validate all of them by the first run."""
-        if not self._first.batches.in_memory or self._first.batches.device.type != "cpu":
-            raise CannotStack("runs are stacked on CPUs only, from data in memory")
-        with self.members[0].in_front() as run, fork_rng(), recording():
-            with kept_buffers(run.state.svi.model, run.state.svi.guide):
-                for batch in run.batches.batches():
-                    run.state.svi.evaluate_loss(*batch)
-        self._is_prepared = True
+    def _validate(self) -> None:
+        """Let Pyro validate all data by the first run, as the first epoch of a single run does."""
+        svi = self._first.state.svi
+        with self.members[0].in_front(), fork_rng(), recording(), restored(tensors_of(svi.objective)):
+            with kept_buffers(svi.model, svi.guide):
+                for batch in self._first.batches.batches():
+                    svi.evaluate_loss(*batch)
 
     def _train_epoch(self) -> None:
         state, choice = self._first.state, self._first.choice
@@ -156,6 +154,7 @@ class StackedEpochs:
                 losses.append(run.step(batch))
                 run.state.add(losses[-1])
                 run.advance(1)
+        self._validate()
         return torch.stack(losses)
 
     def _step(self, batches: Sequence[tuple[Any, ...]]) -> Tensor:
@@ -201,16 +200,17 @@ class StackedEpochs:
         for member, batch in zip(self.members, batches, strict=True):
             with member.in_front() as run:
                 try:
-                    run.state.svi.prepare(*batch)
+                    with restored(tensors_of(run.state.svi.objective)):
+                        run.state.svi.prepare(*batch)
                     recordings.append(run.state.svi.record(*batch))
                 except Exception as error:  # whatever the pair or the recorder raise
                     raise CannotStack(why_not_compiled(error)) from error
         graph = StackedGraph(recordings, tensors_in(batches[0]), self._tensors)
-        self._eager[key] = [recording.eager for recording in recordings]
+        self._eager[key] = [each.eager for each in recordings]
         self._check(key, graph, batches, self.active)
         self._graphs[key] = graph
-        optimizers = [member.run.state.svi.optimizer for member in self.members]
-        for param, *rows in zip(graph.params, *(recording.params for recording in recordings), strict=True):
+        optimizers: list[Any] = [member.run.state.svi.optimizer for member in self.members]
+        for param, *rows in zip(graph.params, *(each.params for each in recordings), strict=True):
             self._adam.adopt(param, [optimizer.state[row] for optimizer, row in zip(optimizers, rows, strict=True)])
         return graph
 
