@@ -46,6 +46,8 @@ from .training.fitting import State, fit
 from .training.history import Epoch, History
 from .training.nonfinite import NonFiniteLoss
 from .training.svi import SVI
+from .training.together.many import fit_many
+from .training.together.result import SeedRuns
 
 __version__: str
 
@@ -56,6 +58,7 @@ __all__ = [
     "Importance",
     "State",
     "Epoch",
+    "SeedRuns",
     "TrainingComparison",
     "SVI",
     "VAE",
@@ -86,6 +89,7 @@ __all__ = [
     "explore",
     "fit",
     "fit_local",
+    "fit_many",
     "forecast",
     "impute",
     "inference_gaps",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ from pyro_vae.compilation.recordable import NumbersStay, Recordable, noted_backw
 from pyro_vae.compilation.rewrites import rewrite
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["CompiledGradients", "compile_graph", "compiled_function", "layout_of"]
+__all__ = ["CompiledGradients", "Recording", "compile_graph", "compiled_function", "layout_of"]
 
 Loss = Callable[..., Tensor]
 
@@ -37,6 +38,29 @@ MAX_GRAPHS = 4
 MAX_NODES = 20_000  # the compiler would take very long for an unrolled loop over particles
 MAX_UNASKED = 1500  # it takes minutes for more, as of a loop over time, which nobody has asked for
 CHECK_EVERY = 500  # steps between comparisons with the eager loss
+MAX_COMPILED = 16  # graphs that a process keeps for another run of the same
+
+_compiled: dict[Any, Callable[..., Any]] = {}
+
+
+class Recording(NamedTuple):
+    """The graph of a loss and its gradients, before it is compiled.
+
+    Attributes:
+        module: The graph. Its inputs are the scale of the loss, the tensors of the arguments, and the state.
+        state: The parameters, buffers and constants that it reads and may write.
+        params: The parameters with a gradient, in the order of the outputs, which the losses precede.
+        registered: The parameters that the programs register.
+        num_values: The number of losses; None for a single one.
+        eager: The losses of arguments, computed eagerly on the noise that comes next; nothing changes.
+    """
+
+    module: fx.GraphModule
+    state: list[Tensor]
+    params: list[Tensor]
+    registered: list[Tensor]
+    num_values: int | None
+    eager: Callable[..., list[Tensor]]
 
 
 class _Graph(NamedTuple):
@@ -201,6 +225,21 @@ class CompiledGradients:
         self, params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Tensor]
     ) -> _Graph:
         started = time.perf_counter()
+        module, state, used, registered, number, _ = self.record(params, args, kwargs)
+        self._check_size(len(module.graph.nodes))
+        recorded = time.perf_counter()
+        with torch.no_grad():
+            run = compile_graph(module, [self._scale, *leaves, *state])
+        seconds = recorded - started, time.perf_counter() - recorded
+        return _Graph(run, state, used, registered, number, len(module.graph.nodes), seconds)
+
+    def record(self, params: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:
+        """The graph of the loss of these arguments and its gradients, not compiled.
+
+        Raises:
+            Exception: Whatever the pair or the recorder raise.
+        """
+        leaves = tensors_in((*args, *kwargs.values()))
         trained = [p for p in params if p.requires_grad]
         if params:  # a scale on another device would make each step wait for a transfer
             self._scale = self._scale.to(params[0].device)
@@ -224,12 +263,11 @@ class CompiledGradients:
         with untouched(self._side_effects()), registered_params() as registered, Recordable(), NumbersStay():
             module = make_fx(loss_and_gradients)(self._scale, *leaves)
         state = _lift(module)
-        self._check_size(len(module.graph.nodes))
-        recorded = time.perf_counter()
-        with torch.no_grad():
-            run = compile_graph(module, [self._scale, *leaves, *state])
-        seconds = recorded - started, time.perf_counter() - recorded
-        return _Graph(run, state, used, registered, number[0], len(module.graph.nodes), seconds)
+
+        def eager(*args: Any, **kwargs: Any) -> list[Tensor]:
+            return self._eager(state, args, kwargs)
+
+        return Recording(module, state, used, registered, number[0], eager)
 
     def _check_size(self, operations: int) -> None:
         if operations > MAX_NODES:
@@ -256,12 +294,9 @@ class CompiledGradients:
 
     def _agrees(self, graph: _Graph, leaves: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the compiled and the eager loss agree on the same random numbers; gives up if not."""
-        buffers = [tensor for tensor in graph.state if not tensor.requires_grad]
-        with unchecked(), recording():
-            with fork_rng(), restored(buffers):
-                compiled = _split(self._run(graph, leaves, 1.0), graph)[0]
-            with fork_rng(), restored(buffers), Recordable(), NumbersStay(), noted_backward():
-                eager = _tensors(self.loss(*args, **kwargs))
+        with unchecked(), recording(), fork_rng(), restored(_written(graph.state)):
+            compiled = _split(self._run(graph, leaves, 1.0), graph)[0]
+        eager = self._eager(graph.state, args, kwargs)
         for ours, theirs in zip(compiled, eager, strict=True):
             # the caller reports a loss that is not finite
             if not torch.allclose(ours, theirs.to(ours), rtol=1e-2, atol=1e-2, equal_nan=True):
@@ -271,6 +306,14 @@ class CompiledGradients:
                 )
                 return False
         return True
+
+    def _eager(self, state: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+        """The losses, computed eagerly on the noise that comes next; nothing changes."""
+        outside = unchecked(), recording(), fork_rng(), restored(_written(state))
+        with ExitStack() as stack:
+            for context in (*outside, Recordable(), NumbersStay(), noted_backward()):
+                stack.enter_context(context)
+            return _tensors(self.loss(*args, **kwargs))
 
     def _leave_out(self, key: Any, reason: str) -> None:
         """Run what has failed eagerly from now on: only this shape, if others are compiled."""
@@ -310,6 +353,11 @@ def compiled_function(f: Callable[..., Tensor], inputs: list[Tensor]) -> Callabl
     return lambda *tensors: run(*tensors, *state)
 
 
+def _written(state: list[Tensor]) -> list[Tensor]:
+    """What of the state of a graph a step may write to."""
+    return [tensor for tensor in state if not tensor.requires_grad]
+
+
 def _tensors(value: Any) -> list[Tensor]:
     """The losses of a step without a gradient, a number as a tensor."""
     return [torch.as_tensor(v).detach() for v in (value if isinstance(value, tuple) else (value,))]
@@ -324,8 +372,18 @@ def _split(outputs: Any, graph: _Graph) -> tuple[list[Tensor], list[Tensor]]:
 def compile_graph(module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
     """Compile a graph with Inductor, so that it draws the random numbers of eager execution.
 
-    What it makes is stored in PyTorch's folder of compiled graphs, where another process finds it.
+    A graph whose constants are inputs, as all have here, is compiled once in a process: a run from another seed has the
+    same. What is made is stored in PyTorch's folder of compiled graphs, too, where another process finds it.
     """
+    key = module.code, tuple(map(layout_of, inputs)), torch.get_num_threads()
+    run = _compiled.pop(key, None) or _compile(module, inputs)
+    _compiled[key] = run  # the latest last
+    if len(_compiled) > MAX_COMPILED:
+        del _compiled[next(iter(_compiled))]
+    return run
+
+
+def _compile(module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
     # their import takes a second, which only those should wait for who compile
     from torch._dynamo.utils import counters
     from torch._guards import TracingContext, tracing

@@ -10,8 +10,8 @@ from pyro_vae.models.gmvae import GMVAE
 from pyro_vae.models.hierarchical import HierarchicalVAE, LadderVAE
 from pyro_vae.models.multimodal import MultimodalVAE
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
-from pyro_vae.models.tabular import TabularVAE
 from pyro_vae.models.state_space import DeepMarkovModel
+from pyro_vae.models.tabular import TabularVAE
 from pyro_vae.models.text import TextVAE
 from pyro_vae.models.top_down import TopDownVAE
 from pyro_vae.models.vae import VAE

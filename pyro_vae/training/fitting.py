@@ -34,10 +34,11 @@ from pyro_vae.training.checkpoints.directory import Checkpoints
 from pyro_vae.training.checkpoints.signals import stop_between_steps
 from pyro_vae.training.checkpoints.svi import objective_values
 from pyro_vae.training.compile_choice import CompileChoice
+from pyro_vae.training.driving import drive
 from pyro_vae.training.forms import in_tensors
 from pyro_vae.training.guards import check_grad_enabled, only_thread
 from pyro_vae.training.history import History
-from pyro_vae.training.loop import Run, run_to_end
+from pyro_vae.training.loop import Run
 from pyro_vae.training.minibatches import check_minibatches
 from pyro_vae.training.monitor import SEED, Monitor
 from pyro_vae.training.nonfinite import LossCheck
@@ -238,7 +239,7 @@ def fit(
         signals = stack.enter_context(stop_between_steps(checkpointer.is_active or ranks.size > 1))
         advance = stack.enter_context(progress_bar("training", schedules.length.steps, progress))
         advance(state.step)
-        run_to_end(
+        drive(
             Run(
                 state,
                 head.example_args,

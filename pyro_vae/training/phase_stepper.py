@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.compilation.effects import modules_called
-from pyro_vae.compilation.gradients import CompiledGradients
+from pyro_vae.compilation.gradients import CompiledGradients, Recording
 from pyro_vae.compilation.mode import Compile
 from pyro_vae.training.optimizers import Updater
 from pyro_vae.training.parameters import ParameterRegistry
@@ -101,6 +101,11 @@ class PhaseStepper:
         if new:
             self._owned.update(new)
             self.updater.own(new)
+
+    def record(self, args: tuple[Any, ...]) -> Recording:
+        """The graph of the loss and its gradients, not compiled. Call `prepare` first."""
+        self.own()
+        return self._compiled_gradients().record(self.updater.owned, args, {})
 
     def load_compiled(self, state: dict[str, Any]) -> None:
         """Restore a `CompiledGradients.state()`; graphs are compiled when a step needs them. Call `prepare` first."""

@@ -64,6 +64,10 @@ class TrainStep:
             self._state.average.update()
         return loss
 
+    def num_data(self, rows: tuple[Any, ...]) -> float:
+        """The number of data that the summed loss of these rows is of."""
+        return self._scale().num_data(rows)
+
     def _gradient(self, rows: tuple[Any, ...], weight: float) -> Tensor:
         """Add this process's part of the gradient to the parameters' `.grad`; returns its part of the loss."""
         try:

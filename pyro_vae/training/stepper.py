@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.compilation.gradients import Recording
 from pyro_vae.compilation.mode import Compile, recording
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.parameters import ParameterRegistry
-from pyro_vae.training.phase_stepper import PhaseStepper
+from pyro_vae.training.phase_stepper import OwnGradients, PhaseStepper
 from pyro_vae.training.phases import Phases
 from pyro_vae.training.replicas import Replicas
 from pyro_vae.training.scaling import LossScaler
@@ -108,6 +109,16 @@ class Stepper:
             stepper.own()
             stepper.updater.reorder(params.values())
             stepper.is_verified = True
+
+    def record(self, args: tuple[Any, ...]) -> Recording:
+        """The graph of the loss and its gradients, not compiled. Call `prepare` first.
+
+        Raises:
+            ValueError: For an objective with more than one phase or step, or with gradients of its own.
+        """
+        if len(self.steppers) > 1 or self.last.steps > 1 or isinstance(self.last, OwnGradients):
+            raise ValueError(f"a step of {type(self._phases.objective).__name__} is more than one gradient of one loss")
+        return self.last.record(args)
 
     def join(self, replicas: Replicas) -> None:
         """Take each step together with other processes from now on."""

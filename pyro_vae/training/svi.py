@@ -13,6 +13,7 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from pyro_vae.compilation.gradients import Recording
 from pyro_vae.compilation.mode import Compile
 from pyro_vae.compilation.precision import Precision, networks_in, precision_dtype
 from pyro_vae.distributed.ranks import Ranks
@@ -239,6 +240,16 @@ class SVI:
         with Running(), kept_buffers(self.model, self.guide, networks=critics):
             self._stepper.prepare(args, kwargs)
         return self.params
+
+    def record(self, *args: Any) -> Recording:
+        """The graph of the loss of these arguments and its gradients, not compiled. Call `prepare` first.
+
+        Raises:
+            ValueError: For an objective with more than one phase or step, or with gradients of its own.
+            Exception: Whatever the pair or the recorder raise.
+        """
+        with Running(), rows_named(self.model, self.guide, args, {}):
+            return self._stepper.record(args)
 
     def adopt(self, params: dict[str, Tensor]) -> None:
         """Pass these parameters to the optimizer, in this order if it was not made yet."""

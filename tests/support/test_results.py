@@ -27,9 +27,9 @@ from pyro_vae.evaluate import (
     Calibration,
     CalibrationRow,
     CheckLine,
+    Coherence,
     ColumnDistance,
     ColumnScore,
-    Coherence,
     Disentanglement,
     ElboComparison,
     EstimatorCheck,
@@ -65,6 +65,7 @@ from pyro_vae.support.results import PanelResult, Result
 from pyro_vae.support.tables import as_html, as_text
 from pyro_vae.training.comparison.result import TrainingComparison, TrainingRun
 from pyro_vae.training.history import Epoch, History
+from pyro_vae.training.together.result import SeedRuns
 from pyro_vae.training.what_is_compiled import CompiledReport, CompiledSteps
 
 NAN, INF = math.nan, math.inf
@@ -160,6 +161,10 @@ def history(*losses: float, valid: float | None = -3.0) -> History:
 def trainings(value: float = -3.0) -> TrainingComparison:
     run = TrainingRun("elbo", 0, value, value, value, 0.1, 2, 0.5, history(3.0, -value))
     return TrainingComparison([replace(run, estimator=name, seed=seed) for name in ("elbo", EVIL) for seed in (0, 1)])
+
+
+def seed_runs(*losses: float) -> SeedRuns:
+    return SeedRuns([0, 1], [history(*losses), history(*losses, valid=None)], [], EVIL)
 
 
 def runs(*rows: RunRow) -> RunTable:
@@ -261,6 +266,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "Summary": summary,
     "Summary of NaN": lambda: summary(NAN),
     "Summary of infinities": lambda: summary(-INF),
+    "SeedRuns": lambda: seed_runs(3.0, 2.0),
+    "SeedRuns of NaN": lambda: seed_runs(NAN),
+    "SeedRuns of nothing": lambda: SeedRuns([], [], []),
     "TrainingComparison": trainings,
     "TrainingComparison of NaN": lambda: trainings(NAN),
     "TrainingComparison of nothing": lambda: TrainingComparison([]),

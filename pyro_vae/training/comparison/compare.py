@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyro
 import pyro.infer
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.data import Data, Split
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.pair.networks import modules_of
-from pyro_vae.pair.protocol import Program
 from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng
+from pyro_vae.training.comparison.halving import halved
 from pyro_vae.training.comparison.result import TrainingComparison, TrainingRun
-from pyro_vae.training.fitting import fit
-from pyro_vae.training.history import History
+from pyro_vae.training.together.building import FreshPairs
+from pyro_vae.training.together.jobs import Fitted, Job, Stacked, one_after_another
+from pyro_vae.training.together.many import check_seeds, train_jobs
+from pyro_vae.training.together.result import final_epoch
 
 __all__ = ["compare_training"]
 
@@ -31,7 +30,7 @@ Estimators = Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELB
 TRAIN_HEAD = 1000  # number of training data used instead if there are no validation data
 
 
-@checked_from(estimators=None)
+@checked_from(estimators=None, stacked=None, processes=1)
 def compare_training(
     build: Callable[[int], Any],
     data: Any,
@@ -43,6 +42,9 @@ def compare_training(
     seconds: float | None = None,
     x: Tensor | tuple[Any, ...] | None = None,
     num_samples: int = 100,
+    stacked: Stacked = False,
+    processes: int = 1,
+    halving: bool = False,
     progress: bool | None = False,
     **options: Any,
 ) -> TrainingComparison:
@@ -66,6 +68,11 @@ def compare_training(
         x: Data for log p(x), `(N, ...)`, or a tuple of these and the pair's further arguments. Default: all validation
             data, or the first 1000 training data without them.
         num_samples: Importance samples per datum for log p(x).
+        stacked, processes: The runs of an estimator from all seeds at once, in one graph or in several processes: see
+            `fit_many`, whose figures are the same. The seconds of a stacked run are its share.
+        halving: End the training of estimators that are beaten: sequential halving. All estimators train together; at
+            each of a few epochs the better half of them, by the mean ELBO over the seeds, goes on. The parts of the
+            training between these epochs have about equal cost. A run that ends so has `history.stopped == "beaten"`.
         progress: Show a bar over the runs.
         **options: Options of `fit` for all runs: `batch_size`, `lr`, `num_particles`, ...
 
@@ -75,46 +82,91 @@ def compare_training(
     Raises:
         ValueError, TypeError: For bad arguments; if `build` returns a network that was trained before, or other weights
             at its second call with a seed; and for errors of `fit`, with a note of estimator and seed.
+
+    Reference: Karnin et al. 2013, ICML, algorithm 1, and Jamieson and Talwalkar 2016, arXiv 1502.07943 (halving).
     """
     jobs = _jobs(estimators, options)
     _check_length(epochs, seconds, [*jobs.values()])
-    seeds = list(seeds)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be different whole numbers, at least one, got {seeds}")
+    seeds = check_seeds(seeds)
+    _check_way(stacked, processes, halving, seconds)
     if isinstance(data, Data) and valid is None:
         valid = data.valid
     held_out = _held_out(data, valid) if x is None else x if isinstance(x, tuple) else (x,)
+    check = FreshPairs()
+    grid = {
+        label: [
+            Job(
+                build,
+                data,
+                seed,
+                {**_with_length(job, epochs, seconds), "valid": valid},
+                f"under {label!r} from seed {seed}",
+                check,
+            )
+            for seed in seeds
+        ]
+        for label, job in jobs.items()
+    }
     runs: dict[tuple[str, int], TrainingRun] = {}
-    initial = _InitialWeights()
     with progress_bar("training", len(jobs) * len(seeds), progress) as advance:
-        # the first step of a process takes seconds longer, which would put the baseline at a disadvantage
-        with pyro.get_param_store().scope():
-            label, job = next(iter(jobs.items()))
-            one_step = {k: v for k, v in job.items() if k not in ("kl_weight", "callbacks", "early_stopping")}
-            _train(_build_pair(build, seeds[0])[0], data, (label, seeds[0]), {**one_step, "steps": 1})
-        for seed in seeds:
-            for label, job in jobs.items():
-                # pairs made of plain functions share the parameter store, and names in it
-                with pyro.get_param_store().scope():
-                    pair, nets = _build_pair(build, seed)
-                    initial.check(seed, nets)
-                    history = _train(pair, data, (label, seed), {**_with_length(job, epochs, seconds), "valid": valid})
-                    args = [a.to(_device()) if isinstance(a, Tensor) else a for a in held_out]
-                    marginal = log_marginal(*pair, *args, num_samples=num_samples, seed=0)
-                best = history[-1] if history.best is None else history[history.best - 1]
-                runs[label, seed] = TrainingRun(
-                    estimator=label,
-                    seed=seed,
-                    train_elbo=best.train_elbo,
-                    valid_elbo=best.valid_elbo,
-                    log_prob=marginal.mean,
-                    log_prob_error=marginal.mean_error,
-                    epochs=len(history),
-                    seconds=history[-1].seconds,
-                    history=history,
-                )
-                advance(1, f"{label}, seed {seed}: log p(x) {marginal.mean:.2f}")
+        _warm_up(build, data, seeds[0], *next(iter(jobs.items())))
+        for label, fitted in _all_fitted(grid, stacked, processes, halving, epochs):
+            run = _measured(label, fitted, held_out, num_samples)
+            runs[label, run.seed] = run
+            advance(1, f"{label}, seed {run.seed}: log p(x) {run.log_prob:.2f}")
     return TrainingComparison([runs[label, seed] for label in jobs for seed in seeds])
+
+
+def _all_fitted(
+    grid: Mapping[str, list[Job]], how: Stacked, processes: int, halving: bool, epochs: int | None
+) -> Iterator[tuple[str, Fitted]]:
+    """The trained pairs with their labels, in the order in which they are trained."""
+    if halving and epochs is not None:
+        for label, found in halved(grid, epochs, how).items():
+            yield from ((label, fitted) for fitted in found)
+    elif how is False and processes == 1:
+        for column in zip(*grid.values(), strict=True):
+            for label, job in zip(grid, column, strict=True):
+                yield from ((label, fitted) for fitted in one_after_another([job]))
+    else:
+        for label, row in grid.items():
+            yield from ((label, fitted) for fitted in train_jobs(row, how, processes)[0])
+
+
+def _measured(label: str, fitted: Fitted, held_out: Sequence[Any], num_samples: int) -> TrainingRun:
+    """A trained pair with its log p(x)."""
+    # pairs made of plain functions share the parameter store, and names in it
+    with pyro.get_param_store().scope():
+        pair = fitted.load()
+        args = [a.to(_device()) if isinstance(a, Tensor) else a for a in held_out]
+        marginal = log_marginal(*pair, *args, num_samples=num_samples, seed=0)
+    history = fitted.history
+    best = final_epoch(history)
+    return TrainingRun(
+        estimator=label,
+        seed=fitted.seed,
+        train_elbo=best.train_elbo,
+        valid_elbo=best.valid_elbo,
+        log_prob=marginal.mean,
+        log_prob_error=marginal.mean_error,
+        epochs=len(history),
+        seconds=history[-1].seconds,
+        history=history,
+    )
+
+
+def _warm_up(build: Callable[[int], Any], data: Any, seed: int, label: str, job: Mapping[str, Any]) -> None:
+    """Take the first step of the process, which takes seconds longer and would put the baseline at a disadvantage."""
+    options = {k: v for k, v in job.items() if k not in ("kl_weight", "callbacks", "early_stopping")}
+    list(one_after_another([Job(build, data, seed, {**options, "steps": 1}, f"under {label!r} from seed {seed}")]))
+
+
+def _check_way(how: Stacked, processes: int, halving: bool, seconds: float | None) -> None:
+    if seconds is not None and (how is not False or halving):
+        name = "halving" if halving else "stacked"
+        raise ValueError(f"{name} trains runs side by side, which share their seconds: give epochs, not seconds")
+    if halving and processes > 1:
+        raise ValueError("halving compares all runs at an epoch, in one process: leave processes at 1")
 
 
 def _jobs(estimators: Estimators, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -168,59 +220,6 @@ def _held_out(data: Any, valid: Any) -> tuple[Any, ...]:
 def _device() -> torch.device | None:
     """The device of the current pair's parameters."""
     return next((p.device for p in pyro.get_param_store().values()), None)
-
-
-def _build_pair(build: Callable[[int], Any], seed: int) -> tuple[tuple[Program, Program], list[nn.Module]]:
-    """The pair and its networks."""
-    with fork_rng(seed):
-        pair = build(seed)
-    if isinstance(pair, tuple) and len(pair) == 2:
-        model, guide = pair
-    elif hasattr(pair, "model") and hasattr(pair, "guide"):
-        model, guide = pair.model, pair.guide
-    else:
-        raise TypeError(
-            "build(seed) must return an object with model and guide, or a tuple (model, guide), got "
-            f"{type(pair).__name__}"
-        )
-    return (model, guide), list(modules_of(model, guide).values())
-
-
-class _InitialWeights:
-    """Checks that all runs with one seed begin with the same, untrained weights."""
-
-    def __init__(self) -> None:
-        self.used: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-        self.by_seed: dict[int, list[Tensor]] = {}
-
-    def check(self, seed: int, nets: list[nn.Module]) -> None:
-        trained = [net for net in nets if any(p.requires_grad for p in net.parameters())]
-        if any(net in self.used for net in trained):
-            raise ValueError(
-                f"build({seed}) returned a network that an earlier run has trained: make all networks inside build"
-            )
-        self.used.update(trained)
-        now = [p.detach().clone() for net in nets for p in net.parameters()]
-        first = self.by_seed.setdefault(seed, now)
-        if len(first) != len(now) or not all(torch.equal(a, b) for a, b in zip(first, now, strict=True)):
-            raise ValueError(
-                f"build({seed}) made different weights at its first and its second call: draw random numbers from "
-                "torch's generator only, which is seeded before each call"
-            )
-
-
-def _train(pair: tuple[Program, Program], data: Any, run: tuple[str, int], options: dict[str, Any]) -> History:
-    if isinstance(options.get("elbo"), pyro.infer.ELBO | Mapping):
-        options = {**options, "elbo": copy.deepcopy(options["elbo"])}  # it may have a state, such as a baseline
-    label, seed = run
-    try:
-        history = fit(*pair, data, seed=seed, progress=False, **options)
-    except Exception as error:
-        error.add_note(f"while training under {label!r} from seed {seed}")
-        raise
-    if history.stopped == "interrupted":
-        raise KeyboardInterrupt
-    return history
 
 
 def _with_length(options: dict[str, Any], epochs: int | None, seconds: float | None) -> dict[str, Any]:

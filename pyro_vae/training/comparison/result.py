@@ -14,6 +14,7 @@ from pyro_vae.support.pictures import without_math
 from pyro_vae.support.results import Result
 from pyro_vae.support.statistics import mean_and_half_width
 from pyro_vae.training.history import History
+from pyro_vae.training.together.result import draw_band
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,7 +90,11 @@ class TrainingComparison(Result):
         return found
 
     def differences(self, baseline: str | None = None) -> list[PairedDifference]:
-        """Paired differences of every other estimator to `baseline` (default: the first), for each measure."""
+        """Paired differences of every other estimator to `baseline` (default: the first), for each measure.
+
+        If training ended early for one of the two because it was beaten, their ELBOs are those of the last epoch that
+        both of them have, and there is no difference of log p(x).
+        """
         if not self.runs:
             return []
         baseline = self.estimators[0] if baseline is None else baseline
@@ -97,16 +102,50 @@ class TrainingComparison(Result):
         result = []
         for estimator in self.estimators:
             for measure in MEASURES if estimator != baseline else ():
-                pairs = [
-                    (getattr(a, measure), getattr(b, measure))
-                    for a, b in zip(self.runs_of(estimator), base, strict=True)
-                ]
+                pairs = [_at_equal_length(a, b, measure) for a, b in zip(self.runs_of(estimator), base, strict=True)]
                 if pairs[0][0] is not None:
-                    mean, half = mean_and_half_width(torch.tensor([a - b for a, b in pairs], dtype=torch.float64))
-                    result.append(
-                        PairedDifference(estimator, baseline, measure, mean, mean - half, mean + half, len(pairs))
-                    )
+                    result.append(_difference(estimator, baseline, measure, pairs))
         return result
+
+    def at_equal_time(self, seconds: float | None = None, baseline: str | None = None) -> list[PairedDifference]:
+        """Paired differences of the ELBO after equally many seconds of training in place of epochs.
+
+        The ELBO (of the validation data, else the training data) is that of the latest epoch that had ended by then.
+
+        Args:
+            seconds: The time. Default: the latest that all runs have reached.
+            baseline: The estimator that the others are compared with. Default: the first.
+
+        Raises:
+            ValueError: If a run had not ended its first epoch by then, or had ended before.
+        """
+        if not self.runs:
+            return []
+        first = max(run.history[0].seconds for run in self.runs)
+        last = min(run.history[-1].seconds for run in self.runs)
+        if last < first:
+            raise ValueError(
+                f"a run ended after {last:.3g} seconds, before the first epoch of another, at {first:.3g}: train for "
+                "more epochs"
+            )
+        seconds = last if seconds is None else seconds
+        if not first <= seconds <= last:
+            raise ValueError(f"seconds must be in the training of all runs, {first:.3g} to {last:.3g}, got {seconds}")
+        baseline = self.estimators[0] if baseline is None else baseline
+        base = self.runs_of(baseline)
+        return [
+            _difference(
+                estimator,
+                baseline,
+                "elbo",
+                [
+                    (_elbo_at(a, seconds), _elbo_at(b, seconds))
+                    for a, b in zip(self.runs_of(estimator), base, strict=True)
+                ],
+            )
+            for estimator in self.estimators
+            if estimator != baseline
+        ]
 
     def _values(self) -> dict[str, Any]:
         return {"estimators": self.estimators, "differences": [asdict(d) for d in self.differences()]}
@@ -123,7 +162,7 @@ class TrainingComparison(Result):
         first, seeds = (self.estimators[0], len(self.runs_of(self.estimators[0]))) if self.runs else ("the first", 0)
         title = (
             f"nats per datum, means over {seeds} seed(s); differences to {first} are paired by seed, "
-            "with 95 % t-intervals"
+            "with 95 % t-intervals (±: of the means)"
         )
         table = Table(title=Text(title, style="table.title"), title_justify="left")
         table.add_column("estimator")
@@ -135,10 +174,10 @@ class TrainingComparison(Result):
             elbo = "train_elbo" if runs[0].valid_elbo is None else "valid_elbo"
             table.add_row(
                 Text(estimator),
-                f"{_mean(runs, 'train_elbo'):.3f}",
-                "" if runs[0].valid_elbo is None else f"{_mean(runs, 'valid_elbo'):.3f}",
+                _interval(runs, "train_elbo"),
+                "" if runs[0].valid_elbo is None else _interval(runs, "valid_elbo"),
                 _format(found.get((estimator, elbo))),
-                f"{_mean(runs, 'log_prob'):.3f}",
+                _interval(runs, "log_prob"),
                 _format(found.get((estimator, "log_prob"))),
                 f"{_mean(runs, 'epochs'):.0f}",
                 f"{_mean(runs, 'seconds'):.1f}",
@@ -146,19 +185,17 @@ class TrainingComparison(Result):
         return table
 
     def _draw(self) -> Figure:
-        """The ELBO (validation, else training) against the epoch and against seconds, one line per run."""
+        """The ELBO (validation, else training) against the epoch and against seconds: runs, means and intervals."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 3.8), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
         for i, estimator in enumerate(self.estimators):
-            # later lines are thinner, so that equal curves can all be seen
-            style: dict[str, Any] = {"color": f"C{i}", "lw": max(0.8, 2.6 - 0.5 * i), "alpha": 0.8}
-            for j, run in enumerate(self.runs_of(estimator)):
-                label = without_math(estimator) if j == 0 else None
-                elbo = [epoch.monitored for epoch in run.history]
-                axes[0].plot([epoch.epoch for epoch in run.history], elbo, label=label, **style)
-                axes[1].plot([epoch.seconds for epoch in run.history], elbo, **style)
+            histories = [run.history for run in self.runs_of(estimator)]
+            for ax, name in zip(axes, ("epoch", "seconds"), strict=True):
+                label = without_math(estimator) if ax is axes[0] else ""
+                # later lines are thinner, so that equal curves can all be seen
+                draw_band(ax, histories, name, color=f"C{i}", label=label, width=max(0.8, 2.6 - 0.5 * i))
         # the axis leaves out the first epochs, which are far below the others
         late = [e.monitored for run in self.runs for e in run.history.epochs[len(run.history) // 10 :]]
         finite = torch.tensor([v for v in late if math.isfinite(v)])
@@ -172,6 +209,28 @@ class TrainingComparison(Result):
         axes[1].set(xlabel="seconds")
         figure.legend(loc="outside right upper", fontsize=8)
         return figure
+
+
+def _difference(estimator: str, baseline: str, measure: str, pairs: list[tuple[float, float]]) -> PairedDifference:
+    mean, half = mean_and_half_width(torch.tensor([a - b for a, b in pairs], dtype=torch.float64))
+    return PairedDifference(estimator, baseline, measure, mean, mean - half, mean + half, len(pairs))
+
+
+def _at_equal_length(a: TrainingRun, b: TrainingRun, measure: str) -> tuple[Any, Any]:
+    """A measure of two runs; of their last common epoch, if one of them was beaten."""
+    if "beaten" not in (a.history.stopped, b.history.stopped) or len(a.history) == len(b.history):
+        return getattr(a, measure), getattr(b, measure)
+    last = min(len(a.history), len(b.history)) - 1
+    return getattr(a.history[last], measure, None), getattr(b.history[last], measure, None)
+
+
+def _elbo_at(run: TrainingRun, seconds: float) -> float:
+    return [epoch.monitored for epoch in run.history if epoch.seconds <= seconds][-1]
+
+
+def _interval(runs: list[TrainingRun], name: str) -> str:
+    mean, half = mean_and_half_width(torch.tensor([getattr(run, name) for run in runs], dtype=torch.float64))
+    return f"{mean:.3f} ± {half:.3f}" if len(runs) > 1 else f"{mean:.3f}"
 
 
 def _mean(runs: list[TrainingRun], name: str) -> float:
