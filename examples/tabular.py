@@ -21,7 +21,7 @@ values are rounded, which a discriminator notices; a second line has the synthet
 
 import argparse
 import time
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ import pyro_vae as pv
 
 from common import make_parser
 
-METHODS = ("mean", "knn", "iterative")
+METHODS: tuple[Literal["mean", "knn", "iterative"], ...] = ("mean", "knn", "iterative")
 
 
 def main() -> None:

@@ -15,12 +15,18 @@ by importance sampling (for scikit-learn its own bound). Coherence: the mean NPM
 words, `log(p(u, v) / p(u) p(v)) / -log p(u, v)`, by the documents in which they occur (Lau et al. 2014, doi
 10.3115/v1/E14-1056). And against the truth: the share of the 10 first words of a true topic that the topic found has
 too, one-to-one.
+
+Measured (2-core CPU busy with other work, one thread, seed 0; 64, 66 and 26 seconds): ProdLDA has perplexity 178.3,
+NPMI 0.468 and 76 % of the first words; the mixture 174.0, 0.330 and 70 %; LDA by variational EM 168.1, 0.424 and 97 %.
+The true topics have an NPMI of 0.424. ProdLDA finds nine of the ten topics, one of them twice; the mixture finds six
+and merges others in pairs.
 """
 
 import argparse
 import itertools
 import math
 import time
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -76,7 +82,8 @@ def main() -> None:
         vae = trained(train, decoder(options.num_topics, WORDS, bias=False), options)
         marginal = pv.log_marginal(vae.model, vae.guide, test, num_samples=options.num_samples, seed=0)
         orders = torch.lgamma(test.sum(1).double() + 1) - torch.lgamma(test.double() + 1).sum(1)
-        found[name] = vae.decoder.topics()
+        made: Any = vae.decoder
+        found[name] = made.topics()
         log_p = float((marginal.log_prob.double() - orders).sum())
         say(name, found[name], truth, test, log_p, time.perf_counter() - started)
     started = time.perf_counter()
@@ -119,7 +126,7 @@ def trained(x: Tensor, decoder: nn.Module, options: argparse.Namespace) -> pv.VA
         vae.guide,
         x,
         epochs=options.epochs,
-        batch_size=100,
+        batch_size=min(100, len(x)),
         lr=0.01,
         lr_schedule="cosine",
         kl_weight=pv.elbo.Warmup(epochs=options.epochs / 2),  # else some topics are given up before they are found
