@@ -50,6 +50,8 @@ TINY = {
     "resume.py": "--epochs 2 --kills 1",
     "score_function.py": "--data digits --epochs 2 --num_data 8 --num_particles 1 2 --repeats 3 --num_samples 10",
     "sparse_autoencoder.py": "--epochs 1",
+    "tabular.py": "--data wine --epochs 1 --num_particles 2 --num_samples 10 --hidden 8",
+    "topic_model.py": "--num_documents 100 --epochs 1 --num_samples 5 --num_topics 3 --hidden 8",
     "text_vae.py": "--corpus built_in --epochs 2 --num_data 20 --num_samples 5 --hidden 8",
     "true_posterior_2d.py": "--data digits --epochs 1 --num_data 2 --max_steps 10",
     "sigma_vae.py": "--data digits --epochs 1",

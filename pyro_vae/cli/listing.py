@@ -28,9 +28,9 @@ def run(name: str, argv: Sequence[str], command: str) -> None:
         "--kl_weight": [schedule.__name__ for schedule in get_args(elbo.Schedule)],
         "--model.likelihood": conditionals.LIKELIHOODS,
         "--model.posterior": conditionals.POSTERIORS,
-        "--model.posterior, of shares that sum to one": conditionals.SHARE_POSTERIORS,
+        "--model.posterior (shares)": conditionals.SHARE_POSTERIORS,
         "--model.prior": priors.PRIORS,
-        "--model.prior, of shares that sum to one": priors.SHARE_PRIORS,
+        "--model.prior (shares)": priors.SHARE_PRIORS,
         "--model.encoder, --model.decoder": networks,
     }.items():
         table.add_row(option, escape(", ".join(names)))

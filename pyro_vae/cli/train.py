@@ -145,8 +145,7 @@ def _add_data_options(group: Any) -> None:
         default=None,
         metavar="TYPES",
         help="Types of columns of a .csv file in place of the inferred ones: real, positive, count, binary, "
-        "categorical or ordinal; a list of levels in order; null leaves a column out. For example --types.size "
-        "'[S, M, L]'.",
+        "categorical or ordinal; or a list of levels in order. For example --types.size '[S, M, L]'.",
     )
     group.add_argument("--valid", type=int | float, default=0.1, help="Fraction or number of validation data.")
     group.add_argument(

@@ -179,8 +179,16 @@ class _Poisson(_Group):
 
 
 class _NegativeBinomial(_Group):
+    dispersion: Tensor
+
+    def __init__(self, columns: Sequence[Column], per_cell: bool) -> None:
+        super().__init__(columns, per_cell)
+        # that of the column: log(1 + x) has about the variance 1 / mean + dispersion
+        found = [min(max(c.scale**2 - 1 / (1 + c.mean), 1e-3), 1.0) for c in columns]
+        self.register_buffer("dispersion", torch.tensor(found), persistent=False)
+
     def made(self, h: Tensor, scale: Tensor) -> Any:  # type: ignore[override]
-        return MeanNegativeBinomial(self.rate * bounded_exp(h), scale)
+        return MeanNegativeBinomial(self.rate * bounded_exp(h), self.dispersion * scale)
 
 
 class _ZeroInflatedPoisson(_Poisson):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.data.archive import check_memory
 from pyro_vae.data.inference import Values, column_of, read_values
 from pyro_vae.data.splits import Data, Split, split_sizes
 from pyro_vae.support import arguments
@@ -26,7 +27,8 @@ __all__ = ["Table", "is_table_file", "table"]
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?")  # how CSV files mark missing values, in any case
 ENDINGS = {".csv": ",", ".tsv": "\t"}
-MAX_BYTES = 2**32
+MAX_BYTES = 2**36
+BYTES_PER_BYTE = 50  # of memory, for short fields
 
 
 @dataclass(eq=False, repr=False)
@@ -180,6 +182,8 @@ def _read_file(path: Path) -> dict[str, list[Any]]:
         raise ValueError(f"{str(path)!r} is not a table: expected a file that ends in {' or '.join(ENDINGS)}")
     if not path.is_file():
         raise FileNotFoundError(f"no file at {str(path)!r} (looked from {Path.cwd()})")
+    size = path.stat().st_size
+    check_memory(f"{str(path)!r} has {size:,} bytes, but its fields need about", BYTES_PER_BYTE * size)
     with open_plain(path, MAX_BYTES, links=True) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         try:
             rows = list(csv.reader(text, delimiter=ENDINGS[path.suffix.lower()], skipinitialspace=True))

@@ -183,21 +183,30 @@ def impute_without_model(
     if bool((~mask.any(0)).any()):
         raise ValueError(f"column {columns[int((~mask.any(0)).nonzero()[0])].name!r} has no known value")
     seed = int(torch.randint(2**31, ())) if seed is None else seed
-    numbers, sizes = _as_numbers(x.double(), mask, columns)
+    # among regressions on each other, indicators that sum to one would never leave their means
+    first = 1 if method == "iterative" else 0
+    numbers, sizes = _as_numbers(x.double(), mask, columns, first)
     mean, spread = numbers.nanmean(0), (numbers - numbers.nanmean(0)).square().nanmean(0).sqrt().clamp_min(1e-12)
     filled = torch.tensor(_fill(((numbers - mean) / spread).cpu().numpy(), method, seed)) * spread + mean
-    made = torch.stack([p.argmax(1) if p.shape[1] > 1 else p[:, 0] for p in filled.split(sizes, 1)], 1)
+    parts = zip(filled.split(sizes, 1), columns, strict=True)
+    made = torch.stack([_level(part, first) if column.num_levels else part[:, 0] for part, column in parts], 1)
     least = torch.tensor([0.0 if c.type == "count" else 1e-12 if c.type == "positive" else -math.inf for c in columns])
     return torch.where(mask, x, made.clamp_min(least.double()).to(x))
 
 
-def _as_numbers(x: Tensor, mask: Tensor, columns: Sequence[Column]) -> tuple[Tensor, list[int]]:
-    """Numbers, and an indicator for each level, NaN where missing; and how many there are of each column."""
+def _level(indicators: Tensor, first: int) -> Tensor:
+    """The level of the largest indicator; where these begin with the `first`, that before is what they leave of one."""
+    rest = 1 - indicators.sum(1, keepdim=True)
+    return torch.cat([rest, indicators], 1).argmax(1) if first else indicators.argmax(1)
+
+
+def _as_numbers(x: Tensor, mask: Tensor, columns: Sequence[Column], first: int) -> tuple[Tensor, list[int]]:
+    """Numbers, and an indicator for each level from the `first`, NaN where missing; and how many of each column."""
     parts = []
     for j, column in enumerate(columns):
         values = x[:, j : j + 1]
         if column.num_levels:
-            values = (values == torch.arange(column.num_levels, device=x.device)).to(x.dtype)
+            values = (values == torch.arange(first, column.num_levels, device=x.device)).to(x.dtype)
         parts.append(values.masked_fill(~mask[:, j : j + 1], math.nan))
     return torch.cat(parts, 1), [part.shape[1] for part in parts]
 
