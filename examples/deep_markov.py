@@ -31,6 +31,7 @@ Series = tuple[Tensor, Tensor]  # (N, T, D), and lengths (N,)
 def main() -> None:
     parser = make_parser(__doc__, epochs=150, latent_dim=8, num_particles=300, num_data=40)
     parser.add_argument("--data", default="eeg", choices=["eeg", "counts"])
+    parser.add_argument("--every", type=int, default=1, help="steps of time between two stages of the filters")
     options = parser.parse_args()
 
     (x, lengths), (past, past_lengths), future = (eeg if options.data == "eeg" else counts)(options)
@@ -54,13 +55,18 @@ def main() -> None:
             lr=3e-3,
             lr_schedule="cosine",
             kl_weight=pv.elbo.Warmup(max(1, options.epochs // 5)),
+            compile=False,  # steps in Python for each time: their graph would take minutes
             seed=options.seed,
         )
         test = (pair.model, pair.guide, past, past_lengths)
         elbo = pv.bound(*test, num_samples=20, seed=0).mean
         by_guide = pv.log_marginal(*test, num_samples=10 * options.num_particles, seed=0)
-        filtered = pv.log_marginal(*test, method=pv.SMC(num_particles=options.num_particles), seed=0)
-        found[transition] = ahead = pv.forecast(*test, steps=AHEAD, num_samples=options.num_particles, seed=0)
+        filtered = pv.log_marginal(
+            *test, method=pv.SMC(num_particles=options.num_particles, every=options.every), seed=0
+        )
+        found[transition] = ahead = pv.forecast(
+            *test, steps=AHEAD, num_samples=options.num_particles, every=options.every, seed=0
+        )
         error = ((ahead.mean - future) / spread).square().mean((0, 2)).sqrt()
         covered = float(ahead.coverage(future).mean())
         each = [f"{of.mean:9.2f} ± {of.mean_error:6.2f}" for of in (by_guide, filtered)]

@@ -38,7 +38,7 @@ class InvariantVAE(torch.nn.Module):
     def __init__(self, latent_dim: int, hidden: int) -> None:
         super().__init__()
         self.encoder = pv.nets.MLP(SIDE**2, (hidden, hidden), 2 * (latent_dim + 3), "relu")
-        self.decoder = pv.nets.MLP(latent_dim + 2, (hidden, hidden), 1, "tanh")
+        self.decoder = pv.nets.MLP(latent_dim + 10, (hidden, hidden), 1, "relu")
         self.likelihood = pv.conditionals.Normal(SIDE**2, NOISE)
         self.family = pv.conditionals.DiagonalNormal(latent_dim + 3)
         axis = torch.linspace(-1, 1, SIDE)
@@ -64,12 +64,14 @@ class InvariantVAE(torch.nn.Module):
         x, y = (self.grid - shift.unsqueeze(-2)).unbind(-1)  # (*, D)
         cos, sin = angle.cos(), angle.sin()
         where = torch.stack([cos * x + sin * y, cos * y - sin * x], -1)  # (*, D, 2)
+        # waves as well: a network of the coordinates alone is slow to learn what is narrow
+        waves = [wave(3 * k * where) for k in (1, 2) for wave in (torch.sin, torch.cos)]
         code = z.unsqueeze(-2).expand(*where.shape[:-1], -1)
-        return self.likelihood(self.decoder(torch.cat([where, code], -1)).squeeze(-1))
+        return self.likelihood(self.decoder(torch.cat([where, *waves, code], -1)).squeeze(-1))
 
 
 def main() -> None:
-    parser = make_parser(__doc__, epochs=100, latent_dim=2, hidden=64, copies=10, num_samples=500)
+    parser = make_parser(__doc__, epochs=60, latent_dim=2, hidden=64, copies=10, num_samples=500)
     parser.add_argument("--digits", type=int, nargs="+", default=[3], help="the digits to take")
     options = parser.parse_args()
 
@@ -85,7 +87,7 @@ def main() -> None:
             x[train],
             epochs=options.epochs,
             batch_size=64,
-            lr=1e-3,
+            lr=2e-3,
             lr_schedule="cosine",
             kl_weight=pv.elbo.Warmup(max(1, options.epochs // 5), start=0.1),
             seed=options.seed,

@@ -38,7 +38,7 @@ class DeepMarkovModel(Named, nn.Module, Pair):
     sampler's. Standardize real numbers first; the GRU sees the data as they are.
 
     Args:
-        data_shape: Shape of a series: (T, D), or (T, *step); (T,) is a series of single numbers.
+        data_shape: Shape of a series: `(T, D)`, or `(T, *step)`; `(T,)` is a series of single numbers.
         latent_dim: L, the size of a state.
         hidden: Widths of the hidden layers of the emission.
         transition: "gated", the paper's, see below; or "linear", a matrix and noise that does not depend on the state.
