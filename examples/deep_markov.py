@@ -29,8 +29,9 @@ Series = tuple[Tensor, Tensor]  # (N, T, D), and lengths (N,)
 
 
 def main() -> None:
-    parser = make_parser(__doc__, epochs=150, latent_dim=8, num_particles=300, num_data=40)
+    parser = make_parser(__doc__, epochs=80, latent_dim=8, num_particles=300, num_data=40)
     parser.add_argument("--data", default="eeg", choices=["eeg", "counts"])
+    parser.add_argument("--num_series", type=int, default=300, help="series to train on, at most")
     parser.add_argument("--every", type=int, default=1, help="steps of time between two stages of the filters")
     options = parser.parse_args()
 
@@ -83,7 +84,7 @@ def eeg(options: argparse.Namespace) -> tuple[Series, Series, Tensor]:
     with get_sample_data("eeg.dat") as file:
         values = torch.frombuffer(bytearray(file.read()), dtype=torch.float64).reshape(800, 4).float()
     values = (values - values[:600].mean(0)) / values[:600].std(0)
-    train = values[:600].unfold(0, 24, 3).movedim(1, 2).contiguous()  # (N, T, D)
+    train = values[:600].unfold(0, 24, 3).movedim(1, 2)[: options.num_series].contiguous()  # (N, T, D)
     test = values[600:].unfold(0, 24 + AHEAD, 4).movedim(1, 2)[: options.num_data].contiguous()
     past, future = test.split([24, AHEAD], 1)
     return (train, torch.full((len(train),), 24)), (past, torch.full((len(past),), 24)), future
@@ -92,7 +93,7 @@ def eeg(options: argparse.Namespace) -> tuple[Series, Series, Tensor]:
 def counts(options: argparse.Namespace) -> tuple[Series, Series, Tensor]:
     """Poisson counts of a noisy predator and its prey (Lotka and Volterra), of random lengths."""
     torch.manual_seed(options.seed)
-    total, steps = 300 + options.num_data, 40 + AHEAD
+    total, steps = options.num_series + options.num_data, 40 + AHEAD
     prey, predator = 10 + 10 * torch.rand(total), 5 + 5 * torch.rand(total)
     drawn = []
     for _ in range(steps):
@@ -108,14 +109,15 @@ def counts(options: argparse.Namespace) -> tuple[Series, Series, Tensor]:
     lengths = torch.randint(20, 41, (total,))
     ahead = lengths.unsqueeze(-1) + torch.arange(AHEAD)
     future = x.gather(1, ahead.unsqueeze(-1).expand(-1, -1, 2))
-    train, test = slice(0, 300), slice(300, None)
+    train, test = slice(0, options.num_series), slice(options.num_series, None)
     return (x[train, :40], lengths[train]), (x[test, :40], lengths[test]), future[test]
 
 
 def picture(found: dict[str, pv.evaluate.Forecast], future: Tensor) -> Figure:
     """Three test series by both models: what came, means, and intervals."""
     figure = Figure(figsize=(10, 6), layout="constrained")
-    for row, axes in enumerate(figure.subplots(3, 2, sharey="row", squeeze=False)):
+    some = torch.linspace(0, len(future) - 1, 3).int().tolist()
+    for row, axes in zip(some, figure.subplots(3, 2, sharey="row", squeeze=False), strict=True):
         for ax, (name, ahead) in zip(axes, found.items(), strict=True):
             end = int(ahead.lengths[row])
             after = list(range(end + 1, end + AHEAD + 1))
@@ -125,10 +127,10 @@ def picture(found: dict[str, pv.evaluate.Forecast], future: Tensor) -> Figure:
                 ax.fill_between(after, low, high, color="#0072B2", alpha=0.25, lw=0, label=f"{level:.0%} interval")
             ax.plot(after, ahead.mean[row, :, 0], color="#0072B2", label="mean of the forecast")
             ax.plot(after, future[row, :, 0], color="#D55E00", ls="--", label="what came")
-            if row == 0:
+            if row == some[0]:
                 ax.set(title=f"{name} transition")
-                ax.legend(loc="upper left", fontsize=7)
-            ax.set(xlabel="time" if row == 2 else "")
+            ax.set(xlabel="time" if row == some[-1] else "")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
