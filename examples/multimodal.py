@@ -38,6 +38,7 @@ WAYS: dict[str, tuple[Literal["poe", "moe", "mopoe"], str]] = {
 def main() -> None:
     parser = make_parser(__doc__, data="mnist", epochs=10, latent_dim=20, hidden=400, num_samples=1000, num_data=500)
     parser.add_argument("--num_particles", type=int, default=8, help="particles of the mixtures' bound")
+    parser.add_argument("--tasks", nargs="+", default=["label", "halves"], choices=["label", "halves"])
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="static", flatten=True)
@@ -53,7 +54,8 @@ def main() -> None:
         "halves": ((size - half,), (x[:, :half], x[:, half:]), (x_test[:, :half], x_test[:, half:])),
     }
     rows: dict[str, Tensor] = {"test images": x_test[:10]}
-    for task, (other, of_train, of_test) in tasks.items():
+    for task in options.tasks:
+        other, of_train, of_test = tasks[task]
         classify: dict[str, Callable[[Tensor], Tensor]] = {}
         for i, part in enumerate(of_train):
             classify[f"x{i + 1}"] = classifier(part, train.y, options) if part.dim() > 1 else lambda drawn: drawn
