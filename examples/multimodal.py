@@ -13,7 +13,11 @@ that shows the same class in both modalities when nothing is given. A star is pu
 the estimates unreliable: where the guide of one modality is poor, log p of it alone is too low, and so the conditional
 too high.
 
-MEASURED
+Measured with `--data digits --epochs 60 --hidden 200 --num_data 300` (2-core CPU, Intel Xeon, busy with other work, one
+thread; seed 0; the four ways in the order above; 21 to 77 seconds each). Image and label: joint log p -24.98, -25.26,
+-24.27, -24.45; label of the image right 28.0, 41.3, 56.4, 49.9 %; image of the label 28.6, 32.7, 52.8, 39.9 % (real ones
+84 %); joint 40.7, 34.7, 43.7, 43.5 %. Halves: joint log p -24.24, -24.93, -23.77, -23.80; a classifier that is right on
+60 to 66 % of real halves is right on 17 to 20 % of the completed ones, for all four ways.
 """
 
 from collections.abc import Callable
@@ -33,6 +37,7 @@ WAYS: dict[str, tuple[Literal["poe", "moe", "mopoe"], str]] = {
     "mixture": ("moe", "dreg"),
     "mixture of products": ("mopoe", "dreg"),
 }
+SHOWN = {"label": {1: "label"}, "halves": {0: "upper half", 1: "lower half"}}  # which modality is given in the picture
 
 
 def main() -> None:
@@ -70,8 +75,8 @@ def main() -> None:
             seconds = fit(vae, of_train, elbo, options)
             measure(name, vae, of_test, y, classify, seconds, options)
             if name != "product, ELBO":
-                for given in (0, 1):
-                    rows[f"{name}: {task} {given + 1} given"] = completed(vae, of_test, given, options.seed)
+                for given, said in SHOWN[task].items():
+                    rows[f"{name}: {said} given"] = completed(vae, of_test, given, options.seed)
     picture = pv.plots.image_rows(
         rows, title="means of what is missing, given the other modality of the same test image"
     )
