@@ -15,8 +15,8 @@ too high.
 
 Measured with `--data digits --epochs 60 --hidden 200 --num_data 300` (2-core CPU, Intel Xeon, busy with other work, one
 thread; seed 0; the four ways in the order above; 21 to 77 seconds each). Image and label: joint log p -24.98, -25.26,
--24.27, -24.45; label of the image right 28.0, 41.3, 56.4, 49.9 %; image of the label 28.6, 32.7, 52.8, 39.9 % (real ones
-84 %); joint 40.7, 34.7, 43.7, 43.5 %. Halves: joint log p -24.24, -24.93, -23.77, -23.80; a classifier that is right on
+-24.27, -24.45; label of the image right 28.0, 41.3, 56.4, 49.9 %; image of the label 28.6, 32.7, 52.8, 39.9 % (real
+ones 84 %); joint 40.7, 34.7, 43.7, 43.5 %. Halves: joint log p -24.24, -24.93, -23.77, -23.80; a classifier that is right on
 60 to 66 % of real halves is right on 17 to 20 % of the completed ones, for all four ways.
 """
 
