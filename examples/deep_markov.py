@@ -9,7 +9,10 @@ by importance sampling and by a particle filter, in nats per series; then foreca
 the error of their means beside that of repeating the last value, in standard deviations of the training data, and the
 share of what came inside their 90 % intervals.
 
-MEASURED
+Measured (2-core CPU, Intel Xeon, busy with other work, one thread; seed 0). EEG, gated and linear: ELBO -132.27 and
+-135.19, log p by importance sampling -121.24 ± 0.10 and -122.52 ± 0.09, by a particle filter -123.83 ± 0.10 and
+-124.69 ± 0.12; RMSE 1 step ahead 0.737 and 0.773 (last value 0.667), 8 steps ahead 1.370 and 1.342 (1.786); 81.0 % and
+80.4 % inside; 118 and 95 seconds. COUNTS
 """
 
 import argparse
@@ -29,8 +32,10 @@ Series = tuple[Tensor, Tensor]  # (N, T, D), and lengths (N,)
 
 
 def main() -> None:
-    parser = make_parser(__doc__, epochs=150, latent_dim=8, num_particles=300, num_data=40)
+    parser = make_parser(__doc__, epochs=80, latent_dim=8, num_particles=300, num_data=40)
     parser.add_argument("--data", default="eeg", choices=["eeg", "counts"])
+    parser.add_argument("--num_series", type=int, default=300, help="series to train on, at most")
+    parser.add_argument("--every", type=int, default=1, help="steps of time between two stages of the filters")
     options = parser.parse_args()
 
     (x, lengths), (past, past_lengths), future = (eeg if options.data == "eeg" else counts)(options)
@@ -54,13 +59,18 @@ def main() -> None:
             lr=3e-3,
             lr_schedule="cosine",
             kl_weight=pv.elbo.Warmup(max(1, options.epochs // 5)),
+            compile=False,  # steps in Python for each time: their graph would take minutes
             seed=options.seed,
         )
         test = (pair.model, pair.guide, past, past_lengths)
         elbo = pv.bound(*test, num_samples=20, seed=0).mean
         by_guide = pv.log_marginal(*test, num_samples=10 * options.num_particles, seed=0)
-        filtered = pv.log_marginal(*test, method=pv.SMC(num_particles=options.num_particles), seed=0)
-        found[transition] = ahead = pv.forecast(*test, steps=AHEAD, num_samples=options.num_particles, seed=0)
+        filtered = pv.log_marginal(
+            *test, method=pv.SMC(num_particles=options.num_particles, every=options.every), seed=0
+        )
+        found[transition] = ahead = pv.forecast(
+            *test, steps=AHEAD, num_samples=options.num_particles, every=options.every, seed=0
+        )
         error = ((ahead.mean - future) / spread).square().mean((0, 2)).sqrt()
         covered = float(ahead.coverage(future).mean())
         each = [f"{of.mean:9.2f} ± {of.mean_error:6.2f}" for of in (by_guide, filtered)]
@@ -77,7 +87,7 @@ def eeg(options: argparse.Namespace) -> tuple[Series, Series, Tensor]:
     with get_sample_data("eeg.dat") as file:
         values = torch.frombuffer(bytearray(file.read()), dtype=torch.float64).reshape(800, 4).float()
     values = (values - values[:600].mean(0)) / values[:600].std(0)
-    train = values[:600].unfold(0, 24, 3).movedim(1, 2).contiguous()  # (N, T, D)
+    train = values[:600].unfold(0, 24, 3).movedim(1, 2)[: options.num_series].contiguous()  # (N, T, D)
     test = values[600:].unfold(0, 24 + AHEAD, 4).movedim(1, 2)[: options.num_data].contiguous()
     past, future = test.split([24, AHEAD], 1)
     return (train, torch.full((len(train),), 24)), (past, torch.full((len(past),), 24)), future
@@ -86,7 +96,7 @@ def eeg(options: argparse.Namespace) -> tuple[Series, Series, Tensor]:
 def counts(options: argparse.Namespace) -> tuple[Series, Series, Tensor]:
     """Poisson counts of a noisy predator and its prey (Lotka and Volterra), of random lengths."""
     torch.manual_seed(options.seed)
-    total, steps = 300 + options.num_data, 40 + AHEAD
+    total, steps = options.num_series + options.num_data, 40 + AHEAD
     prey, predator = 10 + 10 * torch.rand(total), 5 + 5 * torch.rand(total)
     drawn = []
     for _ in range(steps):
@@ -102,14 +112,15 @@ def counts(options: argparse.Namespace) -> tuple[Series, Series, Tensor]:
     lengths = torch.randint(20, 41, (total,))
     ahead = lengths.unsqueeze(-1) + torch.arange(AHEAD)
     future = x.gather(1, ahead.unsqueeze(-1).expand(-1, -1, 2))
-    train, test = slice(0, 300), slice(300, None)
+    train, test = slice(0, options.num_series), slice(options.num_series, None)
     return (x[train, :40], lengths[train]), (x[test, :40], lengths[test]), future[test]
 
 
 def picture(found: dict[str, pv.evaluate.Forecast], future: Tensor) -> Figure:
     """Three test series by both models: what came, means, and intervals."""
     figure = Figure(figsize=(10, 6), layout="constrained")
-    for row, axes in enumerate(figure.subplots(3, 2, sharey="row", squeeze=False)):
+    some = torch.linspace(0, len(future) - 1, 3).int().tolist()
+    for row, axes in zip(some, figure.subplots(3, 2, sharey="row", squeeze=False), strict=True):
         for ax, (name, ahead) in zip(axes, found.items(), strict=True):
             end = int(ahead.lengths[row])
             after = list(range(end + 1, end + AHEAD + 1))
@@ -119,10 +130,10 @@ def picture(found: dict[str, pv.evaluate.Forecast], future: Tensor) -> Figure:
                 ax.fill_between(after, low, high, color="#0072B2", alpha=0.25, lw=0, label=f"{level:.0%} interval")
             ax.plot(after, ahead.mean[row, :, 0], color="#0072B2", label="mean of the forecast")
             ax.plot(after, future[row, :, 0], color="#D55E00", ls="--", label="what came")
-            if row == 0:
+            if row == some[0]:
                 ax.set(title=f"{name} transition")
-                ax.legend(loc="upper left", fontsize=7)
-            ax.set(xlabel="time" if row == 2 else "")
+            ax.set(xlabel="time" if row == some[-1] else "")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 

@@ -11,7 +11,9 @@ ELBO and log p(x) in nats, the circular correlation of true and found angle (Jam
 angle the model takes for zero, its mean within a digit, and the correlation of the shifts; for the ordinary VAE the
 largest correlation of any latent.
 
-MEASURED
+Measured with the defaults (2-core CPU, Intel Xeon, busy with other work, one thread; seed 0): the invariant VAE has an
+ELBO of 146.88, log p(x) = 150.55 ± 0.02, an angle correlation of 0.978 and 0.969 and 0.972 for the shifts, in 182
+seconds; the ordinary one 142.91, 144.02 ± 0.01 and 0.740 at most, in 21 seconds.
 """
 
 import math
@@ -38,7 +40,7 @@ class InvariantVAE(torch.nn.Module):
     def __init__(self, latent_dim: int, hidden: int) -> None:
         super().__init__()
         self.encoder = pv.nets.MLP(SIDE**2, (hidden, hidden), 2 * (latent_dim + 3), "relu")
-        self.decoder = pv.nets.MLP(latent_dim + 2, (hidden, hidden), 1, "tanh")
+        self.decoder = pv.nets.MLP(latent_dim + 10, (hidden, hidden), 1, "relu")
         self.likelihood = pv.conditionals.Normal(SIDE**2, NOISE)
         self.family = pv.conditionals.DiagonalNormal(latent_dim + 3)
         axis = torch.linspace(-1, 1, SIDE)
@@ -64,18 +66,21 @@ class InvariantVAE(torch.nn.Module):
         x, y = (self.grid - shift.unsqueeze(-2)).unbind(-1)  # (*, D)
         cos, sin = angle.cos(), angle.sin()
         where = torch.stack([cos * x + sin * y, cos * y - sin * x], -1)  # (*, D, 2)
+        # waves as well: a network of the coordinates alone is slow to learn what is narrow
+        waves = [wave(3 * k * where) for k in (1, 2) for wave in (torch.sin, torch.cos)]
         code = z.unsqueeze(-2).expand(*where.shape[:-1], -1)
-        return self.likelihood(self.decoder(torch.cat([where, code], -1)).squeeze(-1))
+        return self.likelihood(self.decoder(torch.cat([where, *waves, code], -1)).squeeze(-1))
 
 
 def main() -> None:
-    parser = make_parser(__doc__, epochs=100, latent_dim=2, hidden=64, copies=10, num_samples=500)
+    parser = make_parser(__doc__, epochs=60, latent_dim=2, hidden=64, copies=10, num_samples=500)
     parser.add_argument("--digits", type=int, nargs="+", default=[3], help="the digits to take")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
     x, angle, shift, label = moved_digits(options.digits, options.copies)
-    train, test = slice(0, 4 * len(x) // 5), slice(4 * len(x) // 5, None)
+    cut = len(x) // options.copies * 4 // 5 * options.copies  # copies of one image are in one part
+    train, test = slice(0, cut), slice(cut, None)
     likelihood = pv.conditionals.Normal(SIDE**2, NOISE)
     ordinary = pv.VAE(SIDE**2, options.latent_dim + 3, (options.hidden,) * 2, likelihood=likelihood)
     for name, pair in (("invariant", InvariantVAE(options.latent_dim, options.hidden)), ("ordinary", ordinary)):
@@ -85,7 +90,7 @@ def main() -> None:
             x[train],
             epochs=options.epochs,
             batch_size=64,
-            lr=1e-3,
+            lr=2e-3,
             lr_schedule="cosine",
             kl_weight=pv.elbo.Warmup(max(1, options.epochs // 5), start=0.1),
             seed=options.seed,
@@ -115,7 +120,7 @@ def moved_digits(digits: list[int], copies: int) -> tuple[Tensor, Tensor, Tensor
     chosen = torch.tensor(labels).unsqueeze(-1).eq(torch.tensor(digits)).any(-1)
     image = torch.tensor(pixels / 16, dtype=torch.float32)[chosen].reshape(-1, 1, 8, 8)
     image = pad(interpolate(image, size=(10, 10), mode="bilinear"), (3, 3, 3, 3))  # (N, 1, 16, 16)
-    order = torch.randperm(len(image))  # copies of one image stay together: none is in both parts
+    order = torch.randperm(len(image))  # copies of one image stay together
     image, label = image[order].repeat_interleave(copies, 0), torch.tensor(labels)[chosen][order]
     angle = LARGEST_ANGLE * (2 * torch.rand(len(image)) - 1)
     shift = LARGEST_SHIFT * (2 * torch.rand(len(image), 2) - 1)

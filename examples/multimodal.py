@@ -9,9 +9,15 @@ the mixture (MMVAE, Shi et al. 2019) and the mixture of products (MoPoE-VAE, Sut
 importance-weighted bound of `--num_particles` stratified draws and its DReG gradient. Networks, epochs and learning
 rate are the same. Reported on test data: joint and conditional log p by importance sampling, and the share of what is
 generated that a classifier of real data puts into the class of what was given (for the label, whether it is right), and
-that shows the same class in both modalities when nothing is given.
+that shows the same class in both modalities when nothing is given. A star is put where k-hat calls more than a fifth of
+the estimates unreliable: where the guide of one modality is poor, log p of it alone is too low, and so the conditional
+too high.
 
-MEASURED
+Measured with `--data digits --epochs 60 --hidden 200 --num_data 300` (2-core CPU, Intel Xeon, busy with other work, one
+thread; seed 0; the four ways in the order above; 21 to 77 seconds each). Image and label: joint log p -24.98, -25.26,
+-24.27, -24.45; label of the image right 28.0, 41.3, 56.4, 49.9 %; image of the label 28.6, 32.7, 52.8, 39.9 % (real
+ones 84 %); joint 40.7, 34.7, 43.7, 43.5 %. Halves: joint log p -24.24, -24.93, -23.77, -23.80; a classifier that is right on
+60 to 66 % of real halves is right on 17 to 20 % of the completed ones, for all four ways.
 """
 
 from collections.abc import Callable
@@ -31,11 +37,13 @@ WAYS: dict[str, tuple[Literal["poe", "moe", "mopoe"], str]] = {
     "mixture": ("moe", "dreg"),
     "mixture of products": ("mopoe", "dreg"),
 }
+SHOWN = {"label": {1: "label"}, "halves": {0: "upper half", 1: "lower half"}}  # which modality is given in the picture
 
 
 def main() -> None:
     parser = make_parser(__doc__, data="mnist", epochs=10, latent_dim=20, hidden=400, num_samples=1000, num_data=500)
     parser.add_argument("--num_particles", type=int, default=8, help="particles of the mixtures' bound")
+    parser.add_argument("--tasks", nargs="+", default=["label", "halves"], choices=["label", "halves"])
     options = parser.parse_args()
 
     data = pv.data.load(options.data, binarize="static", flatten=True)
@@ -51,14 +59,15 @@ def main() -> None:
         "halves": ((size - half,), (x[:, :half], x[:, half:]), (x_test[:, :half], x_test[:, half:])),
     }
     rows: dict[str, Tensor] = {"test images": x_test[:10]}
-    for task, (other, of_train, of_test) in tasks.items():
+    for task in options.tasks:
+        other, of_train, of_test = tasks[task]
         classify: dict[str, Callable[[Tensor], Tensor]] = {}
         for i, part in enumerate(of_train):
             classify[f"x{i + 1}"] = classifier(part, train.y, options) if part.dim() > 1 else lambda drawn: drawn
         print(f"\n{task}: classes right on test data", end="")
         for (name, of), part in zip(classify.items(), of_test, strict=True):
             print(f", {name} {float((of(part) == y).double().mean()):.1%}", end="")
-        print(f"\n{'':22}  log p(x1,x2)  log p(x2|x1)  log p(x1|x2)  1 to 2  2 to 1   joint  seconds")
+        print(f"\n{'':22}  log p(x1,x2)   log p(x2|x1)   log p(x1|x2)   1 to 2  2 to 1   joint  seconds")
         for name, (combine, elbo) in WAYS.items():
             torch.manual_seed(options.seed)
             first = of_train[0].shape[1]
@@ -66,8 +75,8 @@ def main() -> None:
             seconds = fit(vae, of_train, elbo, options)
             measure(name, vae, of_test, y, classify, seconds, options)
             if name != "product, ELBO":
-                for given in (0, 1):
-                    rows[f"{name}: {task} {given + 1} given"] = completed(vae, of_test, given, options.seed)
+                for given, said in SHOWN[task].items():
+                    rows[f"{name}: {said} given"] = completed(vae, of_test, given, options.seed)
     picture = pv.plots.image_rows(
         rows, title="means of what is missing, given the other modality of the same test image"
     )
@@ -127,14 +136,19 @@ def measure(
     ]
     nothing = vae.arguments(n=len(y))
     shares.append(torch.tensor(pv.coherence(*pair, *nothing, classify=classify, num_samples=5, seed=0).together))
-    values = [(each.mean, each.mean_error) for each in (joint, *found)]  # type: ignore[attr-defined]
+    values = [(joint.mean, joint.mean_error, [joint]), *((f.mean, f.mean_error, [f.joint, f.given]) for f in found)]
     print(
         f"{name:22}",
-        *(f"{mean:7.2f} ± {error:.2f}" for mean, error in values),
+        *(f"{mean:7.2f} ± {error:.2f}{star(parts)}" for mean, error, parts in values),
         *(f"{float(share):7.1%}" for share in shares),
         f"{seconds:8.0f}",
         flush=True,
     )
+
+
+def star(parts: list[pv.evaluate.LogMarginal]) -> str:
+    """A star where the importance weights are too uneven."""
+    return "*" if any(len(part.unreliable) > len(part) / 5 for part in parts) else " "
 
 
 def completed(vae: MultimodalVAE, test: tuple[Tensor, ...], given: int, seed: int) -> Tensor:

@@ -33,7 +33,7 @@ TINY = {
     "model_only.py": "--models mixture missing_columns eight_schools --epochs 2 --num_samples 20",
     "hierarchical_vae.py": "--data digits --epochs 2 --num_data 20 --num_samples 5",
     "invariant_vae.py": "--digits 3 4 --epochs 1 --copies 1 --hidden 8 --num_samples 5",
-    "deep_markov.py": "--data counts --epochs 1 --num_particles 3 --num_data 4 --latent_dim 2",
+    "deep_markov.py": "--data counts --epochs 1 --num_series 20 --num_particles 3 --num_data 4 --every 20",
     "multimodal.py": "--data digits --epochs 1 --hidden 16 --num_data 20 --num_samples 5 --num_particles 2",
     "imputation.py": "--data wine --missing 0.5 --epochs 2 --num_samples 20",
     "inference_gaps.py": "--data digits --minutes 0 --num_data 2 --num_samples 10 --families diagonal_normal",

@@ -18,7 +18,10 @@ from pyro_vae.runs import LoadedRun
 
 __all__ = ["run"]
 
-_METHOD_OPTIONS = ("target_error", "defensive", "num_chains", "num_temperatures", "leapfrog_steps", "start")
+_METHOD_OPTIONS = (
+    *("target_error", "defensive", "num_chains", "num_temperatures", "leapfrog_steps", "start"),
+    *("num_particles", "num_runs", "every"),
+)
 
 
 def _parser() -> Parser:
@@ -33,10 +36,10 @@ def _parser() -> Parser:
     parser.add_argument("--num_samples", type=int, default=5000, help="Importance samples per datum for log p(x).")
     parser.add_argument(
         "--method",
-        type=Literal["importance", "prior", "ais", "bdmc"],
+        type=Literal["importance", "prior", "ais", "bdmc", "smc"],
         default="importance",
-        help="Another estimator: the prior as proposal, annealed importance sampling, or bidirectional Monte Carlo on "
-        "simulated data.",
+        help="Another estimator: the prior as proposal, annealed importance sampling, bidirectional Monte Carlo on "
+        "simulated data, or sequential Monte Carlo for time series.",
     )
     parser.add_argument(
         "--target_error",
@@ -50,6 +53,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--leapfrog_steps", type=int, default=10, help="Leapfrog steps at each temperature (ais, bdmc)."
     )
+    parser.add_argument("--num_particles", type=int, default=500, help="Particles of a filter (smc).")
+    parser.add_argument("--num_runs", type=int, default=10, help="Independent filters (smc).")
+    parser.add_argument("--every", type=int, default=1, help="Steps of time between two stages (smc).")
     parser.add_argument(
         "--start", type=Literal["prior", "guide"], default="prior", help="Where chains begin (ais, bdmc)."
     )

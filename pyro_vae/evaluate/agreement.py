@@ -118,7 +118,7 @@ def coherence(
             and for a single site without labels.
         TypeError: For a keyword that neither this call nor the pair knows.
 
-    Reference: Shi et al. 2019, arXiv 1911.03393, section 4.2; Sutter et al. 2021, arXiv 2105.02470, section 4.
+    Reference: Shi et al. 2019, arXiv 1911.03393, section 4; Sutter et al. 2021, arXiv 2105.02470, section 4.
 
     Example:
         >>> import pyro_vae as pv

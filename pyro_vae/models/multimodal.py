@@ -65,8 +65,8 @@ class MultimodalVAE(Named, nn.Module, Pair):
         ValueError: For unknown names, sizes below 1, parts that are not as many as the modalities, or whose shapes do
             not fit. When run, for modalities of another shape, and for labels outside -1, ..., C - 1.
 
-    Reference: Wu and Goodman 2018, arXiv 1802.05335, eq. 2 to 4; Shi et al. 2019, arXiv 1911.03393, eq. 2 and 3; Sutter
-    et al. 2021, arXiv 2105.02470, eq. 6 and 7.
+    Reference: Wu and Goodman 2018, arXiv 1802.05335, section 2.1; Shi et al. 2019, arXiv 1911.03393, section 3; Sutter
+    et al. 2021, arXiv 2105.02470, section 3.
 
     Example:
         >>> vae = MultimodalVAE(784, others=[10], latent_dim=5)

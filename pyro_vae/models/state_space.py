@@ -38,7 +38,7 @@ class DeepMarkovModel(Named, nn.Module, Pair):
     sampler's. Standardize real numbers first; the GRU sees the data as they are.
 
     Args:
-        data_shape: Shape of a series: (T, D), or (T, *step); (T,) is a series of single numbers.
+        data_shape: Shape of a series: `(T, D)`, or `(T, *step)`; `(T,)` is a series of single numbers.
         latent_dim: L, the size of a state.
         hidden: Widths of the hidden layers of the emission.
         transition: "gated", the paper's, see below; or "linear", a matrix and noise that does not depend on the state.
@@ -55,7 +55,7 @@ class DeepMarkovModel(Named, nn.Module, Pair):
         ValueError: For unknown names, sizes below 1, or a likelihood of another shape. When run, for series of another
             shape, and for lengths outside 1, ..., T.
 
-    Reference: Krishnan, Shalit and Sontag 2017, arXiv 1609.09869, eq. 3 and section 4 (the guide DKS).
+    Reference: Krishnan, Shalit and Sontag 2017, arXiv 1609.09869, sections 4 (the guide DKS) and 5.
 
     Example:
         >>> model = DeepMarkovModel((20, 3), latent_dim=2, likelihood="normal")

@@ -126,8 +126,8 @@ class Decoder(torch.nn.Module):
 
 @pytest.mark.parametrize("elbo", pv.elbo.names())
 def test_every_estimator(elbo: str, x: Tensor) -> None:
-    if elbo in ("vq", "semi_supervised", "categorical_aae", "enum"):
-        pytest.skip("needs a codebook, labels or a discrete latent")
+    if elbo in ("vq", "semi_supervised", "subsampled_modalities", "categorical_aae", "enum"):
+        pytest.skip("needs a codebook, labels, modalities or a discrete latent")
     pyro.clear_param_store()
     model = Decoder()
     guide = pv.AmortizedGuide(model, x, seed=0)

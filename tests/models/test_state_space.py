@@ -80,6 +80,11 @@ def test_bounds_and_estimates_of_the_oracle() -> None:
     assert filtered.method == "smc"
 
 
+def test_the_kl_of_each_step_in_closed_form_has_the_exact_gradient() -> None:
+    found = pv.check_estimator("mean_field", LinearStateSpace(2, 1, 3), repeats=300, seed=0)
+    assert found.passed, str(found)
+
+
 def test_a_particle_filter_of_one_stage_is_importance_sampling_and_of_all_is_unbiased() -> None:
     """The mean of many small filters is p(x), with and without resampling, which their logarithms are not."""
     x = series(2)

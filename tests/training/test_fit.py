@@ -56,8 +56,8 @@ def test_it_reaches_the_best_linear_gaussian_model(elbo: str) -> None:
     assert best - 0.05 < pair.elbo(x).mean().item() <= best
 
 
-# no bound and a pair of one kind: tests/test_adversarial.py, test_vqvae.py and test_semi_supervised.py have these
-OTHERS = ("vq", "semi_supervised")
+# no bound, or pairs of one kind: tests/elbo/test_adversarial.py and tests/models have these
+OTHERS = ("vq", "semi_supervised", "subsampled_modalities")
 TRAINABLE = [name for name in elbos.names() if name not in OTHERS and elbos.bound_of(name) != "none"]
 
 

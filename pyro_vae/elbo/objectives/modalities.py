@@ -34,7 +34,7 @@ class SubsampledModalities(TensorELBO):
     Raises:
         ValueError: For a negative k. When run, for a pair called with fewer than two modalities.
 
-    Reference: Wu and Goodman 2018, arXiv 1802.05335, eq. 5.
+    Reference: Wu and Goodman 2018, arXiv 1802.05335, section 2.2.
 
     Example:
         >>> import pyro_vae as pv

@@ -159,7 +159,7 @@ class SMC:
         ValueError: If an option is out of its range.
 
     Reference: Gordon, Salmond and Smith 1993, IEE Proceedings F 140; Doucet and Johansen 2009, A tutorial on particle
-    filtering and smoothing, section 3.
+    filtering and smoothing, sections 3 and 4.
     """
 
     num_particles: int = 500
