@@ -58,7 +58,16 @@ NO_PAIR = {
 OF_A_PAIR = sorted(PUBLIC.keys() - ONE_PROGRAM.keys() - NO_PAIR.keys())
 QUESTIONS = sorted([*OF_A_PAIR, *ONE_PROGRAM])
 # They run an objective with its particles; `num_samples` is for estimates.
-OBJECTIVES = {"check_estimator", "compare_elbos", "compare_training", "fit", "fit_local", "fit_many", "preflight", "train"}
+OBJECTIVES = {
+    "check_estimator",
+    "compare_elbos",
+    "compare_training",
+    "fit",
+    "fit_local",
+    "fit_many",
+    "preflight",
+    "train",
+}
 # What they find is the same in every call: they draw nothing, or restore the generators.
 DETERMINISTIC = {"preflight"}
 
@@ -193,6 +202,8 @@ def test_training_refuses_an_unknown_option() -> None:
         pv.compare_training(lambda seed: LinearGaussian(), x, ["trace"], epochs=1, epoch=2)
 
 
-@pytest.mark.parametrize("name", sorted(NO_PAIR.keys() - {"compare_models", "compare_training", "export", "fit_many", "train"}))
+@pytest.mark.parametrize(
+    "name", sorted(NO_PAIR.keys() - {"compare_models", "compare_training", "export", "fit_many", "train"})
+)
 def test_other_functions_have_no_open_keywords(name: str) -> None:
     assert all(p.kind is not p.VAR_KEYWORD for p in parameters(name))

@@ -32,7 +32,18 @@ SECONDS = 20  # before a call counts as hanging
 
 # Not called by users: results, states and abstract classes; or they need another package, weights or a server.
 NOT_CALLED = {
-    *("Epoch", "NonFiniteLoss", "State", "SeedRuns", "TrainingComparison", "Binarize", "Source", "Data", "Split", "Coefficients"),
+    *(
+        "Epoch",
+        "NonFiniteLoss",
+        "State",
+        "SeedRuns",
+        "TrainingComparison",
+        "Binarize",
+        "Source",
+        "Data",
+        "Split",
+        "Coefficients",
+    ),
     *("Bound", "CheckLine", "EstimatorRow", "LatentDimension", "LatentSite", "LocalGuide", "PreflightIssue", "Prior"),
     *("Choice", "Cost"),
     *("SampleQualityMetrics", "FlowDistribution", "Pair", "Oracle", "Weighting", "inception_features", "Conditional"),
@@ -239,9 +250,7 @@ _EXAMPLES: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], dict[str,
     "disentanglement": (lambda: (torch.randn(60, 2), torch.arange(60).unsqueeze(1) % 3), dict),
     "encode": (lambda: (_pair()[1], X), dict),
     "fit": (_with_x, lambda: {"epochs": 1, "batch_size": 6, "seed": 0, "progress": False, "preflight": False}),
-    "fit_many": _value(
-        lambda seed: pv.VAE(6, 2, hidden=(3,)), X, seeds=[0], epochs=1, preflight=False
-    ),
+    "fit_many": _value(lambda seed: pv.VAE(6, 2, hidden=(3,)), X, seeds=[0], epochs=1, preflight=False),
     "fit_local": (_with_x, lambda: {"max_steps": 2, "num_particles": 1}),
     "impute": (_with_x, lambda: {"mask": X < 1, "num_samples": 3}),
     "inference_gaps": (lambda: (*_pair(), X[:1]), lambda: {"num_samples": 5}),
