@@ -19,7 +19,7 @@ from pyro_vae.elbo import Coefficients, MeanField, Reinforce, SurrogateELBO
 from pyro_vae.oracles import LinearGaussian
 from pyro_vae.training.comparison.compare import compare_training
 from pyro_vae.training.comparison.result import TrainingComparison, TrainingRun
-from pyro_vae.training.history import History
+from pyro_vae.training.history import Epoch, History
 
 
 def build(seed: int) -> LinearGaussian:
@@ -222,6 +222,9 @@ def test_an_error_says_which_run() -> None:
         ({"epochs": None, "seconds": -1.0}, "above 0"),
         ({"epochs": None, "seconds": 1.0, "lr_schedule": "cosine"}, "lr_schedule"),
         ({"epochs": 0}, "epochs"),
+        ({"epochs": None, "seconds": 1.0, "stacked": True}, "stacked trains runs side by side"),
+        ({"epochs": None, "seconds": 1.0, "halving": True}, "halving trains runs side by side"),
+        ({"halving": True, "processes": 2}, "leave processes at 1"),
         ({"estimators": {"a": {"elbo": "trace", "seed": 3}}}, "same for all runs"),
     ],
 )
@@ -237,3 +240,56 @@ def test_bad_types() -> None:
         compare_training(lambda seed: nn.Linear(1, 1), simulate(), ["trace"], **SHORT)
     with pytest.raises(TypeError, match="give x"):
         compare_training(build, [simulate()], ["trace"], **SHORT)
+
+
+def test_halving_ends_what_is_beaten_and_changes_nothing_else() -> None:
+    x = simulate(60)
+    estimators: dict[str, Any] = {
+        "wrong guide": NoReconstruction(),
+        "mean field": "mean_field",
+        "beta 10": {"elbo": "mean_field", "kl_weight": 10.0},
+        "stl": "stl",
+    }
+    options: dict[str, Any] = {"valid": x[40:], "seeds": (0, 1), "batch_size": 20, "lr": 0.05, "num_samples": 5}
+    halved = compare_training(build, x[:40], estimators, epochs=14, halving=True, preflight=False, **options)
+    whole = compare_training(build, x[:40], estimators, epochs=14, preflight=False, **options)
+    length = {name: {(run.epochs, run.history.stopped) for run in halved.runs_of(name)} for name in estimators}
+    assert sorted(length.values(), key=str) == [
+        {(14, "finished")}, {(2, "beaten")}, {(2, "beaten")}, {(6, "beaten")},
+    ]  # fmt: skip
+    assert length["wrong guide"] == length["beta 10"] == {(2, "beaten")}
+    for one, other in zip(halved.runs, whole.runs, strict=True):
+        ours, theirs = ([(e.loss, e.monitored) for e in run.history][: one.epochs] for run in (one, other))
+        assert ours == theirs
+    found = {d.measure: d for d in halved.differences("mean field") if d.estimator == "wrong guide"}
+    ends = ([run.history[1].valid_elbo for run in whole.runs_of(n)] for n in ("wrong guide", "mean field"))
+    assert found["valid_elbo"].mean == pytest.approx(
+        sum(a - b for a, b in zip(*ends, strict=True)) / 2
+    )  # both after two epochs
+    assert "log_prob" not in found
+
+
+def test_stacked_comparisons_are_the_same() -> None:
+    x, estimators = simulate(40), ["mean_field", "iwae"]
+    options: dict[str, Any] = {**SHORT, "compile": False, "preflight": False}
+    alone = compare_training(build, x, estimators, **options)
+    for way in ({"stacked": True}, {"stacked": True, "halving": True}):
+        for one, other in zip(compare_training(build, x, estimators, **options, **way).runs, alone.runs, strict=True):
+            n = one.epochs
+            assert [e.loss for e in one.history] == pytest.approx([e.loss for e in other.history][:n], abs=1e-9)
+            assert n == 2 or one.history.stopped == "beaten"
+            assert n == 1 or one.log_prob == pytest.approx(other.log_prob, abs=1e-9)
+
+
+def test_equal_time_takes_the_epochs_that_had_ended() -> None:
+    def history(*points: tuple[float, float]) -> History:
+        return History([Epoch(i, i, 0.0, elbo, None, 0.0, 0.0, 1.0, 0.1, s) for i, (s, elbo) in enumerate(points, 1)])
+
+    slow = history((1.0, -9.0), (2.0, -5.0), (3.0, -4.0))
+    fast = history((0.5, -9.0), (1.0, -6.0), (1.5, -5.5), (2.5, -5.25))
+    runs = [TrainingRun(name, 0, 0.0, None, 0.0, 0.0, 1, 1.0, h) for name, h in (("slow", slow), ("fast", fast))]
+    compared = TrainingComparison(runs)
+    assert [d.mean for d in compared.at_equal_time()] == [-0.25]  # at 2.5 seconds
+    assert [d.mean for d in compared.at_equal_time(1.6, baseline="fast")] == [-3.5]
+    with pytest.raises(ValueError, match=r"in the training of all runs, 1 to 2\.5, got 9"):
+        compared.at_equal_time(9.0)

@@ -102,10 +102,15 @@ class StackedEpochs:
     def _validate(self) -> None:
         """Let Pyro validate all data by the first run, as the first epoch of a single run does."""
         svi = self._first.state.svi
-        with self.members[0].in_front(), fork_rng(), recording(), restored(tensors_of(svi.objective)):
-            with kept_buffers(svi.model, svi.guide):
-                for batch in self._first.batches.batches():
-                    svi.evaluate_loss(*batch)
+        with (
+            self.members[0].in_front(),
+            fork_rng(),
+            recording(),
+            restored(tensors_of(svi.objective)),
+            kept_buffers(svi.model, svi.guide),
+        ):
+            for batch in self._first.batches.batches():
+                svi.evaluate_loss(*batch)
 
     def _train_epoch(self) -> None:
         state, choice = self._first.state, self._first.choice
