@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import sys
 import weakref
@@ -14,6 +15,7 @@ import pyro.infer
 import torch
 from torch import Tensor, nn
 
+from pyro_vae import elbo as elbos
 from pyro_vae.data import Data, Split
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.networks import modules_of
@@ -27,7 +29,8 @@ from pyro_vae.training.history import History
 
 __all__ = ["compare_training"]
 
-Estimators = Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO | Mapping[str, Any]]
+Estimators = Sequence[elbos.Estimator] | Mapping[str, elbos.Estimator | Mapping[str, Any]]
+FIT_OPTIONS = frozenset(inspect.signature(fit).parameters)
 TRAIN_HEAD = 1000  # number of training data used instead if there are no validation data
 
 
@@ -56,9 +59,10 @@ def compare_training(
             networks and parameters must be made inside it, with torch's generators or the seed as the only source of
             randomness; torch is seeded with the seed before each call.
         data, valid: As in `fit`.
-        estimators: Names (`pv.elbo.names()`) or ELBO objects; or a dictionary from a label to a name, an object, or
-            options of `fit` for this estimator alone, `{"IWAE-5": {"elbo": "iwae", "num_particles": 5}}`. Objects are
-            copied for each run. The first one is the baseline of the differences.
+        estimators: Names (`pv.elbo.names()`), ELBO objects, or dictionaries of these by latent site
+            (`{"y": "enum", "z": "stl"}`); or a dictionary from a label to one of them, or to options of `fit` for this
+            estimator alone, `{"IWAE-5": {"elbo": "iwae", "num_particles": 5}}`. Objects are copied for each run. The
+            first one is the baseline of the differences.
         seeds: Every estimator is trained once from each seed. Three seeds give wide intervals: the t-quantile is 4.3;
             with ten it is 2.3.
         epochs, seconds: Length of each run: one of the two. With `seconds` (which include validation), a run ends with
@@ -122,7 +126,7 @@ def _jobs(estimators: Estimators, options: dict[str, Any]) -> dict[str, dict[str
     if isinstance(estimators, str) or not isinstance(estimators, Mapping | Sequence):
         raise TypeError(f"estimators must be a list of names or a dictionary by label, got {estimators!r}")
     if not isinstance(estimators, Mapping):
-        named = [(e if isinstance(e, str) else type(e).__name__, e) for e in estimators]
+        named = [(elbos.label(e), e) for e in estimators]
         if len({label for label, _ in named}) < len(named):
             raise ValueError(
                 f"estimators named alike cannot be told apart: {[label for label, _ in named]}; give a dictionary from "
@@ -134,7 +138,7 @@ def _jobs(estimators: Estimators, options: dict[str, Any]) -> dict[str, dict[str
     reserved = {"epochs", "steps", "seed", "valid", "progress"}
     jobs = {}
     for label, each in estimators.items():
-        own = dict(each) if isinstance(each, Mapping) else {"elbo": each}
+        own = dict(each) if isinstance(each, Mapping) and FIT_OPTIONS.issuperset(each) else {"elbo": each}
         if reserved & {*own, *options}:
             raise ValueError(f"{', '.join(sorted(reserved & {*own, *options}))} must be the same for all runs")
         jobs[str(label)] = {**options, **own}
