@@ -12,7 +12,7 @@ FAST := $(addprefix tests/,test_layout.py test_nets.py test_plots.py \
 	$(addprefix evaluate/test_,bound.py codes.py compare.py generate.py importance.py preflight.py summary.py) \
 	$(addprefix training/test_,svi.py tracking.py) $(addprefix runs/test_,runs.py runs_safety.py))
 
-.PHONY: help install demo format lint types docs docs-outputs test test-fast check fuzz fuzz-files kills bench clean
+.PHONY: help install demo format lint types docs docs-outputs test test-fast check fuzz fuzz-files kills mutants bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ fuzz-files: install ## read 10,000 changed files of every kind, in a quarter of 
 
 kills: install ## kill every command at each of its changes of a file, in a quarter of an hour on one core
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.helpers.kill_loop
+
+mutants: install ## plant faults, one at a time, and say which checks notice: make mutants MINUTES=60
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants --minutes $(MINUTES) --docs
 
 bench: install ## run the benchmarks at small sizes: that they work, not how fast anything is
 	$(BENCH)/training.py --batch_size 32 --rounds 3 --block 3

@@ -177,7 +177,7 @@ def test_a_function_fits_on_a_screen(path: Path) -> None:
 
 def test_tests_stand_in_the_rooms_of_what_they_test() -> None:
     tests = CHECKOUT / "tests"
-    other = {"fuzz", "helpers", "programs", "stored_runs", "browser"}
+    other = {"fuzz", "helpers", "mutants", "programs", "stored_runs", "browser"}
     assert {path.name for path in tests.iterdir() if path.is_dir() and path.name != "__pycache__"} - other <= set(FLOOR)
 
 

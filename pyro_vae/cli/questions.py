@@ -48,9 +48,10 @@ QUESTIONS = {
         files="estimators",
         options={
             "estimators": {
-                "type": list[str],
-                "default": ["trace", "mean_field", "stl", "iwae", "dreg"],
-                "help": "Names from `pyro-vae list`.",
+                "type": list[str | dict[str, str]] | None,
+                "default": None,
+                "help": "Names from `pyro-vae list`, or names by latent site, as [trace, {y: enum, z: stl}]. Default: "
+                "what the latent sites allow.",
             },
             "num_particles": {"type": list[int], "default": [1, 5, 50], "help": "Particles of each estimator."},
             "repeats": {

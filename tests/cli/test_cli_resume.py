@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from pyro_vae.cli import main
+from pyro_vae.runs import load_run
 from pyro_vae.training.history import History
 from pyro_vae.training.svi import SVI
 from tests.helpers.run_damage import reseal
@@ -115,3 +116,31 @@ def test_overwriting_begins_anew(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(list(Path("a/checkpoints").glob("*.json"))) == 1
     assert main(["train", "--resume", "a", "--epochs", "2"]) == 0
     assert len(figures("a")) == 2
+
+
+def test_estimators_by_site_are_stored_and_resumed(capsys: pytest.CaptureFixture[str]) -> None:
+    mixture = [
+        *QUICK,
+        "--lr_schedule",
+        "constant",
+        "--model",
+        "GMVAE",
+        "--model.num_classes",
+        "3",
+        "--elbo.y",
+        "enum",
+        "--elbo.z",
+        "stl",
+    ]
+    assert main([*mixture, "--epochs", "2", "--out", "whole"]) == 0
+    assert main([*mixture, "--epochs", "1", "--out", "half"]) == 0
+    assert main(["train", "--resume", "half", "--epochs", "2"]) == 0
+    for path in ("whole", "half"):
+        assert yaml.safe_load(Path(path, "config.yaml").read_text())["elbo"] == {"y": "enum", "z": "stl"}
+    assert load_run("half").history.elbo == "y=enum, z=stl"
+    assert figures("half") == figures("whole")
+    assert main(["train", "--resume", "half", "--epochs", "3", "--elbo.y", "disarm"]) == 1
+    assert "elbo was {'y': 'enum', 'z': 'stl'}, is now" in capsys.readouterr().err
+    words = ["--num_particles", "[2]", "--repeats", "4", "--num_data", "10"]
+    assert main(["compare-elbos", "half", "--estimators", "[{y: enum, z: stl}, trace]", *words]) == 0
+    assert "y=enum, z=stl" in capsys.readouterr().out

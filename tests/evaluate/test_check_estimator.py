@@ -17,7 +17,10 @@ from torch import Tensor
 from pyro_vae import elbo as elbos
 from pyro_vae.elbo import IWAE, Coefficients, MeanField, SurrogateELBO, Trace
 from pyro_vae.evaluate import EstimatorCheck, check_estimator
+from pyro_vae.evaluate.estimators.expectations import expected
 from pyro_vae.oracles import BitsAndClasses, Discrete, LinearGaussian, Oracle, TopDownChain
+
+MODEL, GUIDE = "gradient of the model", "gradient of the guide"
 
 
 def failed(check: EstimatorCheck) -> set[str]:
@@ -198,7 +201,65 @@ def test_forms(tmp_path: Path) -> None:
         check["bias"]
 
 
+OWN: dict[str, tuple[Any, Oracle, set[str]]] = {
+    "miwae": (elbos.MIWAE(4, groups=2), Discrete(), {"value", MODEL, GUIDE}),
+    "ciwae": (elbos.CIWAE(4, beta=0.3), Discrete(), {"value", MODEL, GUIDE}),
+    "renyi": (elbos.Renyi(3, alpha=0.4), Discrete(), {"value", MODEL, GUIDE}),
+    "rws": (elbos.RWS(3), Discrete(), {"value", MODEL, GUIDE}),
+    "tail_adaptive": (elbos.TailAdaptive(3), TopDownChain(), {"value", MODEL}),
+    "tvo": (elbos.TVO(3, betas=(0.0,)), Discrete(), {"value", MODEL, GUIDE}),
+    "a KL weight": (elbos.WeightedKL(Trace(2), 0.3), Discrete(), {"value", MODEL, GUIDE}),
+    "free bits": (elbos.FreeBits(2, bits=0.4), LinearGaussian(seed=3), {"value", MODEL, GUIDE}),
+    "capacity": (elbos.Capacity(2, capacity=1.0, gamma=5.0), LinearGaussian(seed=3), {"value", MODEL, GUIDE}),
+    "a relaxed bit": (elbos.Relaxed(2), BitsAndClasses(bits=1, classes=0), {"value", MODEL, GUIDE}),
+    "Concrete": (
+        elbos.Relaxed(2, prior="relaxed", prior_temperature=0.8),
+        BitsAndClasses(bits=1, classes=0),
+        {"value", MODEL, GUIDE},
+    ),
+    "relaxed bits and classes": (elbos.Relaxed(2), BitsAndClasses(), {MODEL, GUIDE}),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_is_known_of_the_librarys_own_bounds(name: str) -> None:
+    objective, pair, lines = OWN[name]
+    check = check_estimator(objective, pair, repeats=60, seed=0)
+    assert check.passed, check
+    assert lines <= {line.check for line in check.lines if line.passed is not None}
+
+
+def test_the_exact_gradient_of_ranked_weights_is_that_of_quadrature() -> None:
+    """Of two particles: the larger weight counts 2/3 and the smaller 1/3."""
+    pair = TopDownChain()
+    x = pair.simulate(1)
+    found = expected(elbos.TailAdaptive(2), pair, x)
+    assert found is not None
+    assert found.model is not None
+    log_w, log_mass = torch.broadcast_tensors(*pair.weights(x))
+    mass = log_mass.exp()
+    larger = (log_w.detach().unsqueeze(1) - log_w.detach().unsqueeze(0)).sign()
+    share = 0.5 + larger / 6  # (M, M, 1): of the first of two
+    plain = (2 * mass.unsqueeze(1) * mass.unsqueeze(0) * share * log_w.unsqueeze(1)).sum((0, 1)).mean()
+    slopes = [torch.autograd.grad(value, pair.a, retain_graph=True)[0] for value in (found.model, plain)]
+    torch.testing.assert_close(*slopes)
+
+
+class Own(elbos.Reinforce):
+    """A baseline that is the mean of the batch itself."""
+
+    def baseline_of(self, log_w: Tensor, *args: Any) -> Tensor:
+        return log_w.mean()
+
+
+def test_a_baseline_that_is_the_batchs_own_mean_shows_in_a_small_batch() -> None:
+    assert check_estimator(Own(), Discrete(), repeats=30, seed=0).passed
+    assert failed(check_estimator(Own(), Discrete(), copies=1, repeats=600, seed=0)) == {GUIDE}
+
+
 def test_bad_input() -> None:
+    with pytest.raises(ValueError, match=r"copies must be at least 1, got 0"):
+        check_estimator("trace", copies=0, seed=0)
     with pytest.raises(ValueError, match=r"at least 10 .* got 2"):
         check_estimator("trace", repeats=2, seed=0)
     with pytest.raises(ValueError, match="'c' is drawn from Categorical"):

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from pyro_vae.elbo import Coefficients, SurrogateELBO, make
 from pyro_vae.evaluate import ElboComparison, bound, compare_elbos
-from pyro_vae.oracles import Discrete, LinearGaussian
+from pyro_vae.evaluate.estimators import compare, shared_runs
+from pyro_vae.evaluate.estimators.gradients import Gradients
+from pyro_vae.oracles import Discrete, LinearGaussian, TopDownChain
 
 KEYS = [
     "estimator", "num_particles", "value", "value_error", "gap", "model_bias", "guide_bias", "model_variance",
@@ -56,6 +58,65 @@ def compared() -> tuple[LinearGaussian, Tensor, ElboComparison]:
 
 def row(result: ElboComparison, name: str, particles: int) -> Any:
     return next(r for r in result.rows if (r.estimator, r.num_particles) == (name, particles))
+
+
+def test_estimators_that_share_their_runs_have_the_gradients_that_they_have_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In all figures but the times."""
+    taken: list[list[str]] = []
+    repeat = shared_runs.SharedRuns.repeat
+
+    def counted(runs: Any, *args: Any) -> Any:
+        taken.append([type(each.objective).__name__ for each in runs.every])
+        return repeat(runs, *args)
+
+    monkeypatch.setattr(shared_runs.SharedRuns, "repeat", counted)
+    names = ["trace", "mean_field", "stl", "dreg", "rws", "vimco"]
+    options: dict[str, Any] = {"num_particles": [1, 3], "repeats": 4, "num_samples": 20, "by_site": False, "seed": 0}
+    for pair in (TopDownChain(), Tied()):
+        x = pair.simulate(6)
+        taken.clear()
+        shared = compare_elbos(pair.model, pair.guide, x, estimators=names, **options)
+        assert [len(group) for group in taken] == [4, 6]
+        with monkeypatch.context() as patch:
+            patch.setattr(compare, "may_share", lambda objective: False)
+            alone = compare_elbos(pair.model, pair.guide, x, estimators=names, **options)
+        assert len(taken) == 2
+        for a, b in zip(shared.rows, alone.rows, strict=True):
+            for key in set(KEYS) - {"estimator", "bound", "seconds", "seconds_error", "memory"}:
+                assert getattr(a, key) == pytest.approx(getattr(b, key), rel=1e-7, abs=1e-9, nan_ok=True), (a, key)
+
+
+class Tied(LinearGaussian):
+    """The guide has the weights of the likelihood, and the prior a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(data_dim=3, latent_dim=1)
+        self.center = nn.Parameter(torch.tensor([0.3], dtype=torch.float64))
+
+    def prior(self) -> Any:
+        return dist.Normal(self.center, 1.0).to_event(1)
+
+    def q(self, x: Tensor) -> Any:
+        return dist.Normal(x @ self.weight + self.offset, self.log_scale.exp()).to_event(1)
+
+
+def test_pairs_with_terms_of_their_own_are_not_shared() -> None:
+    """Nor is an estimator whose gradient is put together in another way."""
+    assert not any(shared_runs.may_share(make(name, num_particles=2)) for name in ("vargrad", "ovis", "disarm", "enum"))
+    pair = LinearGaussian(data_dim=3)
+    x = pair.simulate(4)
+
+    class Half(SurrogateELBO):
+        def coefficients(self, log_w: Tensor, *args: Any) -> Coefficients:
+            self.calls = getattr(self, "calls", 0) + 1
+            even = torch.full_like(log_w, 1 / len(log_w))
+            return Coefficients(log_w.mean(0), model=even, path=even / self.calls)
+
+    params: dict[str, list[Tensor]] = {"model": [pair.weight], "guide": [pair.encoder]}
+    every = [Gradients(pair.model, pair.guide, ((x,), {}), objective, params, 4) for objective in (Half(), Half())]
+    assert not shared_runs.SharedRuns(every).agree(0)
 
 
 def test_the_bound_and_its_gap_are_the_exact_ones(compared: tuple[LinearGaussian, Tensor, ElboComparison]) -> None:

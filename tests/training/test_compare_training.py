@@ -44,6 +44,18 @@ class NoReconstruction(SurrogateELBO):
         return Coefficients(log_w.mean(0), model=even, path=-0.1 * even)
 
 
+def test_estimators_by_site_with_and_without_labels() -> None:
+    sites = {"z": "stl"}
+    listed = compare_training(build, simulate(), [sites, "trace"], **SHORT)
+    assert listed.estimators == ["z=stl", "trace"]
+    labeled = compare_training(build, simulate(), {"sites": sites, "options": {"elbo": sites}, "stl": "stl"}, **SHORT)
+    found = {(run.estimator, run.seed): run.train_elbo for run in [*listed.runs, *labeled.runs]}
+    for seed in SHORT["seeds"]:
+        values = [found[label, seed] for label in ("z=stl", "sites", "options", "stl")]
+        assert values == pytest.approx([values[0]] * 4)
+        assert found["trace", seed] != pytest.approx(values[0], rel=1e-6)
+
+
 @pytest.fixture(scope="module")
 def compared() -> TrainingComparison:
     pyro.clear_param_store()

@@ -19,6 +19,7 @@ from pyro_vae.evaluate.estimators.blame import SiteStreams, variance_by_site
 from pyro_vae.evaluate.estimators.defaults import default_estimators
 from pyro_vae.evaluate.estimators.gradients import Gradients, Moments
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
+from pyro_vae.evaluate.estimators.shared_runs import SharedRuns, may_share
 from pyro_vae.evaluate.guide_density import density_guide
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.pair.arguments import check_keywords
@@ -39,6 +40,7 @@ __all__ = ["compare_elbos"]
 
 Estimators = Sequence[elbos.Estimator] | Mapping[str, elbos.Estimator]
 MOST_SITES = 6  # whose variance is told apart without being asked
+TIMED = 5  # gradients taken alone of estimators that share their runs
 PAIRS_BY_SITE = 20  # of gradients for that, or a fourth of the repeats
 
 
@@ -77,7 +79,8 @@ def compare_elbos(
             mean_field, stl, iwae and dreg. Else trace, vargrad and vimco; a sum over the discrete sites with at most 64
             states of a datum together; disarm and rebar, where bits or classes are read by nothing else in the guide.
         num_particles: Numbers of particles K for each name; a name that needs more than K is left out at that K.
-        repeats: Gradients per row. Repeat r uses the same seed for every estimator.
+        repeats: Gradients per row. Repeat r uses the same seed for every estimator, so that estimators of pathwise
+            latents with one number of particles share their runs of the pair; times are of gradients taken alone.
         num_samples: Importance samples per datum for the reference log p(x).
         by_site: Also split the variance by the latent site whose draw it is of (`model_variance_by_site` and
             `guide_variance_by_site` of a row), from 20 pairs of gradients a site, or a fourth of the repeats if that is
@@ -117,6 +120,7 @@ def compare_elbos(
         run = _Comparison(Unscaled()(model), Unscaled()(guide), data, asked.num_data, reference.mean, first, repeats)
         run.split(by_site)
         with retain_memory(), progress_bar("gradients", len(jobs) * repeats, progress) as advance:
+            run.share([objective for _, objective in jobs], advance)
             rows = [run.row(name, objective, advance) for name, objective in jobs]
     return ElboComparison(rows, reference, repeats)
 
@@ -155,6 +159,20 @@ class _Comparison:
         self.params_by_program, self.pathwise, self.sites = _parameters(model, guide, data)
         self.streams: SiteStreams | None = None
         self.references: dict[Any, dict[str, Moments]] = {}
+        self.shared: dict[int, tuple[dict[str, Moments], Tensor]] = {}  # by the objective's id
+
+    def share(self, objectives: Sequence[pyro.infer.ELBO], advance: Callable[..., None]) -> None:
+        """Take the gradients of estimators that have their draws in common from the same runs of the pair."""
+        groups: dict[int, list[Gradients]] = {}
+        for objective in objectives:
+            if self.pathwise and may_share(objective):
+                groups.setdefault(objective.num_particles, []).append(self._gradients(objective))
+        for group in groups.values():
+            runs = SharedRuns(group)
+            if len(group) > 1 and runs.agree(self.seeds[0]):
+                with pyro.validation_enabled(False):
+                    found = runs.repeat(self.seeds, advance)
+                self.shared |= {id(each.objective): moments for each, moments in zip(group, found, strict=True)}
 
     def split(self, by_site: bool | None) -> None:
         """Tell the variance of sites apart, if it is asked or cheap."""
@@ -173,7 +191,11 @@ class _Comparison:
 
     def row(self, name: str, objective: pyro.infer.ELBO, advance: Callable[..., None]) -> EstimatorRow:
         run = self._gradients(objective)
-        ours, values, seconds = run.repeat(self.seeds, advance)
+        if id(objective) in self.shared:
+            ours, values = self.shared[id(objective)]
+            seconds = run.repeat(self.seeds[:TIMED])[2]
+        else:
+            ours, values, seconds = run.repeat(self.seeds, advance)
         value, best = float(values.mean()), self._reference(objective)
         by_site = self.by_site(objective)
         (model_bias, model_error), (guide_bias, guide_error) = (ours[s].distance(best[s]) for s in ("model", "guide"))

@@ -31,9 +31,10 @@ class EstimatorRow:
     one gradient. `snr` is the norm of the expected gradient over the root of the variance. `bias` is the norm of the
     expected gradient's difference from an unbiased gradient of the same bound, relative to the norm of the latter and
     corrected for the noise of both (0 where noise explains the difference), and `bias_error` its standard error.
-    `seconds` (the median) and `memory` (peak bytes) are for one gradient. `bound` says what the value is of: "elbo",
-    "iwae" (the importance-weighted bound of K particles) or "own". The variances by site are those that are left when
-    one site's noise alone is drawn anew, E[Var(gradient | all other noise)]; together they are at least the variance.
+    `seconds` (the median) and `memory` (peak bytes) are for one gradient, taken alone. `bound` says what the value is
+    of: "elbo", "iwae" (the importance-weighted bound of K particles) or "own". The variances by site are those that
+    are left when one site's noise alone is drawn anew, E[Var(gradient | all other noise)]; together they are at least
+    the variance.
     """
 
     estimator: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import pyro.infer
 import torch
 from torch import Tensor
 
+from pyro_vae import elbo as elbos
 from pyro_vae.data import Data, Split
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
 from pyro_vae.support.arguments import checked_from
@@ -19,6 +21,7 @@ from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.comparison.halving import halved
 from pyro_vae.training.comparison.result import TrainingComparison, TrainingRun
+from pyro_vae.training.fitting import fit
 from pyro_vae.training.together.building import FreshPairs
 from pyro_vae.training.together.jobs import Fitted, Job, Stacked, one_after_another
 from pyro_vae.training.together.many import check_seeds, train_jobs
@@ -26,7 +29,8 @@ from pyro_vae.training.together.result import final_epoch
 
 __all__ = ["compare_training"]
 
-Estimators = Sequence[str | pyro.infer.ELBO] | Mapping[str, str | pyro.infer.ELBO | Mapping[str, Any]]
+Estimators = Sequence[elbos.Estimator] | Mapping[str, elbos.Estimator | Mapping[str, Any]]
+FIT_OPTIONS = frozenset(inspect.signature(fit).parameters)
 TRAIN_HEAD = 1000  # number of training data used instead if there are no validation data
 
 
@@ -58,9 +62,10 @@ def compare_training(
             networks and parameters must be made inside it, with torch's generators or the seed as the only source of
             randomness; torch is seeded with the seed before each call.
         data, valid: As in `fit`.
-        estimators: Names (`pv.elbo.names()`) or ELBO objects; or a dictionary from a label to a name, an object, or
-            options of `fit` for this estimator alone, `{"IWAE-5": {"elbo": "iwae", "num_particles": 5}}`. Objects are
-            copied for each run. The first one is the baseline of the differences.
+        estimators: Names (`pv.elbo.names()`), ELBO objects, or dictionaries of these by latent site
+            (`{"y": "enum", "z": "stl"}`); or a dictionary from a label to one of them, or to options of `fit` for this
+            estimator alone, `{"IWAE-5": {"elbo": "iwae", "num_particles": 5}}`. Objects are copied for each run. The
+            first one is the baseline of the differences.
         seeds: Every estimator is trained once from each seed. Three seeds give wide intervals: the t-quantile is 4.3;
             with ten it is 2.3.
         epochs, seconds: Length of each run: one of the two. With `seconds` (which include validation), a run ends with
@@ -174,7 +179,7 @@ def _jobs(estimators: Estimators, options: dict[str, Any]) -> dict[str, dict[str
     if isinstance(estimators, str) or not isinstance(estimators, Mapping | Sequence):
         raise TypeError(f"estimators must be a list of names or a dictionary by label, got {estimators!r}")
     if not isinstance(estimators, Mapping):
-        named = [(e if isinstance(e, str) else type(e).__name__, e) for e in estimators]
+        named = [(elbos.label(e), e) for e in estimators]
         if len({label for label, _ in named}) < len(named):
             raise ValueError(
                 f"estimators named alike cannot be told apart: {[label for label, _ in named]}; give a dictionary from "
@@ -186,7 +191,7 @@ def _jobs(estimators: Estimators, options: dict[str, Any]) -> dict[str, dict[str
     reserved = {"epochs", "steps", "seed", "valid", "progress"}
     jobs = {}
     for label, each in estimators.items():
-        own = dict(each) if isinstance(each, Mapping) else {"elbo": each}
+        own = dict(each) if isinstance(each, Mapping) and FIT_OPTIONS.issuperset(each) else {"elbo": each}
         if reserved & {*own, *options}:
             raise ValueError(f"{', '.join(sorted(reserved & {*own, *options}))} must be the same for all runs")
         jobs[str(label)] = {**options, **own}
