@@ -40,7 +40,7 @@ __all__ = ["compare_elbos"]
 
 Estimators = Sequence[elbos.Estimator] | Mapping[str, elbos.Estimator]
 MOST_SITES = 6  # whose variance is told apart without being asked
-TIMED = 5  # gradients taken alone of estimators that share their runs
+TIMED, ENOUGH = 5, 0.5  # gradients taken alone of estimators that share their runs, at least, and seconds of them
 PAIRS_BY_SITE = 20  # of gradients for that, or a fourth of the repeats
 
 
@@ -193,7 +193,7 @@ class _Comparison:
         run = self._gradients(objective)
         if id(objective) in self.shared:
             ours, values = self.shared[id(objective)]
-            seconds = run.repeat(self.seeds[:TIMED])[2]
+            seconds = run.timed(self.seeds, TIMED, ENOUGH)
         else:
             ours, values, seconds = run.repeat(self.seeds, advance)
         value, best = float(values.mean()), self._reference(objective)

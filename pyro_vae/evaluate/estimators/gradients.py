@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyro
@@ -157,16 +157,31 @@ class Gradients:
         self.gradient(0)  # a first run fills caches, and Pyro validates it
         with pyro.validation_enabled(False):
             for seed in seeds:
-                started = time.perf_counter()
-                loss, grads = self.gradient(seed)
-                if loss.device.type == "cuda":
-                    torch.cuda.synchronize(loss.device)
-                seconds.append(time.perf_counter() - started)
+                loss, grads, took = self._timed_gradient(seed)
+                seconds.append(took)
                 values.append(-float(loss))
                 for program, vector in self.by_program(grads).items():
                     moments[program].add(vector)
                 advance()
         return moments, torch.tensor(values, dtype=torch.float64), torch.tensor(seconds, dtype=torch.float64)
+
+    def timed(self, seeds: Sequence[int], least: int, enough: float) -> Tensor:
+        """The seconds of each of some gradients: of `least` of them, and of more until these seconds have passed."""
+        seconds: list[float] = []
+        self.gradient(0)
+        with pyro.validation_enabled(False):
+            for seed in seeds:
+                if len(seconds) >= least and sum(seconds) >= enough:
+                    break
+                seconds.append(self._timed_gradient(seed)[2])
+        return torch.tensor(seconds, dtype=torch.float64)
+
+    def _timed_gradient(self, seed: int) -> tuple[Tensor, dict[int, Tensor], float]:
+        started = time.perf_counter()
+        loss, grads = self.gradient(seed)
+        if loss.device.type == "cuda":
+            torch.cuda.synchronize(loss.device)
+        return loss, grads, time.perf_counter() - started
 
     def peak_memory(self, seed: int) -> int:
         """Peak bytes of tensors that are allocated during one gradient."""
