@@ -233,6 +233,11 @@ def test_a_pair_with_a_mask_of_its_own_gets_it(oracle: LinearGaussian) -> None:
         torch.testing.assert_close(found.mean, first.mean)
         torch.testing.assert_close(found.draws, first.draws)
 
+    with pytest.raises(
+        ValueError, match=r"a mask of booleans of the shape of x, \(6, 4\).* got a mask of shape \(6,\)"
+    ):
+        pv.impute(*masked, holed, torch.ones(6))
+
     def model(x: Tensor, mask: Tensor) -> None:
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
