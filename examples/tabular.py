@@ -17,6 +17,11 @@ without levels; accuracy is that of the columns with levels.
 Synthetic rows: the VAE is trained on 80 % of the complete rows and draws as many. Their scores stand beside those of
 the other 20 % of the real rows, as a reference, and of rows whose columns are drawn independently of each other. Real
 values are rounded, which a discriminator notices; a second line has the synthetic ones moved to the nearest real value.
+
+Measured (2-core CPU busy with other work, one thread, 48 and 78 seconds for an imputation), RMSE in standard deviations
+of VAE, mean, neighbors and regressions, seed 0: wine 0.737, 1.020, 0.777, 0.846; diabetes 0.696, 0.999, 1.015, 0.787.
+Accuracy: wine 0.925, 0.415, 0.887, 0.849; diabetes 0.738, 0.562, 0.608, 0.715. The page "Tables" of the documentation
+has the other figures: two more seeds, and the scores of synthetic rows, which trees tell apart too well.
 """
 
 import argparse

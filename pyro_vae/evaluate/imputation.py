@@ -181,7 +181,12 @@ def impute(
         raise ValueError(
             f"num_samples must be at least 1 and num_imputations at least 0, got {num_samples}, {num_imputations}"
         )
-    if mask.dtype == torch.bool and bool(mask.all()):
+    if mask.dtype != torch.bool or mask.shape != x.shape:
+        raise ValueError(
+            f"expected a mask of booleans of the shape of x, {tuple(x.shape)}, True where an element is known, got a "
+            f"mask of shape {tuple(mask.shape)} and type {mask.dtype}: pass mask = ~x.isnan()"
+        )
+    if bool(mask.all()):
         raise ValueError("no value of x is missing: mark them with NaN, or give mask= with False where one is missing")
     incomplete = (model, guide) if own_mask else with_missing(model, guide, site=site)
     columns = getattr(getattr(unwrapped(model), "__self__", None), "columns", None) if columns is None else columns

@@ -220,3 +220,32 @@ def test_the_result_prints_saves_and_plots(tmp_path: Path) -> None:
     assert labels == ["known", "mean", "draw 1", "draw 2"]
     again = pv.impute(vae.model, vae.guide, x, mask=mask, num_samples=20, num_imputations=2, seed=0)
     assert torch.equal(found.draws, again.draws)
+
+
+def test_a_pair_with_a_mask_of_its_own_gets_it(oracle: LinearGaussian) -> None:
+    """The result of `with_missing` is such a pair: it gives what the pair for complete data gives."""
+    _, holed, mask = incomplete(oracle)
+    guide = wide(oracle)
+    options: dict[str, Any] = {"num_samples": 50, "num_imputations": 2, "seed": 0}
+    first = pv.impute(oracle.model, guide, holed, mask=mask, **options)
+    masked = pv.elbo.with_missing(oracle.model, guide)
+    for found in (pv.impute(*masked, holed, mask=mask, **options), pv.impute(*masked, holed, mask, **options)):
+        torch.testing.assert_close(found.mean, first.mean)
+        torch.testing.assert_close(found.draws, first.draws)
+
+    with pytest.raises(
+        ValueError, match=r"a mask of booleans of the shape of x, \(6, 4\).* got a mask of shape \(6,\)"
+    ):
+        pv.impute(*masked, holed, torch.ones(6))
+
+    def model(x: Tensor, mask: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("sum", dist.Normal(z, 1.0), obs=x.sum(-1))
+
+    def of_one(x: Tensor, mask: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match=r"no site of the shape of x, \(6, 4\), that is observed; it observes sum"):
+        pv.impute(model, of_one, holed, mask=mask, num_samples=3)
