@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from pyro_vae.compilation.stacked import CannotStack
-from pyro_vae.support.arguments import checked_from
+from pyro_vae.support.arguments import checked_from, flag
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.training.together.building import FreshPairs
 from pyro_vae.training.together.jobs import Fitted, Job, Stacked, one_after_another, stacked, why_not_stacked
@@ -73,6 +73,7 @@ def fit_many(
         ([2, 2, 2], True)
     """
     seeds = check_seeds(seeds)
+    flag("stacked", stacked, "auto")
     if reserved := [name for name in _RESERVED if name in options]:
         raise ValueError(f"{', '.join(reserved)} cannot be given to fit_many: use fit for each seed")
     check = FreshPairs()
