@@ -67,6 +67,7 @@ def fit_many(
         RuntimeError: If `processes` is above 1 where there is no `fork`, or after CUDA was used.
 
     Example:
+        >>> import torch
         >>> from pyro_vae.models import VAE
         >>> x = (torch.rand(40, 6) < 0.5).float()
         >>> runs = fit_many(lambda seed: VAE(6, 2, hidden=(4,)), x, seeds=range(3), stacked=True, epochs=2)
