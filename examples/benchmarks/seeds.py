@@ -9,15 +9,15 @@ alternating turns, so that a slow moment of the machine affects all of them. On 
 tell more than those of the clock. Memory is the largest of the process and of those that it starts, added up.
 
 16 seeds of a 784-200-200-z50 VAE on 3000 MNIST images at batch 100, compiled (`--compile --num_data 3000`), one thread
-per process, on a 2-core Intel Xeon with AVX-512 that other processes shared: ten of them (medians of two turns), and two
-(one turn), which left one core in all:
+per process, on a 2-core Intel Xeon with AVX-512 that other processes shared: ten of them (medians of two turns), and
+two (one turn), which left one core in all:
 
                       ten others: times as fast   processor s   two others: times as fast   processor s   memory MB
     one after another                      1.00          36.7                        1.00          22.7        1428
     2 processes                            1.42          39.4                        0.87          26.5        3330
 
-Each process compiles the graph once. By the seconds of the processor two free cores would give at most 1.7 to 1.9 times,
-which has not been measured. Stacking takes longer than single runs here: see "Many seeds at once" in the documentation.
+Each process compiles the graph once. By the seconds of the processor two free cores would give at most 1.7 to 1.9
+times, which has not been measured. Stacking takes longer than single runs here: see "Many seeds at once" in the documentation.
 """
 
 import argparse

@@ -100,7 +100,7 @@ def assert_same(ours: list[Fitted], theirs: list[Fitted]) -> None:
 
 
 CASES: dict[str, tuple[Callable[[int], Any], dict[str, Any]]] = {
-    "iwae": (small(), {"elbo": "iwae", "num_particles": 3}),
+    "iwae": (small(), {"elbo": "iwae", "num_particles": 3, "epochs": 1}),
     "stl, warm-up, cosine, clipping": (
         small(),
         {"elbo": "stl", "kl_weight": Warmup(1), "lr_schedule": "cosine", "clip_norm": 0.1},
