@@ -17,7 +17,8 @@ two (one turn), which left one core in all:
     2 processes                            1.42          39.4                        0.87          26.5        3330
 
 Each process compiles the graph once. By the seconds of the processor two free cores would give at most 1.7 to 1.9
-times, which has not been measured. Stacking takes longer than single runs here: see "Many seeds at once" in the documentation.
+times, which has not been measured. Stacking takes longer than single runs here: see "Many seeds at once" in the
+documentation of speed.
 """
 
 import argparse
