@@ -285,7 +285,8 @@ def test_stacked_comparisons_are_the_same() -> None:
     x, estimators = simulate(40), ["mean_field", "iwae"]
     options: dict[str, Any] = {**SHORT, "compile": False, "preflight": False}
     alone = compare_training(build, x, estimators, **options)
-    for way in ({"stacked": True}, {"stacked": True, "halving": True}):
+    ways: list[dict[str, Any]] = [{"stacked": True}, {"stacked": True, "halving": True}]
+    for way in ways:
         for one, other in zip(compare_training(build, x, estimators, **options, **way).runs, alone.runs, strict=True):
             n = one.epochs
             assert [e.loss for e in one.history] == pytest.approx([e.loss for e in other.history][:n], abs=1e-9)

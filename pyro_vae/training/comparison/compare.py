@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_vae import elbo as elbos
 from pyro_vae.data import Data, Split
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.support.arguments import checked_from
+from pyro_vae.support.arguments import checked_from, flag
 from pyro_vae.support.progress import progress_bar
 from pyro_vae.support.random import fork_rng
 from pyro_vae.training.comparison.halving import halved
@@ -167,6 +167,7 @@ def _warm_up(build: Callable[[int], Any], data: Any, seed: int, label: str, job:
 
 
 def _check_way(how: Stacked, processes: int, halving: bool, seconds: float | None) -> None:
+    flag("stacked", how, "auto")
     if seconds is not None and (how is not False or halving):
         name = "halving" if halving else "stacked"
         raise ValueError(f"{name} trains runs side by side, which share their seconds: give epochs, not seconds")

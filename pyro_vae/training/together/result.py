@@ -48,6 +48,7 @@ class SeedRuns(Result):
 
     title: ClassVar[str] = "runs from seeds"
     _rows_name: ClassVar[str] = "runs"
+    _columns: ClassVar[list[str]] = ["seed", *MEASURES, "best", "epochs", "seconds"]
 
     seeds: list[int]
     histories: list[History]
