@@ -82,6 +82,15 @@ class CausalBernoulli(dist.TorchDistribution):
         h = self.h.expand(*batch_shape, *self.h.shape[-3:])
         return CausalBernoulli(self.net, h, self.reach, validate_args=self._validate_args)
 
+    @property
+    def mean(self) -> Tensor:
+        """There is none in closed form.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("the pixels of a PixelCNN depend on each other and have no mean: use mean=False")
+
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)

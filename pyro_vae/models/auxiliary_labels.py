@@ -15,7 +15,7 @@ from pyro_vae.models.parts import NetworkFactory, as_network, as_posterior
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.nets import ACTIVATIONS, MLP, as_sizes, lookup
 from pyro_vae.priors import Prior
-from pyro_vae.support.arguments import checked, count
+from pyro_vae.support.arguments import checked_from, count
 
 __all__ = ["AuxiliaryDGM"]
 
@@ -59,7 +59,7 @@ class AuxiliaryDGM(SemiSupervisedVAE):
         torch.Size([2, 784])
     """
 
-    @checked
+    @checked_from(num_classes=1, latent_dim=1)
     def __init__(
         self,
         data_shape: int | Sequence[int],

@@ -79,9 +79,8 @@ class TopDownVAE(System):
         self.encoder = Evidence(self.data_shape[0], widths, counts, act)
         self.start = nn.ParameterDict({"state": nn.Parameter(0.1 * torch.randn(widths[-1], *sizes[-1]))})
         self.cells, self.corrections = nn.ModuleList(), nn.ModuleList()
-        self.stages = [
-            stage for stage, number in enumerate(counts) for _ in range(number)
-        ]  # of each cell, finest first
+        # the stage of each cell, finest first
+        self.stages = [stage for stage, number in enumerate(counts) for _ in range(number)]
         for stage in self.stages:
             width, depth = widths[stage], depths[stage]
             self.cells.append(Cell(width, depth, act))
@@ -138,7 +137,7 @@ class TopDownVAE(System):
         """
         if n < 1:
             raise ValueError(f"sample({n}): expected at least 1")
-        state = self._descend(lambda i, h, p: p.expand([n, *p.batch_shape[1:]]).sample())
+        state = self._descend(lambda i, h, p: p.expand([n]).sample())
         p = self.decode(state)
         return p.mean if mean else p.sample()
 

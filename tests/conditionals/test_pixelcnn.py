@@ -94,6 +94,8 @@ def test_it_is_a_likelihood_of_a_vae() -> None:
     assert not [name for name, p in vae.named_parameters() if p.grad is None or not p.grad.any()]
     assert vae.start_at_mean(x.mean(0)) is vae  # it has no features with a given mean
     assert set(pv.sample(vae.model, 5).unique().tolist()) <= {0.0, 1.0}
+    with pytest.raises(NotImplementedError, match="have no mean: use mean=False"):
+        vae.sample(2, mean=True)
     with pytest.raises(ValueError, match="has a distribution without a mean, CausalBernoulli: use mean=False"):
         pv.reconstruct(vae.model, vae.guide, x)
 
