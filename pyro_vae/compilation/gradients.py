@@ -372,9 +372,11 @@ def _split(outputs: Any, graph: _Graph) -> tuple[list[Tensor], list[Tensor]]:
 def compile_graph(module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
     """Compile a graph with Inductor, so that it draws the random numbers of eager execution.
 
-    A graph whose constants are inputs, as all have here, is compiled once in a process: a run from another seed has the
-    same. What is made is stored in PyTorch's folder of compiled graphs, too, where another process finds it.
+    A graph whose constants are inputs is compiled once in a process: a run from another seed has the same. What is made
+    is stored in PyTorch's folder of compiled graphs, too, where another process finds it.
     """
+    if any(node.op in ("get_attr", "call_module") for node in module.graph.nodes):
+        return _compile(module, inputs)  # a graph within the graph, which its code does not show
     key = module.code, tuple(map(layout_of, inputs)), torch.get_num_threads()
     run = _compiled.pop(key, None) or _compile(module, inputs)
     _compiled[key] = run  # the latest last
