@@ -18,12 +18,12 @@ from pyro_vae.pair.tracing import trace_pair
 from pyro_vae.support.arguments import checked_from
 from pyro_vae.support.pictures import without_math
 from pyro_vae.support.random import seeded
-from pyro_vae.support.results import Result
+from pyro_vae.support.results import PanelResult
 from pyro_vae.support.statistics import standard_error
 from pyro_vae.support.tables import new_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["Coherence", "coherence"]
 
@@ -31,7 +31,7 @@ TOGETHER = "all alike"
 
 
 @dataclass(frozen=True, repr=False)
-class Coherence(Result):
+class Coherence(PanelResult):
     """How often the classes of what was generated agree.
 
     Attributes:
@@ -72,16 +72,14 @@ class Coherence(Result):
             table.add_row(row["site"], f"{row['share']:.1%}", f"{row['error']:.1%}")
         return table
 
-    def _draw(self) -> Figure:
-        from matplotlib.figure import Figure
+    def _size(self) -> tuple[float, float]:
+        return 1.5 + len(self._rows()), 3.2
 
+    def _panel(self, ax: Axes) -> None:
         rows = self.to_dicts()
-        figure = Figure(figsize=(1.5 + len(rows), 3.2), layout="constrained")
-        ax = figure.subplots()
         names = [without_math(row["site"]) for row in rows]
         ax.bar(names, [row["share"] for row in rows], yerr=[row["error"] for row in rows], width=0.6)
         ax.set(ylabel="share of draws", ylim=(0, 1.02))
-        return figure
 
 
 @checked_from(num_samples=1)

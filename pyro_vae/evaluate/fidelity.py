@@ -13,11 +13,12 @@ from torch import Tensor
 
 from pyro_vae.support.arguments import checked
 from pyro_vae.support.columns import LEVELED, Column, as_columns
-from pyro_vae.support.results import Result
+from pyro_vae.support.pictures import without_math
+from pyro_vae.support.results import PanelResult
 from pyro_vae.support.tables import new_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["ColumnDistance", "TableFidelity", "table_fidelity"]
 
@@ -38,7 +39,7 @@ class ColumnDistance:
 
 
 @dataclass(frozen=True, repr=False)
-class TableFidelity(Result):
+class TableFidelity(PanelResult):
     """How faithful synthetic rows are.
 
     Attributes:
@@ -94,16 +95,14 @@ class TableFidelity(Result):
             f"{self.discriminator:.3f} ({len(self.columns)} columns)"
         )
 
-    def _draw(self) -> Figure:
-        from matplotlib.figure import Figure
+    def _size(self) -> tuple[float, float]:
+        return 6, 0.6 + 0.25 * len(self.columns)
 
-        figure = Figure(figsize=(6, 0.6 + 0.25 * len(self.columns)), layout="constrained")
-        axes = figure.subplots()
-        axes.barh(range(len(self.columns)), [row.distance for row in self.columns])
-        axes.set(yticks=range(len(self.columns)), xlabel="distance of distributions", xlim=(0, 1))
-        axes.set_yticklabels([row.column[:30] for row in self.columns])
-        axes.invert_yaxis()
-        return figure
+    def _panel(self, ax: Axes) -> None:
+        ax.barh(range(len(self.columns)), [row.distance for row in self.columns])
+        ax.set(yticks=range(len(self.columns)), xlabel="distance of distributions", xlim=(0, 1))
+        ax.set_yticklabels([without_math(row.column[:30]) for row in self.columns])
+        ax.invert_yaxis()
 
 
 @checked

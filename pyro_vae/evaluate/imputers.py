@@ -14,11 +14,12 @@ from torch import Tensor
 
 from pyro_vae.support.arguments import checked
 from pyro_vae.support.columns import LEVELED, Column, as_columns
-from pyro_vae.support.results import Result
+from pyro_vae.support.pictures import without_math
+from pyro_vae.support.results import PanelResult
 from pyro_vae.support.tables import new_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["ColumnScore", "ImputationScores", "impute_without_model", "imputation_scores"]
 
@@ -44,7 +45,7 @@ class ColumnScore:
 
 
 @dataclass(frozen=True, repr=False)
-class ImputationScores(Result):
+class ImputationScores(PanelResult):
     """The scores of an imputation, in total and by column.
 
     Attributes:
@@ -79,18 +80,16 @@ class ImputationScores(Result):
     def __repr__(self) -> str:
         return f"RMSE {_number(self.nrmse)} s.d., accuracy {_number(self.accuracy)} ({len(self.columns)} columns)"
 
-    def _draw(self) -> Figure:
-        from matplotlib.figure import Figure
+    def _size(self) -> tuple[float, float]:
+        return 6, 0.6 + 0.25 * len(self.columns)
 
-        figure = Figure(figsize=(6, 0.6 + 0.25 * len(self.columns)), layout="constrained")
-        axes = figure.subplots()
+    def _panel(self, ax: Axes) -> None:
         for i, row in enumerate(self.columns):
             value = row.accuracy if row.type in LEVELED else row.nrmse
-            axes.barh(i, value, color="C1" if row.type in LEVELED else "C0")
-        axes.set(yticks=range(len(self.columns)), xlabel="RMSE in s.d. (accuracy of columns with levels)")
-        axes.set_yticklabels([row.column[:30] for row in self.columns])
-        axes.invert_yaxis()
-        return figure
+            ax.barh(i, value, color="C1" if row.type in LEVELED else "C0")
+        ax.set(yticks=range(len(self.columns)), xlabel="RMSE in s.d. (accuracy of columns with levels)")
+        ax.set_yticklabels([without_math(row.column[:30]) for row in self.columns])
+        ax.invert_yaxis()
 
 
 def _number(value: float) -> str:

@@ -18,18 +18,18 @@ from pyro_vae.pair.protocol import Program
 from pyro_vae.support.arguments import checked
 from pyro_vae.support.pictures import histogram
 from pyro_vae.support.random import seeded
-from pyro_vae.support.results import Result
+from pyro_vae.support.results import PanelResult
 from pyro_vae.support.statistics import standard_error
 from pyro_vae.support.tables import indexed_rows, new_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["LogConditional", "log_conditional"]
 
 
 @dataclass(frozen=True, repr=False)
-class LogConditional(Result):
+class LogConditional(PanelResult):
     """Per-datum estimates of log p(all|given) in nats.
 
     Attributes:
@@ -100,12 +100,11 @@ class LogConditional(Result):
         table.add_row("log p(given)", f"{self.given.mean:.3f} ± {self.given.mean_error:.3f}")
         return Group(table, *map(Text, self.caveats))
 
-    def _draw(self) -> Figure:
-        from matplotlib.figure import Figure
+    def _size(self) -> tuple[float, float]:
+        return 5, 3.6
 
-        figure = Figure(figsize=(5, 3.6), layout="constrained")
-        histogram(figure.subplots(), self.log_prob, "log p(all | given) (nats)")
-        return figure
+    def _panel(self, ax: Axes) -> None:
+        histogram(ax, self.log_prob, "log p(all | given) (nats)")
 
 
 @checked
