@@ -147,6 +147,13 @@ def _add_data_options(group: Any) -> None:
         help="Types of columns of a .csv file in place of the inferred ones: real, positive, count, binary, "
         "categorical or ordinal; or a list of levels in order. For example --types.size '[S, M, L]'.",
     )
+    group.add_argument(
+        "--tokens",
+        type=bool,
+        default=False,
+        help="The data are rows of token numbers, integers (N, length), as `Vocabulary.encode` gives them "
+        "(--model TextVAE --binarize none --flatten false).",
+    )
     group.add_argument("--valid", type=int | float, default=0.1, help="Fraction or number of validation data.")
     group.add_argument(
         "--test", type=int | float, default=0.2, help="Fraction or number of test data, if the data have no test split."

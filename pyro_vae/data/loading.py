@@ -32,18 +32,19 @@ def load(
     test: int | float = 0.2,
     labels: int | Literal["all"] | None = None,
     types: Mapping[str, Any] | None = None,
+    tokens: bool = False,
     seed: int = 0,
     download: bool = True,
 ) -> Data:
     """Read `source` into memory, split it, and binarize it.
 
-    All of it becomes tensors of torch's default dtype (float32) on the CPU (move them with `Data.to`). For data larger
-    than memory pass a `torch.utils.data.DataLoader` to `fit` directly.
+    All but tokens becomes tensors of torch's default dtype (float32) on the CPU (move them with `Data.to`). For data
+    larger than memory pass a `torch.utils.data.DataLoader` to `fit` directly.
 
     Values: uint8 is divided by 255 and bool becomes 0 and 1; floats are not changed and must be finite; other integers
-    raise an error, since their scale is unknown. Images are `(N, C, H, W)`: a uint8 source of shape `(N, H, W)`
-    gets one channel, and one of shape `(N, H, W, C)`, C being 1, 3 or 4, has its channels moved (unless its dim 1 is
-    1, 3 or 4 as well: then that is the channels). Sources of any other shape `(N, *)` keep it.
+    raise an error, since their scale is unknown, unless they are `tokens`. Images are `(N, C, H, W)`: a uint8 source of
+    shape `(N, H, W)` gets one channel, and one of shape `(N, H, W, C)`, C being 1, 3 or 4, has its channels moved
+    (unless its dim 1 is 1, 3 or 4 as well: then that is the channels). Sources of any other shape `(N, *)` keep it.
 
     A source with a test set of its own (every built-in name except `digits` and `sprites`, and an `.npz` with `x_test`)
     keeps it, in its own order. Otherwise a random permutation cuts the test split off first, then the validation split
@@ -74,6 +75,7 @@ def load(
         labels: Give the pair the labels as a second argument. "all": all labels, in each split, for a conditional pair.
             A number: the labels of that many training data, evenly over the classes, and -1 for the rest, for a
             semi-supervised pair. None: the pair gets the data alone.
+        tokens: The data are rows of token numbers `(N, length)`, as `Vocabulary.encode` gives them, and stay int64.
         types: Of the path of a CSV file: types of columns in place of the inferred ones, see `pv.data.table`.
         seed: Seed of the splits, the fixed draws and the choice of labeled data. The test split and its draw do not
             depend on `valid`.
@@ -98,8 +100,13 @@ def load(
         raise ValueError(f"binarize={binarize!r}: expected one of {', '.join(map(repr, get_args(Binarize)))}")
     arguments.flag("flatten", flatten)
     arguments.flag("download", download)
+    arguments.flag("tokens", tokens)
     arguments.count("seed", seed, least=0)
     arguments.path("root", root, none=True)
+    if tokens and (binarize not in ("none", "auto") or is_table_file(source)):
+        raise ValueError(
+            f"tokens=True is for rows of token numbers, got binarize={binarize!r} and {str(source)!r:.80}: leave it out"
+        )
     if is_table_file(source):
         if binarize not in ("none", "auto") or labels is not None:
             raise ValueError(
@@ -109,9 +116,9 @@ def load(
         return table(source, types=types, valid=valid, test=test, seed=seed)
     if types is not None:
         raise ValueError(f"types={types!r:.80} are those of the columns of a table, a .csv file: leave them out")
-    raw = read(source, root, download=download)
+    raw = read(source, root, download=download, tokens=tokens)
     if binarize == "auto":
-        binarize = "none" if _is_color(raw.x) else "dynamic"
+        binarize = "none" if tokens or _is_color(raw.x) else "dynamic"
     if binarize != "none":
         _check_probabilities(raw.x, binarize)
         if raw.x_test is not None:
@@ -127,6 +134,7 @@ def load(
                 split.given = _observed_labels(split.y, labels, for_labels)
     origin = {"data": os.fspath(source)} if isinstance(source, str | os.PathLike) else {}
     settings = {"binarize": binarize, "flatten": flatten, "valid": valid, "test": test, "labels": labels, "seed": seed}
+    settings["tokens"] = tokens
     return Data(
         name=raw.name,
         train=splits["train"],
@@ -159,7 +167,8 @@ def _splits(
             return Split(draw_binary(x, generator).to(dtype), y)
         if binarize == "dynamic" and name != "train":
             return Split(x.to(dtype), y, drawn=draw_binary(x, generator).to(dtype))
-        return Split(x.to(dtype), y, dynamic=binarize == "dynamic")
+        # what is no float by now are tokens
+        return Split(x.to(dtype) if x.is_floating_point() else x, y, dynamic=binarize == "dynamic")
 
     found = {}
     for name, generator in zip(("train", "valid", "test"), generators, strict=True):

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,8 +34,14 @@ _CHANNELS = (1, 3, 4)
 _UNUSABLE = (RuntimeError, OSError, AssertionError, ValueError, HTTPException)
 
 
+Convert = Callable[[Tensor, str], Tensor]  # from values as found, and their name for errors
+
+
 class Raw(NamedTuple):
-    """A source as read, before it is split: values float32 `(N, *shape)`, labels int64 `(N,)` or `(N, K)`."""
+    """A source as read, before it is split.
+
+    Values float32 `(N, *shape)`, or tokens int64 `(N, length)`; labels int64 `(N,)` or `(N, K)`.
+    """
 
     name: str
     x: Tensor
@@ -44,9 +50,14 @@ class Raw(NamedTuple):
     y_test: Tensor | None = None
 
 
-def read(source: Source, root: str | os.PathLike[str] | None = None, *, download: bool = True) -> Raw:
+def read(
+    source: Source, root: str | os.PathLike[str] | None = None, *, download: bool = True, tokens: bool = False
+) -> Raw:
     """Read any source that `pyro_vae.data.load` accepts; raises its errors."""
+    convert = _as_tokens if tokens else _as_float
     if isinstance(source, str) and source in NAMES:
+        if tokens:
+            raise ValueError(f"{source!r} holds images, no tokens: leave tokens=True out")
         if source == "sprites":
             source = Sprites()
         else:
@@ -55,13 +66,13 @@ def read(source: Source, root: str | os.PathLike[str] | None = None, *, download
         return Raw("sprites", source.images(), source.factors)
     if isinstance(source, str | os.PathLike):
         path = _existing(source)
-        return _folder(path) if path.is_dir() else _npz(path)
+        return _folder(path, convert) if path.is_dir() else _npz(path, convert)
     if isinstance(source, Tensor):
-        return Raw("tensor", _as_float(source, "the tensor"))
+        return Raw("tensor", convert(source, "the tensor"))
     if isinstance(source, np.ndarray):
-        return Raw("array", _as_float(_tensor(source, "the array"), "the array"))
+        return Raw("array", convert(_tensor(source, "the array"), "the array"))
     if isinstance(source, Dataset):
-        return _dataset(source)
+        return _dataset(source, convert)
     raise TypeError(
         f"source: cannot load data from a {type(source).__name__}; expected a name ({', '.join(NAMES)}), a path, a "
         "tensor, a NumPy array or a map-style torch Dataset (a DataLoader goes to fit directly)"
@@ -122,7 +133,7 @@ def _torchvision(name: str, root: str | os.PathLike[str] | None, download: bool)
     return Raw(name, *part(True), *part(False))
 
 
-def _npz(path: Path) -> Raw:
+def _npz(path: Path, convert: Convert) -> Raw:
     found, keys = read_arrays(path, ("x", "x_train", "y", "y_train", "x_test", "y_test"))
     if ("x" in found) == ("x_train" in found) or ("y" in found and "y_train" in found):
         raise ValueError(
@@ -131,7 +142,7 @@ def _npz(path: Path) -> Raw:
         )
 
     def part(x_key: str, y_key: str) -> tuple[Tensor, Tensor | None]:
-        x = _as_float(_tensor(found[x_key], f"{x_key} of {str(path)!r}"), f"{x_key} of {str(path)!r}")
+        x = convert(_tensor(found[x_key], f"{x_key} of {str(path)!r}"), f"{x_key} of {str(path)!r}")
         y = _tensor(found[y_key], f"{y_key} of {str(path)!r}") if y_key in found else None
         return x, _labels(y, len(x), f"{x_key} of {str(path)!r}")
 
@@ -147,12 +158,12 @@ def _npz(path: Path) -> Raw:
     return Raw(path.name, x, y, x_test, y_test)
 
 
-def _folder(path: Path) -> Raw:
+def _folder(path: Path, convert: Convert) -> Raw:
     x, y = _stack(read_images(path))
-    return Raw(path.resolve().name, _as_float(x, str(path)), _labels(y, len(x), str(path)))
+    return Raw(path.resolve().name, convert(x, str(path)), _labels(y, len(x), str(path)))
 
 
-def _dataset(source: Dataset[Any]) -> Raw:
+def _dataset(source: Dataset[Any], convert: Convert) -> Raw:
     name = type(source).__name__
     try:
         total = len(source)  # type: ignore[arg-type]
@@ -161,7 +172,7 @@ def _dataset(source: Dataset[Any]) -> Raw:
             f"{name} has no length; expected a map-style Dataset (a stream goes to fit directly, in a DataLoader)"
         ) from None
     x, y = _stack((f"item {i} of {name}", source[i]) for i in range(total))
-    return Raw(name, _as_float(x, name), _labels(y, len(x), name))
+    return Raw(name, convert(x, name), _labels(y, len(x), name))
 
 
 def _stack(items: Iterable[tuple[str, Any]]) -> tuple[Tensor, Tensor | None]:
@@ -225,13 +236,27 @@ def _as_float(x: Tensor, what: str) -> Tensor:
             x = x.movedim(-1, 1)  # (N, H, W, C) -> (N, C, H, W)
         return x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     if not (x.is_floating_point() or x.dtype == torch.bool):
-        raise TypeError(f"{what} has dtype {x.dtype}, whose scale is unknown; give uint8 (0..255), bool or floats")
+        raise TypeError(
+            f"{what} has dtype {x.dtype}, whose scale is unknown; give uint8 (0..255), bool or floats, or tokens=True "
+            "for rows of token numbers"
+        )
     x = x.to(torch.float32, memory_format=torch.contiguous_format)
     bad = ~x.isfinite()
     if bad.any():
         first = tuple(bad.nonzero()[0].tolist())
         raise ValueError(f"{what} has {int(bad.sum())} values that are not finite, the first at index {first}")
     return x
+
+
+def _as_tokens(x: Tensor, what: str) -> Tensor:
+    """Rows of token numbers as int64 on the CPU."""
+    x = x.detach().cpu()
+    if x.ndim != 2 or x.numel() == 0 or x.is_floating_point() or x.dtype == torch.bool or int(x.min()) < 0:
+        raise ValueError(
+            f"{what} has shape {tuple(x.shape)} and dtype {x.dtype}, and tokens=True needs rows of token numbers, "
+            "integers (N, length) from 0, as Vocabulary.encode gives them"
+        )
+    return x.to(torch.int64)
 
 
 def _labels(y: Tensor | None, total: int, what: str) -> Tensor | None:

@@ -21,7 +21,7 @@ from pyro_vae.training.fitting import fit
 
 __all__ = ["DATA_KEYS", "NOT_STORED", "as_yaml", "parse_config", "read_config", "with_stable_paths"]
 
-DATA_KEYS = ("binarize", "flatten", "root", "valid", "test", "labels", "types", "seed")
+DATA_KEYS = ("binarize", "flatten", "root", "valid", "test", "labels", "types", "tokens", "seed")
 _MAY_NAME_CODE = ("model", "elbo", "kl_weight", "lr_schedule")
 # arguments of `fit` that are not stored with a run
 NOT_STORED = (

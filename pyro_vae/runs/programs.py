@@ -55,7 +55,7 @@ def make_pair(pair: Any, spec: Mapping[str, Any], data: Data, seed: int) -> Any:
     if hasattr(made, "start_at_data"):
         with fork_rng(seed):
             made.start_at_data(*data.train.args(min(EXAMPLES, len(data.train))))
-    if hasattr(made, "start_at_mean"):
+    if hasattr(made, "start_at_mean") and data.train.intensity.is_floating_point():  # tokens have no mean
         try:
             made.start_at_mean(data.mean)
         except ValueError as error:

@@ -87,11 +87,12 @@ class LoadedRun:
         """
         if root is None and self.source is not None:
             return self.source
-        # runs of earlier versions have no `labels`
+        # runs of earlier versions have no `labels`, `types` or `tokens`
         settings: dict[str, Any] = {key: self.config.get(key) for key in DATA_KEYS}
         # a stranger's run has no say about what is downloaded, and to where
         settings["download"] = self.trust or root is not None
         settings["seed"] = self.config.get("data_seed", settings["seed"])
+        settings["tokens"] = bool(settings["tokens"])
         if root is not None:
             settings["root"] = root
         elif not self.trust:

@@ -213,7 +213,7 @@ def test_the_configuration_is_complete_and_only_that(run: str) -> None:
         "strategy",
     }
     arguments = set(fit.__annotations__) - by_hand - {"return"}
-    of_data = {"data", "binarize", "flatten", "root", "valid", "test", "labels", "types", "seed"}
+    of_data = {"data", "binarize", "flatten", "root", "valid", "test", "labels", "types", "tokens", "seed"}
     assert set(config) == arguments | of_data | {"num_samples"}
     assert config["model"]["init_args"]["latent_dim"] == 20  # type: ignore[index]
 

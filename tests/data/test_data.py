@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -334,7 +335,7 @@ def test_empty_folder(tmp_path: Path) -> None:
         (torch.tensor([[1e300]], dtype=torch.float64), ValueError, "not finite"),
         (torch.zeros(5), ValueError, r"shape \(5,\); expected"),
         (torch.zeros(0, 5), ValueError, r"shape \(0, 5\); expected"),
-        (torch.zeros(5, 2, dtype=torch.int64), TypeError, "int64, whose scale is unknown"),
+        (torch.zeros(5, 2, dtype=torch.int64), TypeError, "int64, whose scale is unknown.*tokens=True"),
         (torch.ones(5, 2, dtype=torch.uint8), ValueError, "only 0 and 1; give it as bool"),
         (np.array([["a"]]), TypeError, "the array has dtype <U1"),
         ([[0.0]], TypeError, "from a list; expected a name"),
@@ -345,6 +346,36 @@ def test_empty_folder(tmp_path: Path) -> None:
 def test_bad_values(source: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         load(source)  # type: ignore[arg-type]
+
+
+def test_tokens_stay_as_they_are(tmp_path: Path) -> None:
+    rows = torch.randint(0, 300, (10, 4))
+    data = load(rows, tokens=True, valid=0, test=0.2, binarize="auto")
+    assert data.train.x.dtype == torch.int64
+    found = torch.cat([data.train.x, data.test.x])
+    assert sorted(found.tolist()) == sorted(rows.tolist())
+    np.savez(tmp_path / "rows.npz", x=rows.numpy())
+    again = load(tmp_path / "rows.npz", tokens=True, valid=0, test=0.2)
+    assert torch.equal(again.train.x, data.train.x)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("digits", {}, "'digits' holds images, no tokens"),
+        (torch.zeros(4, 3), {}, "the tensor has shape .4, 3. and dtype torch.float32, and tokens=True needs"),
+        (torch.full((4, 3), -1), {}, "integers .N, length. from 0"),
+        (torch.zeros(4, 3, 2, dtype=torch.int64), {}, "has shape .4, 3, 2."),
+        (
+            torch.zeros(4, 3, dtype=torch.int64),
+            {"binarize": "static"},
+            "for rows of token numbers, got binarize='static'",
+        ),
+    ],
+)
+def test_no_tokens(source: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(source, tokens=True, **options)
 
 
 def test_bool_is_zero_and_one() -> None:

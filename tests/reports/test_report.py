@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.data.splits import Data, Split
+from pyro_vae.cli import main
 from pyro_vae.reports.charts import bars, histograms, scatter
 from pyro_vae.reports.differences import difference
 from pyro_vae.reports.findings import findings_of
@@ -240,15 +241,18 @@ class TestPairsOfOnesOwn:
     def test_text(self, tmp_path: Path) -> None:
         vocabulary = pv.data.Vocabulary.from_sentences(["the <b>cat</b> sat .", "the dog ran ."])
         rows = vocabulary.encode(["the cat sat .", "the dog ran ."] * 20, length=9)
-        data = Data("verses", Split(rows[:20]), None, Split(rows[20:]), (9,), "none", 0)
-        sizes: dict[str, Any] = {
-            "latent_dim": 2,
-            "hidden": 8,
-            "embedding_dim": 4,
-        }
-        run = pv.train(pv.models.TextVAE(len(vocabulary), 9, **sizes), data, out=tmp_path / "run", epochs=1, seed=0)
-        report = pv.report(run, text=vocabulary.decode, **FEW)
+        numpy.savez(tmp_path / "verses.npz", x=rows.numpy())
+        sizes = [f"--model.{name}={n}" for name, n in (("vocab_size", len(vocabulary)), ("length", 9), ("hidden", 8))]
+        of_data = ["--data", str(tmp_path / "verses.npz"), "--tokens", "true", "--binarize", "none", "--test", "0.5"]
+        out = ["--out", str(tmp_path / "run"), "--epochs", "1", "--num_samples", "5", "--elbo", "trace"]
+        assert main(["train", "--model", "TextVAE", *sizes, *of_data, *out]) == 0
+        report = pv.report(tmp_path / "run", text=vocabulary.decode, **FEW)
         assert "the cat sat ." in Parsed(report.page).text
+        words = vocabulary.save(tmp_path / "words.txt")
+        few = [f"--{name}={value}" for name, value in FEW.items()]
+        page = tmp_path / "page.html"
+        assert main(["report", str(tmp_path / "run"), "--vocabulary", str(words), "--out", str(page), *few]) == 0
+        assert "the cat sat ." in Parsed(page.read_text()).text
 
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'\x1b[31m"

@@ -247,7 +247,7 @@ def test_every_option_of_fit_is_taken_and_recorded() -> None:
     assert config["lr_schedule"].endswith("._half")
     assert isinstance(config["seed"], int)
     assert "SGD" in str(config["optim"])
-    of_data = {"data", "binarize", "flatten", "root", "valid", "test", "labels", "types", "seed"}
+    of_data = {"data", "binarize", "flatten", "root", "valid", "test", "labels", "types", "tokens", "seed"}
     options = set(config) - of_data - {"model"}
     by_hand = {"model", "guide", "data", "valid", "callbacks", "checkpoints", "resume", "seed", "progress"}
     assert options == set(fit.__annotations__) - by_hand - {"devices", "num_nodes", "strategy", "return"}
