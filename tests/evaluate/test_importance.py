@@ -319,7 +319,7 @@ def test_a_result_prints_saves_and_draws_itself(tmp_path: Path) -> None:
     [
         ({"method": "harmonic"}, "infinite variance"),
         ({"method": "harmonic_mean"}, "infinite variance"),
-        ({"method": "magic"}, "method must be one of 'importance', 'prior', 'ais', 'bdmc', got 'magic'"),
+        ({"method": "magic"}, "method must be one of 'importance', 'prior', 'ais', 'bdmc', 'smc', got 'magic'"),
         ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
         ({"memory": 0}, "memory must be a positive number of bytes, got 0"),
         ({"method": Importance(max_samples=10, target_error=0.1)}, "max_samples must be at least num_samples, 5000"),

@@ -78,7 +78,7 @@ class SharedRuns:
         """Whether each estimator has its own gradient of this seed; not for pairs of which less is known."""
         try:
             shared = self.gradients(seed)
-        except (ValueError, AssertionError):  # particles one by one, no plate over the data, no path
+        except (ValueError, AssertionError, RuntimeError):  # particles one by one, no plate over the data, no path
             return False
         for alone, (loss, grads) in zip(self.every, shared, strict=True):
             right_loss, right = alone.gradient(seed)
@@ -176,7 +176,7 @@ class SharedRuns:
             if isinstance(slope, Tensor) and draw.draw.requires_grad:
                 direct = direct + (slope * draw.draw).sum()
         grads: list[Tensor | None] = [None] * count
-        if direct.requires_grad:
+        if direct.requires_grad and count:
             grads = list(torch.autograd.grad(direct, self.first.params, retain_graph=True, allow_unused=True))
         result = {}
         for param, own, seen in zip(self.first.params, grads, of_observations[:count], strict=True):
