@@ -35,6 +35,7 @@ NOT_CALLED = {
     *("Epoch", "NonFiniteLoss", "State", "SeedRuns", "TrainingComparison", "Binarize", "Source", "Data", "Split"),
     "Coefficients",
     *("Table", "ColumnDistance", "ColumnScore"),
+    "use_style",  # takes no argument, and changes the process
     *("Bound", "CheckLine", "EstimatorRow", "LatentDimension", "LatentSite", "LocalGuide", "PreflightIssue", "Prior"),
     *("Choice", "Cost", "Filtered"),
     *("SampleQualityMetrics", "FlowDistribution", "Pair", "Oracle", "Weighting", "inception_features", "Conditional"),
