@@ -17,7 +17,7 @@ from pyro_vae import elbo as elbos
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.estimators.blame import SiteStreams, variance_by_site
 from pyro_vae.evaluate.estimators.defaults import default_estimators
-from pyro_vae.evaluate.estimators.gradients import Gradients, Moments
+from pyro_vae.evaluate.estimators.gradients import Gradients, Moments, timed_in_turns
 from pyro_vae.evaluate.estimators.result import ElboComparison, EstimatorRow
 from pyro_vae.evaluate.estimators.shared_runs import SharedRuns, may_share
 from pyro_vae.evaluate.guide_density import density_guide
@@ -159,7 +159,8 @@ class _Comparison:
         self.params_by_program, self.pathwise, self.sites = _parameters(model, guide, data)
         self.streams: SiteStreams | None = None
         self.references: dict[Any, dict[str, Moments]] = {}
-        self.shared: dict[int, tuple[dict[str, Moments], Tensor]] = {}  # by the objective's id
+        # by the objective's id: moments, values and seconds
+        self.shared: dict[int, tuple[dict[str, Moments], Tensor, Tensor]] = {}
 
     def share(self, objectives: Sequence[pyro.infer.ELBO], advance: Callable[..., None]) -> None:
         """Take the gradients of estimators that have their draws in common from the same runs of the pair."""
@@ -172,7 +173,8 @@ class _Comparison:
             if len(group) > 1 and runs.agree(self.seeds[0]):
                 with pyro.validation_enabled(False):
                     found = runs.repeat(self.seeds, advance)
-                self.shared |= {id(each.objective): moments for each, moments in zip(group, found, strict=True)}
+                seconds = timed_in_turns(group, self.seeds, TIMED, ENOUGH)
+                self.shared |= {id(g.objective): (*f, s) for g, f, s in zip(group, found, seconds, strict=True)}
 
     def split(self, by_site: bool | None) -> None:
         """Tell the variance of sites apart, if it is asked or cheap."""
@@ -191,11 +193,8 @@ class _Comparison:
 
     def row(self, name: str, objective: pyro.infer.ELBO, advance: Callable[..., None]) -> EstimatorRow:
         run = self._gradients(objective)
-        if id(objective) in self.shared:
-            ours, values = self.shared[id(objective)]
-            seconds = run.timed(self.seeds, TIMED, ENOUGH)
-        else:
-            ours, values, seconds = run.repeat(self.seeds, advance)
+        known = self.shared.get(id(objective))
+        ours, values, seconds = known if known is not None else run.repeat(self.seeds, advance)
         value, best = float(values.mean()), self._reference(objective)
         by_site = self.by_site(objective)
         (model_bias, model_error), (guide_bias, guide_error) = (ours[s].distance(best[s]) for s in ("model", "guide"))

@@ -18,7 +18,7 @@ from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.running import Running
 from pyro_vae.support.random import fork_rng
 
-__all__ = ["Gradients", "LiveBytes", "Moments"]
+__all__ = ["Gradients", "LiveBytes", "Moments", "timed_in_turns"]
 
 LEVEL = 1e-3  # of the test that reports a bias
 
@@ -157,7 +157,7 @@ class Gradients:
         self.gradient(0)  # a first run fills caches, and Pyro validates it
         with pyro.validation_enabled(False):
             for seed in seeds:
-                loss, grads, took = self._timed_gradient(seed)
+                loss, grads, took = self.timed_gradient(seed)
                 seconds.append(took)
                 values.append(-float(loss))
                 for program, vector in self.by_program(grads).items():
@@ -165,18 +165,7 @@ class Gradients:
                 advance()
         return moments, torch.tensor(values, dtype=torch.float64), torch.tensor(seconds, dtype=torch.float64)
 
-    def timed(self, seeds: Sequence[int], least: int, enough: float) -> Tensor:
-        """The seconds of each of some gradients: of `least` of them, and of more until these seconds have passed."""
-        seconds: list[float] = []
-        self.gradient(0)
-        with pyro.validation_enabled(False):
-            for seed in seeds:
-                if len(seconds) >= least and sum(seconds) >= enough:
-                    break
-                seconds.append(self._timed_gradient(seed)[2])
-        return torch.tensor(seconds, dtype=torch.float64)
-
-    def _timed_gradient(self, seed: int) -> tuple[Tensor, dict[int, Tensor], float]:
+    def timed_gradient(self, seed: int) -> tuple[Tensor, dict[int, Tensor], float]:
         started = time.perf_counter()
         loss, grads = self.gradient(seed)
         if loss.device.type == "cuda":
@@ -188,6 +177,22 @@ class Gradients:
         with LiveBytes() as live:
             self.gradient(seed)
         return live.peak
+
+
+def timed_in_turns(every: Sequence[Gradients], seeds: Sequence[int], least: int, enough: float) -> list[Tensor]:
+    """The seconds of some gradients of each estimator, one after the other: what else the machine does slows all alike.
+
+    There are at least `least` rounds, and more until their seconds are `enough` for each estimator.
+    """
+    rounds: list[list[float]] = []
+    for each in every:
+        each.gradient(0)  # a first run plans
+    with pyro.validation_enabled(False):
+        for seed in seeds:
+            if len(rounds) >= least and sum(map(sum, rounds)) >= enough * len(every):
+                break
+            rounds.append([each.timed_gradient(seed)[2] for each in every])
+    return list(torch.tensor(rounds, dtype=torch.float64).T)
 
 
 def _stored() -> list[Tensor]:
