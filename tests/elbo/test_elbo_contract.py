@@ -105,6 +105,7 @@ PAIRS: dict[str, dict[str, Oracle]] = {
     "dip": {"linear": GAUSSIAN["linear"]},
     "gumbel": {"bits": BITS, "classes": CLASSES, "bits and classes": BOTH, "scaled bits": SCALED_BOTH, **CONTINUOUS},
     "disarm": {"bits": BITS, "scaled bits": BitsAndClasses(3, 2, 0, weighting=SCALED_BITS), "grid": GRID, **CONTINUOUS},
+    "arms": {"bits": BITS, "scaled bits": BitsAndClasses(3, 2, 0, weighting=SCALED_BITS), "grid": GRID, **CONTINUOUS},
     "rebar": {
         "bits": BITS,
         "classes": CLASSES,
@@ -245,7 +246,7 @@ def test_it_trains_by_every_road(name: str, svi: str) -> None:
         if name in ("double_cv", "enum", "ovis", "tvo", "vargrad", "vimco", "rws")
         else LinearGaussian(seed=3)
     )
-    if name in ("disarm", "rebar", "gumbel"):
+    if name in ("arms", "disarm", "rebar", "gumbel"):
         pair = BitsAndClasses(bits=2, classes=0)
     x = pair.simulate(20)
     before = {n: p.detach().clone() for n, p in pair.named_parameters()}
@@ -270,6 +271,7 @@ DISCRETE_REFUSED = [
     "dip",
     "gumbel",
     "disarm",
+    "arms",
     "rebar",
     "denoising",
     "info_vae",
