@@ -18,6 +18,8 @@ from pyro_vae.elbo.estimators.antithetic import DisARM
 from pyro_vae.elbo.estimators.bounds import MeanField, TensorELBO, Trace
 from pyro_vae.elbo.estimators.by_site import BySite
 from pyro_vae.elbo.estimators.control import REBAR
+from pyro_vae.elbo.estimators.copula import ARMS
+from pyro_vae.elbo.estimators.double_control import DoubleCV
 from pyro_vae.elbo.estimators.importance import (
     CIWAE,
     IWAE,
@@ -60,6 +62,7 @@ __all__ = [
     "FactorVAE",
     "PhasedELBO",
     "adversarial",
+    "ARMS",
     "CIWAE",
     "IWAE",
     "MIWAE",
@@ -79,6 +82,7 @@ __all__ = [
     "DIP",
     "DReG",
     "DisARM",
+    "DoubleCV",
     "FreeBits",
     "GaussianNoise",
     "InfoVAE",

@@ -24,6 +24,8 @@ from pyro_vae.elbo.estimators.antithetic import DisARM
 from pyro_vae.elbo.estimators.bounds import MeanField, Trace
 from pyro_vae.elbo.estimators.by_site import BySite
 from pyro_vae.elbo.estimators.control import REBAR
+from pyro_vae.elbo.estimators.copula import ARMS
+from pyro_vae.elbo.estimators.double_control import DoubleCV
 from pyro_vae.elbo.estimators.enumeration import Enumeration
 from pyro_vae.elbo.estimators.importance import (
     CIWAE,
@@ -77,7 +79,9 @@ _REGISTRY: dict[str, Callable[..., pyro.infer.ELBO]] = {
     "dip": DIP,
     "gumbel": Relaxed,
     "disarm": DisARM,
+    "arms": ARMS,
     "rebar": REBAR,
+    "double_cv": DoubleCV,
     "trace_graph": TraceGraph,
     "enum": Enumeration,
     "tail_adaptive": TailAdaptive,

@@ -99,6 +99,7 @@ def cases(program: Program, rng: random.Random) -> list[Case]:
     result += [of("reinforce", 1, one)]
     result += [of("reinforce", k, one, {"baseline": "leave_one_out", **layout})]
     result += [of("reinforce", 1, one, {"every_site": True, "baseline": "running"})]
+    result += [of("double_cv", k, one, layout)]
     result += [of("iwae", k, iwae(k, weight), layout), of("vimco", k, iwae(k, weight), layout)]
     result += [of("rws", k, iwae(k, weight), layout, guide=None)]
     result += [of("miwae", 4, iwae(2, weight), {"groups": 2, **layout})]
@@ -113,7 +114,7 @@ def cases(program: Program, rng: random.Random) -> list[Case]:
         result += [of("gumbel", k, lambda exact: exact.elbo(kl_weight=weight, relaxed=True), options)]
     if _independent(program):
         if not any(s.kind != "bernoulli" for s in program.latents if s.discrete):
-            result += [of("disarm", k, one, layout)]
+            result += [of("disarm", k, one, layout), of("arms", k, one)]
         if not any(s.kind == "categorical" for s in program.latents):
             result += [of("rebar", 1, one), of("rebar", k, one, layout)]
     return result

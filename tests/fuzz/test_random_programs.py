@@ -92,5 +92,5 @@ def test_every_kind_is_among_them() -> None:
     named = {case.name for seed, program in enumerate(programs) for case in cases(program, random.Random(seed))}
     assert named == {
         *("trace", "mean_field", "trace_graph", "enum", "stl", "dreg", "iwae", "miwae", "piwae", "ciwae", "renyi"),
-        *("reinforce", "vimco", "rws", "tail_adaptive", "disarm", "rebar", "by_site", "gumbel"),
+        *("reinforce", "vimco", "rws", "tail_adaptive", "arms", "disarm", "double_cv", "rebar", "by_site", "gumbel"),
     }

@@ -24,7 +24,7 @@ from pyro_vae.pair.site_masks import base_distribution
 from pyro_vae.pair.tracing import Site, checked_pair, sample_sites
 from pyro_vae.support.arguments import checked
 
-__all__ = ["REBAR"]
+__all__ = ["REBAR", "continued"]
 
 NOISY_LOGITS = "_pyro_vae_noisy"  # key of a site's noisy logits z in the trace
 
@@ -157,7 +157,7 @@ class REBAR(TensorELBO):
         relaxed_model = traced(model, args, kwargs, on=relaxed_guide)
         for trace in (relaxed_model, relaxed_guide):
             for name in sites:
-                trace.nodes[name] = {**trace.nodes[name], "fn": _continued(trace.nodes[name]["fn"])}
+                trace.nodes[name] = {**trace.nodes[name], "fn": continued(trace.nodes[name]["fn"])}
         relaxed_log_w = weights_of(checked_pair(relaxed_model, relaxed_guide, dim), plate).log_w
         slopes = torch.autograd.grad(
             relaxed_log_w.sum(), list(noisy.values()), create_graph=self.learn, materialize_grads=True
@@ -205,12 +205,12 @@ class _LinearOneHot(dist.OneHotCategorical):
         return (value * self.logits).sum(-1)
 
 
-def _continued(fn: Any) -> Any:
+def continued(fn: Any) -> Any:
     """A discrete distribution whose log-density accepts relaxed values."""
     if isinstance(fn, torch.distributions.Independent):
-        return dist.Independent(_continued(fn.base_dist), fn.reinterpreted_batch_ndims, validate_args=False)
+        return dist.Independent(continued(fn.base_dist), fn.reinterpreted_batch_ndims, validate_args=False)
     if isinstance(fn, dist.MaskedDistribution):
-        return _continued(fn.base_dist).mask(fn._mask)
+        return continued(fn.base_dist).mask(fn._mask)
     if isinstance(fn, torch.distributions.Bernoulli):
         return dist.Bernoulli(logits=fn.logits, validate_args=False)
     if isinstance(fn, torch.distributions.OneHotCategorical):
