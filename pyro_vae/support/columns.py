@@ -130,13 +130,18 @@ def decode_rows(columns: Sequence[Column], x: Tensor, mask: Tensor | None = None
     """Rows `(N, C)` as arrays by name, levels in place of their numbers; missing values are NaN, or None of levels.
 
     Raises:
+        TypeError: For rows that are no tensor.
         ValueError: For rows or a mask of another shape, or the number of a level that does not exist.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"expected rows as a tensor (N, {len(columns)}), got a {type(x).__name__}")
     if x.dim() != 2 or x.shape[1] != len(columns):
         raise ValueError(f"expected rows of shape (N, {len(columns)}), one value for each column, got {tuple(x.shape)}")
     known = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
     if known.shape != x.shape or known.dtype != torch.bool:
-        raise ValueError(f"expected a mask of booleans of shape {tuple(x.shape)}, got {tuple(known.shape)}")
+        raise ValueError(
+            f"expected a mask of booleans of shape {tuple(x.shape)}, got {tuple(known.shape)} of {known.dtype}"
+        )
     found: dict[str, np.ndarray] = {}
     for j, column in enumerate(columns):
         values, here = x[:, j].detach().cpu().double().numpy(), known[:, j].cpu().numpy()
