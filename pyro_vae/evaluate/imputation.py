@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +16,7 @@ from pyro_vae.elbo.objectives.missing import INCOMPLETE, with_missing
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.generate import site_mean
 from pyro_vae.evaluate.guide_density import density_guide
-from pyro_vae.pair.arguments import check_data, check_keywords, take, unwrapped
+from pyro_vae.pair.arguments import check_data, check_keywords, take, takes_mask, unwrapped
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import Particles, joint_log_weight
 from pyro_vae.pair.planning import plan_for, rows_that_fit
@@ -173,7 +172,7 @@ def impute(
     """
     n = check_data((x,))
     check_keywords(impute, kwargs, model, guide)
-    own_mask = _takes_mask(model) and _takes_mask(guide)
+    own_mask = takes_mask(model) and takes_mask(guide)
     if own_mask and mask is None and args:
         mask, *args = args  # type: ignore[assignment]
     mask = ~x.isnan() if mask is None else mask
@@ -232,14 +231,6 @@ def _draw(
     count, runs = (num_samples, 1) if particles.vectorize else (None, num_samples)
     traces = [trace_pair(*pair, args, kwargs, num_particles=count, nesting=particles.nesting) for _ in range(runs)]
     return _WeightedSamples(traces, args[0], args[1], start, site)
-
-
-def _takes_mask(program: Program) -> bool:
-    """Whether the second argument of a program is called `mask`."""
-    try:
-        return list(inspect.signature(unwrapped(program)).parameters)[1:2] == ["mask"]
-    except (TypeError, ValueError):  # what has no signature
-        return False
 
 
 class _WeightedSamples:

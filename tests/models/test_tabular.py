@@ -219,15 +219,15 @@ def test_a_csv_file_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monk
     z = torch.randn(60).tolist()
     with open("rows.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["height", "size", "visits"])
+        writer.writerow(["height", "size", "visits", "score"])
         for i, v in enumerate(z):
-            writer.writerow(["" if i % 7 == 0 else round(170 + 8 * v, 2), "SML"[i % 3], int(abs(3 * v))])
+            writer.writerow(["" if i % 7 == 0 else round(170 + 8 * v, 2), "SML"[i % 3], int(abs(3 * v)), v])
     options = ["--model.latent_dim", "2", "--model.hidden", "[8]", "--epochs", "1", "--num_samples", "5"]
     train = ["train", "--model", "TabularVAE", "--data", "rows.csv", "--types.size", "[S, M, L]", "--out", "run"]
     assert main([*train, *options, "--compile", "false"]) == 0
     assert "size     ordinal" in capsys.readouterr().out
     run = pv.load_run("run")
-    assert [column.levels for column in run.pair.columns] == [(), ("S", "M", "L"), ()]
+    assert [column.levels for column in run.pair.columns] == [(), ("S", "M", "L"), (), ()]
     table: Any = run.data()
     assert tuple(table.columns) == run.pair.columns
     assert main(["evaluate", "run", "--num_samples", "5"]) == 0
@@ -235,8 +235,11 @@ def test_a_csv_file_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monk
     with open("run/samples.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4
-    assert set(rows[0]) == {"height", "size", "visits"}
+    assert set(rows[0]) == {"height", "size", "visits", "score"}
     assert {row["size"] for row in rows} <= set("SML")
+    assert not list(Path("run").glob("samples*.png"))  # four columns are no image of 2 x 2
+    assert main(["quality", "run"]) == 1
+    assert "the data are a table, not images" in capsys.readouterr().err
     facts = pv.report("run", num_data=12, num_samples=5, num_simulations=10, seed=0)
     assert "height" in facts.page
     assert main(["train", "--model", "TabularVAE", "--out", "other", "--data", "digits"]) == 1
