@@ -11,6 +11,7 @@ from pyro.distributions import MaskedDistribution
 from rich.table import Table
 from torch import Tensor
 from torch.distributions import Independent as TorchIndependent
+from torch.distributions import VonMises
 
 from pyro_vae.elbo.objectives.missing import INCOMPLETE, with_missing
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
@@ -43,9 +44,10 @@ class Imputation(Result):
 
     Attributes:
         mean: `(N, ...)`, the posterior mean E[x_m|x_o] where a value is missing, of a column with levels the most
-            probable one; None with `mean=False`.
+            probable one, of angles (von Mises) the circular mean; None with `mean=False`.
         scale: `(N, ...)`, the standard deviation of x_m given x_o, of a column with levels the probability of all but
-            the most probable one; 0 where a value is observed; None with `mean=False`.
+            the most probable one, of angles the circular one, `sqrt(-2 log |E exp(i x)|)`; 0 where a value is observed;
+            None with `mean=False`.
         draws: `(M, N, ...)`, M draws from p(x_m|x_o).
         mask: `(N, ...)`, True where a value is observed.
         ess: Effective number of importance samples per datum, `(N,)`. Where it is small, use more samples or a wider
@@ -260,12 +262,21 @@ class _WeightedSamples:
         """Mean and standard deviation; of elements that have `levels`, the most probable one and its doubt."""
         weight = self.weight.reshape(*self.weight.shape, *[1] * (self.x.dim() - 1))
         means = self.read_all(site_mean).double()
+        if all(isinstance(_of_elements(site["fn"]), VonMises) for _, site in self.sites):
+            return self._circular_moments(weight, means)
         mean = (weight * means).sum(0)
         variance = self.read_all(lambda name, site: site["fn"].variance).double() + (means - mean).square()
         scale = (weight * variance).sum(0).sqrt()
         if levels is not None and bool(levels.any()):
             likeliest, doubt = self.likeliest(levels.to(self.x.device))
             mean, scale = torch.where(levels > 0, likeliest, mean), torch.where(levels > 0, doubt, scale)
+        return torch.where(self.mask, self.x, mean.to(self.x)), torch.where(self.mask, 0, scale.to(self.x))
+
+    def _circular_moments(self, weight: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of angles, from E[exp(i x)]: the direction of the mean, and the circular standard deviation."""
+        length = 1 - self.read_all(lambda name, site: _of_elements(site["fn"]).variance).double()
+        east, north = ((weight * length * part).sum(0) for part in (angles.cos(), angles.sin()))
+        mean, scale = torch.atan2(north, east), (-(east.square() + north.square()).log()).clamp_min(0).sqrt()
         return torch.where(self.mask, self.x, mean.to(self.x)), torch.where(self.mask, 0, scale.to(self.x))
 
     def likeliest(self, levels: Tensor) -> tuple[Tensor, Tensor]:
