@@ -69,6 +69,11 @@ class Column:
                 "expected 2 levels of a binary column, 2 or more of a categorical or ordinal one, none of another, and "
                 "a share between 0 and 1 of each"
             )
+        if is_leveled and (len(set(self.levels)) < number or abs(sum(self.shares) - 1) > 1e-6):
+            raise ValueError(
+                f"column {self.name!r} has levels {self.levels!r:.80} with shares that sum to {sum(self.shares):.6g}: "
+                "expected each level once, and shares that sum to 1"
+            )
         if not (math.isfinite(self.loc) and 0 < self.scale < math.inf and 0 < self.mean < math.inf):
             raise ValueError(
                 f"column {self.name!r} has loc {self.loc}, scale {self.scale} and mean {self.mean}: expected finite "

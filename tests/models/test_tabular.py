@@ -15,6 +15,8 @@ import pyro_vae as pv
 from pyro_vae.cli import main
 from pyro_vae.conditionals import CELL_LIKELIHOODS, ColumnLikelihood
 from pyro_vae.data import Column
+from pyro_vae.runs.reading import LIMITS
+from pyro_vae.runs.record import seal
 
 MIXED = [
     Column("a", "real", loc=50.0, scale=4.0),
@@ -208,6 +210,10 @@ def test_what_is_refused() -> None:
         vae.model(torch.ones(2, 8), torch.ones(2, 8))
     with pytest.raises(ValueError, match="column 'x' of type 'binary' has 3 levels"):
         Column("x", "binary", levels=(1, 2, 3), shares=(0.2, 0.3, 0.5))
+    with pytest.raises(ValueError, match=r"shares that sum to 1.8: expected each level once, and shares that sum to 1"):
+        Column("x", "binary", levels=(1, 2), shares=(0.9, 0.9))
+    with pytest.raises(ValueError, match="expected each level once"):
+        Column("x", "ordinal", levels=("a", "b", "a"), shares=(0.25, 0.5, 0.25))
     with pytest.raises(TypeError, match="the entries of a column are not of their types"):
         pv.TabularVAE([{"name": "a", "type": "real", "loc": "0"}])
 
@@ -244,3 +250,10 @@ def test_a_csv_file_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monk
     assert "height" in facts.page
     assert main(["train", "--model", "TabularVAE", "--out", "other", "--data", "digits"]) == 1
     assert "columns is missing" in capsys.readouterr().err
+
+
+def test_a_record_has_room_for_many_columns_and_levels() -> None:
+    """What `pv.data.table` accepts can be read back from a run."""
+    levels = tuple(f"{i:0100}" for i in range(10_000))
+    column = Column("names", "categorical", levels=levels, shares=(1 / 10_000,) * 10_000)
+    assert 10 * len(seal({"data": {"columns": [column.to_dict()]}})) < LIMITS["run.json"]
