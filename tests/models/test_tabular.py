@@ -208,6 +208,8 @@ def test_what_is_refused() -> None:
     vae = pv.TabularVAE(MIXED)
     with pytest.raises(ValueError, match=r"expected a mask of booleans of the shape of x, \(2, 8\)"):
         vae.model(torch.ones(2, 8), torch.ones(2, 8))
+    with pytest.raises(TypeError, match="got a Table: of data that pv"):
+        pv.bound(vae.model, vae.guide, pv.data.table({"a": [1.5, 2.0]}, valid=0, test=0))
     with pytest.raises(ValueError, match="column 'x' of type 'binary' has 3 levels"):
         Column("x", "binary", levels=(1, 2, 3), shares=(0.2, 0.3, 0.5))
     with pytest.raises(ValueError, match=r"shares that sum to 1.8: expected each level once, and shares that sum to 1"):
