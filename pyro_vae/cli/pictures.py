@@ -31,8 +31,9 @@ def run(name: str, argv: Sequence[str], command: str) -> None:
     with fork_rng(options.seed):
         arrays = make(loaded, options)
     out = loaded.path / files if options.out is None else Path(options.out.removesuffix(".png").removesuffix(".npz"))
-    _show(out, figure, **arrays)
-    if name == "sample" and "columns" in loaded.record["data"]:
+    is_table = "columns" in loaded.record["data"]
+    _show(out, None if is_table else figure, **arrays)
+    if name == "sample" and is_table:
         rows = decode_rows(as_columns(loaded.record["data"]["columns"]), arrays["x"])
         put(out.with_name(out.name + ".csv"), as_csv(list(rows), _by_row(rows)))
 
@@ -89,13 +90,15 @@ def _read(parser: Parser, argv: Sequence[str], files: str) -> Namespace:
     return parser.read(argv)
 
 
-def _show(out: Path, figure: Callable[..., Any], **arrays: Tensor) -> None:
+def _show(out: Path, figure: Callable[..., Any] | None, **arrays: Tensor) -> None:
     """Write arrays to `OUT.npz` and, if they are images, draw them to `OUT.png`; print the paths."""
     path = out.with_name(out.name + ".npz")
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     np.savez(content, **{name: array.cpu().numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
     put(path, content.getvalue())
+    if figure is None:
+        return
     try:
         drawn = figure(*arrays.values())
     except ValueError as error:

@@ -45,6 +45,10 @@ def run(name: str, argv: Sequence[str], command: str) -> None:
     """Rebuild a run and measure the quality of its samples."""
     options = _parser().read(argv)
     loaded, args = open_run(options, at_most=True)
+    if "columns" in loaded.record["data"]:
+        raise ValueError(
+            "the data are a table, not images: pv.evaluate.table_fidelity compares rows with synthetic ones"
+        )
     images = plots.as_images(args[0]).to(loaded.device)
     data_source = loaded.data(options.root)
     labels = data_source.train.y

@@ -364,16 +364,8 @@ def _show(run: LoadedRun, options: Namespace, ranks: Ranks) -> None:
         )
         if not ranks.is_main:
             return
-        first = tuple(each[:20] for each in args)
-        try:
-            draw(
-                plots.reconstructions(first[0], _means(reconstruct, run.model, run.guide, *first)),
-                run.path / "reconstructions",
-            )
-            template = [torch.zeros_like(args[0][:64]), *(each[:64] for each in args[1:])]
-            draw(plots.image_grid(_means(sample, run.model, *template)), run.path / "samples")
-        except ValueError as error:
-            echo(f"no pictures: {error}")
+        if "columns" not in run.record["data"]:  # rows of a table may have as many values as a small image
+            _draw_images(run, args)
     if len(run.history):
         draw(run.history.plot(), run.path / "history")
     if options.report:
@@ -381,6 +373,20 @@ def _show(run: LoadedRun, options: Namespace, ranks: Ranks) -> None:
 
         made = report_on(run, split=split, num_samples=options.num_samples, seed=options.seed)
         put(run.path / "report.html", made.page)
+
+
+def _draw_images(run: LoadedRun, args: tuple[Tensor, ...]) -> None:
+    """Draw reconstructions and samples, if the data are images."""
+    first = tuple(each[:20] for each in args)
+    try:
+        draw(
+            plots.reconstructions(first[0], _means(reconstruct, run.model, run.guide, *first)),
+            run.path / "reconstructions",
+        )
+        template = [torch.zeros_like(args[0][:64]), *(each[:64] for each in args[1:])]
+        draw(plots.image_grid(_means(sample, run.model, *template)), run.path / "samples")
+    except ValueError as error:
+        echo(f"no pictures: {error}")
 
 
 def _means(generate: Callable[..., Tensor], *args: Any) -> Tensor:

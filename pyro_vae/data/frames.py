@@ -106,8 +106,8 @@ def table(
 
     Raises:
         ValueError: For columns of different lengths, without two different values, with infinite values or values that
-            do not fit their type; for numbers so large, compared with how much they vary, that torch's default dtype
-            does not tell them apart.
+            do not fit their type; for numbers so large or small, or so large compared with how much they vary, that
+            torch's default dtype does not hold them or tell them apart.
         TypeError: For values that are neither numbers nor texts.
 
     Example:
@@ -186,18 +186,24 @@ def _read_file(path: Path) -> dict[str, list[Any]]:
     check_memory(f"{str(path)!r} has {size:,} bytes, but its fields need about", BYTES_PER_BYTE * size)
     with open_plain(path, MAX_BYTES, links=True) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         try:
-            rows = list(csv.reader(text, delimiter=ENDINGS[path.suffix.lower()], skipinitialspace=True))
+            reader = csv.reader(text, delimiter=ENDINGS[path.suffix.lower()], skipinitialspace=True)
+            rows = [(reader.line_num, row) for row in reader if row]
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{str(path)!r} is not a table of texts in UTF-8: {error}") from error
-    rows = [row for row in rows if row]
     if len(rows) < 2:
         raise ValueError(f"{str(path)!r} has no rows: the first line holds the names of the columns, the others values")
-    names, values = rows[0], rows[1:]
+    (_, names), *numbered = rows
+    if len(names) == 1 and (other := [sign for sign in ";\t" if sign in names[0]]):
+        raise ValueError(
+            f"{str(path)!r} has one column, {names[0]!r:.60}: fields are separated by commas in .csv files and by tabs "
+            f"in .tsv files, not by {other[0]!r}"
+        )
     if len(set(names)) < len(names):
         raise ValueError(f"{str(path)!r} has two columns of one name: {names!r:.200}")
-    for i, row in enumerate(values):
+    for line, row in numbered:
         if len(row) != len(names):
-            raise ValueError(f"row {i + 2} of {str(path)!r} has {len(row)} fields, but there are {len(names)} names")
+            raise ValueError(f"line {line} of {str(path)!r} has {len(row)} fields, but there are {len(names)} names")
+    values = [row for _, row in numbered]
     found = {}
     for name, column in zip(names, zip(*values, strict=True), strict=True):
         found[name] = _as_numbers([None if field.strip().lower() in MISSING else field.strip() for field in column])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -35,8 +36,8 @@ def read_values(name: str, values: Any, wanted: Any, mask: Any) -> Values:
         TypeError: If they are neither numbers nor texts.
     """
     order, is_ordered = _categories(values)
-    if isinstance(wanted, Sequence) and not isinstance(wanted, str):
-        order, is_ordered, wanted = tuple(_plain(each) for each in wanted), True, "ordinal"
+    if isinstance(wanted, Sequence | np.ndarray) and not isinstance(wanted, str):
+        order, is_ordered, wanted = _given_levels(name, wanted), True, "ordinal"
     if wanted is not None and wanted not in KINDS:
         raise ValueError(
             f"types[{name!r}] is {wanted!r}: expected one of {', '.join(KINDS)}, a list of levels in order, or None"
@@ -51,7 +52,7 @@ def read_values(name: str, values: Any, wanted: Any, mask: Any) -> Values:
             )
         known = known & told
     present = [_plain(cell) for cell, here in zip(cells, known, strict=True) if here]
-    numeric = _as_numbers(present)
+    numeric = _as_numbers(name, present)
     different = len(set(present if numeric is None else numeric.tolist()))
     if different < 2:
         raise ValueError(
@@ -77,7 +78,7 @@ def column_of(name: str, values: Values, rows: np.ndarray) -> Column:
     """The column, with figures of the known values in some rows.
 
     Raises:
-        ValueError: If these do not vary, or the default dtype of torch does not tell them apart.
+        ValueError: If these do not vary, or the default dtype of torch does not hold them or tell them apart.
     """
     known = values.known[rows]
     x = values.numbers[rows][known]
@@ -91,19 +92,13 @@ def column_of(name: str, values: Values, rows: np.ndarray) -> Column:
             f"column {name!r} has {len(np.unique(x))} different known values in the training split: use more rows, or "
             f"leave it out by types={{{name!r}: None}}"
         )
+    _check_precision(name, values.type, values.numbers[values.known], x)
     if values.type == "count":
         logs = np.log1p(x)
         return Column(
             name, "count", loc=float(logs.mean()), scale=float(logs.std()), mean=float(x.mean()), missing=missing
         )
     x = np.log(x) if values.type == "positive" else x
-    precision = torch.finfo(torch.get_default_dtype()).eps
-    largest = float(np.abs(values.numbers[values.known]).max())
-    if values.type == "real" and largest * precision > 1e-3 * x.std():
-        raise ValueError(
-            f"column {name!r} has values of size {largest:.3g} that vary by {x.std():.3g}: {torch.get_default_dtype()} "
-            "does not tell them apart. Subtract an offset, or use torch.set_default_dtype(torch.float64)"
-        )
     return Column(name, values.type, loc=float(x.mean()), scale=float(x.std()), missing=missing)
 
 
@@ -141,11 +136,41 @@ def _plain(cell: Any) -> Any:
     return cell.item() if isinstance(cell, np.generic) else cell
 
 
-def _as_numbers(present: list[Any]) -> np.ndarray | None:
-    """The values if all are numbers, else None; truth values are none."""
+def _as_numbers(name: str, present: list[Any]) -> np.ndarray | None:
+    """The values if all are numbers, else None; truth values are none.
+
+    Raises:
+        ValueError: For whole numbers that double precision does not hold, and for truth values among numbers, of which
+            Python takes True and 1 for equal.
+    """
+    are_truths = [isinstance(cell, bool) for cell in present if not isinstance(cell, str)]
+    if any(are_truths) and not all(are_truths):
+        raise ValueError(f"column {name!r} holds truth values and numbers: expected one kind, for example 0 and 1")
     if any(isinstance(cell, bool | str) for cell in present):
         return None
+    for cell in present:
+        if isinstance(cell, int) and (abs(cell) > sys.float_info.max or int(float(cell)) != cell):
+            raise ValueError(
+                f"column {name!r} has whole numbers so large that double precision rounds them: subtract an offset, or "
+                "give texts if they are names"
+            )
     return np.array([float(cell) for cell in present])
+
+
+def _given_levels(name: str, wanted: Any) -> tuple[Any, ...]:
+    """The levels that a user listed, in their order.
+
+    Raises:
+        ValueError: For a list that is no list of different values.
+    """
+    levels = tuple(_plain(each) for each in wanted)
+    is_right = all(isinstance(each, str | bool | int | float) and not _is_missing(each) for each in levels)
+    if not is_right or len(set(levels)) < len(levels) or len(levels) < 2:
+        raise ValueError(
+            f"types[{name!r}] lists the levels {list(levels)!r:.80}: expected two or more different numbers, texts or "
+            "truth values, without one for missing values"
+        )
+    return levels
 
 
 def _spread(numbers: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -181,10 +206,10 @@ def _levels(
     """The levels in their order: the given one, that of numbers, or that of the alphabet."""
     if order:
         found, levels = set(present), order
-        if len(set(order)) < len(order) or not found <= set(order):
-            other = sorted(map(str, found - set(order)))
+        if not found <= set(order):
+            other = sorted(found - set(order), key=str)
             raise ValueError(
-                f"column {name!r} has the values {other[:3]}, which are not among its levels {order!r:.80}"
+                f"column {name!r} has the values {other[:3]!r:.80}, which are not among its levels {order!r:.80}"
             )
     elif numeric is not None:
         whole = bool((numeric == numeric.round()).all())
@@ -194,6 +219,34 @@ def _levels(
     if kind == "binary" and len(levels) != 2:
         raise ValueError(f"column {name!r} is to be binary, but has {len(levels)} different values: {levels!r:.80}")
     return levels
+
+
+def _check_precision(name: str, kind: str, every: np.ndarray, rows: np.ndarray) -> None:
+    """Refuse numbers that the default dtype of torch cannot hold, or does not tell apart.
+
+    Args:
+        every: All known values.
+        rows: Those of the training data, whose spread counts.
+    """
+    dtype = torch.get_default_dtype()
+    limits = torch.finfo(dtype)
+    least, largest = float(np.abs(every).min()), float(np.abs(every).max())
+    spread = float(rows.std() if kind == "real" else np.log1p(rows).std() if kind == "count" else np.log(rows).std())
+    if kind == "real":  # a normal density squares them
+        is_held = largest < math.sqrt(limits.max) / 10 and spread > math.sqrt(limits.tiny) * 10
+    else:
+        is_held = largest < limits.max and (kind == "count" or least >= limits.tiny)
+    if not is_held:
+        raise ValueError(
+            f"column {name!r} has values of sizes from {least:.3g} to {largest:.3g}, which are too "
+            f"{'large' if largest > 1 else 'small'} for {dtype}: give the column in another unit"
+        )
+    if limits.eps * (largest if kind == "real" else 1.0) > 1e-3 * spread:
+        varied = f"that vary by {spread:.3g}" if kind == "real" else f"whose logarithms vary by {spread:.3g}"
+        raise ValueError(
+            f"column {name!r} has values of size {largest:.3g} {varied}: {dtype} does not tell them apart. "
+            "Subtract an offset, or use torch.set_default_dtype(torch.float64)"
+        )
 
 
 def _check_numbers(name: str, kind: str, numeric: np.ndarray) -> None:

@@ -251,6 +251,8 @@ def _as_float(x: Tensor, what: str) -> Tensor:
 def _as_tokens(x: Tensor, what: str) -> Tensor:
     """Rows of token numbers as int64 on the CPU."""
     x = x.detach().cpu()
+    if x.dtype == torch.uint64:  # for which torch has few operations; those from 2**63 become negative
+        x = x.to(torch.int64)
     if x.ndim != 2 or x.numel() == 0 or x.is_floating_point() or x.dtype == torch.bool or int(x.min()) < 0:
         raise ValueError(
             f"{what} has shape {tuple(x.shape)} and dtype {x.dtype}, and tokens=True needs rows of token numbers, "

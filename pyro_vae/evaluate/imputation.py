@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,12 +11,13 @@ from pyro.distributions import MaskedDistribution
 from rich.table import Table
 from torch import Tensor
 from torch.distributions import Independent as TorchIndependent
+from torch.distributions import VonMises
 
 from pyro_vae.elbo.objectives.missing import INCOMPLETE, with_missing
 from pyro_vae.evaluate.deprecated import accepts_earlier_form
 from pyro_vae.evaluate.generate import site_mean
 from pyro_vae.evaluate.guide_density import density_guide
-from pyro_vae.pair.arguments import check_data, check_keywords, take, unwrapped
+from pyro_vae.pair.arguments import check_data, check_keywords, take, takes_mask, unwrapped
 from pyro_vae.pair.networks import eval_mode, to_networks_device
 from pyro_vae.pair.particles import Particles, joint_log_weight
 from pyro_vae.pair.planning import plan_for, rows_that_fit
@@ -44,9 +44,10 @@ class Imputation(Result):
 
     Attributes:
         mean: `(N, ...)`, the posterior mean E[x_m|x_o] where a value is missing, of a column with levels the most
-            probable one; None with `mean=False`.
+            probable one, of angles (von Mises) the circular mean; None with `mean=False`.
         scale: `(N, ...)`, the standard deviation of x_m given x_o, of a column with levels the probability of all but
-            the most probable one; 0 where a value is observed; None with `mean=False`.
+            the most probable one, of angles the circular one, `sqrt(-2 log |E exp(i x)|)`; 0 where a value is observed;
+            None with `mean=False`.
         draws: `(M, N, ...)`, M draws from p(x_m|x_o).
         mask: `(N, ...)`, True where a value is observed.
         ess: Effective number of importance samples per datum, `(N,)`. Where it is small, use more samples or a wider
@@ -173,7 +174,7 @@ def impute(
     """
     n = check_data((x,))
     check_keywords(impute, kwargs, model, guide)
-    own_mask = _takes_mask(model) and _takes_mask(guide)
+    own_mask = takes_mask(model) and takes_mask(guide)
     if own_mask and mask is None and args:
         mask, *args = args  # type: ignore[assignment]
     mask = ~x.isnan() if mask is None else mask
@@ -234,14 +235,6 @@ def _draw(
     return _WeightedSamples(traces, args[0], args[1], start, site)
 
 
-def _takes_mask(program: Program) -> bool:
-    """Whether the second argument of a program is called `mask`."""
-    try:
-        return list(inspect.signature(unwrapped(program)).parameters)[1:2] == ["mask"]
-    except (TypeError, ValueError):  # what has no signature
-        return False
-
-
 class _WeightedSamples:
     """Importance samples for some data: normalized weights `(K, n)`, and p(x|z) at each sample."""
 
@@ -269,12 +262,21 @@ class _WeightedSamples:
         """Mean and standard deviation; of elements that have `levels`, the most probable one and its doubt."""
         weight = self.weight.reshape(*self.weight.shape, *[1] * (self.x.dim() - 1))
         means = self.read_all(site_mean).double()
+        if all(isinstance(_of_elements(site["fn"]), VonMises) for _, site in self.sites):
+            return self._circular_moments(weight, means)
         mean = (weight * means).sum(0)
         variance = self.read_all(lambda name, site: site["fn"].variance).double() + (means - mean).square()
         scale = (weight * variance).sum(0).sqrt()
         if levels is not None and bool(levels.any()):
             likeliest, doubt = self.likeliest(levels.to(self.x.device))
             mean, scale = torch.where(levels > 0, likeliest, mean), torch.where(levels > 0, doubt, scale)
+        return torch.where(self.mask, self.x, mean.to(self.x)), torch.where(self.mask, 0, scale.to(self.x))
+
+    def _circular_moments(self, weight: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of angles, from E[exp(i x)]: the direction of the mean, and the circular standard deviation."""
+        length = 1 - self.read_all(lambda name, site: _of_elements(site["fn"]).variance).double()
+        east, north = ((weight * length * part).sum(0) for part in (angles.cos(), angles.sin()))
+        mean, scale = torch.atan2(north, east), (-(east.square() + north.square()).log()).clamp_min(0).sqrt()
         return torch.where(self.mask, self.x, mean.to(self.x)), torch.where(self.mask, 0, scale.to(self.x))
 
     def likeliest(self, levels: Tensor) -> tuple[Tensor, Tensor]:

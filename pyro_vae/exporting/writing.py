@@ -26,6 +26,7 @@ from pyro_vae.exporting.formats import (
 from pyro_vae.exporting.graphs import Port, weight_names
 from pyro_vae.exporting.halves import MANY, Half, decoder_of, encoder_of
 from pyro_vae.exporting.inputs import Arguments
+from pyro_vae.pair.arguments import takes_mask
 from pyro_vae.pair.networks import eval_mode, modules_of, to_networks_device
 from pyro_vae.pair.protocol import Pair, Program
 from pyro_vae.support import arguments
@@ -98,7 +99,7 @@ def export(
         Exported: The inputs and outputs of each program, and the files.
 
     Raises:
-        TypeError: If no example data came and the pair does not say their shape.
+        TypeError: If no example data came, and the pair does not say their shape or takes a mask of missing values.
         ValueError: For what is no function of tensors for any number of data, with the site: parameters for each datum,
             control flow that depends on values, data that depend on the rest of their batch, a decoder that reads what
             it predicts, a site without a mean; with `onnx=True`, for an operation that ONNX does not have.
@@ -162,6 +163,8 @@ def _example(pair: Any, *programs: Program) -> tuple[Any, ...]:
     """Example data of the shape that a pair says."""
     owner = getattr(pair, "pair", pair)  # of a loaded run
     shape = getattr(owner, "data_shape", None)
+    if takes_mask(programs[0]):
+        raise TypeError("the pair takes a mask: give export example data with one, export(pair, path, x, mask)")
     if shape is None:
         raise TypeError("export needs example data, as the pair is called with: export(pair, path, x)")
     like = next((p for net in modules_of(*programs).values() for p in net.parameters()), torch.zeros(()))

@@ -59,6 +59,11 @@ class System(Named, nn.Module, Pair):
             pyro.module(f"{self.name}.{part}", getattr(self, part))
 
     def _check(self, x: Tensor, *, batch: bool = False) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"expected data as a tensor (N, ...), got a {type(x).__name__}: of data that pv.data made, give the "
+                "arguments of a split, *data.test.args()"
+            )
         lead = x.dim() - len(self.data_shape)
         if x.shape[max(lead, 0) :] != self.data_shape or (batch and lead != 1):
             expected = ", ".join(map(str, ("N" if batch else "*", *self.data_shape)))

@@ -33,24 +33,26 @@ class ColumnEncoder(nn.Module):
 
     loc: Tensor
     unit: Tensor
+    positive: Tensor
+    counts: Tensor
 
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__()
         kinds = [column.type for column in columns]
-        self.logs = [j for j, kind in enumerate(kinds) if kind == "positive"]
-        self.counts = [j for j, kind in enumerate(kinds) if kind == "count"]
         self.numbers = [j for j, kind in enumerate(kinds) if kind not in ("binary", "categorical")]
         self.levels = [(j, c.num_levels) for j, c in enumerate(columns) if c.num_levels]
         self.size = len(self.numbers) + sum(number for _, number in self.levels) + len(columns)
         places = [((c.num_levels - 1) / 2, (c.num_levels - 1) / 2) if c.type == "ordinal" else None for c in columns]
         units = [place or (c.loc, c.scale) for place, c in zip(places, columns, strict=True)]
+        self.register_buffer("positive", torch.tensor([kind == "positive" for kind in kinds]), persistent=False)
+        self.register_buffer("counts", torch.tensor([kind == "count" for kind in kinds]), persistent=False)
         self.register_buffer("loc", torch.tensor([loc for loc, _ in units]), persistent=False)
         self.register_buffer("unit", torch.tensor([unit for _, unit in units]), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        values = x.clone()
-        values[..., self.logs] = x[..., self.logs].log()
-        values[..., self.counts] = x[..., self.counts].log1p()
+        # impossible values are left to the likelihood, which says so
+        logs = torch.where(self.counts, x.clamp_min(0).log1p(), x)
+        values = torch.where(self.positive, x.clamp_min(torch.finfo(x.dtype).tiny).log(), logs)
         seen = mask.to(x.dtype)
         # a value far outside the training data would drown all others
         scaled = ((values - self.loc) / self.unit).clamp(-10, 10) * seen

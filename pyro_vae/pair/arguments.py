@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae.pair.protocol import Data, Program
 
-__all__ = ["check_data", "check_keywords", "map_rows", "slices", "take", "takes_keywords", "unwrapped"]
+__all__ = ["check_data", "check_keywords", "map_rows", "slices", "take", "takes_keywords", "takes_mask", "unwrapped"]
 
 
 def check_keywords(
@@ -126,3 +126,11 @@ def slices(total: int, size: int) -> Iterator[tuple[int, int]]:
     """Consecutive (start, stop) that cover `range(total)`; the last piece may be shorter."""
     for start in range(0, total, size):
         yield start, min(start + size, total)
+
+
+def takes_mask(program: Program) -> bool:
+    """Whether the second argument of a program is called `mask`: it leaves out missing values itself."""
+    try:
+        return list(inspect.signature(unwrapped(program)).parameters)[1:2] == ["mask"]
+    except (TypeError, ValueError):  # what has no signature
+        return False

@@ -15,8 +15,9 @@ from pyro_vae.support.memory import physical_memory
 __all__ = ["LIMITS", "MB", "checksum", "read_files", "read_plain"]
 
 MB = 2**20
+# a record holds the columns of a table with their levels
 # weights are in memory three times while they are loaded: as read, as tensors, in the pair
-LIMITS = {CONFIG: MB, RECORD: MB, METRICS: 256 * MB, WEIGHTS: (physical_memory() or 192 * 1024 * MB) // 3}
+LIMITS = {CONFIG: MB, RECORD: 64 * MB, METRICS: 256 * MB, WEIGHTS: (physical_memory() or 192 * 1024 * MB) // 3}
 _ATTEMPTS = 20  # the run would have to be saved that often, each time within the instant in which the files are opened
 
 

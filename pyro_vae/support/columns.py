@@ -69,6 +69,11 @@ class Column:
                 "expected 2 levels of a binary column, 2 or more of a categorical or ordinal one, none of another, and "
                 "a share between 0 and 1 of each"
             )
+        if is_leveled and (len(set(self.levels)) < number or abs(sum(self.shares) - 1) > 1e-6):
+            raise ValueError(
+                f"column {self.name!r} has levels {self.levels!r:.80} with shares that sum to {sum(self.shares):.6g}: "
+                "expected each level once, and shares that sum to 1"
+            )
         if not (math.isfinite(self.loc) and 0 < self.scale < math.inf and 0 < self.mean < math.inf):
             raise ValueError(
                 f"column {self.name!r} has loc {self.loc}, scale {self.scale} and mean {self.mean}: expected finite "
@@ -130,13 +135,18 @@ def decode_rows(columns: Sequence[Column], x: Tensor, mask: Tensor | None = None
     """Rows `(N, C)` as arrays by name, levels in place of their numbers; missing values are NaN, or None of levels.
 
     Raises:
+        TypeError: For rows that are no tensor.
         ValueError: For rows or a mask of another shape, or the number of a level that does not exist.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"expected rows as a tensor (N, {len(columns)}), got a {type(x).__name__}")
     if x.dim() != 2 or x.shape[1] != len(columns):
         raise ValueError(f"expected rows of shape (N, {len(columns)}), one value for each column, got {tuple(x.shape)}")
     known = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
     if known.shape != x.shape or known.dtype != torch.bool:
-        raise ValueError(f"expected a mask of booleans of shape {tuple(x.shape)}, got {tuple(known.shape)}")
+        raise ValueError(
+            f"expected a mask of booleans of shape {tuple(x.shape)}, got {tuple(known.shape)} of {known.dtype}"
+        )
     found: dict[str, np.ndarray] = {}
     for j, column in enumerate(columns):
         values, here = x[:, j].detach().cpu().double().numpy(), known[:, j].cpu().numpy()

@@ -348,6 +348,14 @@ def test_bad_values(source: object, error: type[Exception], message: str) -> Non
         load(source)  # type: ignore[arg-type]
 
 
+def test_tokens_of_every_integer_type() -> None:
+    rows = np.array([[3, 4, 1], [5, 1, 0]])
+    for dtype in (np.uint8, np.int32, np.uint64):
+        assert load(rows.astype(dtype), tokens=True, valid=0, test=0).train.x.tolist() == rows.tolist()
+    with pytest.raises(ValueError, match="needs rows of token numbers"):
+        load(np.array([[2**63, 1]], dtype=np.uint64), tokens=True, valid=0, test=0)
+
+
 def test_tokens_stay_as_they_are(tmp_path: Path) -> None:
     rows = torch.randint(0, 300, (10, 4))
     data = load(rows, tokens=True, valid=0, test=0.2, binarize="auto")

@@ -137,6 +137,15 @@ def test_columns_survive_json() -> None:
         ({"a": [1, 2]}, {"mask": {"a": [1, 0]}}, "mask.'a'. must be booleans"),
         ({"a": [f"name {i}" for i in range(99)]}, {}, "column 'a' has 99 different texts in 99 rows, as names have"),
         ({"a": [1.7e9 + i + 0.5 for i in range(9)]}, {}, "column 'a' has values of size 1.7e[+]09 that vary by 2.58"),
+        ({"a": [2**24 + i for i in range(9)]}, {}, "size 1.68e[+]07 whose logarithms vary by 1.54e-07"),
+        ({"a": [1e6, 1e6 + 0.01]}, {"types": {"a": "positive"}}, "float32 does not tell them apart"),
+        ({"a": [1e-50, 3e-49, 2e-50]}, {}, "sizes from 1e-50 to 3e-49, which are too small for torch.float32"),
+        ({"a": [-1.5, 2.0, 1e30]}, {}, "sizes from 1.5 to 1e[+]30, which are too large for torch.float32"),
+        ({"a": [10**400, 1, 2]}, {}, "whole numbers so large that double precision rounds them"),
+        ({"a": [2**53 + 1, 2**53 + 2]}, {}, "whole numbers so large that double precision rounds them"),
+        ({"a": [True, 1, 0]}, {}, "column 'a' holds truth values and numbers"),
+        ({"a": ["S", "M"]}, {"types": {"a": ["S", "M", "M"]}}, "two or more different numbers, texts"),
+        ({"a": ["S", "M"]}, {"types": {"a": ["S", "M", None]}}, "without one for missing values"),
         ({"a": [[1, 2], [3, 4]]}, {}, "column 'a' holds a list"),
         ({1: [1, 2]}, {}, "the columns must have names"),
         ([1, 2], {}, "cannot read a table from a list"),
@@ -150,7 +159,9 @@ def test_what_is_refused(source: Any, options: dict[str, Any], message: str) -> 
 def test_files_that_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     for content, message in (
-        ("a,b\n1,2\n3\n", "row 3 of .* has 1 fields, but there are 2 names"),
+        ("a,b\n1,2\n3\n", "line 3 of .* has 1 fields, but there are 2 names"),
+        ("a,b\n\n1,2\n3\n", "line 4 of .* has 1 fields"),
+        ("a;b\n1;2\n3;4\n", "has one column, 'a;b': fields are separated by commas"),
         ("a,a\n1,2\n", "two columns of one name"),
         ("a,b\n", "has no rows"),
     ):
@@ -172,3 +183,5 @@ def test_decoding_refuses_what_no_row_can_be() -> None:
         decode_rows(columns, torch.zeros(2, 5))
     with pytest.raises(ValueError, match="column 'smokes' has values that are not the numbers of its levels"):
         decode_rows(columns, torch.full((2, 6), 2.0))
+    with pytest.raises(TypeError, match=r"expected rows as a tensor .*, got a list"):
+        decode_rows(columns, [[1.0] * 6])  # type: ignore[arg-type]

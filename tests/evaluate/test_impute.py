@@ -54,6 +54,34 @@ def wide(oracle: LinearGaussian) -> Any:
     return guide
 
 
+def test_missing_angles_have_a_circular_mean() -> None:
+    """Of two angles about pi, where -3.1 and 3.1 are near each other, against quadrature."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            loc = torch.stack([0.5 * z, torch.pi + z], -1)
+            pyro.sample("x", dist.VonMises(loc, torch.tensor([20.0, 5.0])).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    known = torch.tensor([-0.2, 0.1])
+    x = torch.stack([known, torch.full((2,), torch.nan)], -1)
+    found = pv.impute(model, guide, x, num_samples=40_000, seed=0)
+    z = torch.linspace(-6, 6, 2001).double()
+    weight = (dist.VonMises(0.5 * z, 20.0).log_prob(known.double().unsqueeze(1)) - z**2 / 2).softmax(-1)
+    length = torch.special.i1(torch.tensor(5.0)) / torch.special.i0(torch.tensor(5.0))
+    direction = length * (weight * torch.exp(1j * (torch.pi + z))).sum(-1)
+    assert found.mean is not None
+    assert found.scale is not None
+    away = torch.exp(1j * found.mean[:, 1]) * direction.conj() / direction.abs()
+    assert (away.angle().abs() < 0.03).all()
+    assert torch.allclose(found.scale[:, 1].double(), (-2 * direction.abs().log()).sqrt(), rtol=0.02)
+    assert torch.equal(found.mean[:, 0], known)
+
+
 def test_the_likelihood_is_that_of_the_known_values(oracle: LinearGaussian) -> None:
     x, holed, mask = incomplete(oracle)
     model, guide = pv.elbo.with_missing(oracle.model, wide(oracle))

@@ -111,6 +111,20 @@ def counts(x: Tensor, exposure: Tensor) -> None:
         pyro.sample("x", dist.Poisson(rate * exposure), obs=x)
 
 
+def test_a_mask_of_missing_values_is_an_input(tmp_path: Path) -> None:
+    rows = {"a": [0.5, None, -1.0, 2.5], "b": [0, 2, 1, 3], "c": ["x", "y", "x", "z"]}
+    table = pv.data.table(rows, valid=0, test=0)
+    vae = pv.TabularVAE(table.columns, latent_dim=2, hidden=(4,))
+    with pytest.raises(TypeError, match=r"the pair takes a mask: give export example data with one"):
+        pv.export(vae, tmp_path, onnx=False)
+    x, mask = table.train.args()
+    found = pv.export(vae, tmp_path, x, mask, only="encoder", onnx=False)
+    assert [port.name for port in found.inputs["encoder"]] == ["x", "mask"]
+    encoder = torch.export.load(tmp_path / "encoder.pt2").module()
+    wild = torch.where(mask, x, 7.0)
+    assert torch.allclose(encoder(wild, mask)["z"], vae.encode(x, mask).mean)
+
+
 @torch.no_grad()
 def test_a_guide_made_from_a_model_gives_values_of_every_kind(tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -15,6 +15,8 @@ import pyro_vae as pv
 from pyro_vae.cli import main
 from pyro_vae.conditionals import CELL_LIKELIHOODS, ColumnLikelihood
 from pyro_vae.data import Column
+from pyro_vae.runs.reading import LIMITS
+from pyro_vae.runs.record import seal
 
 MIXED = [
     Column("a", "real", loc=50.0, scale=4.0),
@@ -206,8 +208,14 @@ def test_what_is_refused() -> None:
     vae = pv.TabularVAE(MIXED)
     with pytest.raises(ValueError, match=r"expected a mask of booleans of the shape of x, \(2, 8\)"):
         vae.model(torch.ones(2, 8), torch.ones(2, 8))
+    with pytest.raises(TypeError, match="got a Table: of data that pv"):
+        pv.bound(vae.model, vae.guide, pv.data.table({"a": [1.5, 2.0]}, valid=0, test=0))
     with pytest.raises(ValueError, match="column 'x' of type 'binary' has 3 levels"):
         Column("x", "binary", levels=(1, 2, 3), shares=(0.2, 0.3, 0.5))
+    with pytest.raises(ValueError, match=r"shares that sum to 1.8: expected each level once, and shares that sum to 1"):
+        Column("x", "binary", levels=(1, 2), shares=(0.9, 0.9))
+    with pytest.raises(ValueError, match="expected each level once"):
+        Column("x", "ordinal", levels=("a", "b", "a"), shares=(0.25, 0.5, 0.25))
     with pytest.raises(TypeError, match="the entries of a column are not of their types"):
         pv.TabularVAE([{"name": "a", "type": "real", "loc": "0"}])
 
@@ -219,15 +227,15 @@ def test_a_csv_file_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monk
     z = torch.randn(60).tolist()
     with open("rows.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["height", "size", "visits"])
+        writer.writerow(["height", "size", "visits", "score"])
         for i, v in enumerate(z):
-            writer.writerow(["" if i % 7 == 0 else round(170 + 8 * v, 2), "SML"[i % 3], int(abs(3 * v))])
+            writer.writerow(["" if i % 7 == 0 else round(170 + 8 * v, 2), "SML"[i % 3], int(abs(3 * v)), v])
     options = ["--model.latent_dim", "2", "--model.hidden", "[8]", "--epochs", "1", "--num_samples", "5"]
     train = ["train", "--model", "TabularVAE", "--data", "rows.csv", "--types.size", "[S, M, L]", "--out", "run"]
     assert main([*train, *options, "--compile", "false"]) == 0
     assert "size     ordinal" in capsys.readouterr().out
     run = pv.load_run("run")
-    assert [column.levels for column in run.pair.columns] == [(), ("S", "M", "L"), ()]
+    assert [column.levels for column in run.pair.columns] == [(), ("S", "M", "L"), (), ()]
     table: Any = run.data()
     assert tuple(table.columns) == run.pair.columns
     assert main(["evaluate", "run", "--num_samples", "5"]) == 0
@@ -235,9 +243,19 @@ def test_a_csv_file_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monk
     with open("run/samples.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4
-    assert set(rows[0]) == {"height", "size", "visits"}
+    assert set(rows[0]) == {"height", "size", "visits", "score"}
     assert {row["size"] for row in rows} <= set("SML")
+    assert not list(Path("run").glob("samples*.png"))  # four columns are no image of 2 x 2
+    assert main(["quality", "run"]) == 1
+    assert "the data are a table, not images" in capsys.readouterr().err
     facts = pv.report("run", num_data=12, num_samples=5, num_simulations=10, seed=0)
     assert "height" in facts.page
     assert main(["train", "--model", "TabularVAE", "--out", "other", "--data", "digits"]) == 1
     assert "columns is missing" in capsys.readouterr().err
+
+
+def test_a_record_has_room_for_many_columns_and_levels() -> None:
+    """What `pv.data.table` accepts can be read back from a run."""
+    levels = tuple(f"{i:0100}" for i in range(10_000))
+    column = Column("names", "categorical", levels=levels, shares=(1 / 10_000,) * 10_000)
+    assert 10 * len(seal({"data": {"columns": [column.to_dict()]}})) < LIMITS["run.json"]

@@ -19,6 +19,9 @@ from pyro_vae.elbo import Reinforce, Warmup
 from pyro_vae.training.together.jobs import Fitted, Job, one_after_another, stacked
 
 X = (torch.rand(50, 8, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+TABLE = pv.data.table(
+    {"a": [None, 1.5, -2.0] * 10, "b": [0.1, 2.0, 30.0] * 10, "c": [3, 0, 1] * 10, "d": ["x", "y", "z"] * 10}, test=0
+)
 OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 20, "lr": 0.02, "valid": X[:20], "preflight": False}
 OPTIONS |= {"compile": False}  # graphs run as recorded
 
@@ -109,6 +112,7 @@ CASES: dict[str, tuple[Callable[[int], Any], dict[str, Any]]] = {
     "dropout": (with_layer(lambda: nn.Dropout(0.5)), {}),
     "batch normalization": (with_layer(lambda: nn.BatchNorm1d(5)), {}),
     "functions": (functions, {"elbo": "trace"}),
+    "a table": (lambda seed: pv.TabularVAE(TABLE.columns, latent_dim=2, hidden=(5,)), {"valid": None, "data": TABLE}),
     "gray values": (small(), {"valid": None, "data": pv.data.load(X * 0.8, binarize="dynamic", valid=0.2, test=0.0)}),
 }
 
