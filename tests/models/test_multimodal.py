@@ -244,10 +244,20 @@ def test_bad_data() -> None:
         ((x, y.float()), "modality 2: expected integer labels"),
         ((x, y + 2), "labels from 0 to 2, and -1 where one is missing, got 2 to 3"),
         ((x, y, x), "at most 2 modalities"),
+        ((x, y, torch.ones(2, 2)), r"booleans of shape \(N, 2\), got 3 tensors.* \(2, 2\) and type torch.float32"),
+        ((x, y, torch.ones(1, 2).bool()), "`observed` has 1 rows, but there are 2 data"),
     ]
     for args, message in cases:
         with pytest.raises(ValueError, match=message):
             vae.guide(*args)
+    for modality in (0, 3):
+        with pytest.raises(ValueError, match="modality must be from 1 to 2"):
+            vae.decode(torch.zeros(2, 2), modality)
+    with pytest.raises(ValueError, match="number of data must be at least 1, got 0"):
+        vae.generate(n=0)
+    unusual: Any = [1.0, 2.0]
+    with pytest.raises(TypeError, match="modality 1 must be a tensor"):
+        vae.generate(unusual)
     classify = {"x2": lambda y: y}
     for options, message in (
         ({}, "classify has 0 sites"),
@@ -255,9 +265,17 @@ def test_bad_data() -> None:
         ({"classify": classify, "labels": y[:1]}, r"labels must be classes of shape \(2,\)"),
         ({"classify": {"x3": len}, "labels": y}, "'x3', but the model observes x1, x2"),
         ({"classify": {"x2": len}, "labels": y}, "must return classes"),
+        ({"classify": {"x2": lambda y: y + 0.5}, "labels": y}, "returned numbers that are not whole"),
+        ({"classify": classify, "labels": y / 3}, "labels are numbers that are not whole"),
     ):
         with pytest.raises(ValueError, match=message):
             pv.coherence(vae.model, vae.guide, x, y, **options)
+    given: Any = x
+    with pytest.raises(TypeError, match="given is a tensor"):
+        pv.log_conditional(vae.model, vae.guide, x, y, given=given)
+    bdmc: Any = "bdmc"
+    with pytest.raises(ValueError, match="bdmc simulates data of its own"):
+        pv.log_conditional(vae.model, vae.guide, x, y, given=(x,), method=bdmc)
     with pytest.raises(ValueError, match="given is empty"):
         pv.log_conditional(vae.model, vae.guide, x, y)
     with pytest.raises(ValueError, match="given has 1 data, but there are 2"):

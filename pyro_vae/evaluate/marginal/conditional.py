@@ -12,7 +12,7 @@ from rich.text import Text
 from torch import Tensor
 
 from pyro_vae.evaluate.marginal.likelihood import log_marginal
-from pyro_vae.evaluate.marginal.methods import Method
+from pyro_vae.evaluate.marginal.methods import BDMC, Method
 from pyro_vae.evaluate.marginal.result import LogMarginal
 from pyro_vae.pair.arguments import check_keywords
 from pyro_vae.pair.masks import kept_elements
@@ -159,13 +159,13 @@ def log_conditional(
         *args, **kwargs: All data, `x_1` and `x_2`, as the pair takes them.
         given: The pair's arguments with `x_1` alone, for the same N data: `vae.arguments(x_1, None)` of a
             `MultimodalVAE`, or `(x, mask)` of a pair by `pv.elbo.with_missing`.
-        method, num_samples, memory, progress: As in `log_marginal`.
+        method, num_samples, memory, progress: As in `log_marginal`, without "bdmc", which simulates other data.
         seed: A number makes the call reproducible and leaves torch's generators as they were. None continues their
             stream.
 
     Raises:
-        ValueError: If nothing is given, if the data differ in number, if a given value is none of the data, and as in
-            `log_marginal`.
+        ValueError: If nothing is given, for "bdmc", if the data differ in number, if a given value is none of the data,
+            and as in `log_marginal`.
         TypeError: For a keyword that neither this call nor the pair knows.
 
     Example:
@@ -177,6 +177,10 @@ def log_conditional(
         5
     """
     check_keywords(log_conditional, kwargs, model, guide)
+    if isinstance(method, BDMC) or method == "bdmc":
+        raise ValueError("bdmc simulates data of its own, so it says nothing of these: use another method")
+    if isinstance(given, Tensor):
+        raise TypeError("given is a tensor: give the pair's arguments, a tuple, for example (x_1,)")
     if not given:
         raise ValueError(
             "given is empty: give the pair's arguments with x_1 alone, for example vae.arguments(x_1, None)"
