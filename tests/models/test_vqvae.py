@@ -277,6 +277,7 @@ def test_other_pairs_are_refused() -> None:
         small().guide(torch.zeros(3, 5))
 
 
+@pytest.mark.slow
 def test_its_convolutions_compile() -> None:
     """With the compiler's choice of strides a compiled convolution stops at an assertion, and a warning says so."""
     losses = []
