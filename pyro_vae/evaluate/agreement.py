@@ -112,8 +112,8 @@ def coherence(
             stream.
 
     Raises:
-        ValueError: Without a classifier, for a site that the model does not observe, for classes of another shape,
-            and for a single site without labels.
+        ValueError: Without a classifier, for a site that the model does not observe, for classes of another shape
+            or that are not whole numbers, and for a single site without labels.
         TypeError: For a keyword that neither this call nor the pair knows.
 
     Reference: Shi et al. 2019, arXiv 1911.03393, section 4; Sutter et al. 2021, arXiv 2105.02470, section 4.
@@ -135,6 +135,8 @@ def coherence(
         )
     if labels is not None and labels.shape != (n,):
         raise ValueError(f"labels must be classes of shape ({n},), got {tuple(labels.shape)}")
+    if labels is not None:
+        _check_whole("labels are", labels)
     found: list[dict[str, Tensor]] = []
     with torch.no_grad(), eval_mode(model, guide), seeded(seed):
         args = to_networks_device(args, model, guide)
@@ -158,7 +160,14 @@ def _classes(name: str, classify: Callable[[Tensor], Tensor], fn: Any, n: int, m
     if not isinstance(classes, Tensor) or classes.shape != (n,):
         got = tuple(classes.shape) if isinstance(classes, Tensor) else type(classes).__name__
         raise ValueError(f"classify[{name!r}] must return classes of shape ({n},), got {got}")
+    _check_whole(f"classify[{name!r}] returned", classes)
     return classes.cpu()
+
+
+def _check_whole(what: str, classes: Tensor) -> None:
+    """Refuse probabilities, which would agree with no class."""
+    if classes.is_floating_point() and not bool((classes == classes.round()).all()):
+        raise ValueError(f"{what} numbers that are not whole, such as NaN or probabilities: give classes, by argmax")
 
 
 def _agreement(classes: dict[str, Tensor], labels: Tensor | None) -> dict[str, Tensor]:

@@ -83,10 +83,12 @@ class Forecast(Result):
         For a right model it is `level` in the mean over series, up to the noise of the quantiles; for counts, at least.
 
         Raises:
-            ValueError: For another shape.
+            ValueError: For another shape, or NaN.
         """
         if actual.shape != self.draws.shape[1:]:
             raise ValueError(f"actual must have the shape {tuple(self.draws.shape[1:])}, got {tuple(actual.shape)}")
+        if bool(actual.isnan().any()):
+            raise ValueError("actual has NaN, which is inside no interval: give the series without missing values")
         low, high = self.interval(level)
         inside = (low <= actual) & (actual <= high)
         return inside.double().movedim(1, 0).flatten(1).mean(1)

@@ -134,7 +134,13 @@ class MultimodalVAE(Named, nn.Module, Pair):
         return self._posterior(*self._complete(self.arguments(*modalities)))
 
     def decode(self, z: Tensor, modality: int = 1) -> Any:
-        """p(x_m|z) for z of shape `(*, latent_dim)` and m from 1 to M; over integers `(*,)` if it is a label."""
+        """p(x_m|z) for z of shape `(*, latent_dim)` and m from 1 to M; over integers `(*,)` if it is a label.
+
+        Raises:
+            ValueError: For another m.
+        """
+        if not 1 <= modality <= len(self.shapes):
+            raise ValueError(f"modality must be from 1 to {len(self.shapes)}, got {modality}")
         h = self.decoders[modality - 1](z)
         return dist.Categorical(logits=h) if self.labels[modality - 1] else self._likelihood(modality - 1)(h)
 
@@ -146,14 +152,25 @@ class MultimodalVAE(Named, nn.Module, Pair):
             n: The number of data N if all are None.
 
         Raises:
-            ValueError: For more modalities than there are.
+            ValueError: For more modalities than there are, for no data, and for `observed` of another number of data.
+            TypeError: For a modality that is no tensor.
         """
+        for i, value in enumerate(modalities):
+            if value is not None and not isinstance(value, Tensor):
+                raise TypeError(f"modality {i + 1} must be a tensor, or None where it is missing, got {value!r}")
         *found, mask = modalities if self._is_mask(modalities) else (*modalities, None)
         total = len(self.shapes)
         if len(found) > total:
-            raise ValueError(f"expected at most {total} modalities and perhaps `observed`, got {len(found)}")
+            raise ValueError(
+                f"expected at most {total} modalities and perhaps `observed`, booleans of shape (N, {total}), got "
+                f"{len(found)} tensors, the last of shape {_shape(found[-1])}"
+            )
         found += [None] * (total - len(found))
         n = next((len(value) for value in found if value is not None), n)
+        if n < 1:
+            raise ValueError(f"the number of data must be at least 1, got {n}")
+        if mask is not None and len(mask) != n:
+            raise ValueError(f"`observed` has {len(mask)} rows, but there are {n} data: give a row for each datum")
         here = torch.tensor([value is not None for value in found], device=self._device).expand(n, -1)
         filled = [self._placeholder(i, n) if value is None else value for i, value in enumerate(found)]
         return (*filled, here if mask is None else here & mask.to(here.device))
@@ -169,7 +186,7 @@ class MultimodalVAE(Named, nn.Module, Pair):
             n: The number of data if all are None.
             mean: True gives the means of p(x_m|z) in place of draws, for labels the most probable class.
         """
-        args = self.arguments(*(v if v is None else v.to(self._device) for v in modalities), n=n)
+        args = tuple(v.to(self._device) for v in self.arguments(*modalities, n=n))
         given, observed = self._complete(args)
         z = self._posterior(given, observed).sample()
         drawn = []
@@ -283,3 +300,7 @@ class MultimodalVAE(Named, nn.Module, Pair):
         if len(found) != len(self.shapes):
             raise ValueError(f"{name} has {len(found)} entries, but there are {len(self.shapes)} modalities")
         return found
+
+
+def _shape(value: Tensor | None) -> str:
+    return "None" if value is None else f"{tuple(value.shape)} and type {value.dtype}"

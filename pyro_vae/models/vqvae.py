@@ -216,7 +216,8 @@ class _Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         lead = z.shape[:-3]
-        h = self.head(z.reshape(-1, *z.shape[-3:]).movedim(-1, 1))
+        # compiled convolutions expect strides that those of a moved dimension do not give
+        h = self.head(z.reshape(-1, *z.shape[-3:]).movedim(-1, 1).contiguous())
         for stage, (height, width) in zip([*self.body, self.final], self.sizes, strict=True):
             h = stage(h)[..., :height, :width]
         return h.reshape(lead + self.shape)

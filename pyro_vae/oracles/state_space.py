@@ -102,7 +102,12 @@ class LinearStateSpace(Oracle):
             return dist.Normal(z @ self.weight.T + self.bias, self.scale).sample()
 
     def filter(self, x: Tensor) -> Filtered:
-        """The Kalman filter."""
+        """The Kalman filter.
+
+        Raises:
+            ValueError: For another shape than `(N, T, D)`.
+        """
+        self._check(x)
         mean, covariance = self.initial_loc.expand(len(x), -1), self._square(self.initial_log_scale)
         noise = self.scale**2 * torch.eye(len(self.bias)).to(x)
         log_prob = torch.zeros(len(x)).to(x)
@@ -122,7 +127,13 @@ class LinearStateSpace(Oracle):
         return self.filter(x).log_prob
 
     def forecast(self, x: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Means `(N, steps, D)` and variances `(steps, D)` of what follows the series."""
+        """Means `(N, steps, D)` and variances `(steps, D)` of what follows the series.
+
+        Raises:
+            ValueError: For another shape than `(N, T, D)`, or less than one step.
+        """
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
         _, mean, covariance = self.filter(x)
         means, variances = [], []
         for _ in range(steps):
@@ -133,6 +144,7 @@ class LinearStateSpace(Oracle):
 
     def elbo(self, x: Tensor, weight: float = 1.0) -> Tensor:
         """The ELBO with its KL times `weight`, `(N,)`."""
+        self._check(x)
         length = x.shape[1]
         q = self._chain(x @ self.encoder.T + self.offset, self.forward_weight, self.log_noise.expand(length, -1))
         mean = q.mean.unflatten(-1, (length, -1)) @ self.weight.T + self.bias
@@ -156,6 +168,11 @@ class LinearStateSpace(Oracle):
         scale_tril = torch.linalg.solve_triangular(step, log_scales.flatten().exp().diag(), upper=False)
         mean = torch.linalg.solve_triangular(step, offsets.flatten(-2).unsqueeze(-1), upper=False).squeeze(-1)
         return dist.MultivariateNormal(mean, scale_tril=scale_tril)
+
+    def _check(self, x: Tensor) -> None:
+        size = len(self.bias)
+        if x.dim() != 3 or x.shape[2] != size or not x.shape[1]:
+            raise ValueError(f"expected series of shape (N, T, {size}), T at least 1, got {tuple(x.shape)}")
 
     def _predict(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         noise = self._square(self.log_scale)

@@ -126,7 +126,8 @@ def fit(
         ema: Decay of an exponential moving average of the weights, 0.999 for example. All that is measured, compared,
             shown to callbacks and saved as the run's weights is the average, and the pair has it at the end; training
             itself goes on from the latest weights, which checkpoints hold as well. The average is over some 1 / (1 -
-            ema) updates, without the initial weights; the buffers of networks are not averaged.
+            ema) updates, without the initial weights; the buffers of networks are not averaged. After an error the pair
+            has its latest weights, those that the error is about.
         num_particles: Samples from the guide per datum and step.
         kl_weight: Weight of the KL in the objective: a number (beta), a `pv.elbo.Warmup` or `pv.elbo.Cyclical`, or a
             function of the epoch (fractional, from 0).

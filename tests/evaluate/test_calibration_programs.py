@@ -391,3 +391,20 @@ def test_weights_of_a_point_mass_are_refused() -> None:
     assert ask(simple, guide, X)["z"].verdict == "too narrow"
     with pytest.raises(ValueError, match="reweight=True needs importance weights, and the guide has a point mass"):
         ask(simple, guide, X, reweight=True)
+
+
+def test_data_that_are_masked_away_and_plates_of_another_size_are_refused_by_name() -> None:
+    def masked(x: Tensor) -> None:
+        with poutine.mask(mask=False):
+            simple(x)
+
+    def fixed(x: Tensor) -> None:
+        with pyro.plate("all", 40):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match=r"leaves out all elements of what the model observes \('x'\)"):
+        ask(masked, exact, X, tests=("predictive",), num_simulations=20)
+    for x in (X, X[:1]):
+        with pytest.raises(ValueError, match=r"'x' draws values of shape \(40,\).*'all' of size 40: write the sizes"):
+            ask(fixed, exact, x, num_simulations=20)

@@ -244,10 +244,20 @@ def test_bad_data() -> None:
         ((x, y.float()), "modality 2: expected integer labels"),
         ((x, y + 2), "labels from 0 to 2, and -1 where one is missing, got 2 to 3"),
         ((x, y, x), "at most 2 modalities"),
+        ((x, y, torch.ones(2, 2)), r"booleans of shape \(N, 2\), got 3 tensors.* \(2, 2\) and type torch.float32"),
+        ((x, y, torch.ones(1, 2).bool()), "`observed` has 1 rows, but there are 2 data"),
     ]
     for args, message in cases:
         with pytest.raises(ValueError, match=message):
             vae.guide(*args)
+    for modality in (0, 3):
+        with pytest.raises(ValueError, match="modality must be from 1 to 2"):
+            vae.decode(torch.zeros(2, 2), modality)
+    with pytest.raises(ValueError, match="number of data must be at least 1, got 0"):
+        vae.generate(n=0)
+    unusual: Any = [1.0, 2.0]
+    with pytest.raises(TypeError, match="modality 1 must be a tensor"):
+        vae.generate(unusual)
     classify = {"x2": lambda y: y}
     for options, message in (
         ({}, "classify has 0 sites"),
@@ -255,10 +265,48 @@ def test_bad_data() -> None:
         ({"classify": classify, "labels": y[:1]}, r"labels must be classes of shape \(2,\)"),
         ({"classify": {"x3": len}, "labels": y}, "'x3', but the model observes x1, x2"),
         ({"classify": {"x2": len}, "labels": y}, "must return classes"),
+        ({"classify": {"x2": lambda y: y + 0.5}, "labels": y}, "returned numbers that are not whole"),
+        ({"classify": classify, "labels": y / 3}, "labels are numbers that are not whole"),
     ):
         with pytest.raises(ValueError, match=message):
             pv.coherence(vae.model, vae.guide, x, y, **options)
+    given: Any = x
+    with pytest.raises(TypeError, match="given is a tensor"):
+        pv.log_conditional(vae.model, vae.guide, x, y, given=given)
+    bdmc: Any = "bdmc"
+    with pytest.raises(ValueError, match="bdmc simulates data of its own"):
+        pv.log_conditional(vae.model, vae.guide, x, y, given=(x,), method=bdmc)
     with pytest.raises(ValueError, match="given is empty"):
         pv.log_conditional(vae.model, vae.guide, x, y)
     with pytest.raises(ValueError, match="given has 1 data, but there are 2"):
         pv.log_conditional(vae.model, vae.guide, x, y, given=(x[:1],), num_samples=3)
+
+
+def test_a_log_probability_of_a_label_above_zero_is_said_to_be_impossible() -> None:
+    torch.manual_seed(0)
+    x, y = torch.rand(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    vae = MultimodalVAE(3, others=[3], latent_dim=2, hidden=(), likelihood="normal").eval()
+    narrow = [torch.tensor([loc, loc, -3.0, -3.0]) for loc in (4.0, 0.0)]
+    with torch.no_grad():  # the expert of x is narrow at a wrong place, and that of the label pulls it back
+        for encoder, bias in zip(vae.encoders, narrow, strict=True):
+            list(encoder.parameters())[1].copy_(bias)
+    ask: Any = {"num_samples": 200, "seed": 0}
+    label = pv.log_conditional(vae.model, vae.guide, x, y, given=vae.arguments(x, None), **ask)
+    wrong = label.log_prob > label.std_error + 1e-3
+    assert label.is_discrete
+    assert bool(wrong.any())
+    assert label.impossible.tolist() == wrong.nonzero().squeeze(-1).tolist()
+    said = f"{int(wrong.sum())} of 6 estimates are above 0 by more than their error"
+    assert said in label.caveats[0]
+    assert said in " ".join(repr(label).split())
+    assert label.to_dict()["num_impossible"] == int(wrong.sum())
+
+    # a density may be above 0, whatever is given
+    image = pv.log_conditional(vae.model, vae.guide, x, y, given=vae.arguments(None, y), **ask)
+    assert not image.is_discrete
+    assert not len(image.impossible)
+    for given in ((x.flip(0),), (x, y.flip(0))):
+        with pytest.raises(ValueError, match=r"given has other values at the observed site 'x[12]'"):
+            pv.log_conditional(vae.model, vae.guide, x, y, given=given, **ask)
+    with pytest.raises(ValueError, match="values that the data lack"):
+        pv.log_conditional(vae.model, vae.guide, *vae.arguments(x, None), given=(x, y), **ask)

@@ -181,6 +181,15 @@ def test_bad_arguments() -> None:
         found.interval(1.0)
     with pytest.raises(ValueError, match="actual must have the shape"):
         found.coverage(x)
+    with pytest.raises(ValueError, match="actual has NaN"):
+        found.coverage(x[:, :1] * torch.nan)
+    oracle = pv.oracles.LinearStateSpace()
+    for ask in (oracle.log_prob, oracle.elbo):
+        for shape in ((3, 4), (3, 4, 1), (3, 0, 3)):
+            with pytest.raises(ValueError, match=r"expected series of shape \(N, T, 3\)"):
+                ask(torch.zeros(shape))
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        oracle.forecast(torch.zeros(2, 2, 3), 0)
     options: dict[str, Any]
     for options in ({"num_particles": 0}, {"every": 0}, {"threshold": 2.0}):
         with pytest.raises(ValueError, match=next(iter(options))):

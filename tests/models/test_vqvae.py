@@ -275,3 +275,15 @@ def test_other_pairs_are_refused() -> None:
         VQ(commitment=-1.0)
     with pytest.raises(ValueError, match=r"expected data of shape .* got \(3, 5\)"):
         small().guide(torch.zeros(3, 5))
+
+
+@pytest.mark.slow
+def test_its_convolutions_compile() -> None:
+    """With the compiler's choice of strides a compiled convolution stops at an assertion, and a warning says so."""
+    losses = []
+    for compiled in (True, False):
+        vae = small((1, 4, 4), codes=4, embedding_dim=2, channels=(2,), blocks=0, decay=None, revive=0)
+        x = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0)).round()
+        options: dict[str, Any] = {"epochs": 3, "seed": 0, "batch_size": 20, "preflight": False, "compile": compiled}
+        losses.append([epoch.train_elbo for epoch in pv.fit(vae.model, vae.guide, x, elbo="vq", **options).epochs])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -89,11 +89,22 @@ def with_values(data: Data, places: list[Placement], drawn: Mapping[str, Site]) 
         new = old.clone(memory_format=torch.contiguous_format)
         where = slice(None) if place.positions is None else place.positions.reshape(-1)
         before = new.view(-1)[where]
-        assert before.numel() == shape.numel() == value.numel()
+        if not before.numel() == shape.numel() == value.numel():
+            raise ValueError(_other_size(place.site, site, old.shape))
         new.view(-1)[where] = torch.where(keep, value.reshape(-1).to(old.dtype), before)
         leaves[place.leaf] = new
     result: Data = tree_unflatten(leaves, spec)
     return result
+
+
+def _other_size(name: str, site: Site, shape: torch.Size) -> str:
+    """What to say of a site that draws other numbers of values than the argument that it observes."""
+    plates = ", ".join(f"{f.name!r} of size {f.size}" for f in site["cond_indep_stack"] if f.vectorized)
+    return (
+        f"the observed site {name!r} draws values of shape {tuple(site['value'].shape)}, but the argument that it "
+        f"observes has shape {tuple(shape)}{f', in the plates {plates}' if plates else ''}: write the sizes of plates "
+        "by the data, such as pyro.plate('data', len(x)), or give as many data as the plate has"
+    )
 
 
 def _as_view(name: str, value: Tensor, index: int, leaf: Tensor) -> Placement | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.evaluate.calibration.ranking import LIKELIHOOD
 from pyro_vae.pair.masks import kept_elements
 from pyro_vae.pair.protocol import Data, Program
-from pyro_vae.pair.tracing import log_prob, sample_sites, trace_pair
+from pyro_vae.pair.tracing import Site, log_prob, sample_sites, trace_pair
 
 __all__ = ["Statistic", "predictive_checks"]
 
@@ -70,7 +70,7 @@ def predictive_checks(
     done, total = 0, num_samples
     while done < total:
         traces = trace_pair(model, guide, *data)
-        observed = [(name, site) for name, site in sample_sites(traces.model) if site["is_observed"]]
+        observed = _known_sites(traces.model)
         likelihoods = [0.0, 0.0]
         for name, site in observed:
             keep, new = kept_elements(site), site["fn"].sample()
@@ -90,6 +90,23 @@ def predictive_checks(
             pairs.setdefault(LIKELIHOOD, []).append((likelihoods[0], likelihoods[1]))
         done, total = done + 1, max(num_samples, math.ceil(2 * len(pairs) / alpha))
     return {name: summary for name, each in pairs.items() if (summary := _summary(each)) is not None}
+
+
+def _known_sites(model_trace: Any) -> list[tuple[str, Site]]:
+    """The observed sites of which some element is not masked.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    observed = [(name, site) for name, site in sample_sites(model_trace) if site["is_observed"]]
+    known = [(name, site) for name, site in observed if bool(kept_elements(site).any())]
+    if not known:
+        names = ", ".join(repr(name) for name, _ in observed)
+        raise ValueError(
+            f"a mask leaves out all elements of what the model observes ({names}), so there are no data to compare "
+            "with replications: give data of which some are observed, or leave 'predictive' out of tests"
+        )
+    return known
 
 
 def _defaults(values: Tensor) -> list[str]:
