@@ -12,7 +12,7 @@ FAST := $(addprefix tests/,test_layout.py test_nets.py test_plots.py \
 	$(addprefix evaluate/test_,bound.py codes.py compare.py generate.py importance.py preflight.py summary.py) \
 	$(addprefix training/test_,svi.py tracking.py) $(addprefix runs/test_,runs.py runs_safety.py))
 
-.PHONY: help install demo format lint types docs docs-outputs test test-fast check fuzz fuzz-files kills mutants bench clean
+.PHONY: help install demo format lint types docs docs-texts docs-outputs test test-fast check fuzz fuzz-files kills mutants bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,8 +44,11 @@ types: install ## check types
 docs: install ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
 
-docs-outputs: install ## write what the code blocks of README and docs print now below them
+docs-texts: install ## write what the code blocks of README and docs print now below them
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.test_docs
+
+docs-outputs: docs-texts ## write these texts, and all pictures of the pages, in two hours
+	OMP_NUM_THREADS=1 $(BIN)/python docs/pictures.py
 
 test: install ## run all tests, docstrings and examples on all cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto

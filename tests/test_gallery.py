@@ -7,6 +7,8 @@ import re
 
 from tests.helpers.paths import EXAMPLES, ROOT
 
+IMAGES = ROOT / "docs" / "images"
+BY_HAND = {"report_mnist.png", "explore_mnist.png"}  # screenshots
 SHARED = {"common.py", "games.py"}
 GALLERY = (ROOT / "docs" / "gallery.md").read_text()
 
@@ -31,3 +33,18 @@ def test_pictures_exist() -> None:
         for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text()):
             assert (page.parent / name).is_file(), f"{page.name}: {name}"
             assert (page.parent / name).stat().st_size < 200_000
+
+
+def test_pictures_are_made_by_commands_that_are_listed() -> None:
+    """Each picture has a line in the table of `docs/pictures.py`, of an example that is there with these options."""
+    lines = [line.split(maxsplit=3) for line in (IMAGES / "commands.txt").read_text().splitlines() if line[0] != "#"]
+    made = {name for name, *_ in lines}
+    assert made | BY_HAND == {str(path.relative_to(IMAGES)) for path in IMAGES.rglob("*.png")}
+    assert len(made) == len(lines)
+    for _, _, _, command in lines:
+        example, *words = command.split()
+        source = (EXAMPLES / example).read_text()
+        for word in words:
+            if word.startswith("--"):
+                name = word.removeprefix("--")
+                assert f'"--{name}"' in source or re.search(rf"make_parser\([^)]*\b{name}=", source), command
