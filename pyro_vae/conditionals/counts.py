@@ -14,6 +14,7 @@ from torch.nn.functional import softplus
 from pyro_vae.conditionals.base import bounded_exp, soft_bound
 from pyro_vae.conditionals.count_distributions import AnyTotalMultinomial, MeanNegativeBinomial, ZeroInflated
 from pyro_vae.conditionals.likelihoods import Likelihood
+from pyro_vae.conditionals.positive import check_positive, positive_of
 from pyro_vae.nets import as_sizes
 from pyro_vae.support.arguments import checked
 
@@ -83,11 +84,7 @@ class NegativeBinomial(Likelihood):
         self._setup(shape, 1, dispersion, by)
 
     def _setup(self, shape: int | Sequence[int], others: int, dispersion: float | str, by: str) -> None:
-        if isinstance(dispersion, str):
-            if dispersion not in ("shared", "pixel"):
-                raise ValueError(f"dispersion must be a positive number, 'shared' or 'pixel', got {dispersion!r}")
-        elif not 0 < dispersion < math.inf:
-            raise ValueError(f"dispersion must be positive and finite, got {dispersion!r}")
+        check_positive("dispersion", dispersion)
         if by not in ("mean", "logits"):
             raise ValueError(f"by must be 'mean' or 'logits', got {by!r}")
         Likelihood.__init__(self, shape, others + (dispersion == "pixel"))
@@ -100,12 +97,8 @@ class NegativeBinomial(Likelihood):
         return self._counted(mean, log_dispersion)
 
     def _counted(self, h: Tensor, log_dispersion: Sequence[Tensor]) -> MeanNegativeBinomial:
-        if self.dispersion == "pixel":
-            dispersion = bounded_exp(log_dispersion[0])
-        elif self.dispersion == "shared":
-            dispersion = bounded_exp(self.log_dispersion)
-        else:
-            dispersion = h.new_full((), float(self.dispersion))
+        learned = self.log_dispersion if self.dispersion == "shared" else None
+        dispersion = positive_of(self.dispersion, log_dispersion, learned, h)
         mean = _positive(h) if self.by == "mean" else bounded_exp(h) / dispersion
         return MeanNegativeBinomial(mean, dispersion)
 

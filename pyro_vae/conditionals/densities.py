@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_vae.conditionals.base import bounded_exp, soft_bound
 from pyro_vae.conditionals.density_distributions import ExactBeta, ExactStudentT, ExactVonMises
 from pyro_vae.conditionals.likelihoods import Likelihood, _LocationScale
+from pyro_vae.conditionals.positive import check_positive, positive_of
 from pyro_vae.support.arguments import checked
 
 __all__ = ["Beta", "LogNormal", "StudentT", "VonMises"]
@@ -115,7 +116,7 @@ class Beta(Likelihood):
     def __init__(
         self, shape: int | Sequence[int], concentration: float | Literal["shared", "pixel"] = "shared"
     ) -> None:
-        check_concentration(concentration)
+        check_positive("concentration", concentration)
         super().__init__(shape, 2 if concentration == "pixel" else 1)
         self.concentration = concentration
         if concentration == "shared":
@@ -124,11 +125,8 @@ class Beta(Likelihood):
     def elements(self, h: Tensor) -> TorchDistributionMixin:
         logit, *log_concentration = self.split(h).unbind(-1)
         m, other = torch.sigmoid(soft_bound(logit)), torch.sigmoid(-soft_bound(logit))
-        if self.concentration == "pixel":
-            k = bounded_exp(log_concentration[0])
-        else:
-            shared = self.concentration == "shared"
-            k = bounded_exp(self.log_concentration) if shared else m.new_full((), float(self.concentration))
+        learned = self.log_concentration if self.concentration == "shared" else None
+        k = positive_of(self.concentration, log_concentration, learned, m)
         return ExactBeta(m * k, other * k)
 
     def features_at(self, mean: Tensor) -> Tensor:
@@ -159,7 +157,7 @@ class VonMises(Likelihood):
     def __init__(
         self, shape: int | Sequence[int], concentration: float | Literal["shared", "pixel"] = "shared"
     ) -> None:
-        check_concentration(concentration)
+        check_positive("concentration", concentration)
         super().__init__(shape, 2 if concentration == "pixel" else 1)
         self.concentration = concentration
         if concentration == "shared":
@@ -167,26 +165,8 @@ class VonMises(Likelihood):
 
     def elements(self, h: Tensor) -> TorchDistributionMixin:
         loc, *log_concentration = self.split(h).unbind(-1)
-        if self.concentration == "pixel":
-            k = bounded_exp(log_concentration[0])
-        elif self.concentration == "shared":
-            k = bounded_exp(self.log_concentration)
-        else:
-            k = h.new_full((), float(self.concentration))
-        return ExactVonMises(loc, k)
+        learned = self.log_concentration if self.concentration == "shared" else None
+        return ExactVonMises(loc, positive_of(self.concentration, log_concentration, learned, h))
 
     def features_at(self, mean: Tensor) -> Tensor:
         return self.join(torch.stack([mean, *[torch.zeros_like(mean)] * (self.concentration == "pixel")], -1))
-
-
-def check_concentration(concentration: float | str) -> None:
-    """Refuse a concentration that is neither a positive number nor one of the names.
-
-    Raises:
-        ValueError: For such a one.
-    """
-    if isinstance(concentration, str):
-        if concentration not in ("shared", "pixel"):
-            raise ValueError(f"concentration must be a positive number, 'shared' or 'pixel', got {concentration!r}")
-    elif not 0 < concentration < math.inf:
-        raise ValueError(f"concentration must be positive and finite, got {concentration!r}")
