@@ -13,7 +13,6 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.compilation.call_arguments import describe, layout_of, signature_of, tensors_in, with_tensors
-from pyro_vae.compilation.costs import note_seconds
 from pyro_vae.compilation.effects import (
     registered_params,
     restored,
@@ -22,6 +21,7 @@ from pyro_vae.compilation.effects import (
     unchecked,
     untouched,
 )
+from pyro_vae.compilation.inductor import compile_graph
 from pyro_vae.compilation.mode import Compile, recording
 from pyro_vae.compilation.reasons import why_not_compiled
 from pyro_vae.compilation.recordable import NumbersStay, Recordable, noted_backward
@@ -38,9 +38,6 @@ MAX_GRAPHS = 4
 MAX_NODES = 20_000  # the compiler would take very long for an unrolled loop over particles
 MAX_UNASKED = 1500  # it takes minutes for more, as of a loop over time, which nobody has asked for
 CHECK_EVERY = 500  # steps between comparisons with the eager loss
-MAX_COMPILED = 16  # graphs that a process keeps for another run of the same
-
-_compiled: dict[Any, Callable[..., Any]] = {}
 
 
 class Recording(NamedTuple):
@@ -367,42 +364,6 @@ def _split(outputs: Any, graph: _Graph) -> tuple[list[Tensor], list[Tensor]]:
     """The losses and the gradients among the outputs of a graph."""
     number = 1 if graph.num_values is None else graph.num_values
     return list(outputs[:number]), list(outputs[number:])
-
-
-def compile_graph(module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-    """Compile a graph with Inductor, so that it draws the random numbers of eager execution.
-
-    A graph whose constants are inputs is compiled once in a process: a run from another seed has the same. What is made
-    is stored in PyTorch's folder of compiled graphs, too, where another process finds it.
-    """
-    if any(node.op in ("get_attr", "call_module") for node in module.graph.nodes):
-        return _compile(module, inputs)  # a graph within the graph, which its code does not show
-    key = module.code, tuple(map(layout_of, inputs)), torch.get_num_threads()
-    run = _compiled.pop(key, None) or _compile(module, inputs)
-    _compiled[key] = run  # the latest last
-    if len(_compiled) > MAX_COMPILED:
-        del _compiled[next(iter(_compiled))]
-    return run
-
-
-def _compile(module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-    # their import takes a second, which only those should wait for who compile
-    from torch._dynamo.utils import counters
-    from torch._guards import TracingContext, tracing
-    from torch._subclasses import FakeTensorMode
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-    # without a context that knows the shapes, PyTorch stores no graphs
-    fake = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
-    started, missed = time.perf_counter(), counters["inductor"]["fxgraph_cache_miss"]
-    # on a CPU the outputs of convolutions do not have the strides that this optimization expects
-    on_cpu = all(value.device.type == "cpu" for value in inputs if isinstance(value, Tensor))
-    options = {"fallback_random": True, **({"layout_optimization": False} if on_cpu else {})}
-    with tracing(TracingContext(fake)):
-        run: Callable[..., Any] = torch._inductor.compile(module, inputs, options=options)
-    if counters["inductor"]["fxgraph_cache_miss"] > missed:
-        note_seconds(time.perf_counter() - started)
-    return run
 
 
 def _lift(module: fx.GraphModule) -> list[Tensor]:

@@ -12,7 +12,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.compilation.draws import Draw, draws_as_inputs
 from pyro_vae.compilation.effects import restored
-from pyro_vae.compilation.gradients import Recording, compile_graph
+from pyro_vae.compilation.gradients import Recording
+from pyro_vae.compilation.inductor import compile_graph
 
 __all__ = ["CannotStack", "StackedGraph", "StackedTensors"]
 

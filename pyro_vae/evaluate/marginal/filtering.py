@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
-import pyro
-
-from pyro_vae.evaluate.marginal.importance_sampling import check_finite
+from pyro_vae.evaluate.marginal.importance_sampling import check_finite, in_parts
 from pyro_vae.evaluate.marginal.methods import SMC
 from pyro_vae.evaluate.marginal.particle_filter import Filter, check_series
-from pyro_vae.evaluate.marginal.result import LogMarginal, concatenate, estimate_from_weights
+from pyro_vae.evaluate.marginal.result import LogMarginal, estimate_from_weights
 from pyro_vae.evaluate.marginal.weights import Weights
 from pyro_vae.pair.arguments import take
 from pyro_vae.pair.planning import plan_for, rows_that_fit
 from pyro_vae.pair.protocol import Data, Program
 from pyro_vae.pair.tracing import trace_pair
-from pyro_vae.support.progress import Advance, progress_bar, until_interrupted
+from pyro_vae.support.progress import Advance
 
 __all__ = ["sequential"]
 
@@ -55,6 +52,4 @@ def sequential(
             yield estimate_from_weights(weights, data[0][0].dtype, method=method.name)
             advance(stop - start)
 
-    with progress_bar("log p(x)", plan.num_data, progress) as advance, pyro.validation_enabled(False):
-        found, interrupted = until_interrupted(parts(advance))
-    return dataclasses.replace(concatenate(found), interrupted=interrupted)
+    return in_parts(parts, plan.num_data, progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pyro
@@ -61,7 +61,12 @@ def importance(
             yield estimate_from_weights(weights, data[0][0].dtype, method=method.name)
             advance(stop - start)
 
-    with progress_bar("log p(x)", plan.num_data, progress) as advance, pyro.validation_enabled(False):
+    return in_parts(parts, plan.num_data, progress)
+
+
+def in_parts(parts: Callable[[Advance], Iterator[LogMarginal]], num_data: int, progress: bool | None) -> LogMarginal:
+    """The estimates of all parts of the data, or of those before Ctrl-C; Pyro does not validate again what it has."""
+    with progress_bar("log p(x)", num_data, progress) as advance, pyro.validation_enabled(False):
         found, interrupted = until_interrupted(parts(advance))
     return dataclasses.replace(concatenate(found), interrupted=interrupted)
 
